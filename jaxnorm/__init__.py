@@ -1,0 +1,31 @@
+"""Normalization for JAX with explicit state.
+
+Pure functions; those whose statistics cross examples return `(y, new_stats)`. Flax
+modules over them are in `jaxnorm.linen`, imported by name.
+"""
+
+from jaxnorm.batch.batch_norm import batch_norm
+from jaxnorm.core.measure import MOMENTS_NAME
+from jaxnorm.core.moments import Moments, batch_moments, merge_moments
+from jaxnorm.core.normalize import normalize
+from jaxnorm.core.stats import (
+    BatchStats,
+    CountedBatchStats,
+    init_batch_stats,
+    update_batch_stats,
+    warmup_momentum,
+)
+
+__all__ = [
+    "MOMENTS_NAME",
+    "BatchStats",
+    "CountedBatchStats",
+    "Moments",
+    "batch_moments",
+    "batch_norm",
+    "init_batch_stats",
+    "merge_moments",
+    "normalize",
+    "update_batch_stats",
+    "warmup_momentum",
+]

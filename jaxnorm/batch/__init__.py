@@ -1,0 +1,1 @@
+"""Normalizers whose statistics cross examples: they return `(y, new_stats)`."""

@@ -1,0 +1,164 @@
+"""Batch normalization."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core import axes as axes_lib
+from jaxnorm.core.affine import affine
+from jaxnorm.core.collectives import Groups, MappedAxis
+from jaxnorm.core.measure import Reduction, measure
+from jaxnorm.core.moments import per_feature
+from jaxnorm.core.normalize import normalize_with
+from jaxnorm.core.standardize import Standardization, standardize
+from jaxnorm.core.stats import Stats, keep_unless_finite, update_batch_stats
+from jaxnorm.core.validation import (
+    Schedule,
+    check_epsilon,
+    check_flags,
+    check_inexact,
+    check_stats,
+    check_unbiased,
+)
+
+
+def batch_norm(
+    x: Inexact[Array, "..."],
+    stats: Stats,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    use_running_average: bool,
+    momentum: ArrayLike | Schedule = 0.99,
+    epsilon: float = 1e-5,
+    feature_axes: axes_lib.Axes = -1,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    use_fast_variance: bool = True,
+    unbiased: bool = False,
+    skip_nonfinite: bool = False,
+    dtype: DTypeLike | None = None,
+) -> tuple[Array, Stats]:
+    """Normalizes each feature over the batch, and updates the running statistics.
+
+    In training (`use_running_average=False`), with the batch's mean and biased variance
+    over all axes but `feature_axes`, the elements of `mask`, and `axis_name`::
+
+        y         = (x - mean) / sqrt(var + epsilon) * scale + bias
+        new_stats = momentum * stats + (1 - momentum) * (mean, var)
+
+    Gradients flow through mean and var; none flows into `new_stats`. In inference the
+    running statistics take the place of the batch's, and `new_stats is stats`.
+
+    Three switches are apart here: `use_running_average` says which statistics
+    normalize; whether they move is your keeping or dropping `new_stats`; whether scale
+    and bias train is your optimizer's matter.
+
+    Args:
+      x: Input of any shape; floating or complex. Statistics are computed in float32 or
+        wider.
+      stats: Running statistics of the feature shape (sizes of the feature axes,
+        ascending), from `init_batch_stats`. In training their mean is what x is shifted
+        by before it is squared, so that large means cost no accuracy; the output does
+        not depend on it otherwise, not even if it is NaN.
+      scale: Feature shape, or the rank of x with 1 where shared (one per example:
+        conditional normalization); 1 where None.
+      bias: Likewise; 0 where None.
+      use_running_average: False in training, True in inference; a Python bool.
+      momentum: Weight of the old statistics, in [0, 1]: a number, a traced scalar, or,
+        with counted statistics, a function of the number of updates.
+      epsilon: Added to the variance; at least 0.
+      feature_axes: The axis or axes that keep their own statistics.
+      mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
+        floating values are non-negative weights, not differentiated. Masked elements
+        reach no statistic; they come out normalized like the others, or as `bias`, with
+        no gradient, where they are not finite. Features that see no element use the
+        running statistics, which stay as they were.
+      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
+        which statistics are shared: one collective forward and one backward. Under
+        `jax.jit` a sharded x needs none, its statistics are global.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
+        each with statistics of its own.
+      use_fast_variance: One pass over x. Its variance is exact to rounding once the
+        running mean is within some standard deviations of the batch's; before that it
+        can come out too large by 4 eps (mean - stats.mean)^2, and y a little small.
+        False: two passes, and two collectives, exact from the first step.
+      unbiased: Whether the running variance takes the batch's times n / (n - 1).
+      skip_nonfinite: Whether all statistics of the layer stay as they were when the
+        batch's mean or variance is not finite in any feature. y is not changed by it.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y of the shape of x, and the new statistics, of the type and dtypes of `stats`
+      (complex x makes the mean complex).
+
+    Raises:
+      TypeError: If x is an integer array, a flag is traced, `dtype` is real for complex
+        input, or momentum is a function and `stats` do not count.
+      ValueError: If a shape, an axis or the groups do not fit, momentum is outside
+        [0, 1], epsilon is negative, or `unbiased` is asked of fractional weights.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Ioffe and Szegedy, 2015, Batch Normalization, algorithms 1 and 2
+      (https://arxiv.org/abs/1502.03167).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+      >>> stats = jaxnorm.init_batch_stats(2)
+      >>> y, stats = jaxnorm.batch_norm(
+      ...     x, stats, use_running_average=False, momentum=0.5
+      ... )
+      >>> y.round(3)
+      Array([[-1., -1.],
+             [ 1.,  1.]], dtype=float32)
+      >>> stats.mean, stats.var
+      (Array([ 1., 10.], dtype=float32), Array([ 1. , 50.5], dtype=float32))
+    """
+    x = check_inexact(x, "x")
+    check_flags(
+        use_running_average=use_running_average,
+        use_fast_variance=use_fast_variance,
+        unbiased=unbiased,
+        skip_nonfinite=skip_nonfinite,
+    )
+    epsilon = check_epsilon(epsilon)
+    features = axes_lib.canonical_axes(feature_axes, x.ndim)
+    check_stats(stats, axes_lib.sizes(x.shape, features))
+    scale, bias, result = affine(x, scale, bias, features, dtype)
+    if mask is not None:
+        mask = axes_lib.align_mask(mask, x.shape)
+        check_unbiased(unbiased, mask)
+
+    def align(value: Array) -> Array:
+        return axes_lib.align(value, x.shape, features, "stats")
+
+    if use_running_average:
+        mean, var = align(stats.mean), align(stats.var)
+        y = normalize_with(mean, var, x, scale, bias, mask, epsilon, result)
+        return y, stats
+
+    reduction = Reduction(
+        axes_lib.other_axes(features, x.ndim),
+        MappedAxis.parse(axis_name, axis_index_groups),
+    )
+    running = reduction.across.agree(stats, x)
+    moments = measure(
+        x,
+        reduction,
+        mask=mask,
+        shift=align(running.mean),
+        use_fast_variance=use_fast_variance,
+    )
+    spec = Standardization(reduction, epsilon, result)
+    y = standardize(
+        spec, x, moments.or_where_empty(align(running.var)), scale, bias, mask
+    )
+
+    batch = per_feature(moments, x.shape, features)
+    new = update_batch_stats(running, batch, momentum=momentum, unbiased=unbiased)
+    return y, keep_unless_finite(batch, new, running) if skip_nonfinite else new

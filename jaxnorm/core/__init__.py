@@ -1,0 +1,1 @@
+"""What every normalizer is built from: axes, moments, collectives, the rule, stats."""

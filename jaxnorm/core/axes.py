@@ -1,0 +1,125 @@
+"""Which axes of x keep their own statistics, and how smaller arrays line up with x.
+
+Inside the package every statistic, parameter and mask has the rank of x, with size 1
+where it is shared. These functions bring what a user passes into that form.
+"""
+
+import operator
+from collections.abc import Sequence
+
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+
+Axes = int | Sequence[int]
+
+
+def canonical_axes(
+    axes: Axes, ndim: int, name: str = "feature_axes"
+) -> tuple[int, ...]:
+    """Returns `axes` as non-negative integers in ascending order.
+
+    Args:
+      axes: One axis or several, negative ones counted from the end.
+      ndim: Rank of the array that they index.
+      name: The argument's name, for the error messages.
+
+    Raises:
+      TypeError: If an axis is not an integer.
+      ValueError: If an axis is out of range or named twice.
+    """
+    try:
+        given = [operator.index(axis) for axis in _as_sequence(axes)]
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer or a sequence of integers, got {axes!r}."
+        ) from None
+    for axis in given:
+        if not -ndim <= axis < ndim:
+            raise ValueError(
+                f"{name} must lie in [{-ndim}, {ndim}) for an input of rank {ndim}, "
+                f"got {axes!r}. Does the input lack a batch dimension?"
+            )
+    canonical = sorted(axis % ndim for axis in given)
+    if len(set(canonical)) < len(canonical):
+        raise ValueError(
+            f"{name} must name each axis once, got {axes!r}, which for an input of "
+            f"rank {ndim} is {tuple(canonical)}."
+        )
+    return tuple(canonical)
+
+
+def other_axes(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """Returns the axes of an array of rank `ndim` that are not in `axes`."""
+    return tuple(axis for axis in range(ndim) if axis not in axes)
+
+
+def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the sizes of `axes`."""
+    return tuple(shape[axis] for axis in axes)
+
+
+def align(
+    value: ArrayLike, shape: tuple[int, ...], feature_axes: tuple[int, ...], name: str
+) -> Array:
+    """Returns a per-feature `value` with the rank of x.
+
+    Args:
+      value: An array of the feature shape (the sizes of `feature_axes`), or one of the
+        rank of x with, along each axis, the size of x or 1 where it is shared.
+      shape: The shape of x.
+      feature_axes: Canonical feature axes.
+      name: The argument's name, for the error message.
+
+    Raises:
+      ValueError: If the shape of `value` is neither.
+    """
+    value = jnp.asarray(value)
+    feature_shape = sizes(shape, feature_axes)
+    if value.shape == feature_shape:
+        return jnp.expand_dims(value, other_axes(feature_axes, len(shape)))
+    if value.ndim == len(shape) and _broadcasts(value.shape, shape):
+        return value
+    raise ValueError(
+        f"{name} must have the feature shape {feature_shape} (axes {feature_axes} of "
+        f"an input of shape {shape}), or the input's rank with size 1 where it is "
+        f"shared, got {value.shape}. Are feature_axes the axes you mean?"
+    )
+
+
+def align_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Returns `mask` with the rank of x: booleans, or floating weights.
+
+    Args:
+      mask: An array that broadcasts to x. Booleans and integers (nonzero: a member)
+        become booleans; floating values are weights and stay.
+      shape: The shape of x.
+
+    Raises:
+      TypeError: If `mask` is complex.
+      ValueError: If it does not broadcast to x.
+    """
+    mask = jnp.asarray(mask)
+    if jnp.issubdtype(mask.dtype, jnp.complexfloating):
+        raise TypeError(
+            "mask must be boolean, integer or real (non-negative weights), got "
+            f"{mask.dtype}."
+        )
+    if mask.ndim > len(shape) or not _broadcasts(
+        (1,) * (len(shape) - mask.ndim) + mask.shape, shape
+    ):
+        raise ValueError(
+            f"mask must broadcast to the input's shape {shape}, got {mask.shape}. A "
+            "mask over examples needs trailing axes of size 1: "
+            "mask.reshape(-1, 1, 1, 1) for images."
+        )
+    mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
+    return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
+
+
+def _as_sequence(axes: Axes) -> Sequence[int]:
+    return axes if isinstance(axes, Sequence) else (axes,)
+
+
+def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    return all(a in (1, b) for a, b in zip(small, large, strict=True))

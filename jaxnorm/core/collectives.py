@@ -1,0 +1,165 @@
+"""The one file that talks to other devices.
+
+Sums cross devices, never means: with unequal masks, or a device that holds no valid
+element, the result is the one of the whole batch on one device.
+
+Inside `jax.shard_map` with `check_vma=True`, JAX tracks over which mesh axes a value
+varies, and transposes each implicit move from invariant to varying into a collective
+of its own. `vary_together` makes that move once for several values, so that the
+backward pass has one collective.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TypeVar
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+
+from jaxnorm.core.dtypes import accumulation_dtype, promote
+
+Groups = Sequence[Sequence[int]]
+_Tree = TypeVar("_Tree")
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedAxis:
+    """The mapped axes (of pmap, shard_map or vmap) over which statistics are shared.
+
+    Attributes:
+      names: Axis names; none where nothing is shared.
+      groups: Indices within the one axis that share statistics, or None for all.
+    """
+
+    names: tuple[str, ...] = ()
+    groups: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def parse(
+        cls, axis_name: str | Sequence[str] | None, axis_index_groups: Groups | None
+    ) -> "MappedAxis":
+        """Builds it from the user's arguments.
+
+        Raises:
+          NameError: If a name is not bound (JAX's own error).
+          ValueError: If the groups do not split the one axis into equal parts.
+        """
+        if axis_name is None:
+            if axis_index_groups is not None:
+                raise ValueError(
+                    "axis_index_groups needs the axis_name whose indices it groups, "
+                    "got axis_name=None."
+                )
+            return cls()
+        names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+        if axis_index_groups is None:
+            return cls(names)
+        if len(names) != 1:
+            raise ValueError(
+                "axis_index_groups must group the indices of one axis, got "
+                f"axis_name={axis_name!r}. Name the one axis that the groups split."
+            )
+        groups = tuple(tuple(group) for group in axis_index_groups)
+        size = lax.axis_size(names[0])
+        equal = len({len(group) for group in groups}) == 1
+        if not equal or sorted(sum(groups, ())) != list(range(size)):
+            raise ValueError(
+                "axis_index_groups must split the indices 0 to "
+                f"{size - 1} of axis {names[0]!r} into groups of equal size, each "
+                f"index in one group, got {groups}."
+            )
+        return cls(names, groups)
+
+    @property
+    def size(self) -> int:
+        """How many instances share statistics."""
+        if not self.names:
+            return 1
+        return len(self.groups[0]) if self.groups else lax.axis_size(self.names)
+
+    def sum(self, values: Sequence[Array]) -> tuple[Array, ...]:
+        """Sums each value over the instances, all of them in one collective."""
+        if not self.names:
+            return tuple(values)
+        stacked = _stack(values)
+        return _unstack(self._reduce(lax.psum, self._vary_alike(stacked)), values)
+
+    def agree(self, stats: _Tree, x: Array) -> _Tree:
+        """Returns `stats`, the same on all instances.
+
+        Where the types of `jax.shard_map` already say that `stats` are the same, they
+        are returned as they are. Elsewhere (pmap, vmap, `check_vma=False`) replicas may
+        have drifted apart, so the average is taken. It depends on no data, and XLA
+        joins those of all layers into one collective at the start of the step.
+
+        Args:
+          stats: A tree of float32 or wider arrays.
+          x: The input. Its type tells whether varying axes are tracked at all.
+        """
+        tracked = _manual_axes() if _varying(x) else frozenset()
+        varying = frozenset().union(*map(_varying, jax.tree.leaves(stats)))
+        if tracked - varying >= set(self.names):
+            return stats
+
+        def average(leaf: Array) -> Array:
+            wide = leaf.astype(accumulation_dtype(leaf.dtype))
+            mean = self._reduce(lax.pmean, self._vary_alike(wide))
+            return mean.astype(leaf.dtype)
+
+        return jax.tree.map(average, stats)
+
+    def _vary_alike(self, value: Array) -> Array:
+        """Makes a value that varies over some of the mesh axes vary over all.
+
+        A sum over several axes is a type error where the value varies over a part.
+        """
+        varying = _varying(value)
+        missing = tuple(sorted(_manual_axes() & set(self.names) - varying))
+        return lax.pcast(value, missing, to="varying") if varying and missing else value
+
+    def _reduce(self, collective, value: Array) -> Array:  # type: ignore[no-untyped-def]
+        try:
+            return collective(value, self.names, axis_index_groups=self.groups)
+        except NotImplementedError as error:
+            if self.groups is None:
+                raise
+            raise NotImplementedError(
+                "JAX has no axis_index_groups under vmap and under shard_map with "
+                "check_vma=True. Split the mesh axis in two instead (a 2-D mesh) and "
+                "pass the name of the part that shares statistics as axis_name."
+            ) from error
+
+
+def vary_together(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
+    """Returns `values` varying over the mesh axes that `like` varies over.
+
+    The transpose of one such move is one psum, whatever the number of values. Outside
+    of `jax.shard_map` with `check_vma=True` there is nothing to do.
+    """
+    missing = _varying(like).difference(*(_varying(value) for value in values))
+    if not missing:
+        return tuple(values)
+    moved = lax.pcast(_stack(values), tuple(sorted(missing)), to="varying")
+    return _unstack(moved, values)
+
+
+def _manual_axes() -> frozenset[str]:
+    return frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _varying(value: Array) -> frozenset[str]:
+    return frozenset(jax.typeof(value).manual_axis_type.varying)
+
+
+def _stack(values: Sequence[Array]) -> Array:
+    shape = jnp.broadcast_shapes(*(value.shape for value in values))
+    dtype = promote(*(value.dtype for value in values))
+    return jnp.stack([jnp.broadcast_to(v.astype(dtype), shape) for v in values])
+
+
+def _unstack(stacked: Array, like: Sequence[Array]) -> tuple[Array, ...]:
+    return tuple(
+        part.astype(v.dtype) if jnp.iscomplexobj(v) else part.real.astype(v.dtype)
+        for part, v in zip(stacked, like, strict=True)
+    )

@@ -1,0 +1,52 @@
+"""Which dtype a result has, and which one it is computed in."""
+
+import jax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+
+def promote(*dtypes: DTypeLike) -> jnp.dtype:
+    """Returns the common dtype under standard promotion, whatever mode is configured.
+
+    Only explicit casts follow from it, so strict dtype promotion holds in the package.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        result = jnp.dtype(dtypes[0])
+        for dtype in dtypes[1:]:
+            result = jnp.promote_types(result, dtype)
+    return result
+
+
+def accumulation_dtype(*dtypes: DTypeLike) -> jnp.dtype:
+    """Returns the dtype that statistics are computed in: float32 or wider."""
+    return promote(jnp.float32, *dtypes)
+
+
+def real_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the dtype of the real part."""
+    return jnp.finfo(dtype).dtype
+
+
+def output_dtype(dtype: DTypeLike | None, *inputs: jax.Array | None) -> jnp.dtype:
+    """Returns `dtype`, or what the given inputs promote to where it is None.
+
+    Raises:
+      TypeError: If `dtype` is no floating or complex dtype, or a real one for complex
+        inputs.
+    """
+    inferred = promote(*(value.dtype for value in inputs if value is not None))
+    if dtype is None:
+        return inferred
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"dtype must be floating or complex, got {dtype}.")
+    if _is_complex(inferred) and not _is_complex(dtype):
+        raise TypeError(
+            f"dtype must be complex for complex inputs ({inferred}), got {dtype}, "
+            "which would drop the imaginary part."
+        )
+    return dtype
+
+
+def _is_complex(dtype: DTypeLike) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.complexfloating))

@@ -1,0 +1,189 @@
+"""Mean and variance of one batch, over axes and over devices: how they are computed.
+
+The variance comes from one pass over x, and one collective, as the mean square of
+`x - shift` less the square of its mean. With a shift near the mean nothing cancels; the
+running mean is such a shift, at no cost, and the same on all devices.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxnorm.core.axes import sizes
+from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
+
+MOMENTS_NAME = "jaxnorm_moments"
+"""The name of a batch's moments, for rematerialization policies.
+
+Under `jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)` a
+rematerialized block repeats neither the reductions nor the collective.
+"""
+
+
+class CenteredMoments(NamedTuple):
+    """Moments as the package carries them: of the rank of x, the mean in two parts.
+
+    The mean is `shift + delta`. A float32 mean of 1e4 is off by up to 5e-4, and so is
+    all that is normalized with it; `(x - shift) - delta` is not.
+
+    Attributes:
+      count: Elements, or weight, that each feature saw.
+      shift: What was subtracted before the sums.
+      delta: Mean of `x - shift`.
+      var: Biased variance, at least its own rounding noise.
+    """
+
+    count: Array  # type: ignore[assignment]  # hides tuple.count
+    shift: Array
+    delta: Array
+    var: Array
+
+    @property
+    def mean(self) -> Array:
+        """The mean as one number, rounded."""
+        return self.shift + self.delta
+
+    def or_where_empty(self, var: Array) -> "CenteredMoments":
+        """Returns them with another variance for the features that saw no element.
+
+        Their mean is the shift already.
+        """
+        return self._replace(
+            var=jnp.where(self.count > 0, self.var, var.astype(self.var.dtype))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """What is averaged over: axes of x, and instances of a mapped axis.
+
+    Attributes:
+      axes: Axes of x.
+      across: Mapped axes.
+    """
+
+    axes: tuple[int, ...]
+    across: MappedAxis
+
+    def size(self, shape: tuple[int, ...]) -> int:
+        """Elements that a feature of an x of this shape (on each instance) has."""
+        return self.across.size * math.prod(sizes(shape, self.axes))
+
+    def sums(self, *values: Array) -> tuple[Array, ...]:
+        """Sums of each value, axes kept with size 1, in at most one collective."""
+        return self.across.sum([self.local_sum(value) for value in values])
+
+    def local_sum(self, value: Array) -> Array:
+        """Sum over the axes of x alone, which stay with size 1."""
+        return jnp.sum(value, self.axes, keepdims=True)
+
+
+def member(mask: Array) -> Array:
+    """Returns where an aligned mask is true, or its weight positive."""
+    return mask > 0 if jnp.issubdtype(mask.dtype, jnp.floating) else mask
+
+
+def weigh(mask: Array | None, value: Array) -> Array:
+    """Returns `value` times its weight; 0 under the mask, whatever is there."""
+    if mask is None:
+        return value
+    value = jnp.where(member(mask), value, jnp.zeros_like(value))
+    if mask.dtype == jnp.bool_:
+        return value
+    return value * lax.stop_gradient(mask).astype(value.dtype)
+
+
+def keep_usable(mask: Array | None, x: Array, value: Array) -> Array:
+    """Returns `value`; 0 where x is masked and not finite."""
+    if mask is None:
+        return value
+    usable = member(mask) | jnp.isfinite(x)
+    return jnp.where(usable, value, jnp.zeros_like(value))
+
+
+def inner(a: Array, b: Array) -> Array:
+    """Returns Re(conj(a) b) of each pair of elements."""
+    return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
+
+
+def rounding_noise(delta: Array) -> Array:
+    """Returns the variance that rounding alone can make of a mean square `|delta|^2`."""
+    return 4 * jnp.finfo(delta.dtype).eps * inner(delta, delta)
+
+
+def measure(
+    x: Array,
+    reduction: Reduction,
+    *,
+    mask: Array | None,
+    shift: Array,
+    use_fast_variance: bool,
+) -> CenteredMoments:
+    """Returns the moments of x.
+
+    Args:
+      x: Input of any inexact dtype.
+      reduction: What to average over.
+      mask: Aligned mask or weights, or None.
+      shift: What to subtract before summing, with the rank of x, the same on all
+        instances; 0 is used where it is not finite or so large that squares overflow.
+      use_fast_variance: One pass, exact to rounding while the shift is within some
+        standard deviations of the mean; otherwise the shift is moved to the mean first,
+        with a pass, and a collective, of its own.
+    """
+    dtype = accumulation_dtype(x.dtype)
+    x = x.astype(dtype)
+    shift = lax.stop_gradient(_usable(shift.astype(dtype)))
+    if not use_fast_variance:
+        count, total = weighted_sums(x - shift, mask=mask, reduction=reduction)
+        shift = shift + total / nonzero(count).astype(dtype)
+    deviation = x - shift
+    count, total, total_square = weighted_sums(
+        deviation, inner(deviation, deviation), mask=mask, reduction=reduction
+    )
+    delta = total / nonzero(count).astype(dtype)
+    var = total_square / nonzero(count) - inner(delta, delta)
+    noise = lax.stop_gradient(rounding_noise(delta))
+    var = jnp.where(var > noise, var, noise)
+    moments = CenteredMoments(count, shift, delta, var)
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, MOMENTS_NAME), moments)
+
+
+def weighted_sums(
+    *values: Array, mask: Array | None, reduction: Reduction
+) -> tuple[Array, ...]:
+    """Returns the count, and the weighted sum of each value, in one collective."""
+    x = values[0]
+    if mask is None:
+        size = reduction.size(x.shape)
+        count = jnp.full((1,) * x.ndim, size, real_dtype(x.dtype))
+        return count, *reduction.sums(*values)
+    sums = [reduction.local_sum(weigh(mask, value)) for value in values]
+    return reduction.across.sum([_local_count(mask, x, reduction.axes), *sums])
+
+
+def nonzero(count: Array) -> Array:
+    """Returns `count`, and 1 in place of 0, to divide sums that are 0 there."""
+    return jnp.where(count > 0, count, jnp.ones_like(count))
+
+
+def _local_count(mask: Array, x: Array, axes: tuple[int, ...]) -> Array:
+    if mask.dtype == jnp.bool_:
+        count = jnp.sum(mask, axes, dtype=jnp.int32, keepdims=True)
+    else:
+        count = jnp.sum(lax.stop_gradient(mask), axes, x.dtype, keepdims=True)
+    repeats = math.prod(x.shape[axis] for axis in axes if mask.shape[axis] == 1)
+    return count.astype(real_dtype(x.dtype)) * repeats
+
+
+def _usable(shift: Array) -> Array:
+    """Returns `shift` where 2**24 squares of it have a finite sum, else 0."""
+    limit = jnp.finfo(shift.dtype).max ** 0.5 / 2**12
+    usable = jnp.abs(shift) < limit  # False for NaN
+    return jnp.where(usable, shift, jnp.zeros_like(shift))

@@ -1,0 +1,89 @@
+"""Normalization with given statistics, differentiated by JAX itself."""
+
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Inexact
+
+from jaxnorm.core import axes as axes_lib
+from jaxnorm.core.affine import affine
+from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
+from jaxnorm.core.measure import keep_usable
+from jaxnorm.core.validation import check_epsilon, check_inexact
+
+
+def normalize(
+    x: Inexact[Array, "..."],
+    mean: Inexact[Array, "..."],
+    var: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    epsilon: float = 1e-5,
+    feature_axes: axes_lib.Axes = -1,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Normalizes x with given statistics, wherever they come from.
+
+    The formula is::
+
+        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    computed in float32 or wider, and differentiated in all five arrays. To normalize x
+    with its own statistics, `jaxnorm.batch_norm` is more exact and saves less for the
+    backward pass.
+
+    Args:
+      x: Input of any shape; floating or complex.
+      mean: Feature shape (sizes of the feature axes, ascending), or the rank of x with
+        1 where it is shared.
+      var: Likewise; real and non-negative.
+      scale: Likewise; 1 where None.
+      bias: Likewise; 0 where None.
+      epsilon: Added to the variance; at least 0.
+      feature_axes: The axis or axes that have their own statistics.
+      dtype: Dtype of the result; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array.
+      ValueError: If a shape does not fit, or epsilon is negative.
+
+    Reference:
+      Ioffe and Szegedy, 2015, Batch Normalization, algorithm 2
+      (https://arxiv.org/abs/1502.03167).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+      >>> mean, var = jnp.array([1.0, 10.0]), jnp.array([4.0, 100.0])
+      >>> jaxnorm.normalize(x, mean, var, epsilon=0.0)
+      Array([[0., 0.],
+             [1., 2.]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    epsilon = check_epsilon(epsilon)
+    features = axes_lib.canonical_axes(feature_axes, x.ndim)
+    mean = axes_lib.align(mean, x.shape, features, "mean")
+    var = axes_lib.align(var, x.shape, features, "var")
+    scale, bias, result = affine(x, scale, bias, features, dtype)
+    return normalize_with(mean, var, x, scale, bias, None, epsilon, result)
+
+
+def normalize_with(
+    mean: Array,
+    var: Array,
+    x: Array,
+    scale: Array,
+    bias: Array,
+    mask: Array | None,
+    epsilon: float,
+    result: DTypeLike,
+) -> Array:
+    """Returns `normalize` of aligned arrays; `bias` where masked and not finite."""
+    dtype = accumulation_dtype(result, x.dtype)
+    k = lax.rsqrt(var.astype(real_dtype(dtype)) + epsilon).astype(dtype)
+    centered = keep_usable(mask, x, x.astype(dtype) - mean.astype(dtype))
+    y = centered * (k * scale.astype(dtype)) + bias.astype(dtype)
+    return y.astype(result)

@@ -1,0 +1,132 @@
+"""The one derivative rule: x less its own mean, over its own standard deviation.
+
+Differentiating the forward pass operation by operation would save several arrays of the
+size of x. Here the tangent is written out. With k = scale * rstd, and M the weighted
+mean over the reduced axes and devices::
+
+    y  = k ((x - shift) - delta) + bias
+    ty = k tx + xhat (tscale - k M[Re(conj(xhat) tx)]) + (tbias - k M[tx])
+
+It is linear in the tangents, and its transpose, the backward pass, has two reductions
+over x and one collective, which give the gradients of scale and bias too. As a
+`jax.custom_jvp` it serves forward mode, reverse mode and any order of both, with the
+collectives where JAX's own transposition rules know them; as the linear part runs under
+`jax.checkpoint`, what is saved for the backward pass is x itself and small vectors.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm.core.collectives import vary_together
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import (
+    CenteredMoments,
+    Reduction,
+    inner,
+    keep_usable,
+    nonzero,
+    rounding_noise,
+    weigh,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardization:
+    """The static part: what was reduced, what is added to the variance, the result.
+
+    Attributes:
+      reduction: The axes and devices that `moments` are the moments of.
+      epsilon: Added to the variance.
+      dtype: Dtype of the output.
+    """
+
+    reduction: Reduction
+    epsilon: float
+    dtype: DTypeLike
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def standardize(
+    spec: Standardization,
+    x: Array,
+    moments: CenteredMoments,
+    scale: Array,
+    bias: Array,
+    mask: Array | None,
+) -> Array:
+    """Returns `scale * (x - mean) / sqrt(var + epsilon) + bias`.
+
+    The moments must be exactly those of x over `spec.reduction` (under the mask): the
+    rule counts their derivative as part of that of x, and would be wrong, silently, for
+    any others. Pass them without stop_gradient, so that higher derivatives are right.
+
+    Args:
+      spec: Static part.
+      x: Input.
+      moments: Moments of x, with the rank of x.
+      scale: Multiplies the normalized input; the rank of x, 1 where shared.
+      bias: Is added; likewise.
+      mask: Aligned mask or weights, not differentiated, or None. Masked elements are
+        normalized as well; where they are not finite the result is `bias`.
+    """
+    dtype = accumulation_dtype(spec.dtype, x.dtype)
+    k = scale.astype(dtype) * _rstd(spec, moments).astype(dtype)
+    y = _center(x, moments, mask, dtype) * k + bias.astype(dtype)
+    return y.astype(spec.dtype)
+
+
+@standardize.defjvp
+def _standardize_jvp(
+    spec: Standardization, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
+    x, moments, scale, _, mask = primals
+    tx, _, tscale, tbias, _ = tangents
+    y = standardize(spec, *primals)
+    # What the checkpointed part is given is all that is saved; it casts by itself.
+    tangent = jax.checkpoint(functools.partial(_tangent, spec))
+    return y, tangent((x, moments, scale, mask), (tx, tscale, tbias))
+
+
+def _tangent(
+    spec: Standardization,
+    primals: tuple[Array, CenteredMoments, Array, Array | None],
+    tangents: tuple[Array, Array, Array],
+) -> Array:
+    x, moments, scale, mask = primals
+    dtype = accumulation_dtype(spec.dtype, x.dtype)
+    tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
+    rstd = _rstd(spec, moments).astype(dtype)
+    k = scale.astype(dtype) * rstd
+    xhat = _center(x, moments, mask, dtype) * rstd
+    tx = keep_usable(mask, x, tx)
+
+    count = nonzero(moments.count)
+    tmean, tvar = spec.reduction.sums(weigh(mask, tx), weigh(mask, inner(xhat, tx)))
+    tmean, tvar = tmean / count.astype(dtype), tvar / count
+    # A variance that its rounding noise holds up does not follow x.
+    tvar = jnp.where(
+        moments.var > rounding_noise(moments.delta), tvar, jnp.zeros_like(tvar)
+    )
+
+    tmean, tvar = vary_together((tmean, tvar.astype(dtype)), like=k)
+    slope, offset, tbias = vary_together((tscale - k * tvar, -k * tmean, tbias), like=x)
+    offset = keep_usable(mask, x, offset)
+    return (k * tx + xhat * slope + (offset + tbias)).astype(spec.dtype)
+
+
+def _center(
+    x: Array, moments: CenteredMoments, mask: Array | None, dtype: DTypeLike
+) -> Array:
+    """Returns `(x - shift) - delta`; 0 where x is masked and not finite."""
+    centered = x.astype(dtype) - moments.shift.astype(dtype)
+    return keep_usable(mask, x, centered - moments.delta.astype(dtype))
+
+
+def _rstd(spec: Standardization, moments: CenteredMoments) -> Array:
+    return lax.rsqrt(moments.var + spec.epsilon)

@@ -1,0 +1,197 @@
+"""Running statistics: explicit state in, explicit state out."""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxnorm.core.dtypes import accumulation_dtype, promote
+from jaxnorm.core.moments import Moments
+from jaxnorm.core.validation import Schedule, check_momentum
+
+
+class BatchStats(NamedTuple):
+    """Running statistics of one layer.
+
+    Attributes:
+      mean: Running mean, of the feature shape; float32 unless initialized otherwise.
+        Starts at 0. Complex after an update with complex moments.
+      var: Running variance, likewise, real. Starts at 1. The biased estimate, unless it
+        is updated with `unbiased=True`.
+    """
+
+    mean: Array
+    var: Array
+
+
+class CountedBatchStats(NamedTuple):
+    """Running statistics that count their updates, for a momentum that depends on it.
+
+    Attributes:
+      mean: Running mean, as in `BatchStats`.
+      var: Running variance, as in `BatchStats`.
+      count: Number of updates so far; a float32 scalar. Starts at 0.
+    """
+
+    mean: Array
+    var: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
+
+
+Stats = TypeVar("Stats", bound=BatchStats | CountedBatchStats)
+
+
+def init_batch_stats(
+    feature_shape: int | tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+    *,
+    counted: bool = False,
+) -> BatchStats | CountedBatchStats:
+    """Returns the running statistics before the first update: mean 0 and variance 1.
+
+    Args:
+      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
+      dtype: Real dtype in which they are kept.
+      counted: Whether to count the updates, as a momentum schedule needs.
+
+    Returns:
+      `CountedBatchStats` if `counted`, else `BatchStats`.
+
+    Example:
+      >>> import jaxnorm
+      >>> jaxnorm.init_batch_stats(1)
+      BatchStats(mean=Array([0.], dtype=float32), var=Array([1.], dtype=float32))
+    """
+    mean, var = jnp.zeros(feature_shape, dtype), jnp.ones(feature_shape, dtype)
+    if counted:
+        return CountedBatchStats(mean, var, jnp.zeros((), jnp.float32))
+    return BatchStats(mean, var)
+
+
+def warmup_momentum(limit: float = 0.99) -> Schedule:
+    """Returns a momentum for which a running average is right from the start.
+
+    At update t (from 0) it is::
+
+        min(limit, (1 + t) / (10 + t))
+
+    A plain average with momentum 0.99 still holds 37% of its initial values after 100
+    updates. Here they have all but gone after 10, and from update 890 on (for 0.99) it
+    is the plain average.
+
+    Args:
+      limit: Momentum in the long run, in [0, 1].
+
+    Returns:
+      A function from the number of updates to the momentum, for `momentum=` together
+      with `init_batch_stats(..., counted=True)`, or with `jaxnorm.linen.BatchNorm`.
+
+    Raises:
+      ValueError: If `limit` is outside [0, 1].
+
+    Reference:
+      TensorFlow's `tf.train.ExponentialMovingAverage`, argument `num_updates`.
+
+    Example:
+      >>> import jaxnorm
+      >>> momentum = jaxnorm.warmup_momentum(0.99)
+      >>> [round(float(momentum(t)), 2) for t in (0, 10, 100, 1000)]
+      [0.1, 0.55, 0.92, 0.99]
+    """
+    check_momentum(limit)
+
+    def momentum(count: ArrayLike) -> Array:
+        count = jnp.asarray(count, jnp.float32)
+        return jnp.minimum(limit, (1 + count) / (10 + count))
+
+    return momentum
+
+
+def update_batch_stats(
+    stats: Stats,
+    moments: Moments,
+    *,
+    momentum: ArrayLike | Schedule = 0.99,
+    unbiased: bool = False,
+) -> Stats:
+    """Moves running statistics towards the moments of a batch.
+
+    The formula is::
+
+        mean = momentum * stats.mean + (1 - momentum) * moments.mean
+        var  = momentum * stats.var  + (1 - momentum) * moments.var
+
+    A feature whose `moments.count` is 0 stays as it was.
+
+    Args:
+      stats: Statistics of the feature shape.
+      moments: Moments of the same shape, of the whole batch.
+      momentum: Weight of the old values, in [0, 1]. A number, a traced scalar
+        (`n / (n + 1)` at update n from 0 makes a cumulative mean), or, with
+        `CountedBatchStats`, a function of the number of updates so far.
+      unbiased: Whether the variance is multiplied by count / (count - 1), 1 where count
+        is at most 1: an unbiased estimate of the population's, if count is a number of
+        independent elements (not if it is a sum of fractional weights).
+
+    Returns:
+      New statistics, of the same type and dtypes (a complex mean makes `mean` complex).
+      No gradient flows into them.
+
+    Raises:
+      TypeError: If a schedule is given with statistics that do not count.
+      ValueError: If momentum is outside [0, 1] or no scalar.
+
+    Reference:
+      Ioffe and Szegedy, 2015, Batch Normalization, section 3.1
+      (https://arxiv.org/abs/1502.03167), as a moving average.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> moments = jaxnorm.batch_moments(jnp.array([[1.0], [3.0]]))
+      >>> jaxnorm.update_batch_stats(jaxnorm.init_batch_stats(1), moments, momentum=0.5)
+      BatchStats(mean=Array([1.], dtype=float32), var=Array([1.], dtype=float32))
+    """
+    stats, moments = lax.stop_gradient((stats, moments))
+    old_weight = lax.stop_gradient(_momentum(stats, momentum))
+    var = moments.var
+    if unbiased:
+        more_than_one = moments.count > 1
+        others = jnp.where(more_than_one, moments.count - 1, 1)
+        var = var * jnp.where(more_than_one, moments.count / others, 1)
+    seen = moments.count > 0
+
+    def average(old: Array, new: Array) -> Array:
+        dtype = accumulation_dtype(old.dtype, new.dtype)
+        weight = jnp.asarray(old_weight, dtype)
+        mixed = weight * old.astype(dtype) + (1 - weight) * new.astype(dtype)
+        kept = jnp.where(seen, mixed, old.astype(dtype))
+        if jnp.iscomplexobj(new):
+            return kept.astype(promote(old.dtype, jnp.complex64))
+        return kept.astype(old.dtype)
+
+    moved = {"mean": average(stats.mean, moments.mean), "var": average(stats.var, var)}
+    if isinstance(stats, CountedBatchStats):
+        moved["count"] = stats.count + jnp.any(seen).astype(stats.count.dtype)
+    return stats._replace(**moved)
+
+
+def _momentum(stats: Stats, momentum: ArrayLike | Schedule) -> Array:
+    if not callable(momentum):
+        return check_momentum(momentum)
+    if not isinstance(stats, CountedBatchStats):
+        raise TypeError(
+            "momentum as a function needs statistics that count their updates, got "
+            f"{type(stats).__name__}. Make them with "
+            "init_batch_stats(feature_shape, counted=True)."
+        )
+    return check_momentum(momentum(stats.count))
+
+
+def keep_unless_finite(moments: Moments, new: Stats, old: Stats) -> Stats:
+    """Returns `new` where all moments are finite, else `old`, for the whole layer."""
+    finite = jnp.all(jnp.isfinite(moments.mean)) & jnp.all(jnp.isfinite(moments.var))
+    return jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old.astype(new.dtype)), new, old
+    )

@@ -1,0 +1,118 @@
+"""Checks of what users pass, at trace time, with errors that say what must hold."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+
+Schedule = Callable[[Array], Array | float]
+"""Momentum as a function of the number of updates so far (a float32 scalar)."""
+
+
+def check_inexact(value: ArrayLike, name: str) -> Array:
+    """Returns `value` as an array of floating or complex dtype.
+
+    Raises:
+      TypeError: If its dtype is neither.
+    """
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must be floating or complex, got {array.dtype}. Convert it first: "
+            f"{name}.astype(jnp.float32)."
+        )
+    return array
+
+
+def check_flags(**flags: object) -> None:
+    """Checks that each flag is a Python bool, not a traced value.
+
+    Raises:
+      TypeError: If one is anything else.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(
+                f"{name} must be a Python bool, since it chooses what is compiled, got "
+                f"{value!r}. Under jax.jit pass it through static_argnames."
+            )
+
+
+def check_epsilon(epsilon: float) -> float:
+    """Returns `epsilon` as a Python number.
+
+    Raises:
+      TypeError: If it is no number that is known while tracing.
+      ValueError: If it is negative or NaN.
+    """
+    if isinstance(epsilon, jax.core.Tracer):
+        raise TypeError(
+            f"epsilon must be a Python number, got the traced value {epsilon}. Close "
+            "over it, or pass it through static_argnames."
+        )
+    epsilon = float(epsilon)
+    if not epsilon >= 0:
+        raise ValueError(
+            "epsilon must be at least 0, since it is added to a variance, got "
+            f"{epsilon}."
+        )
+    return epsilon
+
+
+def check_momentum(momentum: ArrayLike) -> Array:
+    """Returns `momentum`, the weight of the old value, as a scalar array.
+
+    Raises:
+      TypeError: If it is no real number.
+      ValueError: If it is no scalar, or known while tracing and outside [0, 1].
+    """
+    value = jnp.asarray(momentum)
+    if jnp.issubdtype(value.dtype, jnp.complexfloating) or value.dtype == jnp.bool_:
+        raise TypeError(f"momentum must be a real number, got {momentum!r}.")
+    if value.ndim:
+        raise ValueError(f"momentum must be a scalar, got the shape {value.shape}.")
+    if not isinstance(value, jax.core.Tracer) and not 0 <= value <= 1:
+        raise ValueError(
+            "momentum, the weight of the old running value, must lie in [0, 1], got "
+            f"{momentum}. PyTorch's momentum is the weight of the new value: pass "
+            "1 - momentum."
+        )
+    return value.astype(jnp.float32) if value.dtype.kind in "iu" else value
+
+
+def check_stats(stats: object, feature_shape: tuple[int, ...]) -> None:
+    """Checks that running statistics have the feature shape.
+
+    Raises:
+      TypeError: If they have no mean and var.
+      ValueError: If one has another shape.
+    """
+    for name in ("mean", "var"):
+        if not hasattr(stats, name):
+            raise TypeError(
+                f"stats must be BatchStats, got {type(stats).__name__}. Make them with "
+                f"init_batch_stats({feature_shape})."
+            )
+        shape = jnp.shape(getattr(stats, name))
+        if shape != feature_shape:
+            raise ValueError(
+                f"stats.{name} must have the feature shape {feature_shape}, got "
+                f"{shape}. Are feature_axes the axes you mean?"
+            )
+
+
+def check_unbiased(unbiased: bool, mask: Array) -> None:
+    """Checks that an unbiased variance is not asked of fractional weights.
+
+    Raises:
+      ValueError: If it is.
+    """
+    if unbiased and jnp.issubdtype(mask.dtype, jnp.floating):
+        raise ValueError(
+            "unbiased=True needs a number of elements, so mask must be boolean or "
+            f"integer, got weights of dtype {mask.dtype}. If they are all 0 or 1, pass "
+            "mask > 0."
+        )
