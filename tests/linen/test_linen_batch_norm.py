@@ -1,0 +1,234 @@
+"""`jaxnorm.linen.BatchNorm` beside `flax.linen.BatchNorm`."""
+
+import chex
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxnorm
+import jaxnorm.linen
+
+OURS, FLAX = jaxnorm.linen.BatchNorm, nn.BatchNorm
+SHAPE = (6, 4, 3)
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    # Flax's class raises under strict dtype promotion in half precision.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(size=SHAPE) * 2 + 1, jnp.float32)
+
+
+def run(cls, options, x, mask=None):
+    """Initialization, two training steps with gradients, and inference."""
+    norm = cls(**options)
+    initial_y, variables = norm.init_with_output(
+        jax.random.key(0), x, use_running_average=False
+    )
+
+    def loss(params, x, stats):
+        y, updates = norm.apply(
+            {"params": params, "batch_stats": stats},
+            x,
+            use_running_average=False,
+            mutable=["batch_stats"],
+            mask=mask,
+        )
+        return jnp.sum(jnp.abs(jnp.sin(y))), (y, updates["batch_stats"])
+
+    params, stats = variables.get("params", {}), variables["batch_stats"]
+    step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    outputs = [variables, initial_y]
+    for _ in range(2):
+        gradients, (y, stats) = step(params, x, stats)
+        outputs += [gradients, y, stats]
+    variables = {"params": params, "batch_stats": stats}
+    outputs.append(norm.apply(variables, x, use_running_average=True))
+    return outputs
+
+
+OPTIONS = {
+    "defaults": {},
+    "feature axis": {"axis": 1},
+    "feature axes": {"axis": (1, -1)},
+    "momentum, epsilon": {"momentum": 0.9, "epsilon": 1e-2},
+    "no scale": {"use_scale": False},
+    "no bias": {"use_bias": False},
+    "no parameters": {"use_scale": False, "use_bias": False},
+    "bfloat16 result": {"dtype": jnp.bfloat16},
+    "bfloat16 parameters": {"param_dtype": jnp.bfloat16},
+    "initializers": {
+        "scale_init": nn.initializers.normal(),
+        "bias_init": nn.initializers.uniform(),
+    },
+    "two passes": {"use_fast_variance": False},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_same_tree_and_values_as_flax(options, x):
+    ours, flax = run(OURS, options, x), run(FLAX, options, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, flax)
+    half = jnp.bfloat16 in options.values()
+    tolerance = 2e-2 if half else 1e-5
+    chex.assert_trees_all_close(ours, flax, rtol=tolerance, atol=tolerance)
+    # the parameters are drawn with the same keys
+    chex.assert_trees_all_equal(ours[0], flax[0])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
+def test_same_as_flax_for_input_of(dtype, x):
+    x = x.astype(dtype)
+    if dtype == jnp.complex64:
+        x = x + 1j * x[::-1]
+    ours, flax = run(OURS, {}, x), run(FLAX, {}, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, flax)
+    chex.assert_trees_all_close(ours, flax, rtol=2e-2, atol=2e-2)
+
+
+def test_integers_are_converted_as_in_flax(x):
+    x = (3 * x).astype(jnp.int32)
+    ours, flax = (
+        cls(use_running_average=False).init_with_output(jax.random.key(0), x)
+        for cls in (OURS, FLAX)
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, flax)
+    chex.assert_trees_all_close(ours, flax, rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_stored_in_the_dtype_of_the_parameters_stay_in_it(x):
+    options = {"param_dtype": jnp.bfloat16, "force_float32_reductions": False}
+    ours, flax = run(OURS, options, x), run(FLAX, options, x)
+    chex.assert_trees_all_equal(ours[0], flax[0])
+    for stats in ours[4], ours[7]:  # Flax's become float32 with the first update
+        chex.assert_trees_all_equal_dtypes(stats, ours[0]["batch_stats"])
+    chex.assert_trees_all_close(ours[4], flax[4], rtol=1e-2, atol=1e-2)
+
+
+def test_same_as_flax_with_a_mask(x, rng):
+    mask = jnp.asarray(rng.uniform(size=(*SHAPE[:2], 1)) < 0.6)
+    ours, flax = run(OURS, {}, x, mask), run(FLAX, {}, x, mask)
+    chex.assert_trees_all_close(ours, flax, rtol=1e-5, atol=1e-5)
+
+
+class Model(nn.Module):
+    """Dense layers between automatically named norms."""
+
+    norm: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, x, train):
+        for features in (5, 7):
+            x = nn.Dense(features)(x)
+            x = self.norm(use_running_average=not train)(x)
+        return x
+
+
+def test_same_names_in_a_model(x):
+    ours, flax = (
+        Model(cls).init(jax.random.key(0), x, train=True) for cls in (OURS, FLAX)
+    )
+    chex.assert_trees_all_equal(ours, flax)
+    assert set(ours["batch_stats"]) == {"BatchNorm_0", "BatchNorm_1"}
+
+
+def test_initialization_needs_no_axis_and_updates_nothing(x):
+    norm = OURS(use_running_average=False, axis_name="unbound")
+    variables = norm.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
+    with pytest.raises(NameError, match="unbound"):
+        norm.apply(variables, x, mutable=["batch_stats"])
+
+
+def test_training_without_mutable_statistics_is_an_error(x):
+    norm = OURS(use_running_average=False)
+    variables = norm.init(jax.random.key(0), x)
+    with pytest.raises(flax.errors.ModifyScopeVariableError):
+        norm.apply(variables, x)
+
+
+def test_momentum_as_a_schedule_counts_its_updates_in_batch_stats(x):
+    norm = OURS(use_running_average=False, momentum=lambda t: t / (t + 1))
+    variables = norm.init(jax.random.key(0), x)
+    assert variables["batch_stats"]["count"].dtype == jnp.float32
+    batches = [x, 2 * x + 1, 3 * x]
+    for batch in batches:
+        _, updates = norm.apply(variables, batch, mutable=["batch_stats"])
+        variables = {**variables, **updates}
+    stats = variables["batch_stats"]
+    assert stats["count"] == 3
+    means = [jaxnorm.batch_moments(batch).mean for batch in batches]
+    np.testing.assert_allclose(stats["mean"], np.mean(means, axis=0), rtol=1e-5)
+
+
+def test_skip_nonfinite_keeps_all_statistics_and_the_count(x):
+    norm = OURS(
+        use_running_average=False,
+        momentum=jaxnorm.warmup_momentum(),
+        skip_nonfinite=True,
+    )
+    variables = norm.init(jax.random.key(0), x)
+    bad = x.at[0, 0, 0].set(jnp.nan)
+    y, updates = norm.apply(variables, bad, mutable=["batch_stats"])
+    assert jnp.isnan(y[..., 0]).all()
+    chex.assert_trees_all_equal(updates["batch_stats"], variables["batch_stats"])
+    _, updates = norm.apply(variables, x, mutable=["batch_stats"])
+    assert updates["batch_stats"]["count"] == 1
+
+
+def test_unbiased_running_variance(x):
+    norm = OURS(use_running_average=False, momentum=0.0, unbiased=True)
+    variables = norm.init(jax.random.key(0), x)
+    _, updates = norm.apply(variables, x, mutable=["batch_stats"])
+    expected = np.var(np.asarray(x, np.float64), axis=(0, 1), ddof=1)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lift", ["scan", "vmap", "remat"])
+def test_lifted_transformations(lift, x):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            y = OURS(use_running_average=False, momentum=0.5)(x)
+            return jnp.sin(y), None
+
+    axes = {"params": 0, "batch_stats": 0}
+    match lift:
+        case "scan":
+            lifted = nn.scan(
+                Block, variable_axes=axes, split_rngs={"params": True}, length=3
+            )
+        case "vmap":
+            lifted = nn.vmap(
+                Block,
+                variable_axes=axes,
+                split_rngs={"params": True},
+                in_axes=(1, None),
+            )
+        case "remat":
+            lifted = nn.remat(Block)
+    model = lifted()
+    variables = model.init(jax.random.key(0), x, None)
+
+    def loss(params):
+        (y, _), updates = model.apply(
+            {**variables, "params": params}, x, None, mutable=["batch_stats"]
+        )
+        return jnp.sum(y**2), updates
+
+    gradients, updates = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        updates["batch_stats"], variables["batch_stats"]
+    )
+    chex.assert_tree_all_finite((gradients, updates))
+    moved = updates["batch_stats"]["BatchNorm_0"]["mean"]
+    assert (moved != 0).all()

@@ -1,0 +1,169 @@
+"""What batch norm costs: bytes saved for the backward pass, and collectives."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxnorm
+
+FEATURES = 16
+SHAPE = (16, 8, 8, FEATURES)
+
+
+def training_norm(x, stats, scale, bias, **options):
+    options = {"use_running_average": False, "dtype": x.dtype, **options}
+    return jaxnorm.batch_norm(x, stats, scale, bias, **options)
+
+
+def arguments(dtype=jnp.float32):
+    x = jax.random.normal(jax.random.key(0), SHAPE).astype(dtype)
+    return (
+        x,
+        jaxnorm.init_batch_stats(FEATURES),
+        jnp.ones(FEATURES),
+        jnp.zeros(FEATURES),
+    )
+
+
+@pytest.mark.parametrize("mask", [None, "examples"])
+@pytest.mark.parametrize(("dtype", "bar"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
+def test_saved_for_the_backward_pass_are_x_and_vectors(dtype, bar, mask):
+    x, stats, scale, bias = arguments(dtype)
+    if mask is not None:
+        mask = jnp.arange(SHAPE[0]).reshape(-1, 1, 1, 1) < 10
+
+    def norm(x, scale, bias):
+        return training_norm(x, stats, scale, bias, mask=mask)[0]
+
+    _, backward = jax.vjp(norm, x, scale, bias)
+    saved = jax.tree.leaves(backward)
+    vectors = sum(leaf.nbytes for leaf in saved if leaf.size != x.size)
+    assert [leaf.dtype for leaf in saved if leaf.size == x.size] == [dtype]
+    assert (sum(leaf.nbytes for leaf in saved) - vectors) / x.size == bar
+    assert vectors <= 8 * 4 * FEATURES
+
+
+def collectives(function, *args):
+    """How many all-reduces the compiled program has."""
+    compiled = jax.jit(function).lower(*args).compile().as_text()
+    return len(re.findall(r" all-reduce(?:-start)?\(", compiled))
+
+
+def loss(x, stats, scale, bias, **options):
+    y, new_stats = training_norm(x, stats, scale, bias, **options)
+    return jnp.sum(jnp.sin(y)), new_stats
+
+
+def gradient(**options):
+    return jax.grad(functools.partial(loss, **options), argnums=(0, 2, 3), has_aux=True)
+
+
+# Where types do not say that the statistics are the same on all devices, averaging them
+# is one more, for the whole step.
+@pytest.mark.parametrize(("check_vma", "agreement"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize("mask", [False, True])
+def test_one_collective_forward_and_one_backward_in_shard_map(
+    check_vma, agreement, mask
+):
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    shared = P() if check_vma else P("data")
+
+    def forward(*args):
+        return training_norm(
+            *args, axis_name="data", mask=args[0] > 0 if mask else None
+        )
+
+    def both(*args):
+        options = {"axis_name": "data", "mask": args[0] > 0 if mask else None}
+        return gradient(**options)(*args)
+
+    args = arguments()
+    specs = {"mesh": mesh, "in_specs": (P("data"), P(), P(), P())}
+    specs["check_vma"] = check_vma
+    forward = jax.shard_map(forward, out_specs=(P("data"), P()), **specs)
+    both = jax.shard_map(both, out_specs=((P("data"), shared, shared), P()), **specs)
+    assert collectives(forward, *args) == 1 + agreement
+    assert collectives(both, *args) == 2 + agreement
+
+
+def test_one_agreement_for_all_layers():
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    x, stats, scale, bias = arguments()
+
+    def layers(x, all_stats):
+        new = []
+        for stats in all_stats:
+            options = {"axis_name": "data"}
+            x, updated = training_norm(jnp.sin(x), stats, scale, bias, **options)
+            new.append(updated)
+        return x, new
+
+    mapped = jax.shard_map(
+        layers,
+        mesh=mesh,
+        in_specs=(P("data"), P()),
+        out_specs=(P("data"), P()),
+        check_vma=False,
+    )
+    assert collectives(mapped, x, [stats] * 4) == 4 + 1
+
+
+def test_one_collective_forward_and_one_backward_in_pmap():
+    x, *rest = arguments()
+    args = (
+        x.reshape(8, -1, *SHAPE[1:]),
+        *jax.tree.map(lambda a: jnp.stack([a] * 8), rest),
+    )
+
+    def mapped(function):
+        return jax.pmap(function, axis_name="data", devices=jax.devices("cpu"))
+
+    def count(function):
+        text = mapped(function).lower(*args).compile().as_text()
+        return len(re.findall(r" all-reduce(?:-start)?\(", text))
+
+    assert count(functools.partial(training_norm, axis_name="data")) == 2
+    assert count(gradient(axis_name="data")) == 3
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_one_collective_forward_and_one_backward_under_jit(axis_type):
+    mesh = jax.make_mesh((8,), ("data",), (axis_type,))
+    x, stats, scale, bias = arguments()
+    x = jax.device_put(x, NamedSharding(mesh, P("data")))
+    stats, scale, bias = jax.device_put((stats, scale, bias), NamedSharding(mesh, P()))
+    with jax.set_mesh(mesh):
+        assert collectives(training_norm, x, stats, scale, bias) == 1
+        assert collectives(gradient(), x, stats, scale, bias) == 2
+
+
+def test_remat_with_named_moments_repeats_no_reduction():
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
+    args = arguments()
+
+    def count(policy):
+        block = jax.checkpoint(
+            lambda *args: training_norm(*args, axis_name="data")[0], policy=policy
+        )
+
+        def step(x, stats, scale, bias):
+            loss = lambda x, scale, bias: jnp.sum(jnp.sin(block(x, stats, scale, bias)))
+            return jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
+
+        mapped = jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(P("data"), P(), P(), P()),
+            out_specs=(P("data"), P(), P()),
+        )
+        # StableHLO: the CPU's compiler removes the repetition by itself
+        return jax.jit(mapped).lower(*args).as_text().count("stablehlo.all_reduce")
+
+    named = jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
+    assert count(named) == 2
+    assert count(jax.checkpoint_policies.nothing_saveable) == 3
