@@ -152,7 +152,9 @@ def test_remat_with_named_moments_repeats_no_reduction():
         )
 
         def step(x, stats, scale, bias):
-            loss = lambda x, scale, bias: jnp.sum(jnp.sin(block(x, stats, scale, bias)))
+            def loss(x, scale, bias):
+                return jnp.sum(jnp.sin(block(x, stats, scale, bias)))
+
             return jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)
 
         mapped = jax.shard_map(

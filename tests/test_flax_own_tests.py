@@ -40,11 +40,9 @@ def flax_sources(directory):
     version = metadata.version("flax")
     unpacked = directory / f"flax-{version}"
     if not unpacked.exists():
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            + ["--no-binary", ":all:", f"flax=={version}", "--dest", directory],
-            check=True,
-        )
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        source = ["--no-binary", ":all:", f"flax=={version}"]
+        subprocess.run([*pip, *source, "--dest", directory], check=True)
         with tarfile.open(directory / f"flax-{version}.tar.gz") as archive:
             archive.extractall(directory, filter="data")
     return unpacked
@@ -54,9 +52,9 @@ def flax_sources(directory):
 def test_flax_normalization_tests_pass_with_our_classes(pytestconfig):
     sources = flax_sources(pytestconfig.cache.mkdir("flax_sources"))
     tests = sources / "tests" / "linen" / "linen_test.py"
+    options = ["-q", "-rs", "-p", "no:cacheprovider", "-c", "/dev/null"]
     result = subprocess.run(
-        [sys.executable, "-c", RUN, f"{tests}::NormalizationTest"]
-        + ["-q", "-rs", "-p", "no:cacheprovider", "-c", "/dev/null"],
+        [sys.executable, "-c", RUN, f"{tests}::NormalizationTest", *options],
         capture_output=True,
         text=True,
         cwd=sources,

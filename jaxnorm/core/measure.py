@@ -113,7 +113,7 @@ def inner(a: Array, b: Array) -> Array:
 
 
 def rounding_noise(delta: Array) -> Array:
-    """Returns the variance that rounding alone can make of a mean square `|delta|^2`."""
+    """Returns the variance that rounding alone can make of a mean of `|delta|^2`."""
     return 4 * jnp.finfo(delta.dtype).eps * inner(delta, delta)
 
 
@@ -174,12 +174,14 @@ def nonzero(count: Array) -> Array:
 
 
 def _local_count(mask: Array, x: Array, axes: tuple[int, ...]) -> Array:
-    if mask.dtype == jnp.bool_:
-        count = jnp.sum(mask, axes, dtype=jnp.int32, keepdims=True)
-    else:
-        count = jnp.sum(lax.stop_gradient(mask), axes, x.dtype, keepdims=True)
+    dtype = real_dtype(x.dtype)
+    # Adding ones in float32 stops at 2**24. Integers do not, but under jit their sum
+    # does not join the collective of the others.
+    exact = mask.size <= 2**24 or mask.dtype != jnp.bool_
+    summed = lax.stop_gradient(mask).astype(dtype if exact else jnp.int32)
+    count = jnp.sum(summed, axes, keepdims=True)
     repeats = math.prod(x.shape[axis] for axis in axes if mask.shape[axis] == 1)
-    return count.astype(real_dtype(x.dtype)) * repeats
+    return count.astype(dtype) * repeats
 
 
 def _usable(shift: Array) -> Array:

@@ -122,13 +122,11 @@ def per_feature(
     moments: CenteredMoments, shape: tuple[int, ...], feature_axes: tuple[int, ...]
 ) -> Moments:
     """Returns moments of the rank of x as public ones, of the feature shape."""
-    feature_shape = axes_lib.sizes(shape, feature_axes)
     reduced = axes_lib.other_axes(feature_axes, len(shape))
-
-    def squeeze(value: Array) -> Array:
-        return jnp.broadcast_to(jnp.squeeze(value, reduced), feature_shape)
-
-    return Moments(*map(squeeze, (moments.count, moments.mean, moments.var)))
+    # Added rather than broadcast, so that it is sharded as the variance is.
+    count = moments.count + jnp.zeros_like(moments.var)
+    values = (count, moments.mean, moments.var)
+    return Moments(*(jnp.squeeze(value, reduced) for value in values))
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -160,8 +158,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       >>> x = jnp.array([[1.0], [3.0], [5.0], [7.0]])
       >>> parts = jaxnorm.batch_moments(x[:2]), jaxnorm.batch_moments(x[2:])
       >>> count, mean, var = jaxnorm.merge_moments(*parts)
-      >>> count, mean, var
-      (Array([4.], dtype=float32), Array([4.], dtype=float32), Array([5.], dtype=float32))
+      >>> mean, var
+      (Array([4.], dtype=float32), Array([5.], dtype=float32))
     """
     count = a.count + b.count
     weight = b.count / nonzero(count)

@@ -1,6 +1,6 @@
 """Running statistics: explicit state in, explicit state out."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import jax
 from jax import Array, lax
@@ -164,17 +164,17 @@ def update_batch_stats(
 
     def average(old: Array, new: Array) -> Array:
         dtype = accumulation_dtype(old.dtype, new.dtype)
-        weight = jnp.asarray(old_weight, dtype)
-        mixed = weight * old.astype(dtype) + (1 - weight) * new.astype(dtype)
-        kept = jnp.where(seen, mixed, old.astype(dtype))
-        if jnp.iscomplexobj(new):
-            return kept.astype(promote(old.dtype, jnp.complex64))
-        return kept.astype(old.dtype)
+        weight = jnp.where(seen, jnp.asarray(old_weight, dtype), 1)
+        new = jnp.where(seen, new, jnp.zeros_like(new)).astype(dtype)
+        mixed = weight * old.astype(dtype) + (1 - weight) * new
+        if jnp.iscomplexobj(mixed):
+            return mixed.astype(promote(old.dtype, jnp.complex64))
+        return mixed.astype(old.dtype)
 
     moved = {"mean": average(stats.mean, moments.mean), "var": average(stats.var, var)}
     if isinstance(stats, CountedBatchStats):
         moved["count"] = stats.count + jnp.any(seen).astype(stats.count.dtype)
-    return stats._replace(**moved)
+    return cast(Stats, stats._replace(**moved))
 
 
 def _momentum(stats: Stats, momentum: ArrayLike | Schedule) -> Array:
