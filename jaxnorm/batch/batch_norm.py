@@ -144,9 +144,9 @@ def batch_norm(
 
     reduction = Reduction(
         axes_lib.other_axes(features, x.ndim),
-        MappedAxis.parse(axis_name, axis_index_groups),
+        MappedAxis.parse(axis_name, axis_index_groups, x),
     )
-    running = reduction.across.agree(stats, x)
+    running = reduction.across.agree(stats)
     moments = measure(
         x,
         reduction,

@@ -30,31 +30,37 @@ class MappedAxis:
     Attributes:
       names: Axis names; none where nothing is shared.
       groups: Indices within the one axis that share statistics, or None for all.
+      tracked: Mesh axes for which types tell whether a value varies over them. Over
+        those on which it does not, there is nothing to sum.
     """
 
-    names: tuple[str, ...] = ()
-    groups: tuple[tuple[int, ...], ...] | None = None
+    names: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...] | None
+    tracked: frozenset[str]
 
     @classmethod
     def parse(
-        cls, axis_name: str | Sequence[str] | None, axis_index_groups: Groups | None
+        cls,
+        axis_name: str | Sequence[str] | None,
+        axis_index_groups: Groups | None,
+        x: Array,
     ) -> "MappedAxis":
         """Builds it from the user's arguments.
+
+        Args:
+          axis_name: A name, several, or None.
+          axis_index_groups: Groups of indices of the one axis, or None.
+          x: The input; its type tells whether varying axes are tracked at all.
 
         Raises:
           NameError: If a name is not bound (JAX's own error).
           ValueError: If the groups do not split the one axis into equal parts.
         """
-        if axis_name is None:
-            if axis_index_groups is not None:
-                raise ValueError(
-                    "axis_index_groups needs the axis_name whose indices it groups, "
-                    "got axis_name=None."
-                )
-            return cls()
-        names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+        names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+        manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+        tracked = manual if _varying(x) else frozenset()
         if axis_index_groups is None:
-            return cls(names)
+            return cls(names, None, tracked)
         if len(names) != 1:
             raise ValueError(
                 "axis_index_groups must group the indices of one axis, got "
@@ -69,58 +75,47 @@ class MappedAxis:
                 f"{size - 1} of axis {names[0]!r} into groups of equal size, each "
                 f"index in one group, got {groups}."
             )
-        return cls(names, groups)
+        return cls(names, groups, tracked)
 
-    @property
-    def size(self) -> int:
-        """How many instances share statistics."""
-        if not self.names:
-            return 1
-        return len(self.groups[0]) if self.groups else lax.axis_size(self.names)
+    def size(self, x: Array) -> int:
+        """How many instances hold a part of x of their own, and share statistics."""
+        names = self._varying_names(x)
+        if self.groups is not None:
+            return len(self.groups[0])
+        return lax.axis_size(names) if names else 1
 
     def sum(self, values: Sequence[Array]) -> tuple[Array, ...]:
         """Sums each value over the instances, all of them in one collective."""
         if not self.names:
             return tuple(values)
         stacked = _stack(values)
-        return _unstack(self._reduce(lax.psum, self._vary_alike(stacked)), values)
+        return _unstack(self._reduce(lax.psum, stacked), values)
 
-    def agree(self, stats: _Tree, x: Array) -> _Tree:
+    def agree(self, stats: _Tree) -> _Tree:
         """Returns `stats`, the same on all instances.
 
         Where the types of `jax.shard_map` already say that `stats` are the same, they
         are returned as they are. Elsewhere (pmap, vmap, `check_vma=False`) replicas may
         have drifted apart, so the average is taken. It depends on no data, and XLA
         joins those of all layers into one collective at the start of the step.
-
-        Args:
-          stats: A tree of float32 or wider arrays.
-          x: The input. Its type tells whether varying axes are tracked at all.
         """
-        tracked = _manual_axes() if _varying(x) else frozenset()
-        varying = frozenset().union(*map(_varying, jax.tree.leaves(stats)))
-        if tracked - varying >= set(self.names):
-            return stats
 
         def average(leaf: Array) -> Array:
             wide = leaf.astype(accumulation_dtype(leaf.dtype))
-            mean = self._reduce(lax.pmean, self._vary_alike(wide))
-            return mean.astype(leaf.dtype)
+            return self._reduce(lax.pmean, wide).astype(leaf.dtype)
 
-        return jax.tree.map(average, stats)
+        return jax.tree.map(average, stats) if self.names else stats
 
-    def _vary_alike(self, value: Array) -> Array:
-        """Makes a value that varies over some of the mesh axes vary over all.
-
-        A sum over several axes is a type error where the value varies over a part.
-        """
-        varying = _varying(value)
-        missing = tuple(sorted(_manual_axes() & set(self.names) - varying))
-        return lax.pcast(value, missing, to="varying") if varying and missing else value
+    def _varying_names(self, value: Array) -> tuple[str, ...]:
+        known_equal = self.tracked - _varying(value)
+        return tuple(name for name in self.names if name not in known_equal)
 
     def _reduce(self, collective, value: Array) -> Array:  # type: ignore[no-untyped-def]
+        names = self._varying_names(value)
+        if not names:
+            return value
         try:
-            return collective(value, self.names, axis_index_groups=self.groups)
+            return collective(value, names, axis_index_groups=self.groups)
         except NotImplementedError as error:
             if self.groups is None:
                 raise
@@ -142,10 +137,6 @@ def vary_together(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
         return tuple(values)
     moved = lax.pcast(_stack(values), tuple(sorted(missing)), to="varying")
     return _unstack(moved, values)
-
-
-def _manual_axes() -> frozenset[str]:
-    return frozenset(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def _varying(value: Array) -> frozenset[str]:

@@ -71,9 +71,9 @@ class Reduction:
     axes: tuple[int, ...]
     across: MappedAxis
 
-    def size(self, shape: tuple[int, ...]) -> int:
-        """Elements that a feature of an x of this shape (on each instance) has."""
-        return self.across.size * math.prod(sizes(shape, self.axes))
+    def size(self, x: Array) -> int:
+        """Elements that each feature of x has, over all instances."""
+        return self.across.size(x) * math.prod(sizes(x.shape, self.axes))
 
     def sums(self, *values: Array) -> tuple[Array, ...]:
         """Sums of each value, axes kept with size 1, in at most one collective."""
@@ -89,12 +89,17 @@ def member(mask: Array) -> Array:
     return mask > 0 if jnp.issubdtype(mask.dtype, jnp.floating) else mask
 
 
-def weigh(mask: Array | None, value: Array) -> Array:
-    """Returns `value` times its weight; 0 under the mask, whatever is there."""
+def select(mask: Array | None, value: Array) -> Array:
+    """Returns `value`; 0 under the mask, whatever is there."""
     if mask is None:
         return value
-    value = jnp.where(member(mask), value, jnp.zeros_like(value))
-    if mask.dtype == jnp.bool_:
+    return jnp.where(member(mask), value, jnp.zeros_like(value))
+
+
+def weigh(mask: Array | None, value: Array) -> Array:
+    """Returns `value` times its weight; 0 under the mask, whatever is there."""
+    value = select(mask, value)
+    if mask is None or mask.dtype == jnp.bool_:
         return value
     return value * lax.stop_gradient(mask).astype(value.dtype)
 
@@ -138,7 +143,8 @@ def measure(
         with a pass, and a collective, of its own.
     """
     dtype = accumulation_dtype(x.dtype)
-    x = x.astype(dtype)
+    # Selected before any arithmetic: NaN under the mask reaches no derivative either.
+    x = select(mask, x.astype(dtype))
     shift = lax.stop_gradient(_usable(shift.astype(dtype)))
     if not use_fast_variance:
         count, total = weighted_sums(x - shift, mask=mask, reduction=reduction)
@@ -161,7 +167,7 @@ def weighted_sums(
     """Returns the count, and the weighted sum of each value, in one collective."""
     x = values[0]
     if mask is None:
-        size = reduction.size(x.shape)
+        size = reduction.size(x)
         count = jnp.full((1,) * x.ndim, size, real_dtype(x.dtype))
         return count, *reduction.sums(*values)
     sums = [reduction.local_sum(weigh(mask, value)) for value in values]

@@ -103,7 +103,7 @@ def batch_moments(
     dtype = accumulation_dtype(x.dtype)
     reduction = Reduction(
         axes_lib.other_axes(features, x.ndim),
-        MappedAxis.parse(axis_name, axis_index_groups),
+        MappedAxis.parse(axis_name, axis_index_groups, x),
     )
     if shift is None:
         shift = jnp.zeros((1,) * x.ndim, dtype)
@@ -112,7 +112,7 @@ def batch_moments(
         x,
         reduction,
         mask=None if mask is None else axes_lib.align_mask(mask, x.shape),
-        shift=reduction.across.agree(shift, x),
+        shift=reduction.across.agree(shift),
         use_fast_variance=use_fast_variance,
     )
     return per_feature(moments, x.shape, features)

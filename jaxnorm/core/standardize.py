@@ -108,7 +108,7 @@ def _tangent(
 
     count = nonzero(moments.count)
     tmean, tvar = spec.reduction.sums(weigh(mask, tx), weigh(mask, inner(xhat, tx)))
-    tmean, tvar = tmean / count.astype(dtype), tvar / count
+    tmean, tvar = tmean / count.astype(dtype), tvar / count.astype(tvar.dtype)
     # A variance that its rounding noise holds up does not follow x.
     tvar = jnp.where(
         moments.var > rounding_noise(moments.delta), tvar, jnp.zeros_like(tvar)

@@ -8,6 +8,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnorm.core.dtypes import promote
+
 Schedule = Callable[[Array], Array | float]
 """Momentum as a function of the number of updates so far (a float32 scalar)."""
 
@@ -69,18 +71,19 @@ def check_momentum(momentum: ArrayLike) -> Array:
       TypeError: If it is no real number.
       ValueError: If it is no scalar, or known while tracing and outside [0, 1].
     """
-    value = jnp.asarray(momentum)
-    if jnp.issubdtype(value.dtype, jnp.complexfloating) or value.dtype == jnp.bool_:
+    value = momentum if isinstance(momentum, jax.core.Tracer) else np.asarray(momentum)
+    if not jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.kind not in "iu":
         raise TypeError(f"momentum must be a real number, got {momentum!r}.")
     if value.ndim:
         raise ValueError(f"momentum must be a scalar, got the shape {value.shape}.")
-    if not isinstance(value, jax.core.Tracer) and not 0 <= value <= 1:
+    if isinstance(value, np.ndarray) and not 0 <= value <= 1:
         raise ValueError(
             "momentum, the weight of the old running value, must lie in [0, 1], got "
             f"{momentum}. PyTorch's momentum is the weight of the new value: pass "
             "1 - momentum."
         )
-    return value.astype(jnp.float32) if value.dtype.kind in "iu" else value
+    array = jnp.asarray(momentum)
+    return jnp.asarray(array, promote(jnp.float32, array.dtype))
 
 
 def check_stats(stats: object, feature_shape: tuple[int, ...]) -> None:

@@ -1,0 +1,84 @@
+"""What every test runs under: eight CPU devices and strict numerics."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+# Before anything touches a device: later, the number of devices is fixed.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a law compiles, so that no deadline is fair to it.
+hypothesis.settings.register_profile(
+    "jaxnorm", deadline=None, derandomize=True, database=None, max_examples=40
+)
+hypothesis.settings.load_profile("jaxnorm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eight_devices():
+    found = len(jax.devices("cpu"))
+    assert found == 8, f"the tests need 8 CPU devices, and found {found}"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def make_mask(rng):
+    """Masks of each kind for an array of the given shape, channels last."""
+
+    def make(kind, shape):
+        return None if kind is None else jnp.asarray(draw(kind, shape))
+
+    def draw(kind, shape):
+        drawn = rng.uniform(size=shape)
+        match kind:
+            case "bool":
+                return drawn < 0.7
+            case "integer":  # any integer but 0 means that the element takes part
+                return np.floor(4 * drawn).astype(np.int32)
+            case "weights":
+                return np.where(drawn < 0.3, 0, 2 * drawn).astype(np.float32)
+            case "examples":
+                first = drawn.reshape(shape[0], -1)[:, 0]
+                kept = first < np.quantile(first, 0.6)
+                return kept.reshape(-1, *(1,) * (len(shape) - 1))
+            case "lower rank":  # aligned at the end, as NumPy broadcasts
+                first = drawn[0, ..., :1]
+                return first < np.median(first)
+            case "empty feature":
+                return (drawn < 0.7) & (np.arange(shape[-1]) != 1)
+            case "empty":
+                return np.zeros(shape, bool)
+        raise ValueError(f"no mask is called {kind!r}")
+
+    return make
+
+
+@pytest.fixture
+def count_primitives():
+    """How often primitives of a name are in a jaxpr and in all that it calls.
+
+    A jaxpr, because the text of a lowered function prints what it calls twice once.
+    """
+
+    def count(jaxpr, name):
+        own = sum(e.primitive.name.startswith(name) for e in jaxpr.eqns)
+        parameters = [list(e.params.values()) for e in jaxpr.eqns]
+        called = jax.tree.leaves(parameters, is_leaf=lambda p: hasattr(p, "eqns"))
+        called = [getattr(p, "jaxpr", p) for p in called]
+        return own + sum(count(p, name) for p in called if hasattr(p, "eqns"))
+
+    return lambda name, function, *args: count(jax.make_jaxpr(function)(*args), name)

@@ -1,0 +1,243 @@
+"""Bad input fails while tracing, with a message that says what to do."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+import jaxnorm
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Without run-time checks of annotations, which would complain first."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+class Bad(NamedTuple):
+    name: str
+    says: tuple[str, ...]  # what has to stand in the message
+    options: dict  # of batch_norm
+    x: tuple = ((4, 3, 5), jnp.float32)  # shape, dtype
+    stats: tuple = (5,)
+    scale: tuple | None = (5,)
+
+
+TABLE = [
+    Bad("scale of another size", ("scale", "(4,)", "(5,)"), {}, scale=(4,)),
+    Bad("scale of another rank", ("scale", "(3, 5)", "(5,)"), {}, scale=(3, 5)),
+    Bad(
+        "scale that does not broadcast",
+        ("scale", "(2, 1, 5)", "(4, 3, 5)"),
+        {},
+        scale=(2, 1, 5),
+    ),
+    Bad("scale as a number", ("scale", "()", "(5,)"), {}, scale=()),
+    Bad("stats of another size", ("(4,)", "(5,)"), {}, stats=(4,)),
+    Bad("stats of another rank", ("(1, 1, 5)", "(5,)"), {}, stats=(1, 1, 5)),
+    Bad("axis too large", ("feature_axes", "got 3", "rank 3"), {"feature_axes": 3}),
+    Bad("axis too small", ("feature_axes", "-4"), {"feature_axes": (-4,)}),
+    Bad("axis twice", ("feature_axes", "(2, -1)"), {"feature_axes": (2, -1)}),
+    Bad("axis as a float", ("feature_axes", "1.0"), {"feature_axes": 1.0}),
+    Bad("axis as a string", ("feature_axes", "'-1'"), {"feature_axes": "-1"}),
+    Bad("momentum above one", ("momentum", "1.5", "1"), {"momentum": 1.5}),
+    Bad("momentum below zero", ("momentum", "-0.1", "0"), {"momentum": -0.1}),
+    Bad("momentum not a number", ("momentum", "nan"), {"momentum": float("nan")}),
+    Bad(
+        "schedule without a count",
+        ("momentum", "BatchStats", "counted=True"),
+        {"momentum": jaxnorm.warmup_momentum()},
+    ),
+    Bad("negative epsilon", ("epsilon", "-1e-05"), {"epsilon": -1e-5}),
+    Bad("unequal groups", ("axis_index_groups", "equal"), {
+        "axis_name": "batch", "axis_index_groups": [[0, 1, 2], [3]],
+    }),
+    Bad("overlapping groups", ("axis_index_groups", "0, 1", "1, 2"), {
+        "axis_name": "batch", "axis_index_groups": [[0, 1], [1, 2]],
+    }),
+    Bad("incomplete groups", ("axis_index_groups", "0, 1", "2, 4"), {
+        "axis_name": "batch", "axis_index_groups": [[0, 1], [2, 4]],
+    }),
+    Bad("groups without an axis", ("axis_index_groups", "axis_name"), {
+        "axis_index_groups": [[0, 1], [2, 3]],
+    }),
+    Bad(
+        "mask that does not broadcast",
+        ("mask", "(4, 2, 1)", "(4, 3, 5)"),
+        {"mask": jnp.ones((4, 2, 1), bool)},
+    ),
+    Bad(
+        "mask of examples without axes of size one",
+        ("mask", "(4,)", "(4, 3, 5)"),
+        {"mask": jnp.ones((4,), bool)},
+    ),
+    Bad("mask of higher rank", ("mask", "(1, 4, 3, 5)"), {
+        "mask": jnp.ones((1, 4, 3, 5), bool),
+    }),
+    Bad("complex mask", ("mask", "complex64"), {"mask": jnp.ones(5, jnp.complex64)}),
+    Bad("integer x", ("x", "int32", "astype"), {}, x=((4, 3, 5), jnp.int32)),
+    Bad("bool x", ("x", "bool"), {}, x=((4, 3, 5), bool)),
+    Bad(
+        "unbiased with fractional weights",
+        ("unbiased", "float32", "mask"),
+        {"unbiased": True, "mask": jnp.ones((4, 3, 5))},
+    ),
+    Bad(
+        "complex x with a real dtype",
+        ("dtype", "complex64", "float32"),
+        {"dtype": jnp.float32},
+        x=((4, 3, 5), jnp.complex64),
+    ),
+    Bad("integer dtype", ("dtype", "int32"), {"dtype": jnp.int32}),
+]  # fmt: skip
+
+
+def call(bad, inference=False):
+    """batch_norm as a function of its arrays, and their shapes and dtypes."""
+    make = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    stats = jaxnorm.BatchStats(make(bad.stats), make(bad.stats))
+
+    def function(x, stats, scale):
+        return jaxnorm.batch_norm(
+            x, stats, scale, use_running_average=inference, **bad.options
+        )
+
+    return function, (jax.ShapeDtypeStruct(*bad.x), stats, make(bad.scale))
+
+
+def fails(bad, function, *arguments):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    for words in bad.says:
+        assert words in message, f"{words!r} is not in: {message}"
+
+
+@pytest.mark.parametrize("bad", TABLE, ids=lambda bad: bad.name)
+def test_while_tracing(bad):
+    function, shapes = call(bad)
+    # vmap binds the axis of those rows that name one.
+    if "axis_name" in bad.options:
+        shapes = jax.tree.map(lambda s: s.update(shape=(4, *s.shape)), shapes)
+        function = jax.vmap(function, axis_name="batch")
+    fails(bad, jax.eval_shape, function, *shapes)
+    fails(bad, jax.jit(function).lower, *shapes)
+
+
+@pytest.mark.parametrize("bad", TABLE, ids=lambda bad: bad.name)
+def test_with_arrays(bad):
+    function, shapes = call(bad)
+    arrays = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
+    if "axis_name" in bad.options:
+        arrays = jax.tree.map(lambda a: jnp.stack([a] * 4), arrays)
+        function = jax.vmap(function, axis_name="batch")
+    fails(bad, function, *arrays)
+
+
+IN_INFERENCE = [bad for bad in TABLE if {"feature_axes", "epsilon"} & {*bad.options}]
+IN_INFERENCE += [bad for bad in TABLE if not bad.options]
+
+
+@pytest.mark.parametrize("bad", IN_INFERENCE, ids=lambda bad: bad.name)
+def test_in_inference(bad):
+    function, shapes = call(bad, inference=True)
+    fails(bad, jax.eval_shape, function, *shapes)
+
+
+def test_the_table_is_one_change_away_from_good():
+    function, shapes = call(Bad("good", (), {}))
+    y, _ = jax.eval_shape(function, *shapes)
+    assert y.shape == (4, 3, 5)
+
+
+@pytest.mark.parametrize("flag", ["use_running_average", "use_fast_variance",
+                                  "unbiased", "skip_nonfinite"])  # fmt: skip
+def test_traced_flags(flag):
+    x, stats = jnp.ones((4, 5)), jaxnorm.init_batch_stats((5,))
+
+    @jax.jit
+    def function(value):
+        options = {"use_running_average": False} | {flag: value}
+        return jaxnorm.batch_norm(x, stats, **options)
+
+    bad = Bad("traced flag", (flag, "static"), {})
+    fails(bad, function, True)
+
+
+def test_an_unbound_axis_keeps_the_error_of_jax():
+    with pytest.raises(NameError, match="elsewhere"):
+        jaxnorm.batch_norm(
+            jnp.ones((4, 5)),
+            jaxnorm.init_batch_stats((5,)),
+            use_running_average=False,
+            axis_name="elsewhere",
+        )
+
+
+# ---- the functions of the core
+
+
+CORE = {
+    "moments: mask": (
+        lambda x: jaxnorm.batch_moments(x, mask=jnp.ones((2, 5))),
+        ("mask", "(2, 5)", "(4, 5)"),
+    ),
+    "moments: axis": (
+        lambda x: jaxnorm.batch_moments(x, feature_axes=2),
+        ("feature_axes", "2"),
+    ),
+    "moments: integers": (
+        lambda x: jaxnorm.batch_moments(x.astype(jnp.int32)),
+        ("int32",),
+    ),
+    "moments: shift": (
+        lambda x: jaxnorm.batch_moments(x, shift=jnp.zeros(4)),
+        ("shift", "(4,)", "(5,)"),
+    ),
+    "update: shapes": (
+        lambda x: jaxnorm.update_batch_stats(
+            jaxnorm.init_batch_stats((4,)), jaxnorm.batch_moments(x)
+        ),
+        ("(4,)", "(5,)"),
+    ),
+    "update: momentum": (
+        lambda x: jaxnorm.update_batch_stats(
+            jaxnorm.init_batch_stats((5,)), jaxnorm.batch_moments(x), momentum=2
+        ),
+        ("momentum", "2"),
+    ),
+    "merge: shapes": (
+        lambda x: jaxnorm.merge_moments(
+            jaxnorm.batch_moments(x), jaxnorm.batch_moments(x[:, :4])
+        ),
+        ("(4,)", "(5,)"),
+    ),
+    "normalize: mean": (
+        lambda x: jaxnorm.normalize(x, jnp.zeros(4), jnp.ones(5)),
+        ("mean", "(4,)", "(5,)"),
+    ),
+    "normalize: bias": (
+        lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5), bias=jnp.ones(4)),
+        ("bias", "(4,)", "(5,)"),
+    ),
+    "normalize: epsilon": (
+        lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5), epsilon=-1.0),
+        ("epsilon", "-1.0"),
+    ),
+    "warm-up": (
+        lambda x: (x, jaxnorm.warmup_momentum(-0.5))[0],
+        ("-0.5", "[0, 1]"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core(name):
+    function, says = CORE[name]
+    fails(Bad(name, says, {}), jax.eval_shape, function, jnp.ones((4, 5)))
