@@ -65,20 +65,3 @@ def make_mask(rng):
         raise ValueError(f"no mask is called {kind!r}")
 
     return make
-
-
-@pytest.fixture
-def count_primitives():
-    """How often primitives of a name are in a jaxpr and in all that it calls.
-
-    A jaxpr, because the text of a lowered function prints what it calls twice once.
-    """
-
-    def count(jaxpr, name):
-        own = sum(e.primitive.name.startswith(name) for e in jaxpr.eqns)
-        parameters = [list(e.params.values()) for e in jaxpr.eqns]
-        called = jax.tree.leaves(parameters, is_leaf=lambda p: hasattr(p, "eqns"))
-        called = [getattr(p, "jaxpr", p) for p in called]
-        return own + sum(count(p, name) for p in called if hasattr(p, "eqns"))
-
-    return lambda name, function, *args: count(jax.make_jaxpr(function)(*args), name)

@@ -37,20 +37,18 @@ sys.exit(f"never constructed: {{missing}}" if missing else status)
 
 def flax_sources(directory):
     """Downloads and unpacks the source distribution of the installed Flax."""
-    version = metadata.version("flax")
-    unpacked = directory / f"flax-{version}"
-    if not unpacked.exists():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        source = ["--no-binary", ":all:", f"flax=={version}"]
-        subprocess.run([*pip, *source, "--dest", directory], check=True)
-        with tarfile.open(directory / f"flax-{version}.tar.gz") as archive:
-            archive.extractall(directory, filter="data")
-    return unpacked
+    release = f"flax-{metadata.version('flax')}"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    source = ["--no-binary", ":all:", release.replace("-", "==")]
+    subprocess.run([*pip, *source, "--dest", directory], check=True)
+    with tarfile.open(directory / f"{release}.tar.gz") as archive:
+        archive.extractall(directory, filter="data")
+    return directory / release
 
 
 @pytest.mark.network
-def test_flax_normalization_tests_pass_with_our_classes(pytestconfig):
-    sources = flax_sources(pytestconfig.cache.mkdir("flax_sources"))
+def test_flax_normalization_tests_pass_with_our_classes(tmp_path):
+    sources = flax_sources(tmp_path)
     tests = sources / "tests" / "linen" / "linen_test.py"
     options = ["-q", "-rs", "-p", "no:cacheprovider", "-c", "/dev/null"]
     result = subprocess.run(

@@ -1,0 +1,80 @@
+"""Accuracy of batch normalization where means are large, and statistics poisoned."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw
+
+import jaxnorm
+
+train = functools.partial(jaxnorm.batch_norm, use_running_average=False)
+cold = jaxnorm.init_batch_stats
+
+
+@functools.cache
+def train_jitted(fast):
+    return jax.jit(functools.partial(train, momentum=0.0, use_fast_variance=fast))
+
+
+def offset_batch(rng, ratio):
+    std = np.geomspace(0.1, 10, 8)
+    mean = ratio * std * np.resize([1, -1], 8)
+    return mean, std, draw(rng, (256, 8), loc=mean, std=std)
+
+
+@pytest.mark.parametrize(
+    "running, fast, ratio, tolerance",
+    [
+        (running, fast, ratio, tolerance)
+        for running, fast, ratios, tolerance in [
+            ("warm", True, (0, 1, 10, 1e2, 1e3, 1e4), 1e-5),
+            ("warm", False, (0, 1, 10, 1e2, 1e3, 1e4), 1e-5),
+            ("cold", False, (0, 1, 10, 1e2, 1e3, 1e4), 1e-5),
+            ("cold", True, (0, 1, 10, 30), 5e-4),
+        ]
+        for ratio in ratios
+    ],
+)
+def test_accuracy(running, fast, ratio, tolerance, rng):
+    mean, std, x = offset_batch(rng, ratio)
+    stats = cold((8,))
+    if running == "warm":
+        near = mean + rng.uniform(-1, 1, 8) * std
+        stats = jaxnorm.BatchStats(*jnp.asarray([near, std**2], jnp.float32))
+    expected, _, var = oracle.batch_norm(x, *stats, momentum=0)
+    y, new = train_jitted(fast)(x, stats)
+    assert np.max(np.abs(y - expected)) <= tolerance
+    assert np.max(np.abs(new.var / var - 1)) <= tolerance
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4, 1e6])
+def test_a_cold_start_never_explodes(ratio, rng):
+    _, _, x = offset_batch(rng, ratio)
+    y, new = train_jitted(True)(x, cold((8,)))
+    assert np.max(np.abs(y)) < 10  # which NaN is not
+    assert np.all(np.isfinite(new.mean)) and np.all(np.isfinite(new.var))
+    assert np.all(new.var > 0)
+
+
+def test_poisoned_statistics_do_not_reach_the_output(rng):
+    x, weight = draw(rng, (16, 5), loc=1), draw(rng, (16, 5))
+    bad = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 0, 0], jnp.float32)
+
+    @jax.jit
+    def step(x, stats):
+        y, pullback, new = jax.vjp(lambda x: train(x, stats), x, has_aux=True)
+        return (y, *pullback(weight)), new
+
+    healthy, _ = step(x, cold((5,)))
+    for stats in (
+        jaxnorm.BatchStats(bad, jnp.ones(5)),
+        jaxnorm.BatchStats(jnp.zeros(5), bad),
+        jaxnorm.BatchStats(bad, bad),
+    ):
+        chex.assert_trees_all_close(step(x, stats)[0], healthy, atol=1e-6)
+        assert np.all(np.isfinite(step(x, stats)[1].mean[3:]))

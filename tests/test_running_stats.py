@@ -1,0 +1,91 @@
+"""Running statistics over many steps: momentum, counts, dtypes, state."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw, draw_stats
+
+import jaxnorm
+
+train = functools.partial(jaxnorm.batch_norm, use_running_average=False)
+cold = jaxnorm.init_batch_stats
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_momentum_may_be_traced(counted, rng):
+    x, stats = draw(rng, (8, 5)), cold((5,), counted=counted)
+    traced = jax.jit(lambda m: train(x, stats, momentum=m)[1])
+    chex.assert_trees_all_close(
+        traced(0.75), train(x, stats, momentum=0.75)[1], atol=1e-6
+    )
+
+
+def test_cumulative_mean_in_a_scan(rng):
+    batches = draw(rng, (7, 16, 5), loc=2, std=3)
+
+    def step(stats, x):
+        y, stats = train(x, stats, momentum=lambda count: count / (count + 1))
+        return stats, y
+
+    stats, ys = jax.jit(functools.partial(jax.lax.scan, step))(
+        cold((5,), counted=True), batches
+    )
+    wide = np.asarray(batches, np.float64)
+    assert stats.count == 7
+    assert oracle.error(stats.mean, wide.mean((0, 1))) <= 1e-5
+    assert oracle.error(stats.var, wide.var(1).mean(0)) <= 1e-5
+    for x, y in zip(wide, ys, strict=True):
+        expected, *_ = oracle.batch_norm(x, np.zeros(5), np.ones(5))
+        assert oracle.error(y, expected) <= 1e-5
+
+
+def test_an_empty_batch_is_no_update(rng):
+    stats = jaxnorm.CountedBatchStats(*draw_stats(rng, 5), jnp.float32(3))
+    _, new = train(draw(rng, (8, 5)), stats, mask=jnp.zeros((8, 1), bool))
+    chex.assert_trees_all_equal(new, stats)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize(
+    "dtype, stats_dtype",
+    [
+        (jnp.float32, jnp.float32),
+        (jnp.bfloat16, jnp.float32),
+        (jnp.float32, jnp.float16),
+        (jnp.bfloat16, jnp.bfloat16),
+    ],
+)
+def test_one_trace_and_the_same_state(dtype, stats_dtype, counted, rng):
+    chex.clear_trace_counter()  # it counts by name, over all rows of the table
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(x, stats):
+        return train(x, stats, jnp.ones(5), momentum=0.9)
+
+    stats = cold((5,), dtype=stats_dtype, counted=counted)
+    for _ in range(3):
+        _, new = step(draw(rng, (8, 5), dtype), stats)
+        chex.assert_trees_all_equal_structs(new, stats)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, stats)
+        stats = new
+
+
+def test_inference_returns_the_statistics_themselves(rng):
+    stats = draw_stats(rng, 5)
+    x = draw(rng, (8, 5))
+    _, new = jaxnorm.batch_norm(x, stats, use_running_average=True)
+    assert new is stats
+
+
+def test_new_statistics_carry_no_gradient(rng):
+    def total(x):
+        _, new = train(x, cold((5,)), momentum=0.5)
+        return jnp.sum(new.mean) + jnp.sum(new.var)
+
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(draw(rng, (8, 5))), 0)
