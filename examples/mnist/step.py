@@ -1,0 +1,105 @@
+"""One training step and one evaluation step, the same for every parallelism."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from data import Batch
+from flax.training import train_state
+from jax import lax
+
+
+class TrainState(train_state.TrainState):
+    """Parameters, optimizer state, and running statistics.
+
+    Attributes:
+      batch_stats: the collection of that name; empty where nothing is normalized.
+    """
+
+    batch_stats: Any
+
+
+class Sums(NamedTuple):
+    """Sums over examples, of all devices; float32 scalars.
+
+    Sums, not means: batches may hold different numbers of examples.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    count: jax.Array
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, axis_name: str | None, seed: int
+) -> tuple[TrainState, Sums]:
+    """Updates the state with one batch.
+
+    Args:
+      state: the state before.
+      batch: this device's part of the batch; the whole batch if `axis_name` is None.
+      axis_name: the device axis that the batch is divided over, or None.
+      seed: of the dropout; each step and device draws its own.
+
+    Returns:
+      The state after, and the sums of this batch.
+    """
+    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if axis_name is not None:
+        dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
+    # Devices may hold different numbers of examples, so what is summed over devices is
+    # the local sum divided by the global count, never a mean of local means.
+    count = _sum_over_devices(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
+
+    def loss_fn(params):
+        logits, updates = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch.images,
+            mask=batch.mask,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        sums = _local_sums(logits, batch)
+        return sums.loss / count, (sums, updates)
+
+    # The local loss is differentiated and the gradients are summed afterwards: under
+    # pmap, the gradient of a loss that is already summed is too large by the number of
+    # devices.
+    params = _per_device(state.params, axis_name)
+    gradients, (sums, updates) = jax.grad(loss_fn, has_aux=True)(params)
+    gradients, sums = _sum_over_devices((gradients, sums), axis_name)
+    # Models without running statistics return no such collection.
+    batch_stats = updates.get("batch_stats", state.batch_stats)
+    return state.apply_gradients(grads=gradients, batch_stats=batch_stats), sums
+
+
+def eval_step(
+    variables: dict[str, Any], batch: Batch, *, apply_fn, axis_name: str | None
+) -> Sums:
+    """Returns the sums of one batch, normalized by the running statistics."""
+    logits = apply_fn(variables, batch.images, mask=batch.mask, train=False)
+    return _sum_over_devices(_local_sums(logits, batch), axis_name)
+
+
+def _local_sums(logits: jax.Array, batch: Batch) -> Sums:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    correct = jnp.argmax(logits, axis=-1) == batch.labels
+    return Sums(
+        loss=jnp.sum(jnp.where(batch.mask, losses, 0)),
+        correct=jnp.sum(batch.mask & correct, dtype=jnp.float32),
+        count=jnp.sum(batch.mask, dtype=jnp.float32),
+    )
+
+
+def _sum_over_devices(tree, axis_name: str | None):
+    return tree if axis_name is None else lax.psum(tree, axis_name)
+
+
+def _per_device(params, axis_name: str | None):
+    # shard_map knows that parameters are equal on all devices, and would sum their
+    # gradients by itself where pmap does not. Typed as varying, both leave it to us.
+    if axis_name is None:
+        return params
+    return lax.pcast(params, axis_name, to="varying")

@@ -1,0 +1,123 @@
+"""The full MNIST through TensorFlow Datasets, without TensorFlow where possible.
+
+TFDS reads array_record files by itself; it needs TensorFlow to read TFRECORD files and
+to prepare a data set.
+"""
+
+import importlib.util
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+
+# Where TFDS downloads MNIST from, and its files there.
+_URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
+_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_BLOCK = 10_000  # One by one, reading takes three times as long.
+
+
+class DataUnavailableError(RuntimeError):
+    """MNIST can neither be read nor prepared; the message says what to do."""
+
+
+def load_arrays(
+    data_dir: str | None,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Returns the images, (N, 28, 28, 1) uint8, and labels, (N,) int32, of both splits.
+
+    Args:
+      data_dir: TFDS's data directory; None: the one that the environment variable
+        TFDS_DATA_DIR names, else ~/tensorflow_datasets.
+
+    Raises:
+      DataUnavailableError: at once, where TFDS would try a missing network for minutes.
+    """
+    # Takes a while to import, and the embedded digits do without it.
+    import tensorflow_datasets as tfds
+
+    # No file_format: asked for one, TFDS refuses a copy that has the other.
+    builder = tfds.builder("mnist", data_dir=data_dir)
+    if not builder.is_prepared():
+        _check_can_prepare(builder)
+        # From now on, readable without TensorFlow.
+        builder = tfds.builder("mnist", data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare()
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        return _read_array_record(builder, "train"), _read_array_record(builder, "test")
+    if not _has_tensorflow():
+        raise DataUnavailableError(
+            f"the MNIST in {builder.data_dir} is a {builder.info.file_format.value} "
+            "copy, which only TensorFlow can read, and it is not installed; either "
+            "`pip install tensorflow`, or name another --config.data_dir, where an "
+            "array_record copy is or can be made"
+        )
+    return _read_with_tensorflow(builder, "train"), _read_with_tensorflow(
+        builder, "test"
+    )
+
+
+def _read_array_record(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    source = builder.as_data_source(split=split)
+    images = np.empty((len(source), 28, 28, 1), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    for start in range(0, len(source), _BLOCK):
+        block = range(start, min(start + _BLOCK, len(source)))
+        for i, example in zip(block, source.__getitems__(block), strict=True):
+            images[i], labels[i] = example["image"], example["label"]
+    return images, labels
+
+
+def _read_with_tensorflow(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    whole = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    return whole["image"], whole["label"].astype(np.int32)
+
+
+def _check_can_prepare(builder) -> None:
+    root = Path(builder.data_dir).parents[1]
+    manual = root / "downloads" / "manual"
+    has_files = all((manual / name).is_file() for name in _FILES)
+    missing = []
+    if not _has_tensorflow():
+        missing.append("TensorFlow is not installed")
+    if not has_files and not _answers(_URL):
+        missing.append("its download site does not answer")
+    if missing:
+        raise DataUnavailableError(
+            f"there is no MNIST in {root}, and it cannot be prepared: "
+            f"{' and '.join(missing)}; either name a directory that has it with "
+            "--config.data_dir or TFDS_DATA_DIR; or `pip install tensorflow` and, "
+            f"without a network, put {', '.join(_FILES)} into {manual}; or leave out "
+            "--config=configs/mnist.py to train on the embedded 5,000 digits"
+        )
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _answers(url: str, seconds: float = 4.0) -> bool:
+    import requests
+
+    answers = queue.SimpleQueue()
+
+    def ask():
+        try:
+            requests.head(url, timeout=seconds)
+            answers.put(True)
+        except requests.RequestException:
+            answers.put(False)
+
+    # In a thread of its own: the time-out of a request leaves out the name server's.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return False

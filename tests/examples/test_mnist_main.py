@@ -1,0 +1,148 @@
+"""The example as a user runs it, in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import checkpoint
+import jax
+import numpy as np
+import pytest
+from model import create_model
+
+KEYS = [
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "images_per_second",
+    "stats_spread",
+]
+SMALL = [
+    "--cpu_devices=2",
+    "--config.num_train=70",
+    "--config.num_test=30",
+    "--config.batch_size=32",
+]
+
+
+@pytest.fixture
+def start(root, tmp_path):
+    """Starts main.py in an empty directory."""
+
+    def start(*arguments):
+        search = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return subprocess.Popen(
+            [sys.executable, str(root / "examples" / "mnist" / "main.py"), *arguments],
+            cwd=tmp_path,
+            env=os.environ
+            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(search)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
+    workdir = tmp_path / "results"
+    process = start(*SMALL, "--config.num_epochs=2", f"--workdir={workdir}")
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+
+    assert f"workdir: {workdir}" in output
+    assert "devices: 2 x cpu" in output
+    assert "embedded, 70 training and 30 test images" in output
+    assert "parallelism: pmap, batch 32 over 2 devices" in output
+    assert "epoch 2: " in errors  # the progress bar
+    assert len(re.findall(r"^epoch \d .*images/s.*stats_spread 0$", output, re.M)) == 2
+
+    epochs = read_lines(workdir / "metrics.jsonl")
+    assert [list(epoch) for epoch in epochs] == [KEYS, KEYS]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert all(epoch["stats_spread"] == 0 for epoch in epochs)
+    assert epochs[1]["train_loss"] < epochs[0]["train_loss"]
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert any(path.name.startswith("events.out") for path in workdir.iterdir())
+
+    model = create_model(get_config(), axis_name=None)
+    images = np.zeros((1, 28, 28, 1), np.uint8)
+    fresh = model.init(jax.random.key(1), images, train=False)
+    variables = checkpoint.load(workdir / "checkpoint", like=fresh)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_equal(a.shape, b.shape), variables, fresh
+    )
+    assert variables["batch_stats"]["BatchNorm_0"]["count"] == 6
+    assert np.isfinite(model.apply(variables, images, train=False)).all()
+
+
+def test_devices_drift_apart_without_sync(start, tmp_path):
+    process = start(
+        *SMALL,
+        "--config.num_epochs=1",
+        "--config.sync=False",
+        "--config.parallelism=shard_map",
+        f"--workdir={tmp_path}",
+    )
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "statistics of each device its own" in output
+    assert read_lines(tmp_path / "metrics.jsonl")[0]["stats_spread"] > 1e-3
+
+
+@pytest.mark.tfds
+def test_brief_training_on_the_full_data_set(start, tmp_path, root, mnist_dir):
+    process = start(
+        f"--config={root / 'configs' / 'mnist.py'}",
+        f"--config.data_dir={mnist_dir}",
+        "--config.num_train=3000",
+        "--config.num_test=1000",
+        "--config.num_epochs=1",
+        f"--workdir={tmp_path}",
+    )
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "mnist, 3,000 training and 1,000 test images" in output
+    assert read_lines(tmp_path / "metrics.jsonl")[0]["test_accuracy"] > 0.85
+
+
+def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
+    process = start(*SMALL, "--config.num_epochs=100000", f"--workdir={tmp_path}")
+    for line in process.stdout:
+        if line.startswith("epoch 1 "):
+            break
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"results of finished epochs are in {tmp_path}" in output
+    assert "Traceback" not in errors
+    epochs = read_lines(tmp_path / "metrics.jsonl")
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, len(epochs) + 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.learning_rat=1"], "did you mean learning_rate?"),
+        (["--config.batch_size=many"], "batch_size"),
+        (["--config=missing.py"], "missing.py"),
+        (["--config.dataset=mnist", "--config.data_dir=missing"], "no MNIST in"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(start, arguments, message):
+    process = start(*arguments)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert output == ""
+    assert errors.startswith("main.py: error: ")
+    assert len(errors.splitlines()) == 1
+    assert message in errors

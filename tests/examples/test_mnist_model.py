@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model import create_model
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (4, 28, 28, 1), np.uint8)
+
+
+def init(model, images):
+    return model.init(jax.random.key(0), images, train=False)
+
+
+def test_variables_of_the_default_model(get_config, images):
+    variables = init(create_model(get_config(), axis_name=None), images)
+    shapes = jax.tree.map(jnp.shape, variables)
+    assert shapes["params"]["Conv_0"]["kernel"] == (3, 3, 1, 32)
+    assert shapes["params"]["Conv_1"]["kernel"] == (3, 3, 32, 64)
+    assert shapes["params"]["Dense_0"]["kernel"] == (12 * 12 * 64, 128)
+    assert shapes["params"]["Dense_1"]["kernel"] == (128, 10)
+    assert shapes["batch_stats"] == {
+        f"BatchNorm_{i}": {"mean": (size,), "var": (size,), "count": ()}
+        for i, size in enumerate((32, 64, 128))
+    }
+
+
+def test_a_constant_momentum_needs_no_count(get_config, images):
+    config = get_config(bn_momentum_warmup=False)
+    variables = init(create_model(config, axis_name=None), images)
+    assert set(variables["batch_stats"]["BatchNorm_0"]) == {"mean", "var"}
+
+
+@pytest.mark.parametrize("placement", ["before_activation", "after_activation"])
+def test_placement(get_config, images, placement):
+    # After the activation, the average of what is normalized cannot be negative.
+    config = get_config(norm_placement=placement, bn_momentum_warmup=False)
+    model = create_model(config, axis_name=None)
+    _, updates = model.apply(
+        init(model, images), images, train=True, mutable=["batch_stats"]
+    )
+    lowest = min(
+        float(stats["mean"].min()) for stats in updates["batch_stats"].values()
+    )
+    assert (lowest >= 0) == (placement == "after_activation")
+
+
+def test_no_normalization_has_no_statistics(get_config, images):
+    variables = init(create_model(get_config(norm="none"), axis_name=None), images)
+    assert set(variables) == {"params"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_statistics_and_logits_are_float32(get_config, images, dtype):
+    model = create_model(get_config(compute_dtype=dtype), axis_name=None)
+    variables = init(model, images)
+    logits, intermediates = model.apply(
+        variables, images, train=False, capture_intermediates=True
+    )
+    assert logits.dtype == jnp.float32
+    for leaf in jax.tree.leaves(variables):
+        assert leaf.dtype == jnp.float32
+    hidden = intermediates["intermediates"]["BatchNorm_1"]["__call__"][0]
+    assert hidden.dtype == dtype
+
+
+def test_dropout_in_training_only(get_config, images):
+    model = create_model(get_config(dropout_rate=0.5), axis_name=None)
+    variables = init(model, images)
+
+    def logits(key, train):
+        outputs, _ = model.apply(
+            variables,
+            images,
+            train=train,
+            rngs={"dropout": jax.random.key(key)},
+            mutable=["batch_stats"],
+        )
+        return outputs
+
+    assert not np.array_equal(logits(0, train=True), logits(1, train=True))
+    np.testing.assert_array_equal(logits(0, train=False), logits(1, train=False))

@@ -1,0 +1,205 @@
+"""The three parallelisms give the same results, and padding none."""
+
+from functools import cache, partial
+
+import data
+import drift
+import jax
+import numpy as np
+import optax
+import pytest
+import train
+from model import create_model
+from parallel import PARALLELISMS, padded_size, statistics_axis
+from step import eval_step, train_step
+
+NUM_DEVICES = 4
+
+
+@pytest.fixture(scope="module")
+def digits(get_config):
+    return data.load(get_config(num_train=64))[0]
+
+
+@pytest.fixture(scope="module")
+def run(get_config, digits):
+    """Takes a step from the start; returns what it changes, on the host."""
+
+    @cache
+    def build(parallelism, num_devices, sync, **options):
+        model = create_model(get_config(**options), statistics_axis(parallelism, sync))
+        parallel = PARALLELISMS[parallelism](
+            jax.devices("cpu")[:num_devices],
+            partial(train_step, seed=0),
+            partial(eval_step, apply_fn=model.apply),
+            sync,
+        )
+        # With this optimizer, parameters change by minus the gradient.
+        state = train.create_state(model, optax.sgd(1.0), seed=0)
+        return parallel, jax.device_get(state)
+
+    def run(parallelism, indices, size, num_devices=NUM_DEVICES, sync=True, **options):
+        parallel, start = build(parallelism, num_devices, sync, **options)
+        batch = data.take(digits, np.asarray(indices), size)
+        state, sums = parallel.train_step(
+            parallel.place_state(start), parallel.place_batch(batch)
+        )
+        gradients = jax.tree.map(
+            np.subtract, start.params, parallel.fetch(state.params)
+        )
+        return gradients, parallel.fetch_statistics(state), parallel.fetch(sums)
+
+    return run
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance),
+        actual,
+        expected,
+    )
+
+
+# With few examples, rounding alone changes gradients by much more than with many.
+@pytest.mark.parametrize("parallelism", PARALLELISMS)
+@pytest.mark.parametrize(
+    ("count", "tolerance"),
+    [(64, 1e-5), (61, 1e-5), (3, 1e-3)],
+    ids=["full", "padded", "a device without examples"],
+)
+def test_a_step_equals_that_of_one_device_without_padding(
+    run, parallelism, count, tolerance
+):
+    expected = run("jit", range(count), size=count, num_devices=1)
+    gradients, statistics, sums = run(parallelism, range(count), size=64)
+    assert_close(gradients, expected[0], tolerance)
+    assert_close(sums, expected[2])
+    assert sums.count == count
+    assert drift.spread(statistics) == 0
+    for device in range(NUM_DEVICES):
+        assert_close(
+            jax.tree.map(lambda x, device=device: x[device], statistics),
+            jax.tree.map(lambda x: x[0], expected[1]),
+        )
+
+
+def test_padding_may_hold_anything(run, monkeypatch):
+    expected = run("pmap", range(13), size=64)
+    take = data.take
+
+    def take_with_noise(*arguments):
+        batch = take(*arguments)
+        noise = np.where(batch.mask, 0, 99).astype(np.uint8)
+        images = batch.images + noise[:, None, None, None]
+        return batch._replace(images=images, labels=batch.labels + noise)
+
+    monkeypatch.setattr(data, "take", take_with_noise)
+    assert_close(run("pmap", range(13), size=64), expected, tolerance=0)
+
+
+@pytest.mark.parametrize("parallelism", ["pmap", "shard_map"])
+def test_without_sync_each_device_has_the_statistics_of_its_examples(run, parallelism):
+    options = {"bn_momentum": 0.0, "bn_momentum_warmup": False}
+    _, statistics, _ = run(parallelism, range(16), size=16, sync=False, **options)
+    assert drift.spread(statistics) > 1e-3
+
+    # Rows are dealt like cards, and nothing before the first layer's statistics depends
+    # on other examples.
+    first = statistics["BatchNorm_0"]
+    for device in range(NUM_DEVICES):
+        own = range(device, 16, NUM_DEVICES)
+        _, alone, _ = run("jit", own, size=16, num_devices=1, **options)
+        for name in ("mean", "var"):
+            assert_close(first[name][device], alone["BatchNorm_0"][name][0])
+
+    # Merged, they are those of all examples.
+    _, together, _ = run("jit", range(16), size=16, num_devices=1, **options)
+    merged = drift.merge(statistics)
+    assert_close(
+        merged["BatchNorm_0"], jax.tree.map(lambda x: x[0], together["BatchNorm_0"])
+    )
+
+
+def test_merge_follows_the_law_of_total_variance(rng):
+    statistics = {
+        "layer": {
+            "BatchNorm_0": {
+                "mean": rng.normal(size=(5, 3)).astype(np.float32),
+                "var": rng.uniform(size=(5, 3)).astype(np.float32),
+                "count": np.full(5, 7, np.float32),
+            }
+        }
+    }
+    merged = drift.merge(statistics)["layer"]["BatchNorm_0"]
+    mean, var, _ = (
+        value.astype(np.float64)
+        for value in statistics["layer"]["BatchNorm_0"].values()
+    )
+    np.testing.assert_allclose(merged["mean"], mean.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(merged["var"], var.mean(0) + mean.var(0), rtol=1e-5)
+    assert merged["count"] == 7
+
+
+def test_spread_is_the_largest_difference():
+    statistics = {
+        "a": {"mean": np.array([[1.0, 2.0], [1.5, 2.0]])},
+        "b": {"mean": np.array([[0.0, -2.0], [0.0, 1.0]])},
+    }
+    assert drift.spread(statistics) == 3.0
+    assert drift.spread({}) == 0.0
+
+
+def test_no_statistics_of_its_own_under_jit(run):
+    with pytest.raises(ValueError, match="whole batch"):
+        run("jit", range(4), size=4, sync=False)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "size"), [(128, 4, 128), (10, 4, 12), (1, 8, 8)]
+)
+def test_a_batch_that_does_not_divide_is_padded(batch_size, num_devices, size):
+    assert padded_size(batch_size, num_devices) == size
+
+
+@pytest.mark.parametrize("parallelism", PARALLELISMS)
+def test_evaluation_counts_every_example_once(get_config, parallelism, rng):
+    num_examples = 1_003
+    split = data.Split(
+        rng.integers(0, 256, (num_examples, 28, 28, 1), np.uint8),
+        rng.integers(0, 10, num_examples, np.int32),
+    )
+    model = create_model(get_config(), axis_name=None)
+    variables = jax.device_get(
+        model.init(jax.random.key(0), split.images[:1], train=False)
+    )
+    parallel = PARALLELISMS[parallelism](
+        jax.devices("cpu")[:NUM_DEVICES],
+        partial(train_step, seed=0),
+        partial(eval_step, apply_fn=model.apply),
+        True,
+    )
+    loss, accuracy = train.evaluate(parallel, variables, split, size=128)
+
+    logits = jax.jit(partial(model.apply, train=False))(variables, split.images)
+    logits = np.asarray(logits, np.float64)
+    normalizer = np.log(np.exp(logits).sum(axis=-1))
+    own = logits[np.arange(num_examples), split.labels]
+    np.testing.assert_allclose(loss, np.mean(normalizer - own), rtol=1e-5)
+    assert accuracy == np.mean(logits.argmax(axis=-1) == split.labels)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_weight_decay_is_of_kernels_only(get_config, decay):
+    config = get_config(weight_decay=decay)
+    params = {
+        "Conv_0": {"kernel": np.ones(3), "bias": np.ones(3)},
+        "BatchNorm_0": {"scale": np.ones(3), "bias": np.ones(3)},
+    }
+    optimizer = train.create_optimizer(config, num_steps=10)
+    gradients = jax.tree.map(np.zeros_like, params)
+    with jax.numpy_dtype_promotion("standard"):  # which optax needs
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    kernel = updates["Conv_0"].pop("kernel")
+    np.testing.assert_allclose(kernel, -decay * config.learning_rate)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_array_equal(leaf, 0)

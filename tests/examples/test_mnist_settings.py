@@ -1,0 +1,91 @@
+import ml_collections
+import pytest
+import settings
+from ml_collections import config_flags
+
+CONFIGS = ["default", "mnist", "unsynchronized"]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # by ml_collections
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_valid_from_any_directory(
+    root, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    flag = config_flags.DEFINE_config_file(
+        f"test_{name}", str(root / "configs" / f"{name}.py"), sys_argv=[]
+    )
+    flag._flagvalues(["main.py"])
+    settings.check(flag.value)
+
+
+def test_all_configurations_are_tested(root):
+    assert sorted(path.stem for path in (root / "configs").glob("*.py")) == CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("dataset", "cifar", "one of embedded, mnist"),
+        ("norm", "btach", "one of batch, none"),
+        ("norm_placement", "after", "one of after_activation, before_activation"),
+        ("parallelism", "pjit", "one of pmap, jit, shard_map"),
+        ("schedule", "linear", "one of constant, cosine"),
+        ("compute_dtype", "float16", "one of float32, bfloat16"),
+        ("batch_size", 0, "at least 1"),
+        ("batch_size", -8, "at least 1"),
+        ("num_epochs", 0, "at least 1"),
+        ("num_train", 0, "at least 1"),
+        ("num_test", -1, "at least 1"),
+        ("seed", -1, "at least 0"),
+        ("seed", 2**32, "at most"),
+        ("bn_momentum", 1.5, r"in \[0, 1\]"),
+        ("bn_momentum", -0.1, r"in \[0, 1\]"),
+        ("bn_momentum", float("nan"), r"in \[0, 1\]"),
+        ("dropout_rate", 1.0, r"in \[0, 1\)"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", float("inf"), "above 0"),
+        ("weight_decay", -1e-4, "at least 0"),
+        ("data_dir", "somewhere", "configs/mnist.py"),
+    ],
+)
+def test_a_value_that_is_not_valid(get_config, option, value, message):
+    config = get_config(**{option: value})
+    with pytest.raises(settings.ConfigError, match=rf"config\.{option} .*{message}"):
+        settings.check(config)
+
+
+def test_own_statistics_under_jit(get_config):
+    config = get_config(parallelism="jit", sync=False)
+    with pytest.raises(settings.ConfigError, match=r"sync=False.*jit.*whole batch"):
+        settings.check(config)
+
+
+def test_a_misspelt_option(get_config):
+    with pytest.raises(settings.ConfigError, match="did you mean learning_rate"):
+        settings.check(get_config(learning_rat=0.1))
+
+
+def test_a_missing_option():
+    with pytest.raises(settings.ConfigError, match="dataset is missing"):
+        settings.check(ml_collections.ConfigDict())
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint"])
+def test_the_results_of_another_run_stay(tmp_path, name):
+    settings.check_workdir(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(settings.ConfigError, match=name):
+        settings.check_workdir(tmp_path)
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(settings.ConfigError, match="not a directory"):
+        settings.check_workdir(path)
+
+
+def test_no_cpu_device():
+    with pytest.raises(settings.ConfigError, match="at least 1"):
+        settings.check_cpu_devices(0)
