@@ -10,7 +10,7 @@ backward pass has one collective.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -110,7 +110,7 @@ class MappedAxis:
         known_equal = self.tracked - _varying(value)
         return tuple(name for name in self.names if name not in known_equal)
 
-    def _reduce(self, collective, value: Array) -> Array:  # type: ignore[no-untyped-def]
+    def _reduce(self, collective: Callable[..., Array], value: Array) -> Array:
         names = self._varying_names(value)
         if not names:
             return value

@@ -1,0 +1,42 @@
+"""The measurements run, and show what the README says of them."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def rows(root):
+    """Runs a script; returns the cells of the tables that it prints."""
+
+    def rows(script, *options):
+        result = subprocess.run(
+            [sys.executable, str(root / "examples" / script), *options],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr
+        lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+        return [[c.strip() for c in line.strip("| ").split("|")] for line in lines]
+
+    return rows
+
+
+def test_benchmark(rows):
+    options = ["--shape=16,4,4,8", "--dtype=bfloat16", "--repeats=2"]
+    found = rows("benchmark.py", *options)
+    ours = next(row for row in found if row[:3] == ["16x4x4x8", "bfloat16", "jaxnorm"])
+    # in an x so small, vectors weigh almost as much
+    assert 2 <= float(ours[-1]) < 4
+    counts = {tuple(row[:2]): row[2:] for row in found if len(row) == 4}
+    assert counts["shard_map, check_vma=True", "jaxnorm"] == ["1", "2"]
+    assert counts["shard_map, check_vma=False", "jaxnorm"] == ["2", "3"]
+
+
+def test_accuracy(rows):
+    errors = {row[0]: row[1:] for row in rows("accuracy.py")}
+    for name in ("jaxnorm, warm", "jaxnorm, cold, two passes"):
+        assert max(map(float, errors[name])) < 1e-5
+    assert max(map(float, errors["jaxnorm, cold"])) < 10
