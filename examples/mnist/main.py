@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import interrupt
 import jax
 import settings
 import train
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     del argv
     # Orbax and TFDS tell about all they do.
     logging.set_verbosity(logging.ERROR)
+    interrupt.remember()
     workdir = Path(FLAGS.workdir or tempfile.mkdtemp(prefix="mnist-"))
     try:
         settings.check(FLAGS.config)

@@ -9,6 +9,7 @@ from typing import Any
 import checkpoint
 import data
 import drift
+import interrupt
 import jax
 import ml_collections
 import numpy as np
@@ -140,6 +141,7 @@ def run_epoch(
     """Takes one step on each batch; returns the last state and the sums of all."""
     history: list[Sums] = []
     for batch in batches:
+        interrupt.check()
         state, sums = step(state, batch)
         # At most two steps are under way: the next batch is made while a step runs,
         # yet the progress bar does not run ahead of the devices.

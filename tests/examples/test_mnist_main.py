@@ -121,7 +121,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
         if line.startswith("epoch 1 "):
             break
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=200)
     assert process.returncode == 130, errors
     assert f"results of finished epochs are in {tmp_path}" in output
     assert "Traceback" not in errors
@@ -140,7 +140,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_code_2(start, arguments, message):
     process = start(*arguments)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=200)
     assert process.returncode == 2
     assert output == ""
     assert errors.startswith("main.py: error: ")
