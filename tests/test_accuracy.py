@@ -61,6 +61,16 @@ def test_a_cold_start_never_explodes(ratio, rng):
     assert np.all(new.var > 0)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e8, 1e12, 1e30])
+def test_two_passes_do_not_depend_on_the_running_mean(far, rng):
+    x = draw(rng, (256, 8))
+    stats = jaxnorm.BatchStats(jnp.full(8, far), jnp.ones(8))
+    expected, _, var = oracle.batch_norm(x, *cold((8,)), momentum=0)
+    y, new = train_jitted(False)(x, stats)
+    assert np.max(np.abs(y - expected)) <= 1e-5
+    assert np.max(np.abs(new.var / var - 1)) <= 1e-5
+
+
 def test_poisoned_statistics_do_not_reach_the_output(rng):
     x, weight = draw(rng, (16, 5), loc=1), draw(rng, (16, 5))
     bad = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 0, 0], jnp.float32)

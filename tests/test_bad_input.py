@@ -95,6 +95,10 @@ TABLE = [
         x=((4, 3, 5), jnp.complex64),
     ),
     Bad("integer dtype", ("dtype", "int32"), {"dtype": jnp.int32}),
+    Bad("axis name as a number", ("axis_name", "3"), {"axis_name": 3}),
+    Bad("epsilon as an array", ("epsilon", "number"), {"epsilon": jnp.ones(5)}),
+    Bad("no epsilon", ("epsilon", "None"), {"epsilon": None}),
+    Bad("infinite epsilon", ("epsilon", "inf"), {"epsilon": float("inf")}),
 ]  # fmt: skip
 
 
@@ -123,7 +127,7 @@ def fails(bad, function, *arguments):
 def test_while_tracing(bad):
     function, shapes = call(bad)
     # vmap binds the axis of those rows that name one.
-    if "axis_name" in bad.options:
+    if bad.options.get("axis_name") == "batch":
         shapes = jax.tree.map(lambda s: s.update(shape=(4, *s.shape)), shapes)
         function = jax.vmap(function, axis_name="batch")
     fails(bad, jax.eval_shape, function, *shapes)
@@ -134,13 +138,16 @@ def test_while_tracing(bad):
 def test_with_arrays(bad):
     function, shapes = call(bad)
     arrays = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
-    if "axis_name" in bad.options:
+    if bad.options.get("axis_name") == "batch":
         arrays = jax.tree.map(lambda a: jnp.stack([a] * 4), arrays)
         function = jax.vmap(function, axis_name="batch")
     fails(bad, function, *arrays)
 
 
-IN_INFERENCE = [bad for bad in TABLE if {"feature_axes", "epsilon"} & {*bad.options}]
+ALSO = {"feature_axes", "epsilon", "momentum"}
+IN_INFERENCE = [
+    bad for bad in TABLE if ALSO & {*bad.options} and "schedule" not in bad.name
+]
 IN_INFERENCE += [bad for bad in TABLE if not bad.options]
 
 
@@ -229,6 +236,24 @@ CORE = {
     "normalize: epsilon": (
         lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5), epsilon=-1.0),
         ("epsilon", "-1.0"),
+    ),
+    "stats: integers": (
+        lambda x: (x, jaxnorm.init_batch_stats(5, jnp.int32))[0],
+        ("dtype", "int32"),
+    ),
+    "stats: moments": (
+        lambda x: jaxnorm.batch_norm(
+            x, jaxnorm.batch_moments(x), use_running_average=False
+        ),
+        ("stats", "Moments", "init_batch_stats"),
+    ),
+    "stats: complex for real input": (
+        lambda x: jaxnorm.batch_norm(
+            x,
+            jaxnorm.BatchStats(jnp.zeros(5, jnp.complex64), jnp.ones(5)),
+            use_running_average=True,
+        ),
+        ("stats.mean", "complex64", "float32"),
     ),
     "warm-up": (
         lambda x: (x, jaxnorm.warmup_momentum(-0.5))[0],

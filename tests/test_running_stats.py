@@ -89,3 +89,24 @@ def test_new_statistics_carry_no_gradient(rng):
         return jnp.sum(new.mean) + jnp.sum(new.var)
 
     np.testing.assert_array_equal(jax.jit(jax.grad(total))(draw(rng, (8, 5))), 0)
+
+
+def test_momentum_zero_forgets_even_nan(rng):
+    x = draw(rng, (16, 5))
+    poisoned = jaxnorm.BatchStats(jnp.full(5, jnp.nan), jnp.full(5, jnp.inf))
+    _, new = train(x, poisoned, momentum=0.0)
+    chex.assert_trees_all_close(new, train(x, cold((5,)), momentum=0.0)[1], atol=1e-6)
+
+
+def test_what_overflows_when_stored_is_not_finite(rng):
+    x = draw(rng, (64, 5), std=3e4)
+    stats = cold((5,), jnp.float16)  # holds no variance of 9e8
+    assert not np.isfinite(train(x, stats, momentum=0.5)[1].var).any()
+    _, kept = train(x, stats, momentum=0.5, skip_nonfinite=True)
+    chex.assert_trees_all_equal(kept, stats)
+
+
+def test_schedules_of_the_same_limit_are_the_same():
+    warmup = jaxnorm.warmup_momentum
+    assert warmup(0.9) == warmup(0.9) != warmup(0.99)
+    assert hash(warmup(0.9)) == hash(warmup(0.9))

@@ -97,6 +97,20 @@ def test_moments(mode, fast, rng):
         assert oracle.error(value, wanted) <= WHOLE
 
 
+def test_a_poisoned_replica_does_not_poison_the_others(rng):
+    x, mask, weight, stats, *affine = draw_problem(rng)
+    mean = np.broadcast_to(stats.mean, (DEVICES, SHAPE[-1])).copy()
+    mean[2, 1] = np.nan
+    stacked = jaxnorm.BatchStats(jnp.asarray(mean), jnp.stack([stats.var] * DEVICES))
+    rows = (0, 0, 0, 0, None, None)
+    run = over_rows(
+        lambda f: jax.pmap(f, axis_name=AXIS, in_axes=rows),
+        forward_pass(axis_name=AXIS, momentum=0.9),
+    )
+    actual = run(x, mask, weight, stacked, *affine)
+    check(actual, (x, mask, weight, stats, *affine), momentum=0.9)
+
+
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("mode", ["pmap", "vmap", "shard_map", "unchecked"])
 def test_drifted_statistics_act_as_their_average_and_leave_equal(mode, fast, rng):

@@ -135,3 +135,23 @@ def test_one_example_at_a_time_under_vmap(rng):
     )
     actual = jax.jit(differentiate(step))(x, mask, weight, stats, *affine)
     check(actual, (x, mask[:, None], weight, stats, *affine))
+
+
+@pytest.mark.parametrize("data", [P("batch"), P("batch", None, "model")])
+@pytest.mark.parametrize("masked", [P(), P("batch"), P("model")])
+def test_a_mask_sharded_otherwise_on_an_explicit_mesh(data, masked, rng):
+    x, mask, weight, stats, *affine = draw_problem(rng)
+    pad = ((0, 0), (0, 0), (0, 1))  # an even number of features
+    x, weight, mask = (jnp.pad(a, pad) for a in (x, weight, mask))
+    shared = jax.tree.map(lambda a: jnp.pad(a, (0, 1)), (stats, *affine))
+    mesh = mesh_of(AxisType.Explicit, (4, 2), ("batch", "model"))
+    features = P(*data[2:])
+
+    def put(tree, spec):
+        return jax.device_put(tree, NamedSharding(mesh, spec))
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(differentiate(forward_pass()))
+        arrays = put(x, data), put(mask, masked), put(weight, data)
+        actual = step(*arrays, *put(shared, features))
+    check(jax.device_get(actual), (x, mask, weight, *shared))

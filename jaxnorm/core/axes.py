@@ -7,8 +7,10 @@ where it is shared. These functions bring what a user passes into that form.
 import operator
 from collections.abc import Sequence
 
+import jax
 from jax import Array
 from jax import numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 Axes = int | Sequence[int]
@@ -87,19 +89,19 @@ def align(
     )
 
 
-def align_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
+def align_mask(mask: ArrayLike, x: Array) -> Array:
     """Returns `mask` with the rank of x: booleans, or floating weights.
 
     Args:
       mask: An array that broadcasts to x. Booleans and integers (nonzero: a member)
         become booleans; floating values are weights and stay.
-      shape: The shape of x.
+      x: The input.
 
     Raises:
       TypeError: If `mask` is complex.
       ValueError: If it does not broadcast to x.
     """
-    mask = jnp.asarray(mask)
+    mask, shape = jnp.asarray(mask), x.shape
     if jnp.issubdtype(mask.dtype, jnp.complexfloating):
         raise TypeError(
             "mask must be boolean, integer or real (non-negative weights), got "
@@ -111,10 +113,21 @@ def align_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
         raise ValueError(
             f"mask must broadcast to the input's shape {shape}, got {mask.shape}. A "
             "mask over examples needs trailing axes of size 1: "
-            "mask.reshape(-1, 1, 1, 1) for images."
+            f"mask.reshape(-1{', 1' * (len(shape) - 1)})."
         )
     mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
+    mask = _sharded_as(x, mask)
     return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
+
+
+def _sharded_as(x: Array, mask: Array) -> Array:
+    """Returns `mask` sharded as x is, which a selection needs where types tell."""
+    sharding = jax.typeof(x).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return mask
+    names = zip(sharding.spec, mask.shape, strict=True)
+    spec = PartitionSpec(*(name if size > 1 else None for name, size in names))
+    return jax.sharding.reshard(mask, NamedSharding(sharding.mesh, spec))
 
 
 def _as_sequence(axes: Axes) -> Sequence[int]:

@@ -10,7 +10,7 @@ backward pass has one collective.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
@@ -54,8 +54,13 @@ class MappedAxis:
 
         Raises:
           NameError: If a name is not bound (JAX's own error).
+          TypeError: If `axis_name` is neither.
           ValueError: If the groups do not split the one axis into equal parts.
         """
+        if not isinstance(axis_name, str | Sequence | None):
+            raise TypeError(
+                f"axis_name must be a name or a sequence of names, got {axis_name!r}."
+            )
         names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
         manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
         tracked = manual if _varying(x) else frozenset()
@@ -88,34 +93,43 @@ class MappedAxis:
         """Sums each value over the instances, all of them in one collective."""
         if not self.names:
             return tuple(values)
-        stacked = _stack(values)
-        return _unstack(self._reduce(lax.psum, stacked), values)
+        return _unstack(self._psum(_stack(values)), values)
 
     def agree(self, stats: _Tree) -> _Tree:
         """Returns `stats`, the same on all instances.
 
         Where the types of `jax.shard_map` already say that `stats` are the same, they
         are returned as they are. Elsewhere (pmap, vmap, `check_vma=False`) replicas may
-        have drifted apart, so the average is taken. It depends on no data, and XLA
-        joins those of all layers into one collective at the start of the step.
+        have drifted apart, so the average is taken, over those that are finite. It
+        depends on no data, and XLA joins those of all layers into one collective at the
+        start of the step.
         """
 
         def average(leaf: Array) -> Array:
+            if not self._varying_names(leaf):
+                return leaf
             wide = leaf.astype(accumulation_dtype(leaf.dtype))
-            return self._reduce(lax.pmean, wide).astype(leaf.dtype)
+            finite = jnp.isfinite(wide)
+            total, number = self.sum(
+                (
+                    jnp.where(finite, wide, jnp.zeros_like(wide)),
+                    finite.astype(wide.dtype),
+                )
+            )
+            return (total / number).astype(leaf.dtype)
 
-        return jax.tree.map(average, stats) if self.names else stats
+        return jax.tree.map(average, stats)
 
     def _varying_names(self, value: Array) -> tuple[str, ...]:
         known_equal = self.tracked - _varying(value)
         return tuple(name for name in self.names if name not in known_equal)
 
-    def _reduce(self, collective: Callable[..., Array], value: Array) -> Array:
+    def _psum(self, value: Array) -> Array:
         names = self._varying_names(value)
         if not names:
             return value
         try:
-            return collective(value, names, axis_index_groups=self.groups)
+            return lax.psum(value, names, axis_index_groups=self.groups)
         except NotImplementedError as error:
             if self.groups is None:
                 raise

@@ -105,11 +105,12 @@ def weigh(mask: Array | None, value: Array) -> Array:
 
 
 def keep_usable(mask: Array | None, x: Array, value: Array) -> Array:
-    """Returns `value`; 0 where x is masked and not finite."""
+    """Returns `value`; 0 where x is masked, and NaN or so large as to overflow."""
     if mask is None:
         return value
-    usable = member(mask) | jnp.isfinite(x)
-    return jnp.where(usable, value, jnp.zeros_like(value))
+    x = x.astype(accumulation_dtype(x.dtype))
+    moderate = jnp.abs(x) < jnp.finfo(x.dtype).max ** 0.5  # False for NaN
+    return jnp.where(member(mask) | moderate, value, jnp.zeros_like(value))
 
 
 def inner(a: Array, b: Array) -> Array:
@@ -139,16 +140,17 @@ def measure(
       shift: What to subtract before summing, with the rank of x, the same on all
         instances; 0 is used where it is not finite or so large that squares overflow.
       use_fast_variance: One pass, exact to rounding while the shift is within some
-        standard deviations of the mean; otherwise the shift is moved to the mean first,
-        with a pass, and a collective, of its own.
+        standard deviations of the mean; otherwise a first pass, with a collective of
+        its own, makes the mean the shift.
     """
     dtype = accumulation_dtype(x.dtype)
     # Selected before any arithmetic: NaN under the mask reaches no derivative either.
     x = select(mask, x.astype(dtype))
     shift = lax.stop_gradient(_usable(shift.astype(dtype)))
     if not use_fast_variance:
-        count, total = weighted_sums(x - shift, mask=mask, reduction=reduction)
-        shift = shift + total / nonzero(count).astype(dtype)
+        # Not relative to the given shift: far from the mean, that would round x away.
+        count, total = weighted_sums(x, mask=mask, reduction=reduction)
+        shift = jnp.where(count > 0, total / nonzero(count).astype(dtype), shift)
     deviation = x - shift
     count, total, total_square = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
@@ -184,10 +186,11 @@ def _local_count(mask: Array, x: Array, axes: tuple[int, ...]) -> Array:
     # Adding ones in float32 stops at 2**24. Integers do not, but under jit their sum
     # does not join the collective of the others.
     exact = mask.size <= 2**24 or mask.dtype != jnp.bool_
-    summed = lax.stop_gradient(mask).astype(dtype if exact else jnp.int32)
+    weights = lax.stop_gradient(select(mask, mask))
+    summed = weights.astype(dtype if exact else jnp.int32)
     count = jnp.sum(summed, axes, keepdims=True)
     repeats = math.prod(x.shape[axis] for axis in axes if mask.shape[axis] == 1)
-    return count.astype(dtype) * repeats
+    return count.astype(dtype) * float(repeats)
 
 
 def _usable(shift: Array) -> Array:

@@ -111,7 +111,7 @@ def batch_moments(
     moments = measure(
         x,
         reduction,
-        mask=None if mask is None else axes_lib.align_mask(mask, x.shape),
+        mask=None if mask is None else axes_lib.align_mask(mask, x),
         shift=reduction.across.agree(shift),
         use_fast_variance=use_fast_variance,
     )
@@ -149,6 +149,9 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     Returns:
       Moments of the same shape; the variance is biased, as those of `a` and `b`.
 
+    Raises:
+      ValueError: If the shapes differ.
+
     Reference:
       Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for
       computing sample variances, section 2.
@@ -161,6 +164,11 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       >>> mean, var
       (Array([4.], dtype=float32), Array([5.], dtype=float32))
     """
+    if jnp.shape(a.mean) != jnp.shape(b.mean):
+        raise ValueError(
+            f"moments must have the same shape to be merged, got {jnp.shape(a.mean)} "
+            f"and {jnp.shape(b.mean)}. Are they of the same features?"
+        )
     count = a.count + b.count
     weight = b.count / nonzero(count)
     difference = b.mean - a.mean

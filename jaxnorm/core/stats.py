@@ -1,13 +1,14 @@
 """Running statistics: explicit state in, explicit state out."""
 
-from typing import NamedTuple, TypeVar, cast
+import dataclasses
+from typing import Literal, NamedTuple, TypeVar, cast, overload
 
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm.core.dtypes import accumulation_dtype, promote
+from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.validation import Schedule, check_momentum
 
@@ -43,6 +44,27 @@ class CountedBatchStats(NamedTuple):
 Stats = TypeVar("Stats", bound=BatchStats | CountedBatchStats)
 
 
+@overload
+def init_batch_stats(
+    feature_shape: int | tuple[int, ...],
+    dtype: DTypeLike = ...,
+    *,
+    counted: Literal[False] = ...,
+) -> BatchStats: ...
+@overload
+def init_batch_stats(
+    feature_shape: int | tuple[int, ...],
+    dtype: DTypeLike = ...,
+    *,
+    counted: Literal[True],
+) -> CountedBatchStats: ...
+@overload
+def init_batch_stats(
+    feature_shape: int | tuple[int, ...],
+    dtype: DTypeLike = ...,
+    *,
+    counted: bool,
+) -> BatchStats | CountedBatchStats: ...
 def init_batch_stats(
     feature_shape: int | tuple[int, ...],
     dtype: DTypeLike = jnp.float32,
@@ -53,17 +75,26 @@ def init_batch_stats(
 
     Args:
       feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
-      dtype: Real dtype in which they are kept.
+      dtype: Real floating dtype in which they are kept. (For complex input in a scan,
+        whose state keeps its dtypes, make the mean complex with `_replace`.)
       counted: Whether to count the updates, as a momentum schedule needs.
 
     Returns:
       `CountedBatchStats` if `counted`, else `BatchStats`.
+
+    Raises:
+      TypeError: If `dtype` is not real and floating.
 
     Example:
       >>> import jaxnorm
       >>> jaxnorm.init_batch_stats(1)
       BatchStats(mean=Array([0.], dtype=float32), var=Array([1.], dtype=float32))
     """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"dtype must be real and floating, got {dtype}. Use float32, whatever the "
+            "dtype of the input."
+        )
     mean, var = jnp.zeros(feature_shape, dtype), jnp.ones(feature_shape, dtype)
     if counted:
         return CountedBatchStats(mean, var, jnp.zeros((), jnp.float32))
@@ -101,12 +132,18 @@ def warmup_momentum(limit: float = 0.99) -> Schedule:
       [0.1, 0.55, 0.92, 0.99]
     """
     check_momentum(limit)
+    return _WarmupMomentum(limit)
 
-    def momentum(count: ArrayLike) -> Array:
+
+@dataclasses.dataclass(frozen=True)
+class _WarmupMomentum:
+    """A function that equals another of the same limit, so that nothing retraces."""
+
+    limit: float
+
+    def __call__(self, count: ArrayLike) -> Array:
         count = jnp.asarray(count, jnp.float32)
-        return jnp.minimum(limit, (1 + count) / (10 + count))
-
-    return momentum
+        return jnp.minimum(self.limit, (1 + count) / (10 + count))
 
 
 def update_batch_stats(
@@ -123,7 +160,8 @@ def update_batch_stats(
         mean = momentum * stats.mean + (1 - momentum) * moments.mean
         var  = momentum * stats.var  + (1 - momentum) * moments.var
 
-    A feature whose `moments.count` is 0 stays as it was.
+    A feature whose `moments.count` is 0 stays as it was. With momentum 0 the old values
+    are forgotten, even if they are NaN.
 
     Args:
       stats: Statistics of the feature shape.
@@ -141,7 +179,7 @@ def update_batch_stats(
 
     Raises:
       TypeError: If a schedule is given with statistics that do not count.
-      ValueError: If momentum is outside [0, 1] or no scalar.
+      ValueError: If momentum is outside [0, 1] or no scalar, or shapes differ.
 
     Reference:
       Ioffe and Szegedy, 2015, Batch Normalization, section 3.1
@@ -153,6 +191,7 @@ def update_batch_stats(
       >>> jaxnorm.update_batch_stats(jaxnorm.init_batch_stats(1), moments, momentum=0.5)
       BatchStats(mean=Array([1.], dtype=float32), var=Array([1.], dtype=float32))
     """
+    check_stats(stats, jnp.shape(moments.mean), jnp.result_type(moments.mean))
     stats, moments = lax.stop_gradient((stats, moments))
     old_weight = lax.stop_gradient(_momentum(stats, momentum))
     var = moments.var
@@ -164,9 +203,11 @@ def update_batch_stats(
 
     def average(old: Array, new: Array) -> Array:
         dtype = accumulation_dtype(old.dtype, new.dtype)
-        weight = jnp.where(seen, jnp.asarray(old_weight, dtype), 1)
-        new = jnp.where(seen, new, jnp.zeros_like(new)).astype(dtype)
-        mixed = weight * old.astype(dtype) + (1 - weight) * new
+        weight = jnp.where(seen, jnp.asarray(old_weight, real_dtype(dtype)), 1)
+        # Selected before multiplied: what has no weight may be NaN.
+        kept = jnp.where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)
+        added = jnp.where(seen, new, jnp.zeros_like(new)).astype(dtype)
+        mixed = weight.astype(dtype) * kept + (1 - weight).astype(dtype) * added
         if jnp.iscomplexobj(mixed):
             return mixed.astype(promote(old.dtype, jnp.complex64))
         return mixed.astype(old.dtype)
@@ -189,9 +230,47 @@ def _momentum(stats: Stats, momentum: ArrayLike | Schedule) -> Array:
     return check_momentum(momentum(stats.count))
 
 
+def check_stats(stats: Stats, feature_shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Checks that running statistics are such, and fit the input.
+
+    Args:
+      stats: What the user passed.
+      feature_shape: The sizes of the feature axes.
+      dtype: Dtype of the input, or of its mean.
+
+    Raises:
+      TypeError: If they are no running statistics, or complex for real input.
+      ValueError: If one has another shape.
+    """
+    if not isinstance(stats, BatchStats | CountedBatchStats):
+        raise TypeError(
+            "stats must be BatchStats or CountedBatchStats, got "
+            f"{type(stats).__name__}. Make them with init_batch_stats({feature_shape})."
+        )
+    for name, value in (("mean", stats.mean), ("var", stats.var)):
+        if jnp.shape(value) != feature_shape:
+            raise ValueError(
+                f"stats.{name} must have the feature shape {feature_shape}, got "
+                f"{jnp.shape(value)}. Are feature_axes the axes you mean?"
+            )
+    if jnp.iscomplexobj(stats.mean) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"stats.mean must be real for input of dtype {dtype}, got "
+            f"{stats.mean.dtype}. Convert the input to complex, or take the real part."
+        )
+
+
 def keep_unless_finite(moments: Moments, new: Stats, old: Stats) -> Stats:
-    """Returns `new` where all moments are finite, else `old`, for the whole layer."""
+    """Returns `new` if the moments are finite, and no statistic ceases to be; or `old`.
+
+    All statistics of the layer are kept, or none.
+    """
+
+    def intact(new: Array, old: Array) -> Array:
+        return jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
+
     finite = jnp.all(jnp.isfinite(moments.mean)) & jnp.all(jnp.isfinite(moments.var))
+    finite &= intact(new.mean, old.mean) & intact(new.var, old.var)
     return jax.tree.map(
         lambda new, old: jnp.where(finite, new, old.astype(new.dtype)), new, old
     )

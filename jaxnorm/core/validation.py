@@ -48,20 +48,19 @@ def check_epsilon(epsilon: float) -> float:
 
     Raises:
       TypeError: If it is no number that is known while tracing.
-      ValueError: If it is negative or NaN.
+      ValueError: If it is negative or not finite.
     """
-    if isinstance(epsilon, jax.core.Tracer):
+    if not isinstance(epsilon, int | float | np.number):
         raise TypeError(
-            f"epsilon must be a Python number, got the traced value {epsilon}. Close "
+            f"epsilon must be a Python number, got {epsilon!r}. If it is traced, close "
             "over it, or pass it through static_argnames."
         )
-    epsilon = float(epsilon)
-    if not epsilon >= 0:
+    if not 0 <= epsilon < float("inf"):
         raise ValueError(
-            "epsilon must be at least 0, since it is added to a variance, got "
-            f"{epsilon}."
+            "epsilon must be finite and at least 0, since it is added to a variance, "
+            f"got {epsilon}."
         )
-    return epsilon
+    return float(epsilon)
 
 
 def check_momentum(momentum: ArrayLike) -> Array:
@@ -84,27 +83,6 @@ def check_momentum(momentum: ArrayLike) -> Array:
         )
     array = jnp.asarray(momentum)
     return jnp.asarray(array, promote(jnp.float32, array.dtype))
-
-
-def check_stats(stats: object, feature_shape: tuple[int, ...]) -> None:
-    """Checks that running statistics have the feature shape.
-
-    Raises:
-      TypeError: If they have no mean and var.
-      ValueError: If one has another shape.
-    """
-    for name in ("mean", "var"):
-        if not hasattr(stats, name):
-            raise TypeError(
-                f"stats must be BatchStats, got {type(stats).__name__}. Make them with "
-                f"init_batch_stats({feature_shape})."
-            )
-        shape = jnp.shape(getattr(stats, name))
-        if shape != feature_shape:
-            raise ValueError(
-                f"stats.{name} must have the feature shape {feature_shape}, got "
-                f"{shape}. Are feature_axes the axes you mean?"
-            )
 
 
 def check_unbiased(unbiased: bool, mask: Array) -> None:

@@ -61,7 +61,7 @@ class BatchNorm(nn.Module):
 
     use_running_average: bool | None = None
     axis: Axes = -1
-    momentum: float | Array | Schedule = 0.99
+    momentum: float | Schedule = 0.99
     epsilon: float = 1e-5
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -102,11 +102,15 @@ class BatchNorm(nn.Module):
             x = x.astype(jnp.float32)
         features = canonical_axes(self.axis, x.ndim, "axis")
         feature_shape = sizes(x.shape, features)
+        initializing = self.is_initializing()
         stats = jaxnorm.init_batch_stats(
             feature_shape,
             jnp.float32 if self.force_float32_reductions else self.param_dtype,
-            counted=callable(self.momentum),
+            # Inference has no use for the number of updates, and loads what lacks it.
+            counted=callable(self.momentum)
+            and (initializing or not use_running_average),
         )
+        self._check_count(stats)
         variables = {
             name: self.variable("batch_stats", name, lambda value=value: value)
             for name, value in stats._asdict().items()
@@ -119,7 +123,6 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, feature_shape, self.param_dtype)
 
-        initializing = self.is_initializing()
         y, new_stats = jaxnorm.batch_norm(
             x,
             stats._replace(**{name: v.value for name, v in variables.items()}),
@@ -141,3 +144,15 @@ class BatchNorm(nn.Module):
             for name, variable in variables.items():
                 variable.value = getattr(new_stats, name)
         return y
+
+    def _check_count(
+        self, stats: jaxnorm.BatchStats | jaxnorm.CountedBatchStats
+    ) -> None:
+        missing = [n for n in stats._fields if not self.has_variable("batch_stats", n)]
+        if missing == ["count"]:
+            raise ValueError(
+                "momentum as a function needs the number of updates, but batch_stats "
+                f"has mean and var of {self.name or 'this layer'} without count. Add "
+                "it: 0 for statistics to be forgotten soon, a large number for a plain "
+                "average to go on; or pass a constant momentum."
+            )

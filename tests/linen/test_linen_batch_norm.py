@@ -170,6 +170,19 @@ def test_momentum_as_a_schedule_counts_its_updates_in_batch_stats(x):
     np.testing.assert_allclose(stats["mean"], np.mean(means, axis=0), rtol=1e-5)
 
 
+def test_a_checkpoint_without_a_count_and_a_schedule(x):
+    trained = FLAX().init(jax.random.key(0), x, use_running_average=True)
+    norm = OURS(momentum=jaxnorm.warmup_momentum())
+    np.testing.assert_allclose(
+        norm.apply(trained, x, use_running_average=True),
+        FLAX().apply(trained, x, use_running_average=True),
+        rtol=1e-6,
+    )
+    # to start at 0 would be to forget what was trained
+    with pytest.raises(ValueError, match="without count"):
+        norm.apply(trained, x, use_running_average=False, mutable=["batch_stats"])
+
+
 def test_skip_nonfinite_keeps_all_statistics_and_the_count(x):
     norm = OURS(
         use_running_average=False,
