@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_train = config_dict.placeholder(int)  # None: all
     config.num_test = config_dict.placeholder(int)  # None: all
 
+    config.max_shift = 0  # training images move by up to so many pixels, at random
+
     # Model.
     config.norm = "batch"  # batch | none
     config.norm_placement = "after_activation"  # after_activation | before_activation

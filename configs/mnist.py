@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = _default["get_config"]()
     config.dataset = "mnist"
     config.norm_placement = "before_activation"
-    config.dropout_rate = 0.3
+    config.max_shift = 2
     config.learning_rate = 2e-3
     config.schedule = "cosine"
     return config

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import re
 import statistics
@@ -35,8 +36,8 @@ SHAPES = ["64,28,28,32", "32,14,14,256", "128,7,7,512", "4096,512"]
 DTYPES = ["float32", "bfloat16"]
 SECONDS_A_SAMPLE = 0.01
 REPLICAS = 8
-
 Tree = Any
+Row = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,6 @@ class Norm:
     apply: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
     params: Tree
     stats: Tree
-
-    def forward(self, params: Tree, stats: Tree, x: jax.Array) -> tuple:
-        """Returns the output and the new statistics."""
-        return self.apply(params, stats, x)
 
     def forward_and_backward(
         self, params: Tree, stats: Tree, x: jax.Array, cotangent: jax.Array
@@ -154,7 +151,7 @@ def saved_bytes(norm: Norm, x: jax.Array) -> float:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(backward)) / x.size
 
 
-def time_rows(shape: tuple[int, ...], dtype: str, repeats: int) -> Iterator[list[str]]:
+def time_rows(dtype: str, shape: tuple[int, ...], repeats: int) -> Iterator[Row]:
     """Measures one shape and dtype; yields a row a library."""
     keys = jax.random.split(jax.random.key(0))
     x = (2 * jax.random.normal(keys[0], shape) + 1).astype(dtype)
@@ -164,7 +161,7 @@ def time_rows(shape: tuple[int, ...], dtype: str, repeats: int) -> Iterator[list
     forward, both = [], []
     for norm in norms.values():
         args = (norm.params, norm.stats, x)
-        forward.append(functools.partial(jax.jit(norm.forward), *args))
+        forward.append(functools.partial(jax.jit(norm.apply), *args))
         step = functools.partial(jax.jit(norm.forward_and_backward), *args)
         both.append(functools.partial(step, cotangent))
     copy = functools.partial(jax.jit(jnp.copy), x)
@@ -179,17 +176,18 @@ def time_rows(shape: tuple[int, ...], dtype: str, repeats: int) -> Iterator[list
         return f"{2 * x.nbytes / statistics.median(times) / 1e9:.1f}"
 
     for name, alone, step in zip(norms, forward_times, both_times, strict=True):
-        yield [
-            "x".join(map(str, shape)),
-            dtype,
-            name,
-            f"{1e3 * statistics.median(alone):.2f}",
-            ratio(alone, forward_times[0]),
-            f"{1e3 * statistics.median(step):.2f}",
-            ratio(step, both_times[0]),
-            f"{gigabytes(alone)} / {gigabytes(copy_times)}",
-            f"{saved_bytes(norms[name], x):.2f}",
-        ]
+        yield {
+            "shape": "x".join(map(str, shape)),
+            "dtype": dtype,
+            "library": name,
+            "forward, ms": f"{1e3 * statistics.median(alone):.2f}",
+            "forward ratio": ratio(alone, forward_times[0]),
+            "and backward, ms": f"{1e3 * statistics.median(step):.2f}",
+            "and backward ratio": ratio(step, both_times[0]),
+            # as if x were read once, which no training step can do
+            "GB/s: forward / copy": f"{gigabytes(alone)} / {gigabytes(copy_times)}",
+            "saved, bytes an element": f"{saved_bytes(norms[name], x):.2f}",
+        }
 
 
 def collectives(module: type[flax.linen.Module], mode: str, *, backward: bool) -> int:
@@ -200,7 +198,7 @@ def collectives(module: type[flax.linen.Module], mode: str, *, backward: bool) -
         jnp.ones((4 * REPLICAS, 8, 8, 16)), NamedSharding(mesh, P("data"))
     )
     norm = linen(module, x, axis_name=None if mode == "jit" else "data")
-    step = norm.forward_and_backward if backward else norm.forward
+    step = norm.forward_and_backward if backward else norm.apply
     arrays = [x, x] if backward else [x]
     if mode != "jit":
         check_vma = mode == "shard_map"
@@ -217,22 +215,28 @@ def collectives(module: type[flax.linen.Module], mode: str, *, backward: bool) -
     return len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
 
 
-def collective_rows() -> Iterator[list[str]]:
+def collective_rows() -> Iterator[Row]:
     """Counts collectives; yields a row a library and mode."""
     modules = {"jaxnorm": jaxnorm.linen.BatchNorm, "flax.linen": flax.linen.BatchNorm}
     for mode in ("jit", "shard_map", "shard_map, check_vma=False"):
         for name, module in modules.items():
-            forward = collectives(module, mode, backward=False)
-            both = collectives(module, mode, backward=True)
-            yield [mode, name, str(forward), str(both)]
+            yield {
+                "mode": mode,
+                "library": name,
+                "forward": str(collectives(module, mode, backward=False)),
+                "and backward": str(collectives(module, mode, backward=True)),
+            }
 
 
-def show(title: str, columns: list[str], rows: Iterator[list[str]]) -> None:
+def show(title: str, rows: Iterator[Row]) -> None:
     """Prints a table that can be pasted into Markdown."""
-    table = rich.table.Table(*columns, title=title, box=rich.box.MARKDOWN)
+    table = rich.table.Table(title=title, box=rich.box.MARKDOWN)
     for row in rows:
-        table.add_row(*row)
-    rich.console.Console(width=140).print(table)
+        if not table.columns:
+            for name in row:
+                table.add_column(name)
+        table.add_row(*row.values())
+    rich.console.Console(width=170).print(table)
 
 
 def main() -> None:
@@ -253,29 +257,13 @@ def main() -> None:
     print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
     print("Ratios are another's time over ours: above 1, ours is faster.")
     shapes = [tuple(map(int, s.split(","))) for s in flags.shape or SHAPES]
+    cases = itertools.product(flags.dtype or DTYPES, shapes)
     show(
         "A training step of one layer",
-        [
-            "shape",
-            "dtype",
-            "library",
-            "forward, ms",
-            "ratio",
-            "and backward, ms",
-            "ratio",
-            "GB/s if x were read once: forward / copy",
-            "saved, bytes an element",
-        ],
-        (
-            row
-            for dtype in flags.dtype or DTYPES
-            for shape in shapes
-            for row in time_rows(shape, dtype, flags.repeats)
-        ),
+        (row for case in cases for row in time_rows(*case, flags.repeats)),
     )
     show(
         f"All-reduces of a compiled step of one layer on {REPLICAS} devices",
-        ["mode", "library", "forward", "and backward"],
         collective_rows(),
     )
 

@@ -7,13 +7,13 @@ modules over them are in `jaxnorm.linen`, imported by name.
 from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.core.measure import MOMENTS_NAME
 from jaxnorm.core.moments import Moments, batch_moments, merge_moments
+from jaxnorm.core.momentum import warmup_momentum
 from jaxnorm.core.normalize import normalize
 from jaxnorm.core.stats import (
     BatchStats,
     CountedBatchStats,
     init_batch_stats,
     update_batch_stats,
-    warmup_momentum,
 )
 
 __all__ = [

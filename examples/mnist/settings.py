@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "data_dir": _optional(Rule(lambda x: isinstance(x, str) and x, "a directory")),
     "num_train": _optional(_whole(1)),
     "num_test": _optional(_whole(1)),
+    "max_shift": _whole(0, 27),
     "norm": _one_of(*NORMS),
     "norm_placement": _one_of("after_activation", "before_activation"),
     "dropout_rate": _number(lambda x: 0 <= x < 1, "in [0, 1)"),

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from augment import random_shift
 from data import Batch
 from flax.training import train_state
 from jax import lax
@@ -32,7 +33,12 @@ class Sums(NamedTuple):
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, axis_name: str | None, seed: int
+    state: TrainState,
+    batch: Batch,
+    *,
+    axis_name: str | None,
+    seed: int,
+    max_shift: int = 0,
 ) -> tuple[TrainState, Sums]:
     """Updates the state with one batch.
 
@@ -40,14 +46,17 @@ def train_step(
       state: the state before.
       batch: this device's part of the batch; the whole batch if `axis_name` is None.
       axis_name: the device axis that the batch is divided over, or None.
-      seed: of the dropout; each step and device draws its own.
+      seed: of shifts and dropout; each step and device draws its own.
+      max_shift: images are moved by up to so many pixels, at random.
 
     Returns:
       The state after, and the sums of this batch.
     """
-    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     if axis_name is not None:
-        dropout_key = jax.random.fold_in(dropout_key, lax.axis_index(axis_name))
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    shift_key, dropout_key = jax.random.split(key)
+    images = random_shift(shift_key, batch.images, max_shift)
     # Devices may hold different numbers of examples, so what is summed over devices is
     # the local sum divided by the global count, never a mean of local means.
     count = _sum_over_devices(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
@@ -55,7 +64,7 @@ def train_step(
     def loss_fn(params):
         logits, updates = state.apply_fn(
             {"params": params, "batch_stats": state.batch_stats},
-            batch.images,
+            images,
             mask=batch.mask,
             train=True,
             mutable=["batch_stats"],

@@ -89,7 +89,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> Repo
     optimizer = create_optimizer(config, config.num_epochs * steps_per_epoch)
     parallel = PARALLELISMS[config.parallelism](
         devices,
-        partial(train_step, seed=config.seed),
+        partial(train_step, seed=config.seed, max_shift=config.max_shift),
         partial(eval_step, apply_fn=model.apply),
         config.sync,
     )

@@ -11,6 +11,7 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.measure import Reduction, measure
 from jaxnorm.core.moments import per_feature
+from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.stats import (
@@ -20,11 +21,9 @@ from jaxnorm.core.stats import (
     update_batch_stats,
 )
 from jaxnorm.core.validation import (
-    Schedule,
     check_epsilon,
     check_flags,
     check_inexact,
-    check_momentum,
     check_unbiased,
 )
 

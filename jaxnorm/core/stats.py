@@ -1,6 +1,5 @@
 """Running statistics: explicit state in, explicit state out."""
 
-import dataclasses
 from typing import Literal, NamedTuple, TypeVar, cast, overload
 
 import jax
@@ -10,7 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
 from jaxnorm.core.moments import Moments
-from jaxnorm.core.validation import Schedule, check_momentum
+from jaxnorm.core.momentum import Schedule, check_momentum
 
 
 class BatchStats(NamedTuple):
@@ -99,51 +98,6 @@ def init_batch_stats(
     if counted:
         return CountedBatchStats(mean, var, jnp.zeros((), jnp.float32))
     return BatchStats(mean, var)
-
-
-def warmup_momentum(limit: float = 0.99) -> Schedule:
-    """Returns a momentum for which a running average is right from the start.
-
-    At update t (from 0) it is::
-
-        min(limit, (1 + t) / (10 + t))
-
-    A plain average with momentum 0.99 still holds 37% of its initial values after 100
-    updates. Here they have all but gone after 10, and from update 890 on (for 0.99) it
-    is the plain average.
-
-    Args:
-      limit: Momentum in the long run, in [0, 1].
-
-    Returns:
-      A function from the number of updates to the momentum, for `momentum=` together
-      with `init_batch_stats(..., counted=True)`, or with `jaxnorm.linen.BatchNorm`.
-
-    Raises:
-      ValueError: If `limit` is outside [0, 1].
-
-    Reference:
-      TensorFlow's `tf.train.ExponentialMovingAverage`, argument `num_updates`.
-
-    Example:
-      >>> import jaxnorm
-      >>> momentum = jaxnorm.warmup_momentum(0.99)
-      >>> [round(float(momentum(t)), 2) for t in (0, 10, 100, 1000)]
-      [0.1, 0.55, 0.92, 0.99]
-    """
-    check_momentum(limit)
-    return _WarmupMomentum(limit)
-
-
-@dataclasses.dataclass(frozen=True)
-class _WarmupMomentum:
-    """A function that equals another of the same limit, so that nothing retraces."""
-
-    limit: float
-
-    def __call__(self, count: ArrayLike) -> Array:
-        count = jnp.asarray(count, jnp.float32)
-        return jnp.minimum(self.limit, (1 + count) / (10 + count))
 
 
 def update_batch_stats(

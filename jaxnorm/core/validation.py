@@ -1,17 +1,9 @@
 """Checks of what users pass, at trace time, with errors that say what must hold."""
 
-from collections.abc import Callable
-
-import jax
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
-
-from jaxnorm.core.dtypes import promote
-
-Schedule = Callable[[Array], Array | float]
-"""Momentum as a function of the number of updates so far (a float32 scalar)."""
 
 
 def check_inexact(value: ArrayLike, name: str) -> Array:
@@ -61,28 +53,6 @@ def check_epsilon(epsilon: float) -> float:
             f"got {epsilon}."
         )
     return float(epsilon)
-
-
-def check_momentum(momentum: ArrayLike) -> Array:
-    """Returns `momentum`, the weight of the old value, as a scalar array.
-
-    Raises:
-      TypeError: If it is no real number.
-      ValueError: If it is no scalar, or known while tracing and outside [0, 1].
-    """
-    value = momentum if isinstance(momentum, jax.core.Tracer) else np.asarray(momentum)
-    if not jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.kind not in "iu":
-        raise TypeError(f"momentum must be a real number, got {momentum!r}.")
-    if value.ndim:
-        raise ValueError(f"momentum must be a scalar, got the shape {value.shape}.")
-    if isinstance(value, np.ndarray) and not 0 <= value <= 1:
-        raise ValueError(
-            "momentum, the weight of the old running value, must lie in [0, 1], got "
-            f"{momentum}. PyTorch's momentum is the weight of the new value: pass "
-            "1 - momentum."
-        )
-    array = jnp.asarray(momentum)
-    return jnp.asarray(array, promote(jnp.float32, array.dtype))
 
 
 def check_unbiased(unbiased: bool, mask: Array) -> None:

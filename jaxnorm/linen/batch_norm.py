@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
-from jaxnorm.core.validation import Schedule
+from jaxnorm.core.momentum import Schedule
 
 
 class BatchNorm(nn.Module):

@@ -1,0 +1,82 @@
+"""Momentum of running averages: the weight of the old value, and how it may change."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnorm.core.dtypes import promote
+
+Schedule = Callable[[Array], Array | float]
+"""Momentum as a function of the number of updates so far (a float32 scalar)."""
+
+
+def warmup_momentum(limit: float = 0.99) -> Schedule:
+    """Returns a momentum for which a running average is right from the start.
+
+    At update t (from 0) it is::
+
+        min(limit, (1 + t) / (10 + t))
+
+    A plain average with momentum 0.99 still holds 37% of its initial values after 100
+    updates. Here they have all but gone after 10, and from update 890 on (for 0.99) it
+    is the plain average.
+
+    Args:
+      limit: Momentum in the long run, in [0, 1].
+
+    Returns:
+      A function from the number of updates to the momentum, for `momentum=` together
+      with `init_batch_stats(..., counted=True)`, or with `jaxnorm.linen.BatchNorm`.
+
+    Raises:
+      ValueError: If `limit` is outside [0, 1].
+
+    Reference:
+      TensorFlow's `tf.train.ExponentialMovingAverage`, argument `num_updates`.
+
+    Example:
+      >>> import jaxnorm
+      >>> momentum = jaxnorm.warmup_momentum(0.99)
+      >>> [round(float(momentum(t)), 2) for t in (0, 10, 100, 1000)]
+      [0.1, 0.55, 0.92, 0.99]
+    """
+    check_momentum(limit)
+    return _WarmupMomentum(limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WarmupMomentum:
+    """A function that equals another of the same limit, so that nothing retraces."""
+
+    limit: float
+
+    def __call__(self, count: ArrayLike) -> Array:
+        count = jnp.asarray(count, jnp.float32)
+        return jnp.minimum(self.limit, (1 + count) / (10 + count))
+
+
+def check_momentum(momentum: ArrayLike) -> Array:
+    """Returns `momentum`, the weight of the old value, as a scalar array.
+
+    Raises:
+      TypeError: If it is no real number.
+      ValueError: If it is no scalar, or known while tracing and outside [0, 1].
+    """
+    value = momentum if isinstance(momentum, jax.core.Tracer) else np.asarray(momentum)
+    if not jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.kind not in "iu":
+        raise TypeError(f"momentum must be a real number, got {momentum!r}.")
+    if value.ndim:
+        raise ValueError(f"momentum must be a scalar, got the shape {value.shape}.")
+    if isinstance(value, np.ndarray) and not 0 <= value <= 1:
+        raise ValueError(
+            "momentum, the weight of the old running value, must lie in [0, 1], got "
+            f"{momentum}. PyTorch's momentum is the weight of the new value: pass "
+            "1 - momentum."
+        )
+    array = jnp.asarray(momentum)
+    return jnp.asarray(array, promote(jnp.float32, array.dtype))
