@@ -2,7 +2,7 @@
 
     python examples/mnist/main.py --config=configs/mnist.py
 
-Test accuracy after epochs 1 to 5, seed 0: 98.62, 98.91, 99.09, 99.22, 99.25%.
+Test accuracy after epochs 1 to 5, seed 0: 98.59, 99.22, 99.26, 99.35, 99.38%.
 """
 
 import runpy
@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = "mnist"
     config.norm_placement = "before_activation"
     config.max_shift = 2
-    config.learning_rate = 2e-3
+    # In so few epochs weights move fast, and an average over 100 steps lags behind.
+    config.bn_momentum = 0.9
     config.schedule = "cosine"
     return config
