@@ -15,6 +15,10 @@ from jaxnorm.core.stats import (
     init_batch_stats,
     update_batch_stats,
 )
+from jaxnorm.sample.group_norm import group_norm
+from jaxnorm.sample.instance_norm import instance_norm
+from jaxnorm.sample.layer_norm import layer_norm
+from jaxnorm.sample.rms_norm import rms_norm
 
 __all__ = [
     "MOMENTS_NAME",
@@ -23,9 +27,13 @@ __all__ = [
     "Moments",
     "batch_moments",
     "batch_norm",
+    "group_norm",
     "init_batch_stats",
+    "instance_norm",
+    "layer_norm",
     "merge_moments",
     "normalize",
+    "rms_norm",
     "update_batch_stats",
     "warmup_momentum",
 ]

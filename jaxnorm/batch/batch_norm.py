@@ -9,10 +9,11 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.measure import Reduction, measure
+from jaxnorm.core.measure import measure
 from jaxnorm.core.moments import per_feature
 from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with
+from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.stats import (
     Stats,

@@ -56,6 +56,33 @@ def other_axes(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return tuple(axis for axis in range(ndim) if axis not in axes)
 
 
+def one_axis(axis: Axes, ndim: int, name: str = "feature_axes") -> int:
+    """Returns the one axis, as a non-negative integer.
+
+    Raises:
+      TypeError: If it is not an integer.
+      ValueError: If it is out of range, or there are several.
+    """
+    axes = canonical_axes(axis, ndim, name)
+    if len(axes) != 1:
+        raise ValueError(f"{name} must be one axis here, got {axis!r}.")
+    return axes[0]
+
+
+def batch_axis(feature_axes: tuple[int, ...]) -> int:
+    """Returns the axis along which the examples lie: the first.
+
+    Raises:
+      ValueError: If it is among the canonical feature axes.
+    """
+    if 0 in feature_axes:
+        raise ValueError(
+            "feature_axes must not include the first axis, which is that of the "
+            f"examples, got {feature_axes}. For a single example add one: x[None]."
+        )
+    return 0
+
+
 def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the sizes of `axes`."""
     return tuple(shape[axis] for axis in axes)

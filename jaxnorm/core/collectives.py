@@ -146,11 +146,15 @@ def vary_together(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
     The transpose of one such move is one psum, whatever the number of values. Outside
     of `jax.shard_map` with `check_vma=True` there is nothing to do.
     """
-    missing = _varying(like).difference(*(_varying(value) for value in values))
-    if not missing:
-        return tuple(values)
-    moved = lax.pcast(_stack(values), tuple(sorted(missing)), to="varying")
-    return _unstack(moved, values)
+    moved = list(values)
+    missing = [_varying(like) - _varying(value) for value in values]
+    for names in dict.fromkeys(filter(None, missing)):
+        indices = [i for i, lacking in enumerate(missing) if lacking == names]
+        together = [values[i] for i in indices]
+        stacked = lax.pcast(_stack(together), tuple(sorted(names)), to="varying")
+        for i, value in zip(indices, _unstack(stacked, together), strict=True):
+            moved[i] = value
+    return tuple(moved)
 
 
 def _varying(value: Array) -> frozenset[str]:

@@ -5,8 +5,6 @@ The variance comes from one pass over x, and one collective, as the mean square 
 running mean is such a shift, at no cost, and the same on all devices.
 """
 
-import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
@@ -14,9 +12,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnorm.core.axes import sizes
-from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
+from jaxnorm.core.reduction import Reduction
 
 MOMENTS_NAME = "jaxnorm_moments"
 """The name of a batch's moments, for rematerialization policies.
@@ -57,31 +54,6 @@ class CenteredMoments(NamedTuple):
         return self._replace(
             var=jnp.where(self.count > 0, self.var, var.astype(self.var.dtype))
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Reduction:
-    """What is averaged over: axes of x, and instances of a mapped axis.
-
-    Attributes:
-      axes: Axes of x.
-      across: Mapped axes.
-    """
-
-    axes: tuple[int, ...]
-    across: MappedAxis
-
-    def size(self, x: Array) -> int:
-        """Elements that each feature of x has, over all instances."""
-        return self.across.size(x) * math.prod(sizes(x.shape, self.axes))
-
-    def sums(self, *values: Array) -> tuple[Array, ...]:
-        """Sums of each value, axes kept with size 1, in at most one collective."""
-        return self.across.sum([self.local_sum(value) for value in values])
-
-    def local_sum(self, value: Array) -> Array:
-        """Sum over the axes of x alone, which stay with size 1."""
-        return jnp.sum(value, self.axes, keepdims=True)
 
 
 def member(mask: Array) -> Array:
@@ -151,15 +123,41 @@ def measure(
         # Not relative to the given shift: far from the mean, that would round x away.
         count, total = weighted_sums(x, mask=mask, reduction=reduction)
         shift = jnp.where(count > 0, total / nonzero(count).astype(dtype), shift)
-    deviation = x - shift
-    count, total, total_square = weighted_sums(
+    deviation = x - reduction.spread(shift)
+    sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
     )
-    delta = total / nonzero(count).astype(dtype)
-    var = total_square / nonzero(count) - inner(delta, delta)
-    noise = lax.stop_gradient(rounding_noise(delta))
-    var = jnp.where(var > noise, var, noise)
-    moments = CenteredMoments(count, shift, delta, var)
+    return named(_from_sums(shift, *sums))
+
+
+def measure_power(
+    x: Array, reduction: Reduction, *, mask: Array | None
+) -> CenteredMoments:
+    """Returns moments about 0: the mean square in place of the variance."""
+    dtype = accumulation_dtype(x.dtype)
+    x = select(mask, x.astype(dtype))
+    count, power = weighted_sums(inner(x, x), mask=mask, reduction=reduction)
+    zero = jnp.zeros((1,) * x.ndim, dtype)
+    return named(CenteredMoments(count, zero, zero, power / nonzero(count)))
+
+
+def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
+    """Returns the moments of several parts together, in one collective.
+
+    Args:
+      parts: Moments of parts of x; `shift` is the same for all.
+      reduction: The axes along which the parts lie, and other instances.
+    """
+    shape = jnp.broadcast_shapes(parts.count.shape, parts.var.shape)
+    count = jnp.broadcast_to(parts.count, shape)
+    weight = count.astype(parts.delta.dtype)
+    square = parts.var + inner(parts.delta, parts.delta)
+    sums = reduction.sums(count, weight * parts.delta, count * square)
+    return named(_from_sums(parts.shift, *sums))
+
+
+def named(moments: CenteredMoments) -> CenteredMoments:
+    """Returns the moments under the name that rematerialization policies know."""
     return jax.tree.map(lambda leaf: checkpoint_name(leaf, MOMENTS_NAME), moments)
 
 
@@ -173,7 +171,7 @@ def weighted_sums(
         count = jnp.full((1,) * x.ndim, size, real_dtype(x.dtype))
         return count, *reduction.sums(*values)
     sums = [reduction.local_sum(weigh(mask, value)) for value in values]
-    return reduction.across.sum([_local_count(mask, x, reduction.axes), *sums])
+    return reduction.across.sum([_local_count(mask, x, reduction), *sums])
 
 
 def nonzero(count: Array) -> Array:
@@ -181,16 +179,23 @@ def nonzero(count: Array) -> Array:
     return jnp.where(count > 0, count, jnp.ones_like(count))
 
 
-def _local_count(mask: Array, x: Array, axes: tuple[int, ...]) -> Array:
+def _from_sums(
+    shift: Array, count: Array, total: Array, total_square: Array
+) -> CenteredMoments:
+    delta = total / nonzero(count).astype(total.dtype)
+    var = total_square / nonzero(count) - inner(delta, delta)
+    noise = lax.stop_gradient(rounding_noise(delta))
+    return CenteredMoments(count, shift, delta, jnp.where(var > noise, var, noise))
+
+
+def _local_count(mask: Array, x: Array, reduction: Reduction) -> Array:
     dtype = real_dtype(x.dtype)
     # Adding ones in float32 stops at 2**24. Integers do not, but under jit their sum
     # does not join the collective of the others.
     exact = mask.size <= 2**24 or mask.dtype != jnp.bool_
     weights = lax.stop_gradient(select(mask, mask))
-    summed = weights.astype(dtype if exact else jnp.int32)
-    count = jnp.sum(summed, axes, keepdims=True)
-    repeats = math.prod(x.shape[axis] for axis in axes if mask.shape[axis] == 1)
-    return count.astype(dtype) * float(repeats)
+    count = reduction.local_sum(weights.astype(dtype if exact else jnp.int32))
+    return count.astype(dtype) * float(reduction.repeats(mask, x))
 
 
 def _usable(shift: Array) -> Array:

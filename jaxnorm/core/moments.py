@@ -11,13 +11,8 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import (
-    CenteredMoments,
-    Reduction,
-    inner,
-    measure,
-    nonzero,
-)
+from jaxnorm.core.measure import CenteredMoments, inner, measure, nonzero
+from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.validation import check_flags, check_inexact
 
 

@@ -27,28 +27,32 @@ from jaxnorm.core.collectives import vary_together
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import (
     CenteredMoments,
-    Reduction,
     inner,
     keep_usable,
     nonzero,
     rounding_noise,
     weigh,
 )
+from jaxnorm.core.reduction import Reduction
 
 
 @dataclasses.dataclass(frozen=True)
 class Standardization:
-    """The static part: what was reduced, what is added to the variance, the result.
+    """The static part: what was reduced, what is done with it, the result.
 
     Attributes:
-      reduction: The axes and devices that `moments` are the moments of.
+      reduction: What `moments` are the moments of.
       epsilon: Added to the variance.
       dtype: Dtype of the output.
+      center: Whether the mean is subtracted. If not, the moments are those about 0.
+      rescale: Whether x is divided by the standard deviation.
     """
 
     reduction: Reduction
     epsilon: float
     dtype: DTypeLike
+    center: bool = True
+    rescale: bool = True
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -69,15 +73,15 @@ def standardize(
     Args:
       spec: Static part.
       x: Input.
-      moments: Moments of x, with the rank of x.
+      moments: Moments of x, as `spec.reduction` gives them.
       scale: Multiplies the normalized input; the rank of x, 1 where shared.
       bias: Is added; likewise.
       mask: Aligned mask or weights, not differentiated, or None. Masked elements are
         normalized as well; where they are not finite the result is `bias`.
     """
     dtype = accumulation_dtype(spec.dtype, x.dtype)
-    k = scale.astype(dtype) * _rstd(spec, moments).astype(dtype)
-    y = _center(x, moments, mask, dtype) * k + bias.astype(dtype)
+    k = scale.astype(dtype) * _rstd(spec, moments, dtype)
+    y = _center(spec, x, moments, mask, dtype) * k + bias.astype(dtype)
     return y.astype(spec.dtype)
 
 
@@ -101,32 +105,64 @@ def _tangent(
     x, moments, scale, mask = primals
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
-    rstd = _rstd(spec, moments).astype(dtype)
+    rstd = _rstd(spec, moments, dtype)
     k = scale.astype(dtype) * rstd
-    xhat = _center(x, moments, mask, dtype) * rstd
+    xhat = _center(spec, x, moments, mask, dtype) * rstd
     tx = keep_usable(mask, x, tx)
 
-    count = nonzero(moments.count)
-    tmean, tvar = spec.reduction.sums(weigh(mask, tx), weigh(mask, inner(xhat, tx)))
-    tmean, tvar = tmean / count.astype(dtype), tvar / count.astype(tvar.dtype)
-    # A variance that its rounding noise holds up does not follow x.
-    tvar = jnp.where(
-        moments.var > rounding_noise(moments.delta), tvar, jnp.zeros_like(tvar)
-    )
-
-    tmean, tvar = vary_together((tmean, tvar.astype(dtype)), like=k)
-    slope, offset, tbias = vary_together((tscale - k * tvar, -k * tmean, tbias), like=x)
+    tmean, tvar = _moment_tangents(spec, moments, mask, xhat, tx)
+    tmean, tvar, tscale, tbias = vary_together((tmean, tvar, tscale, tbias), like=k)
+    slope = tscale - k * spec.reduction.spread(tvar)
+    offset = -k * spec.reduction.spread(tmean)
+    slope, offset, tbias = vary_together((slope, offset, tbias), like=x)
     offset = keep_usable(mask, x, offset)
     return (k * tx + xhat * slope + (offset + tbias)).astype(spec.dtype)
 
 
+def _moment_tangents(
+    spec: Standardization,
+    moments: CenteredMoments,
+    mask: Array | None,
+    xhat: Array,
+    tx: Array,
+) -> tuple[Array, Array]:
+    """Returns M[tx] and M[Re(conj(xhat) tx)], or 0 for what is not a function of x."""
+    products = []
+    if spec.center:
+        products.append(tx)
+    if spec.rescale:
+        products.append(inner(xhat, tx))
+    sums = spec.reduction.sums(*(weigh(mask, product) for product in products))
+    count = nonzero(moments.count)
+    means = [total / count.astype(total.dtype) for total in sums]
+
+    zero = jnp.zeros((1,) * tx.ndim, tx.dtype)
+    tmean = means.pop(0) if spec.center else zero
+    if not spec.rescale:
+        return tmean, zero
+    # A variance that its rounding noise holds up does not follow x.
+    follows = moments.var > rounding_noise(moments.delta)
+    tvar = jnp.where(follows, means[0], jnp.zeros_like(means[0]))
+    return tmean, tvar.astype(tx.dtype)
+
+
 def _center(
-    x: Array, moments: CenteredMoments, mask: Array | None, dtype: DTypeLike
+    spec: Standardization,
+    x: Array,
+    moments: CenteredMoments,
+    mask: Array | None,
+    dtype: DTypeLike,
 ) -> Array:
     """Returns `(x - shift) - delta`; 0 where x is masked and not finite."""
-    centered = x.astype(dtype) - moments.shift.astype(dtype)
-    return keep_usable(mask, x, centered - moments.delta.astype(dtype))
+    x_wide = x.astype(dtype)
+    if spec.center:
+        x_wide = x_wide - spec.reduction.spread(moments.shift).astype(dtype)
+        x_wide = x_wide - spec.reduction.spread(moments.delta).astype(dtype)
+    return keep_usable(mask, x, x_wide)
 
 
-def _rstd(spec: Standardization, moments: CenteredMoments) -> Array:
-    return lax.rsqrt(moments.var + spec.epsilon)
+def _rstd(spec: Standardization, moments: CenteredMoments, dtype: DTypeLike) -> Array:
+    if not spec.rescale:
+        return jnp.ones((1,) * moments.var.ndim, dtype)
+    rstd = lax.rsqrt(moments.var + spec.epsilon)
+    return spec.reduction.spread(rstd).astype(dtype)

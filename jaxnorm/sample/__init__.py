@@ -1,0 +1,1 @@
+"""Normalizers whose statistics are those of one example: they return y alone."""

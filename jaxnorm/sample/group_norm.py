@@ -1,0 +1,134 @@
+"""Group normalization."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core.axes import Axes, batch_axis, canonical_axes, one_axis, other_axes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.core.reduction import Blocks
+from jaxnorm.core.validation import check_inexact
+from jaxnorm.sample.own_moments import normalize_by_own_moments
+
+
+def group_norm(
+    x: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    num_groups: int | None = 32,
+    group_size: int | None = None,
+    reduction_axes: Axes | None = None,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Normalizes each group of features of each example.
+
+    The feature axis is cut into groups of adjacent features. With the mean and the
+    biased variance over a group and all other `reduction_axes`::
+
+        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    One group makes it layer norm over all axes but the batch, groups of size 1 make it
+    instance norm. What is kept for the backward pass is x, and one mean and variance
+    for each group of each example.
+
+    Args:
+      x: Input of any shape; floating or complex. Statistics are computed in float32 or
+        wider.
+      scale: (features,); or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      num_groups: Into how many groups to cut the features; divides their number. None
+        if `group_size` is given.
+      group_size: How many features make a group; divides their number. Needs
+        `num_groups=None`.
+      reduction_axes: The axes to average over, among them the feature axis; by default
+        all but the first, which is the batch.
+      feature_axes: The one feature axis.
+      epsilon: Added to the variance; at least 0.
+      mask: As in `jaxnorm.layer_norm`.
+      axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other
+        than the features are divided. (Where whole groups lie on each device, nothing
+        is shared, and none is needed.)
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, or `dtype` is real for complex input.
+      ValueError: If the groups do not divide the features, both or none of `num_groups`
+        and `group_size` are given, a shape or an axis does not fit, or epsilon is
+        negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Wu and He, 2018, Group Normalization, section 3.1
+      (https://arxiv.org/abs/1803.08494).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+      >>> jaxnorm.group_norm(x, num_groups=2).round(3)
+      Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    feature_axis = one_axis(feature_axes, x.ndim)
+    if reduction_axes is None:
+        reduced = other_axes((batch_axis((feature_axis,)),), x.ndim)
+    else:
+        reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
+    if feature_axis not in reduced:
+        raise ValueError(
+            f"reduction_axes must include the feature axis {feature_axis}, since "
+            f"groups of features are reduced, got {reduction_axes!r}. To reduce the "
+            "other axes alone use instance_norm or layer_norm."
+        )
+    size = group_length(x.shape[feature_axis], num_groups, group_size)
+    return normalize_by_own_moments(
+        x,
+        scale,
+        bias,
+        reduction_axes=tuple(axis for axis in reduced if axis != feature_axis),
+        feature_axes=(feature_axis,),
+        blocks=Blocks(feature_axis, size),
+        epsilon=epsilon,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        dtype=dtype,
+    )
+
+
+def group_length(
+    features: int, num_groups: int | None, group_size: int | None = None
+) -> int:
+    """Returns how many features make a group.
+
+    Raises:
+      ValueError: If both or none of the two are given, or the groups do not divide the
+        features.
+    """
+    if (num_groups is None) == (group_size is None):
+        raise ValueError(
+            "one of num_groups and group_size must be given, got "
+            f"num_groups={num_groups} and group_size={group_size}. For a group_size "
+            "pass num_groups=None."
+        )
+    name, number = "num_groups", num_groups
+    if number is None:
+        name, number = "group_size", group_size
+    if number is None or number < 1 or features % number:
+        divisors = [n for n in range(1, features + 1) if features % n == 0]
+        raise ValueError(
+            f"{name} must divide the number of features, {features}, got {number}. Its "
+            f"divisors are {', '.join(map(str, divisors))}."
+        )
+    return number if num_groups is None else features // number

@@ -1,0 +1,86 @@
+"""Instance normalization."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core.axes import Axes, batch_axis, canonical_axes, other_axes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.core.validation import check_inexact
+from jaxnorm.sample.own_moments import normalize_by_own_moments
+
+
+def instance_norm(
+    x: Inexact[Array, "batch ..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Normalizes each feature of each example over space.
+
+    With the mean and the biased variance over all axes but the first, which is the
+    batch, and `feature_axes`::
+
+        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    What is kept for the backward pass is x, and one mean and variance for each feature
+    of each example. Scale and bias may be one per example: those of a style make it
+    adaptive instance normalization.
+
+    Args:
+      x: Input of shape (batch, ...); floating or complex. Without axes for space, y is
+        the bias.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
+        1 where None.
+      bias: Likewise; 0 where None.
+      feature_axes: The axis or axes that keep their own statistics.
+      epsilon: Added to the variance; at least 0.
+      mask: As in `jaxnorm.layer_norm`.
+      axis_name: As in `jaxnorm.layer_norm`: mapped axes over which space is divided.
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, or `dtype` is real for complex input.
+      ValueError: If a shape, an axis or the groups do not fit, the first axis is among
+        `feature_axes`, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Ulyanov, Vedaldi and Lempitsky, 2016, Instance Normalization, equation 4
+      (https://arxiv.org/abs/1607.08022). Huang and Belongie, 2017, Arbitrary Style
+      Transfer in Real-time with Adaptive Instance Normalization, equation 8
+      (https://arxiv.org/abs/1703.06868).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])  # one example, two positions
+      >>> jaxnorm.instance_norm(x).round(3)
+      Array([[[-1., -1.],
+              [ 1.,  1.]]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    features = canonical_axes(feature_axes, x.ndim)
+    return normalize_by_own_moments(
+        x,
+        scale,
+        bias,
+        reduction_axes=other_axes((batch_axis(features), *features), x.ndim),
+        feature_axes=features,
+        epsilon=epsilon,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        dtype=dtype,
+    )

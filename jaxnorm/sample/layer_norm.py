@@ -1,0 +1,92 @@
+"""Layer normalization."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core.axes import Axes, canonical_axes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.core.validation import check_inexact
+from jaxnorm.sample.own_moments import normalize_by_own_moments
+
+
+def layer_norm(
+    x: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    reduction_axes: Axes = -1,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Normalizes each example over its features.
+
+    With the mean and the biased variance over `reduction_axes`::
+
+        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    The mean takes a pass of its own, so that a large one costs no accuracy. What is
+    kept for the backward pass is x, and one mean and variance an example.
+
+    Args:
+      x: Input of any shape; floating or complex. Statistics are computed in float32 or
+        wider.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared
+        (one per example: adaptive layer norm); 1 where None.
+      bias: Likewise; 0 where None.
+      reduction_axes: The axis or axes to average over.
+      feature_axes: The axis or axes of scale and bias; they may differ from those that
+        are reduced.
+      epsilon: Added to the variance; at least 0.
+      mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
+        floating values are non-negative weights, not differentiated. Masked elements
+        reach no statistic; they come out normalized like the others, or as `bias`, with
+        no gradient, where they are not finite (or above 1e19). So does every element of
+        an example of which none counts.
+      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
+        which the reduced axes are divided, for instance the features of a layer that is
+        parallel over devices: two collectives forward and one backward. Scale and bias
+        are then those of this device's features. Under `jax.jit` a sharded x needs
+        none.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
+        each with statistics of its own.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, or `dtype` is real for complex input.
+      ValueError: If a shape, an axis or the groups do not fit, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Ba, Kiros and Hinton, 2016, Layer Normalization, equation 3
+      (https://arxiv.org/abs/1607.06450).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+      >>> jaxnorm.layer_norm(x).round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    return normalize_by_own_moments(
+        x,
+        scale,
+        bias,
+        reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),
+        feature_axes=canonical_axes(feature_axes, x.ndim),
+        epsilon=epsilon,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        dtype=dtype,
+    )

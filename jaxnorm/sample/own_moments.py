@@ -1,0 +1,75 @@
+"""What layer, group and instance norm share: moments of each example's own."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm.core.affine import affine
+from jaxnorm.core.axes import align_mask
+from jaxnorm.core.collectives import Groups, MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import CenteredMoments, measure, measure_power
+from jaxnorm.core.reduction import Blocks, Reduction
+from jaxnorm.core.standardize import Standardization, standardize
+from jaxnorm.core.validation import check_epsilon
+
+
+def normalize_by_own_moments(
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    *,
+    reduction_axes: tuple[int, ...],
+    feature_axes: tuple[int, ...],
+    blocks: Blocks | None = None,
+    center: bool = True,
+    scale_offset: float = 0.0,
+    epsilon: float,
+    mask: Array | None,
+    axis_name: str | Sequence[str] | None,
+    axis_index_groups: Groups | None,
+    dtype: DTypeLike | None,
+) -> Array:
+    """Normalizes x with its moments over some axes, and applies scale and bias.
+
+    There is no running mean to shift by, so the mean takes a pass of its own: x is read
+    twice before it is normalized, and nothing cancels.
+
+    Args:
+      x: Input, checked to be inexact.
+      scale: As the user gives it.
+      bias: Likewise.
+      reduction_axes: Canonical axes that are reduced as a whole.
+      feature_axes: Canonical axes of scale and bias.
+      blocks: An axis of which each block is reduced.
+      center: Whether the mean is subtracted.
+      scale_offset: Is added to a given scale, in float32 or wider.
+      epsilon: As the user gives it, like all that follow.
+      mask: See `jaxnorm.layer_norm`.
+      axis_name: See `jaxnorm.layer_norm`.
+      axis_index_groups: See `jaxnorm.layer_norm`.
+      dtype: See `jaxnorm.layer_norm`.
+    """
+    epsilon = check_epsilon(epsilon)
+    given = scale is not None
+    scale, bias, result = affine(x, scale, bias, feature_axes, dtype)
+    if given and scale_offset:
+        scale = scale.astype(accumulation_dtype(scale.dtype)) + scale_offset
+    mask = None if mask is None else align_mask(mask, x)
+    across = MappedAxis.parse(axis_name, axis_index_groups, x)
+    reduction = Reduction(reduction_axes, across, blocks)
+    if center:
+        shift = jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype))
+        moments = measure(x, reduction, mask=mask, shift=shift, use_fast_variance=False)
+    else:
+        moments = measure_power(x, reduction, mask=mask)
+    spec = Standardization(reduction, epsilon, result, center=center)
+    return standardize(spec, x, _or_bias_where_empty(moments), scale, bias, mask)
+
+
+def _or_bias_where_empty(moments: CenteredMoments) -> CenteredMoments:
+    """Returns them such that what has no valid element comes out as the bias."""
+    infinite = jnp.full((1,) * moments.var.ndim, jnp.inf, moments.var.dtype)
+    return moments.or_where_empty(infinite)

@@ -1,0 +1,85 @@
+"""Root mean square layer normalization."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core.axes import Axes, canonical_axes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.core.validation import check_inexact
+from jaxnorm.sample.own_moments import normalize_by_own_moments
+
+
+def rms_norm(
+    x: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    *,
+    reduction_axes: Axes = -1,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Divides each example by the root mean square of its features.
+
+    With the mean over `reduction_axes`, which is not subtracted::
+
+        y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale)
+
+    computed in float32 or wider up to and including the product with scale; only y is
+    rounded to a narrower dtype. What is kept for the backward pass is x, and one number
+    an example.
+
+    Args:
+      x: Input of any shape; floating or complex.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
+        Where it is None y is not scaled, whatever the offset.
+      reduction_axes: The axis or axes to average over.
+      feature_axes: The axis or axes of scale.
+      epsilon: Added to the mean square; at least 0.
+      scale_offset: 1 for models whose stored scale is the distance from 1, so that
+        weight decay pulls towards the identity; 0 for all others.
+      mask: As in `jaxnorm.layer_norm`; an example of which no element counts is 0.
+      axis_name: As in `jaxnorm.layer_norm`: one collective forward and one backward.
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x and scale promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, or `dtype` is real for complex input.
+      ValueError: If a shape, an axis or the groups do not fit, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Zhang and Sennrich, 2019, Root Mean Square Layer Normalization, equation 4
+      (https://arxiv.org/abs/1910.07467).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0, 7.0], [2.0, 14.0]])
+      >>> jaxnorm.rms_norm(x, jnp.zeros(2), scale_offset=1.0).round(2)
+      Array([[0.2, 1.4],
+             [0.2, 1.4]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    return normalize_by_own_moments(
+        x,
+        scale,
+        None,
+        reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),
+        feature_axes=canonical_axes(feature_axes, x.ndim),
+        center=False,
+        scale_offset=scale_offset,
+        epsilon=epsilon,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        dtype=dtype,
+    )
