@@ -6,27 +6,11 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core import axes as axes_lib
-from jaxnorm.core.affine import affine
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.measure import measure
-from jaxnorm.core.moments import per_feature
-from jaxnorm.core.momentum import Schedule, check_momentum
-from jaxnorm.core.normalize import normalize_with
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.stats import (
-    Stats,
-    check_stats,
-    keep_unless_finite,
-    update_batch_stats,
-)
-from jaxnorm.core.validation import (
-    check_epsilon,
-    check_flags,
-    check_inexact,
-    check_unbiased,
-)
+from jaxnorm.batch.call import BatchCall
+from jaxnorm.core.axes import Axes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.stats import Stats, check_stats
 
 
 def batch_norm(
@@ -38,7 +22,7 @@ def batch_norm(
     use_running_average: bool,
     momentum: ArrayLike | Schedule = 0.99,
     epsilon: float = 1e-5,
-    feature_axes: axes_lib.Axes = -1,
+    feature_axes: Axes = -1,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -129,48 +113,27 @@ def batch_norm(
       >>> stats.mean, stats.var
       (Array([ 1., 10.], dtype=float32), Array([ 1. , 50.5], dtype=float32))
     """
-    x = check_inexact(x, "x")
-    check_flags(
+    call = BatchCall.parse(
+        x,
+        scale,
+        bias,
         use_running_average=use_running_average,
+        momentum=momentum,
+        epsilon=epsilon,
+        feature_axes=feature_axes,
+        mask=mask,
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
         use_fast_variance=use_fast_variance,
         unbiased=unbiased,
         skip_nonfinite=skip_nonfinite,
+        dtype=dtype,
     )
-    epsilon = check_epsilon(epsilon)
-    features = axes_lib.canonical_axes(feature_axes, x.ndim)
-    check_stats(stats, axes_lib.sizes(x.shape, features), x.dtype)
-    if not callable(momentum):
-        check_momentum(momentum)
-    scale, bias, result = affine(x, scale, bias, features, dtype)
-    if mask is not None:
-        mask = axes_lib.align_mask(mask, x)
-        check_unbiased(unbiased, mask)
-
-    def align(value: Array) -> Array:
-        return axes_lib.align(value, x.shape, features, "stats")
-
+    check_stats(stats, call.feature_shape, call.x.dtype)
     if use_running_average:
-        mean, var = align(stats.mean), align(stats.var)
-        y = normalize_with(mean, var, x, scale, bias, mask, epsilon, result)
-        return y, stats
+        return call.normalize(stats.mean, stats.var), stats
 
-    reduction = Reduction(
-        axes_lib.other_axes(features, x.ndim),
-        MappedAxis.parse(axis_name, axis_index_groups, x),
-    )
-    running = reduction.across.agree(stats)
-    moments = measure(
-        x,
-        reduction,
-        mask=mask,
-        shift=align(running.mean),
-        use_fast_variance=use_fast_variance,
-    )
-    spec = Standardization(reduction, epsilon, result)
-    y = standardize(
-        spec, x, moments.or_where_empty(align(running.var)), scale, bias, mask
-    )
-
-    batch = per_feature(moments, x.shape, features)
-    new = update_batch_stats(running, batch, momentum=momentum, unbiased=unbiased)
-    return y, keep_unless_finite(batch, new, running) if skip_nonfinite else new
+    running = call.agree(stats)
+    moments = call.measure(running.mean)
+    y = call.standardize(moments.or_where_empty(call.align(running.var)))
+    return y, call.update(running, call.per_feature(moments))

@@ -1,5 +1,6 @@
 """Running statistics: explicit state in, explicit state out."""
 
+import functools
 from typing import Literal, NamedTuple, TypeVar, cast, overload
 
 import jax
@@ -41,6 +42,7 @@ class CountedBatchStats(NamedTuple):
 
 
 Stats = TypeVar("Stats", bound=BatchStats | CountedBatchStats)
+_State = TypeVar("_State")
 
 
 @overload
@@ -214,17 +216,20 @@ def check_stats(stats: Stats, feature_shape: tuple[int, ...], dtype: DTypeLike) 
         )
 
 
-def keep_unless_finite(moments: Moments, new: Stats, old: Stats) -> Stats:
-    """Returns `new` if the moments are finite, and no statistic ceases to be; or `old`.
+def keep_unless_finite(batch: object, new: _State, old: _State) -> _State:
+    """Returns `new` if the batch is finite and no statistic ceases to be, else `old`.
 
     All statistics of the layer are kept, or none.
+
+    Args:
+      batch: The statistics of the batch; arrays in any structure.
+      new: The state after the update.
+      old: The state before it, of the same structure.
     """
-
-    def intact(new: Array, old: Array) -> Array:
-        return jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
-
-    finite = jnp.all(jnp.isfinite(moments.mean)) & jnp.all(jnp.isfinite(moments.var))
-    finite &= intact(new.mean, old.mean) & intact(new.var, old.var)
+    finite = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(batch)]
+    for after, before in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        finite.append(jnp.isfinite(after) | ~jnp.isfinite(before))
+    intact = functools.reduce(jnp.logical_and, [jnp.all(leaf) for leaf in finite])
     return jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old.astype(new.dtype)), new, old
+        lambda new, old: jnp.where(intact, new, old.astype(new.dtype)), new, old
     )

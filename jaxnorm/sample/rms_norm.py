@@ -63,10 +63,10 @@ def rms_norm(
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm
-      >>> x = jnp.array([[1.0, 7.0], [2.0, 14.0]])
+      >>> x = jnp.array([[2.0, 2.0], [3.0, -3.0]])
       >>> jaxnorm.rms_norm(x, jnp.zeros(2), scale_offset=1.0).round(2)
-      Array([[0.2, 1.4],
-             [0.2, 1.4]], dtype=float32)
+      Array([[ 1.,  1.],
+             [ 1., -1.]], dtype=float32)
     """
     x = check_inexact(x, "x")
     return normalize_by_own_moments(

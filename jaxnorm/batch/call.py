@@ -1,0 +1,200 @@
+"""What all batch normalizers do before and after what is their own."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Required, TypedDict, TypeVar
+
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxnorm.core import axes as axes_lib
+from jaxnorm.core.affine import affine
+from jaxnorm.core.collectives import Groups, MappedAxis
+from jaxnorm.core.measure import CenteredMoments, measure
+from jaxnorm.core.moments import Moments, per_feature
+from jaxnorm.core.momentum import Schedule, check_momentum
+from jaxnorm.core.normalize import normalize_with
+from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.standardize import Standardization, standardize
+from jaxnorm.core.stats import Stats, keep_unless_finite, update_batch_stats
+from jaxnorm.core.validation import (
+    check_epsilon,
+    check_flags,
+    check_inexact,
+    check_unbiased,
+)
+
+_State = TypeVar("_State")
+
+
+class BatchOptions(TypedDict, total=False):
+    """The keyword options of all batch normalizers; `jaxnorm.batch_norm` says more.
+
+    Attributes:
+      use_running_average: False in training, True in inference.
+      momentum: Weight of the old statistics, in [0, 1]; 0.99.
+      epsilon: Added to the variance; 1e-5.
+      feature_axes: The axes that keep their own statistics; the last.
+      mask: Which elements count, or their weights; all.
+      axis_name: Mapped axes over which statistics are shared; none.
+      axis_index_groups: Groups of indices of the one axis; all.
+      use_fast_variance: One pass over x, or two; True.
+      unbiased: Whether running variances take the factor n / (n - 1); False.
+      skip_nonfinite: Whether the state is kept where it would not be finite; False.
+      dtype: Dtype of y; what x, scale and bias promote to.
+    """
+
+    use_running_average: Required[bool]
+    momentum: ArrayLike | Schedule
+    epsilon: float
+    feature_axes: axes_lib.Axes
+    mask: ArrayLike | None
+    axis_name: str | Sequence[str] | None
+    axis_index_groups: Groups | None
+    use_fast_variance: bool
+    unbiased: bool
+    skip_nonfinite: bool
+    dtype: DTypeLike | None
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchCall:
+    """The checked arguments of one call, all arrays with the rank of x.
+
+    Attributes:
+      x: Input.
+      scale: Multiplies the normalized input.
+      bias: Is added to it.
+      features: Canonical feature axes.
+      reduction: All other axes, and the mapped axes.
+      spec: What `standardize` has to know.
+      use_running_average: As in `BatchOptions`, like all that follow.
+      momentum: A number or a schedule.
+      mask: Booleans or weights, or None.
+      use_fast_variance: One pass, or two.
+      unbiased: Whether running variances are unbiased.
+      skip_nonfinite: Whether to keep the state where it would not be finite.
+    """
+
+    x: Array
+    scale: Array
+    bias: Array
+    features: tuple[int, ...]
+    reduction: Reduction
+    spec: Standardization
+    use_running_average: bool
+    momentum: ArrayLike | Schedule
+    mask: Array | None
+    use_fast_variance: bool
+    unbiased: bool
+    skip_nonfinite: bool
+
+    @classmethod
+    def parse(
+        cls,
+        x: ArrayLike,
+        scale: Array | None,
+        bias: Array | None,
+        *,
+        use_running_average: bool,
+        momentum: ArrayLike | Schedule = 0.99,
+        epsilon: float = 1e-5,
+        feature_axes: axes_lib.Axes = -1,
+        mask: ArrayLike | None = None,
+        axis_name: str | Sequence[str] | None = None,
+        axis_index_groups: Groups | None = None,
+        use_fast_variance: bool = True,
+        unbiased: bool = False,
+        skip_nonfinite: bool = False,
+        dtype: DTypeLike | None = None,
+    ) -> "BatchCall":
+        """Checks what the user passed, and brings it to the rank of x."""
+        x = check_inexact(x, "x")
+        check_flags(
+            use_running_average=use_running_average,
+            use_fast_variance=use_fast_variance,
+            unbiased=unbiased,
+            skip_nonfinite=skip_nonfinite,
+        )
+        features = axes_lib.canonical_axes(feature_axes, x.ndim)
+        if not callable(momentum):
+            check_momentum(momentum)
+        scale, bias, result = affine(x, scale, bias, features, dtype)
+        if mask is not None:
+            mask = axes_lib.align_mask(mask, x)
+            check_unbiased(unbiased, mask)
+        if use_running_average:  # nothing is shared then
+            axis_name = axis_index_groups = None
+        reduction = Reduction(
+            axes_lib.other_axes(features, x.ndim),
+            MappedAxis.parse(axis_name, axis_index_groups, x),
+        )
+        return cls(
+            x=x,
+            scale=scale,
+            bias=bias,
+            features=features,
+            reduction=reduction,
+            spec=Standardization(reduction, check_epsilon(epsilon), result),
+            use_running_average=use_running_average,
+            momentum=momentum,
+            mask=mask,
+            use_fast_variance=use_fast_variance,
+            unbiased=unbiased,
+            skip_nonfinite=skip_nonfinite,
+        )
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Sizes of the feature axes."""
+        return axes_lib.sizes(self.x.shape, self.features)
+
+    def align(self, value: Array, name: str = "stats") -> Array:
+        """Returns a value of the feature shape with the rank of x."""
+        return axes_lib.align(value, self.x.shape, self.features, name)
+
+    def agree(self, state: _State) -> _State:
+        """Returns the state, the same on all instances that share statistics."""
+        return self.reduction.across.agree(state)
+
+    def measure(self, shift: Array) -> CenteredMoments:
+        """Returns the moments of x, given the feature-shaped mean to shift by."""
+        return measure(
+            self.x,
+            self.reduction,
+            mask=self.mask,
+            shift=self.align(shift),
+            use_fast_variance=self.use_fast_variance,
+        )
+
+    def standardize(self, moments: CenteredMoments) -> Array:
+        """Normalizes x with its own moments, over `spec.reduction`."""
+        return standardize(self.spec, self.x, moments, self.scale, self.bias, self.mask)
+
+    def normalize(self, mean: Array, var: Array) -> Array:
+        """Normalizes x with given statistics of the feature shape."""
+        return normalize_with(
+            self.align(mean),
+            self.align(var),
+            self.x,
+            self.scale,
+            self.bias,
+            self.mask,
+            self.spec.epsilon,
+            self.spec.dtype,
+        )
+
+    def per_feature(self, moments: CenteredMoments) -> Moments:
+        """Returns moments of x as public ones, of the feature shape."""
+        return per_feature(moments, self.x.shape, self.features)
+
+    def update(self, stats: Stats, batch: Moments) -> Stats:
+        """Moves running statistics towards those of the batch."""
+        new = update_batch_stats(
+            stats, batch, momentum=self.momentum, unbiased=self.unbiased
+        )
+        return self.keep_if_skipped(batch, new, stats)
+
+    def keep_if_skipped(self, batch: object, new: _State, old: _State) -> _State:
+        """Returns `new`, or `old` where non-finite statistics are to be skipped."""
+        return keep_unless_finite(batch, new, old) if self.skip_nonfinite else new

@@ -1,0 +1,206 @@
+"""The per-example normalizers in float64 NumPy: the equations, with nothing clever.
+
+In the words of SEMANTICS.md, with the arguments of the functions that they stand for.
+A mask is weights (bool and integer: 0 and 1), and weighs the moments; a masked element
+that is not finite comes out as the mean would, and an example or a group without valid
+elements as `bias`. Examples lie along the first axis that is no feature axis, space
+along the others. `directional` gives derivatives. batch_oracle.py has the normalizers
+with the statistics of a batch, made of the same parts.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from oracle import wide
+
+
+def directional(f, arguments, directions, step=1e-6):
+    """The derivative of f(*arguments) along directions (None: held), numerically."""
+
+    def at(move):
+        pairs = zip(arguments, directions, strict=True)
+        return f(*(a if d is None else wide(a) + move * wide(d) for a, d in pairs))
+
+    return (at(step) - at(-step)) / (2 * step)
+
+
+def layer_norm(
+    x,
+    scale=None,
+    bias=None,
+    *,
+    reduction_axes=-1,
+    feature_axes=-1,
+    epsilon=1e-6,
+    mask=None,
+):
+    """(x - mean) / sqrt(var + epsilon); the parameters lie along `feature_axes`."""
+    data = read(x, mask, feature_axes)
+    own = take_moments(data, _axes(data, reduction_axes))
+    return affine(standardize(data, own, epsilon), scale, bias, data)
+
+
+def rms_norm(
+    x,
+    scale=None,
+    *,
+    reduction_axes=-1,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """x / sqrt(mean |x|^2 + epsilon) * (scale_offset + scale)."""
+    data = read(x, mask, feature_axes)
+    own = power(data, _axes(data, reduction_axes))
+    scale = None if scale is None else scale_offset + wide(scale)
+    return affine(standardize(data, own, epsilon), scale, None, data)
+
+
+def group_norm(
+    x,
+    scale=None,
+    bias=None,
+    *,
+    num_groups=32,
+    group_size=None,
+    reduction_axes=None,
+    feature_axes=-1,
+    epsilon=1e-6,
+    mask=None,
+):
+    """Each group of neighbouring features over `reduction_axes` (all but the batch)."""
+    data = read(x, mask, feature_axes)
+    own = group_moments(data, num_groups, group_size, feature_axes, reduction_axes)
+    return affine(standardize(data, own, epsilon), scale, bias, data)
+
+
+def instance_norm(
+    x, scale=None, bias=None, *, feature_axes=-1, epsilon=1e-6, mask=None
+):
+    """Each feature of each example over its own space."""
+    data = read(x, mask, feature_axes)
+    own = take_moments(data, data.space)
+    return affine(standardize(data, own, epsilon), scale, bias, data)
+
+
+def filter_response_norm(
+    x, scale, bias, threshold, *, epsilon=1e-6, learned_epsilon=None, feature_axes=-1
+):
+    """max(scale * x / sqrt(mean x^2 + epsilon + |learned|) + bias, threshold)."""
+    data = read(x, None, feature_axes)
+    epsilon = epsilon + np.abs(expand(learned_epsilon, data, 0.0))
+    xhat = standardize(data, power(data, data.space), epsilon)
+    return np.maximum(affine(xhat, scale, bias, data), expand(threshold, data, -np.inf))
+
+
+def global_response_norm(x, scale, bias, *, epsilon=1e-6, feature_axes=-1):
+    """scale * x * n + bias + x, n the share of each feature in the norms over space."""
+    data = read(x, None, feature_axes)
+    norm = np.sqrt((np.abs(data.x) ** 2).sum(data.space, keepdims=True))
+    share = norm / (norm.mean(_axes(data, feature_axes), keepdims=True) + epsilon)
+    return affine(data.x * share, scale, bias, data) + data.x
+
+
+def dynamic_tanh(x, alpha, scale, bias, *, feature_axes=-1):
+    """scale * tanh(alpha * x) + bias."""
+    data = read(x, None, feature_axes)
+    xhat = np.tanh(expand(alpha, data, 1.0) * data.x)
+    return affine(xhat, scale, bias, data)
+
+
+def evo_norm_s0(x, v, scale, bias, *, num_groups=32, epsilon=1e-5, feature_axes=-1):
+    """scale * x * sigmoid(v * x) / sqrt(group variance + epsilon) + bias."""
+    data = read(x, None, feature_axes)
+    own = group_moments(data, num_groups, None, feature_axes, None)
+    sigmoid = (1 + np.tanh(expand(v, data, 1.0) * data.x / 2)) / 2
+    xhat = data.x * sigmoid / np.sqrt(own.var + epsilon)
+    return affine(xhat, scale, bias, data)
+
+
+# What they are made of. Moments and parameters have the rank of x.
+
+
+class Data(NamedTuple):
+    x: np.ndarray  # 0 where it is not usable
+    weights: np.ndarray
+    usable: np.ndarray  # False where the mask hides what is not finite
+    others: tuple[int, ...]  # the axes that are no feature axes
+    space: tuple[int, ...]  # those but the first
+
+
+class Moments(NamedTuple):
+    count: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray  # biased
+
+
+def read(x, mask, feature_axes):
+    x = wide(x)
+    mask = np.ones(()) if mask is None else np.asarray(mask)
+    weights = mask != 0 if mask.dtype.kind in "biu" else mask
+    weights = np.broadcast_to(weights.astype(np.float64), x.shape)
+    usable = (weights > 0) | np.isfinite(x)
+    features = {axis % x.ndim for axis in np.atleast_1d(feature_axes)}
+    others = tuple(axis for axis in range(x.ndim) if axis not in features)
+    return Data(np.where(usable, x, 0), weights, usable, others, others[1:])
+
+
+def take_moments(data, axes):
+    count, share = _shares(data, axes)
+    mean = (share * data.x).sum(axes, keepdims=True)
+    var = (share * np.abs(data.x - mean) ** 2).sum(axes, keepdims=True)
+    return Moments(count, mean, var)
+
+
+def power(data, axes):
+    """The moments about 0."""
+    count, share = _shares(data, axes)
+    square = (share * np.abs(data.x) ** 2).sum(axes, keepdims=True)
+    return Moments(count, np.zeros_like(square), square)
+
+
+def group_moments(data, num_groups, group_size, feature_axis, reduction_axes):
+    """The moments of the group of each feature, the feature axis at its full size."""
+    size = data.x.shape[feature_axis]
+    groups = num_groups if group_size is None else size // group_size
+    if reduction_axes is None:
+        reduction_axes = data.space
+    axes = _axes(data, (*np.atleast_1d(reduction_axes), feature_axis))
+    parts = (np.split(v, groups, feature_axis) for v in (data.x, data.weights))
+    own = [
+        take_moments(data._replace(x=x, weights=weights), axes)
+        for x, weights in zip(*parts, strict=True)
+    ]
+    joined = (np.concatenate(v, feature_axis) for v in zip(*own, strict=True))
+    return Moments(*(np.repeat(v, size // groups, feature_axis) for v in joined))
+
+
+def standardize(data, own, epsilon):
+    """(x - mean) / sqrt(var + epsilon); 0 where there is nothing to say."""
+    xhat = (data.x - own.mean) / np.sqrt(own.var + epsilon)
+    return np.where(data.usable & (own.count > 0), xhat, 0)
+
+
+def expand(parameter, data, default):
+    """A parameter of the feature shape, or of the rank of x, against x."""
+    if parameter is None:
+        return default
+    parameter = wide(parameter)
+    if parameter.ndim in (0, data.x.ndim):
+        return parameter
+    return np.expand_dims(parameter, data.others)
+
+
+def affine(xhat, scale, bias, data):
+    return xhat * expand(scale, data, 1.0) + expand(bias, data, 0.0)
+
+
+def _shares(data, axes):
+    """The weight of the reduced elements, and the part that each has of it."""
+    count = data.weights.sum(axes, keepdims=True)
+    return count, data.weights / np.where(count > 0, count, 1)
+
+
+def _axes(data, axes):
+    return tuple({axis % data.x.ndim for axis in np.atleast_1d(axes).tolist()})
