@@ -171,7 +171,9 @@ class BatchCall:
         """Normalizes x with its own moments, over `spec.reduction`."""
         return standardize(self.spec, self.x, moments, self.scale, self.bias, self.mask)
 
-    def normalize(self, mean: Array, var: Array) -> Array:
+    def normalize(
+        self, mean: Array, var: Array, *, epsilon: float | None = None
+    ) -> Array:
         """Normalizes x with given statistics of the feature shape."""
         return normalize_with(
             self.align(mean),
@@ -180,7 +182,7 @@ class BatchCall:
             self.scale,
             self.bias,
             self.mask,
-            self.spec.epsilon,
+            self.spec.epsilon if epsilon is None else epsilon,
             self.spec.dtype,
         )
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import jax
 from jax import Array
 from jax import numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+
+from jaxnorm.core.sharding import axis_names, sharding_of
 
 Axes = int | Sequence[int]
 
@@ -149,12 +150,12 @@ def align_mask(mask: ArrayLike, x: Array) -> Array:
 
 def _sharded_as(x: Array, mask: Array) -> Array:
     """Returns `mask` sharded as x is, which a selection needs where types tell."""
-    sharding = jax.typeof(x).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    names = axis_names(x)
+    if names is None:
         return mask
-    names = zip(sharding.spec, mask.shape, strict=True)
-    spec = PartitionSpec(*(name if size > 1 else None for name, size in names))
-    return jax.sharding.reshard(mask, NamedSharding(sharding.mesh, spec))
+    sizes = zip(names, mask.shape, strict=True)
+    shared = [name if size > 1 else None for name, size in sizes]
+    return jax.sharding.reshard(mask, sharding_of(x, shared))
 
 
 def _as_sequence(axes: Axes) -> Sequence[int]:

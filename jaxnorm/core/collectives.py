@@ -82,6 +82,15 @@ class MappedAxis:
             )
         return cls(names, groups, tracked)
 
+    @classmethod
+    def nowhere(cls) -> "MappedAxis":
+        """Returns the one over which nothing is shared."""
+        return cls((), None, frozenset())
+
+    def where_varying(self, x: Array) -> "MappedAxis":
+        """Returns those axes over which x may vary: whose indices hold parts of it."""
+        return dataclasses.replace(self, names=self._varying_names(x))
+
     def size(self, x: Array) -> int:
         """How many instances hold a part of x of their own, and share statistics."""
         names = self._varying_names(x)
@@ -94,6 +103,38 @@ class MappedAxis:
         if not self.names:
             return tuple(values)
         return _unstack(self._psum(_stack(values)), values)
+
+    def sum_by_run(
+        self, values: Sequence[Array], axis: int, length: int
+    ) -> tuple[Array, ...]:
+        """Sums over each run of adjacent instances; all learn the sums of all runs.
+
+        One collective, a psum of one slot a run, which unlike an all-gather gives what
+        types know to be the same everywhere, and unlike groups works in every mode.
+
+        Args:
+          values: The parts of this instance.
+          axis: The axis of the results along which the runs follow each other.
+          length: Instances of a run; divides their number. 1 gathers the values.
+        """
+        number = self.size(values[0]) // length
+        if number == 1:
+            return self.sum(values)
+        stacked = _stack(values)
+        slots = jnp.arange(number).reshape(-1, *(1,) * stacked.ndim)
+        own = slots == self._index() // length
+        # Selected, not multiplied by 0: what is not finite stays in its own slot.
+        placed = jnp.where(own, stacked, jnp.zeros_like(stacked))
+        summed = jnp.moveaxis(self._psum(placed), 0, axis + 1)
+        shape = list(stacked.shape)
+        shape[axis + 1] *= number
+        return _unstack(summed.reshape(shape), values)
+
+    def own_run(self, value: Array, axis: int, length: int) -> Array:
+        """Returns the part of what `sum_by_run` gave that is of this instance's run."""
+        if value.shape[axis] == 1:
+            return value
+        return lax.dynamic_slice_in_dim(value, self._index() // length, 1, axis)
 
     def agree(self, stats: _Tree) -> _Tree:
         """Returns `stats`, the same on all instances.
@@ -123,6 +164,9 @@ class MappedAxis:
     def _varying_names(self, value: Array) -> tuple[str, ...]:
         known_equal = self.tracked - _varying(value)
         return tuple(name for name in self.names if name not in known_equal)
+
+    def _index(self) -> Array:
+        return lax.axis_index(self.names)
 
     def _psum(self, value: Array) -> Array:
         names = self._varying_names(value)

@@ -46,6 +46,11 @@ class CenteredMoments(NamedTuple):
         """The mean as one number, rounded."""
         return self.shift + self.delta
 
+    def about(self, shift: Array) -> "CenteredMoments":
+        """Returns the same moments with another shift, which has to be finite."""
+        delta = self.delta + (self.shift - shift.astype(self.shift.dtype))
+        return self._replace(shift=shift.astype(self.shift.dtype), delta=delta)
+
     def or_where_empty(self, var: Array) -> "CenteredMoments":
         """Returns them with another variance for the features that saw no element.
 
@@ -88,6 +93,11 @@ def keep_usable(mask: Array | None, x: Array, value: Array) -> Array:
 def inner(a: Array, b: Array) -> Array:
     """Returns Re(conj(a) b) of each pair of elements."""
     return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
+
+
+def finite(shift: Array) -> Array:
+    """Returns `shift`, and 0 where it is not finite."""
+    return jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
 
 
 def rounding_noise(delta: Array) -> Array:
@@ -171,7 +181,7 @@ def weighted_sums(
         count = jnp.full((1,) * x.ndim, size, real_dtype(x.dtype))
         return count, *reduction.sums(*values)
     sums = [reduction.local_sum(weigh(mask, value)) for value in values]
-    return reduction.across.sum([_local_count(mask, x, reduction), *sums])
+    return reduction.share([_local_count(mask, x, reduction), *sums])
 
 
 def nonzero(count: Array) -> Array:

@@ -2,15 +2,14 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 from jax import Array
 from jax import numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxnorm.core.axes import sizes
 from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.sharding import axis_names, gather, number_of_shards, sharding_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +35,13 @@ class Blocks:
             return value
         blocks = (length // self.size, self.size)
         shape = (*value.shape[:axis], *blocks, *value.shape[axis + 1 :])
-        names = _names(value)
-        if names is not None and _parts(value, names[axis]) > 1:
-            if blocks[0] % _parts(value, names[axis]):
-                names[axis] = None  # a block that lies on several devices
-                value = jax.sharding.reshard(value, _sharding(value, names))
-            names.insert(axis + 1, None)
-            split = jnp.reshape(value, shape, out_sharding=_sharding(value, names))
-        else:
-            split = jnp.reshape(value, shape)
+        names = axis_names(value)
+        if names is None:
+            return jnp.sum(jnp.reshape(value, shape), axis + 1)
+        if blocks[0] % number_of_shards(value, names[axis]):
+            value, names[axis] = gather(value, axis), None  # a block on several shards
+        names.insert(axis + 1, None)
+        split = jnp.reshape(value, shape, out_sharding=sharding_of(value, names))
         return jnp.sum(split, axis + 1)
 
     def spread(self, value: Array) -> Array:
@@ -56,34 +53,53 @@ class Blocks:
         shape = (*value.shape[: axis + 1], self.size, *value.shape[axis + 2 :])
         repeated = jnp.broadcast_to(value, shape)
         shape = (*shape[:axis], number * self.size, *shape[axis + 2 :])
-        names = _names(value)
+        names = axis_names(value)
         if names is None:
             return jnp.reshape(repeated, shape)
         del names[axis + 1]
-        return jnp.reshape(repeated, shape, out_sharding=_sharding(value, names))
+        return jnp.reshape(repeated, shape, out_sharding=sharding_of(value, names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Instances of the mapped axes cut into runs of adjacent ones, each reduced.
+
+    A ghost batch that spans several devices. Every instance learns the results of all
+    runs.
+
+    Attributes:
+      axis: A reduced axis; along it lie the results of the runs.
+      length: Instances of a run; divides their number.
+    """
+
+    axis: int
+    length: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
     """What is averaged over.
 
-    Its results have the rank of x: size 1 along reduced axes, the number of blocks
-    along an axis in blocks.
+    Its results have the rank of x: size 1 along reduced axes, the number of blocks or
+    runs along the axis of those.
 
     Attributes:
       axes: Axes of x that are reduced as a whole.
       across: Instances of mapped axes that are reduced as well.
       blocks: An axis of which each block is reduced, or None.
+      runs: Runs of the instances, each of which is reduced, or None for all together.
     """
 
     axes: tuple[int, ...]
     across: MappedAxis
     blocks: Blocks | None = None
+    runs: Runs | None = None
 
     def size(self, x: Array) -> int:
         """Elements that each statistic of x is made of, over all instances."""
         block = 1 if self.blocks is None else self.blocks.size
-        return self.across.size(x) * math.prod(sizes(x.shape, self.axes)) * block
+        instances = self.across.size(x) if self.runs is None else self.runs.length
+        return instances * math.prod(sizes(x.shape, self.axes)) * block
 
     def repeats(self, mask: Array, x: Array) -> int:
         """How many elements of x each element of an aligned mask stands for."""
@@ -95,7 +111,13 @@ class Reduction:
 
     def sums(self, *values: Array) -> tuple[Array, ...]:
         """Sums of each value, in at most one collective."""
-        return self.across.sum([self.local_sum(value) for value in values])
+        return self.share([self.local_sum(value) for value in values])
+
+    def share(self, values: Sequence[Array]) -> tuple[Array, ...]:
+        """Sums what is summed on each instance, in one collective."""
+        if self.runs is None:
+            return self.across.sum(values)
+        return self.across.sum_by_run(values, self.runs.axis, self.runs.length)
 
     def local_sum(self, value: Array) -> Array:
         """Sum on this instance alone."""
@@ -104,22 +126,6 @@ class Reduction:
 
     def spread(self, value: Array) -> Array:
         """Returns a result as an array that broadcasts against x."""
+        if self.runs is not None:
+            value = self.across.own_run(value, self.runs.axis, self.runs.length)
         return value if self.blocks is None else self.blocks.spread(value)
-
-
-def _names(value: Array) -> list[Any] | None:
-    """The mesh axes of each axis of value where its type tells them, else None."""
-    sharding = jax.typeof(value).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    return list(sharding.spec)
-
-
-def _parts(value: Array, name: str | tuple[str, ...] | None) -> int:
-    mesh = jax.typeof(value).sharding.mesh
-    names = (name,) if isinstance(name, str) else name or ()
-    return math.prod(mesh.shape[n] for n in names)
-
-
-def _sharding(value: Array, names: list[Any]) -> NamedSharding:
-    return NamedSharding(jax.typeof(value).sharding.mesh, PartitionSpec(*names))

@@ -4,13 +4,18 @@ import functools
 from typing import Literal, NamedTuple, TypeVar, cast, overload
 
 import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm.core.average import (
+    average,
+    count_update,
+    resolve_momentum,
+    unbiased_factor,
+)
 from jaxnorm.core.moments import Moments
-from jaxnorm.core.momentum import Schedule, check_momentum
+from jaxnorm.core.momentum import Schedule
 
 
 class BatchStats(NamedTuple):
@@ -148,46 +153,20 @@ def update_batch_stats(
       BatchStats(mean=Array([1.], dtype=float32), var=Array([1.], dtype=float32))
     """
     check_stats(stats, jnp.shape(moments.mean), jnp.result_type(moments.mean))
-    stats, moments = lax.stop_gradient((stats, moments))
-    old_weight = lax.stop_gradient(_momentum(stats, momentum))
-    var = moments.var
-    if unbiased:
-        more_than_one = moments.count > 1
-        others = jnp.where(more_than_one, moments.count - 1, 1)
-        var = var * jnp.where(more_than_one, moments.count / others, 1)
+    weight = resolve_momentum(momentum, stats)
+    factor = unbiased_factor(moments.count) if unbiased else 1.0
     seen = moments.count > 0
-
-    def average(old: Array, new: Array) -> Array:
-        dtype = accumulation_dtype(old.dtype, new.dtype)
-        weight = jnp.where(seen, jnp.asarray(old_weight, real_dtype(dtype)), 1)
-        # Selected before multiplied: what has no weight may be NaN.
-        kept = jnp.where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)
-        added = jnp.where(seen, new, jnp.zeros_like(new)).astype(dtype)
-        mixed = weight.astype(dtype) * kept + (1 - weight).astype(dtype) * added
-        if jnp.iscomplexobj(mixed):
-            return mixed.astype(promote(old.dtype, jnp.complex64))
-        return mixed.astype(old.dtype)
-
-    moved = {"mean": average(stats.mean, moments.mean), "var": average(stats.var, var)}
-    if isinstance(stats, CountedBatchStats):
-        moved["count"] = stats.count + jnp.any(seen).astype(stats.count.dtype)
-    return cast(Stats, stats._replace(**moved))
-
-
-def _momentum(stats: Stats, momentum: ArrayLike | Schedule) -> Array:
-    if not callable(momentum):
-        return check_momentum(momentum)
-    if not isinstance(stats, CountedBatchStats):
-        raise TypeError(
-            "momentum as a function needs statistics that count their updates, got "
-            f"{type(stats).__name__}. Make them with "
-            "init_batch_stats(feature_shape, counted=True)."
-        )
-    return check_momentum(momentum(stats.count))
+    new = stats._replace(
+        mean=average(stats.mean, moments.mean, weight=weight, seen=seen),
+        var=average(stats.var, moments.var * factor, weight=weight, seen=seen),
+    )
+    if isinstance(new, CountedBatchStats):
+        new = new._replace(count=count_update(new.count, seen))
+    return cast(Stats, new)
 
 
 def check_stats(stats: Stats, feature_shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Checks that running statistics are such, and fit the input.
+    """Checks that batch norm's running statistics are such, and fit the input.
 
     Args:
       stats: What the user passed.
@@ -203,16 +182,35 @@ def check_stats(stats: Stats, feature_shape: tuple[int, ...], dtype: DTypeLike) 
             "stats must be BatchStats or CountedBatchStats, got "
             f"{type(stats).__name__}. Make them with init_batch_stats({feature_shape})."
         )
-    for name, value in (("mean", stats.mean), ("var", stats.var)):
-        if jnp.shape(value) != feature_shape:
-            raise ValueError(
-                f"stats.{name} must have the feature shape {feature_shape}, got "
-                f"{jnp.shape(value)}. Are feature_axes the axes you mean?"
-            )
-    if jnp.iscomplexobj(stats.mean) and not jnp.issubdtype(dtype, jnp.complexfloating):
+    check_statistic(stats.mean, "stats.mean", feature_shape, dtype)
+    check_statistic(stats.var, "stats.var", feature_shape, jnp.float32)
+
+
+def check_statistic(
+    value: ArrayLike, name: str, feature_shape: tuple[int, ...], dtype: DTypeLike
+) -> None:
+    """Checks that one running statistic has the feature shape.
+
+    Args:
+      value: What the user passed.
+      name: What to call it.
+      feature_shape: The sizes of the feature axes.
+      dtype: A complex one if it may be complex.
+
+    Raises:
+      TypeError: If it is complex and must not be.
+      ValueError: If it has another shape.
+    """
+    if jnp.shape(value) != feature_shape:
+        raise ValueError(
+            f"{name} must have the feature shape {feature_shape}, got "
+            f"{jnp.shape(value)}. Are feature_axes the axes you mean?"
+        )
+    if jnp.iscomplexobj(value) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
-            f"stats.mean must be real for input of dtype {dtype}, got "
-            f"{stats.mean.dtype}. Convert the input to complex, or take the real part."
+            f"{name} must be real for input of dtype {dtype}, got "
+            f"{jnp.result_type(value)}. Convert the input to complex, or take the real "
+            "part."
         )
 
 

@@ -1,0 +1,202 @@
+"""Batch renormalization."""
+
+import dataclasses
+from typing import NamedTuple, Unpack
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Inexact
+
+from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm.core.average import average, count_update, resolve_momentum
+from jaxnorm.core.measure import CenteredMoments
+from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.stats import check_statistic
+
+
+class RenormStats(NamedTuple):
+    """Running statistics of a batch renormalization layer.
+
+    Attributes:
+      mean: Running mean, of the feature shape; float32. Starts at 0.
+      std: Running mean of sqrt(var + epsilon), likewise. Starts at 1.
+      count: Number of updates so far; a float32 scalar. Starts at 0.
+    """
+
+    mean: Array
+    std: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
+
+
+def init_renorm_stats(feature_shape: int | tuple[int, ...]) -> RenormStats:
+    """Returns the statistics before the first update: mean 0, std 1 and count 0.
+
+    Args:
+      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
+
+    Example:
+      >>> import jaxnorm
+      >>> jaxnorm.init_renorm_stats(1).std
+      Array([1.], dtype=float32)
+    """
+    mean, std = jnp.zeros(feature_shape), jnp.ones(feature_shape)
+    return RenormStats(
+        mean.astype(jnp.float32), std.astype(jnp.float32), jnp.zeros((), jnp.float32)
+    )
+
+
+def batch_renorm(
+    x: Inexact[Array, "..."],
+    stats: RenormStats,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    r_max: ArrayLike | Schedule,
+    d_max: ArrayLike | Schedule,
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, RenormStats]:
+    """Normalizes by the batch, corrected towards the running statistics.
+
+    In training, with the batch's mean and std = sqrt(var + epsilon)::
+
+        r = clip(std / stats.std, 1 / r_max, r_max)
+        d = clip((mean - stats.mean) / stats.std, -d_max, d_max)
+        y = ((x - mean) / std * r + d) * scale + bias
+        new_stats = momentum * stats + (1 - momentum) * (mean, std)
+
+    In inference `y = (x - stats.mean) / stats.std * scale + bias`: what training
+    computes where nothing is clipped. So small or biased batches do not set training
+    and inference apart. Gradients flow through mean and std, none through r and d.
+
+    With `r_max=1, d_max=0` it is batch norm. While the running statistics are young,
+    the corrections are wrong: `warmup_renorm()` lets them in step by step.
+
+    Args:
+      x: Input of any shape; real.
+      stats: Running statistics, from `init_renorm_stats`. Where they are not finite,
+        and for features that see no element of it, the batch is not corrected.
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      r_max: Bound of the correction of scale, at least 1: a number, a traced scalar,
+        or a function of the number of updates so far.
+      d_max: Bound of the correction of the mean, in standard deviations, at least 0;
+        likewise.
+      **options: As in `jaxnorm.batch_norm`: `use_running_average`, which must be given,
+        and `momentum` (which the paper sets to 0.99), `epsilon`, `feature_axes`,
+        `mask`, `axis_name`, `axis_index_groups`, `use_fast_variance`, `skip_nonfinite`
+        and `dtype`. `momentum` may be a function of the number of updates. An element
+        under the mask that is not finite comes out as the batch's mean would.
+
+    Returns:
+      y of the shape of x, and the new statistics; `stats` itself in inference. One
+      collective forward and one backward.
+
+    Raises:
+      TypeError: If x is not real and floating, or a flag is traced.
+      ValueError: If r_max is below 1, d_max below 0, `unbiased` is asked for, or as in
+        `jaxnorm.batch_norm`.
+
+    Reference:
+      Ioffe, 2017, Batch Renormalization, algorithm 1
+      (https://arxiv.org/abs/1702.03275).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x, stats = jnp.array([[1.0], [3.0]]), jaxnorm.init_renorm_stats(1)
+      >>> y, stats = jaxnorm.batch_renorm(
+      ...     x, stats, r_max=3.0, d_max=5.0, use_running_average=False
+      ... )
+      >>> y.round(3)  # as the running mean 0 and std 1 give it
+      Array([[1.],
+             [3.]], dtype=float32)
+      >>> stats.mean
+      Array([0.02], dtype=float32)
+    """
+    call = BatchCall.parse(x, scale, bias, **options)
+    if jnp.iscomplexobj(call.x):
+        raise TypeError(
+            "x must be real, since the correction of the mean is clipped, got "
+            f"{call.x.dtype}. Use batch_norm."
+        )
+    if call.unbiased:
+        raise ValueError(
+            "unbiased must be False, since r compares the running std with that which "
+            "normalizes the batch, got True."
+        )
+    if not isinstance(stats, RenormStats):
+        raise TypeError(
+            f"stats must be RenormStats, got {type(stats).__name__}. Make them with "
+            f"init_renorm_stats({call.feature_shape})."
+        )
+    check_statistic(stats.mean, "stats.mean", call.feature_shape, call.x.dtype)
+    check_statistic(stats.std, "stats.std", call.feature_shape, call.x.dtype)
+    r_max = _bound(r_max, "r_max", 1.0, stats.count)
+    d_max = _bound(d_max, "d_max", 0.0, stats.count)
+    epsilon = call.spec.epsilon
+    if call.use_running_average:
+        var = _at_least_epsilon(stats.std, epsilon) ** 2
+        return call.normalize(stats.mean, var, epsilon=0.0), stats
+
+    running = call.agree(stats)
+    running_std = _at_least_epsilon(call.align(running.std), epsilon)
+    moments = call.measure(running.mean)
+    moments = moments.or_where_empty(running_std**2 - epsilon)
+    r, d = lax.stop_gradient(
+        _corrections(
+            moments, call.align(running.mean), running_std, r_max, d_max, epsilon
+        )
+    )
+    scale, bias = call.scale.astype(r.dtype), call.bias.astype(r.dtype)
+    y = dataclasses.replace(call, scale=scale * r, bias=bias + scale * d).standardize(
+        moments
+    )
+
+    batch = call.per_feature(moments)
+    weight, seen = resolve_momentum(call.momentum, running), batch.count > 0
+    std = jnp.sqrt(batch.var + epsilon)
+    new = RenormStats(
+        average(running.mean, batch.mean, weight=weight, seen=seen),
+        average(running.std, std, weight=weight, seen=seen),
+        count_update(running.count, seen),
+    )
+    return y, call.keep_if_skipped(batch, new, running)
+
+
+def _corrections(
+    moments: CenteredMoments,
+    running_mean: Array,
+    running_std: Array,
+    r_max: Array,
+    d_max: Array,
+    epsilon: float,
+) -> tuple[Array, Array]:
+    """Returns r and d; 1 and 0 where there is nothing to compare."""
+    running_mean = running_mean.astype(moments.shift.dtype)
+    running_std = running_std.astype(moments.var.dtype)
+    comparable = (moments.count > 0) & jnp.isfinite(running_mean)
+    comparable &= jnp.isfinite(running_std) & (running_std > 0)
+    std = jnp.sqrt(moments.var + epsilon)
+    # Shift and running mean are the same number as a rule, so that nothing is rounded.
+    difference = (moments.shift - running_mean) + moments.delta
+    r = jnp.clip(std / running_std, 1 / r_max, r_max)
+    d = jnp.clip(difference / running_std, -d_max, d_max)
+    one, zero = jnp.ones_like(r), jnp.zeros_like(d)
+    return jnp.where(comparable, r, one), jnp.where(comparable, d, zero)
+
+
+def _at_least_epsilon(std: Array, epsilon: float) -> Array:
+    """Returns a std as any batch has it, whose variance has epsilon in it."""
+    return jnp.maximum(std, jnp.asarray(epsilon**0.5, std.dtype))
+
+
+def _bound(value: ArrayLike | Schedule, name: str, least: float, count: Array) -> Array:
+    if callable(value):
+        value = value(count)
+    array = jnp.asarray(value)
+    if array.ndim:
+        raise ValueError(f"{name} must be a scalar, got the shape {array.shape}.")
+    if not isinstance(array, jax.core.Tracer) and not array >= least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value}.")
+    return array.astype(jnp.float32)

@@ -1,0 +1,155 @@
+"""Ghost batch normalization: statistics of parts of the batch."""
+
+import dataclasses
+from typing import Unpack, get_args
+
+from jax import Array
+from jaxtyping import Inexact
+
+from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm.batch.ghost_stats import StatsRule, update_from_ghosts
+from jaxnorm.core.axes import batch_axis, other_axes
+from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.measure import CenteredMoments, finite
+from jaxnorm.core.reduction import Blocks, Reduction, Runs
+from jaxnorm.core.stats import Stats, check_stats
+
+
+def ghost_batch_norm(
+    x: Inexact[Array, "batch ..."],
+    stats: Stats,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    virtual_batch_size: int,
+    stats_rule: StatsRule = "pooled",
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, Stats]:
+    """Normalizes each run of `virtual_batch_size` examples as a batch of its own.
+
+    In training the batch is cut into ghosts, of adjacent examples; with the mean and
+    the biased variance of its ghost each example is normalized as in batch norm::
+
+        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    The running statistics have the shape of batch norm's, and inference is batch norm's
+    as well. They move towards
+
+    * "pooled": the moments of the whole batch, as batch norm would have them;
+    * "mean": the averages of the ghosts' means and of their variances, which lack the
+      variance between ghosts, as the training outputs do;
+    * "sequential": one ghost after the other, each with `momentum`, as if they had been
+      batches in a row. (What the paper's formula would give has weights that do not add
+      up to 1; its code does this.)
+
+    Args:
+      x: Input of shape (batch, ...); floating or complex. The first axis is cut.
+      stats: Running statistics, as in `jaxnorm.batch_norm`.
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      virtual_batch_size: Examples of a ghost, over all devices of `axis_name`. It
+        divides the batch of a device, or is a multiple of it, so that ghosts span as
+        many adjacent devices. Not asked for in inference.
+      stats_rule: "pooled", "mean" or "sequential".
+      **options: As in `jaxnorm.batch_norm`. With counted statistics each ghost of
+        "sequential" is an update. A ghost without a valid element normalizes with the
+        running statistics, and moves none. `axis_index_groups` must be None.
+
+    Returns:
+      y of the shape of x, and the new statistics; `stats` itself in inference.
+      Under an `axis_name` there is one collective forward, for the new statistics
+      (and for y, where ghosts span devices); backward there is one only where ghosts
+      span devices. Under `jax.jit` with a sharded batch XLA puts in the same, if the
+      number of ghosts is a multiple of that of the shards.
+
+    Raises:
+      TypeError: As in `jaxnorm.batch_norm`.
+      ValueError: If ghosts do not divide the batch, or the rule has another name, or as
+        in `jaxnorm.batch_norm`.
+
+    Reference:
+      Hoffer, Hubara and Soudry, 2017, Train longer, generalize better, algorithm 1
+      (https://arxiv.org/abs/1705.08741).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0], [3.0], [10.0], [30.0]])
+      >>> y, stats = jaxnorm.ghost_batch_norm(
+      ...     x, jaxnorm.init_batch_stats(1), virtual_batch_size=2, momentum=0.0,
+      ...     use_running_average=False,
+      ... )
+      >>> y[:, 0].round(3)
+      Array([-1.,  1., -1.,  1.], dtype=float32)
+      >>> stats.mean
+      Array([11.], dtype=float32)
+    """
+    call = BatchCall.parse(x, scale, bias, **options)
+    check_stats(stats, call.feature_shape, call.x.dtype)
+    if stats_rule not in get_args(StatsRule):
+        raise ValueError(
+            f"stats_rule must be one of {', '.join(get_args(StatsRule))}, got "
+            f"{stats_rule!r}."
+        )
+    if call.use_running_average:
+        return call.normalize(stats.mean, stats.var), stats
+
+    whole = call.reduction.across.where_varying(call.x)
+    ghosts = _ghosts(call, virtual_batch_size)
+    spec = dataclasses.replace(call.spec, reduction=ghosts)
+    running = call.agree(stats)
+    call = dataclasses.replace(call, reduction=ghosts, spec=spec)
+    moments = call.measure(running.mean)
+    y = call.standardize(moments.or_where_empty(call.align(running.var)))
+    parts = moments.about(finite(call.align(running.mean)))
+    if ghosts.runs is None:
+        parts = _gather(call, parts, whole)
+    return y, update_from_ghosts(call, running, parts, stats_rule)
+
+
+def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
+    """Returns the reduction of which each result is that of a ghost."""
+    axis = batch_axis(call.features)
+    across = call.reduction.across.where_varying(call.x)
+    local = call.x.shape[axis]
+    if across.groups is not None:
+        raise ValueError(
+            "axis_index_groups must be None, since virtual_batch_size says which "
+            f"devices share statistics, got {across.groups}."
+        )
+    devices = across.size(call.x)
+    spanned = virtual_batch_size // local if virtual_batch_size > local else 1
+    whole = virtual_batch_size if spanned == 1 else local
+    if (
+        virtual_batch_size < 1
+        or local % whole
+        or virtual_batch_size != whole * spanned
+        or devices % spanned
+    ):
+        raise ValueError(
+            f"virtual_batch_size must divide the batch of {local} examples"
+            + (f" of each of the {devices} devices" if devices > 1 else "")
+            + (", or be a multiple of it that divides the whole" * (devices > 1))
+            + f", got {virtual_batch_size}."
+        )
+    if spanned > 1:
+        return Reduction(
+            call.reduction.axes, across, runs=Runs(axis=axis, length=spanned)
+        )
+    return Reduction(
+        other_axes((axis, *call.features), call.x.ndim),
+        MappedAxis.nowhere(),
+        blocks=Blocks(axis, virtual_batch_size),
+    )
+
+
+def _gather(
+    call: BatchCall, parts: CenteredMoments, across: MappedAxis
+) -> CenteredMoments:
+    """Returns the moments of the ghosts of all instances, in one collective."""
+    axis = batch_axis(call.features)
+    if call.mask is None:
+        delta, var = across.sum_by_run((parts.delta, parts.var), axis, length=1)
+        return parts._replace(delta=delta, var=var)
+    unlike = (parts.count, parts.delta, parts.var)
+    count, delta, var = across.sum_by_run(unlike, axis, length=1)
+    return CenteredMoments(count, parts.shift, delta, var)
