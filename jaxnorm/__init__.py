@@ -4,7 +4,18 @@ Pure functions; those whose statistics cross examples return `(y, new_stats)`. F
 modules over them are in `jaxnorm.linen`, imported by name.
 """
 
+from jaxnorm.batch.adaptive_batch_norm import adaptive_batch_norm
 from jaxnorm.batch.batch_norm import batch_norm
+from jaxnorm.batch.batch_renorm import RenormStats, batch_renorm, init_renorm_stats
+from jaxnorm.batch.evo_norm_b0 import evo_norm_b0
+from jaxnorm.batch.ghost_batch_norm import ghost_batch_norm
+from jaxnorm.batch.mean_only_batch_norm import mean_only_batch_norm
+from jaxnorm.batch.recurrent_batch_norm import (
+    init_recurrent_stats,
+    recurrent_batch_norm,
+)
+from jaxnorm.batch.renorm_schedule import RenormBounds, warmup_renorm
+from jaxnorm.batch.virtual_batch_norm import collect_reference, virtual_batch_norm
 from jaxnorm.core.measure import MOMENTS_NAME
 from jaxnorm.core.moments import Moments, batch_moments, merge_moments
 from jaxnorm.core.momentum import warmup_momentum
@@ -15,25 +26,63 @@ from jaxnorm.core.stats import (
     init_batch_stats,
     update_batch_stats,
 )
+from jaxnorm.hybrid.batch_instance_norm import batch_instance_norm
+from jaxnorm.hybrid.gates import gate_projection, project_gates
+from jaxnorm.hybrid.instance_batch_norm import instance_batch_norm
+from jaxnorm.hybrid.switchable_norm import switchable_norm
+from jaxnorm.sample.dynamic_tanh import dynamic_tanh
+from jaxnorm.sample.evo_norm_s0 import evo_norm_s0
+from jaxnorm.sample.filter_response_norm import filter_response_norm
+from jaxnorm.sample.global_response_norm import global_response_norm
 from jaxnorm.sample.group_norm import group_norm
 from jaxnorm.sample.instance_norm import instance_norm
 from jaxnorm.sample.layer_norm import layer_norm
 from jaxnorm.sample.rms_norm import rms_norm
+from jaxnorm.weight.spectral_norm import spectral_norm
+from jaxnorm.weight.standardize_weight import standardize_weight
+from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
 __all__ = [
     "MOMENTS_NAME",
     "BatchStats",
     "CountedBatchStats",
     "Moments",
+    "RenormBounds",
+    "RenormStats",
+    "adaptive_batch_norm",
+    "batch_instance_norm",
     "batch_moments",
     "batch_norm",
+    "batch_renorm",
+    "collect_reference",
+    "dynamic_tanh",
+    "evo_norm_b0",
+    "evo_norm_s0",
+    "filter_response_norm",
+    "gate_projection",
+    "ghost_batch_norm",
+    "global_response_norm",
     "group_norm",
     "init_batch_stats",
+    "init_recurrent_stats",
+    "init_renorm_stats",
+    "init_weight_norm",
+    "instance_batch_norm",
     "instance_norm",
     "layer_norm",
+    "mean_only_batch_norm",
     "merge_moments",
     "normalize",
+    "project_gates",
+    "recurrent_batch_norm",
     "rms_norm",
+    "spectral_norm",
+    "standardize_weight",
+    "switchable_norm",
     "update_batch_stats",
+    "virtual_batch_norm",
     "warmup_momentum",
+    "warmup_renorm",
+    "weight_magnitude",
+    "weight_norm",
 ]

@@ -48,7 +48,7 @@ class BatchOptions(TypedDict, total=False):
     momentum: ArrayLike | Schedule
     epsilon: float
     feature_axes: axes_lib.Axes
-    mask: ArrayLike | None
+    mask: Array | None
     axis_name: str | Sequence[str] | None
     axis_index_groups: Groups | None
     use_fast_variance: bool
@@ -92,7 +92,7 @@ class BatchCall:
     @classmethod
     def parse(
         cls,
-        x: ArrayLike,
+        x: Array,
         scale: Array | None,
         bias: Array | None,
         *,
@@ -100,7 +100,7 @@ class BatchCall:
         momentum: ArrayLike | Schedule = 0.99,
         epsilon: float = 1e-5,
         feature_axes: axes_lib.Axes = -1,
-        mask: ArrayLike | None = None,
+        mask: Array | None = None,
         axis_name: str | Sequence[str] | None = None,
         axis_index_groups: Groups | None = None,
         use_fast_variance: bool = True,

@@ -1,0 +1,127 @@
+"""Adaptive, instance-aware batch normalization."""
+
+import math
+from typing import Unpack
+
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Inexact
+
+from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm.batch.instances import measure_both, measure_instances, normalize_about
+from jaxnorm.core.average import unbiased_factor
+from jaxnorm.core.measure import CenteredMoments
+from jaxnorm.core.stats import Stats, check_stats
+
+
+def adaptive_batch_norm(
+    x: Inexact[Array, "batch ..."],
+    stats: Stats,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    strength: float = 4.0,
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, Stats]:
+    """Normalizes by the batch, corrected for examples that clearly do not belong to it.
+
+    For each feature of each example, with its own mean m_i and unbiased variance v_i
+    over the L positions in space, and the batch's m and v (in inference the running
+    ones)::
+
+        S(z, t) = sign(z) max(|z| - t, 0)
+        mean    = m + S(m_i - m, strength * sqrt((v + epsilon) / L))
+        var     = max(v + S(v_i - v, strength * (v + epsilon) * sqrt(2 / (L - 1))), 0)
+        y       = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    The thresholds are `strength` standard deviations of the mean and the variance of L
+    independent Gaussian numbers: what sampling noise explains is left to the batch.
+    After a relu the noise is larger than that, and far more features are corrected.
+
+    Args:
+      x: Input of shape (batch, ..., features); real. Where L is below 2, as without
+        space, it is plain batch norm.
+      stats: Running statistics, as in `jaxnorm.batch_norm`.
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      strength: At least 0. With 0 it is instance norm with the unbiased variance, with
+        infinity batch norm.
+      **options: As in `jaxnorm.batch_norm`; the running statistics are batch norm's. L
+        counts the valid elements under a mask, or adds up their weights.
+
+    Returns:
+      y of the shape of x, and the new statistics; `stats` itself in inference. One
+      collective forward and one backward.
+
+    Raises:
+      TypeError: If x is not real, strength is no number, or as in `batch_norm`.
+      ValueError: If strength is negative or NaN, or as in `batch_norm`.
+
+    Reference:
+      Gong et al., 2022, NOTE: Robust Continual Test-time Adaptation Against Temporal
+      Correlation, section 3.1 (https://arxiv.org/abs/2208.05117).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([-1.0, 1.0]).repeat(50).reshape(1, 100, 1)
+      >>> x = jnp.concatenate([x, x + 100.0])  # the second one is far off
+      >>> y, _ = jaxnorm.adaptive_batch_norm(
+      ...     x, jaxnorm.init_batch_stats(1), use_running_average=True
+      ... )
+      >>> jnp.abs(y[1]).max() < 2
+      Array(True, dtype=bool)
+    """
+    if not isinstance(strength, int | float):
+        raise TypeError(f"strength must be a Python number, got {strength!r}.")
+    if not strength >= 0:
+        raise ValueError(f"strength must be at least 0, got {strength}.")
+    call = BatchCall.parse(x, scale, bias, **options)
+    check_stats(stats, call.feature_shape, call.x.dtype)
+    if jnp.iscomplexobj(call.x):
+        raise TypeError(
+            "x must be real, since differences of means are compared with a threshold, "
+            f"got {call.x.dtype}. Use batch_norm."
+        )
+    if call.use_running_average:
+        if math.isinf(strength):
+            return call.normalize(stats.mean, stats.var), stats
+        instances = measure_instances(call, stats.mean)
+        mean = call.align(stats.mean).astype(instances.shift.dtype) - instances.shift
+        reference = instances._replace(delta=mean, var=call.align(stats.var))
+        return _normalize(call, instances, reference, strength), stats
+
+    running = call.agree(stats)
+    if math.isinf(strength):
+        batch = call.measure(running.mean)
+    else:
+        instances, batch = measure_both(call, running.mean)
+    new = call.update(running, call.per_feature(batch))
+    batch = batch.or_where_empty(call.align(running.var))
+    if math.isinf(strength):
+        return call.standardize(batch), new
+    return _normalize(call, instances, batch, strength), new
+
+
+def _normalize(
+    call: BatchCall,
+    instances: CenteredMoments,
+    reference: CenteredMoments,
+    strength: float,
+) -> Array:
+    # One position has no variance, and no position no mean.
+    known = instances.count >= 2
+    number = jnp.where(known, instances.count, 2)
+    var = reference.var.astype(instances.var.dtype)
+    noise = var + call.spec.epsilon
+    mean_limit = strength * jnp.sqrt(noise / number)
+    var_limit = strength * noise * jnp.sqrt(2 / (number - 1))
+    own_var = instances.var * unbiased_factor(number)
+    delta = _soft_shrink(instances.delta - reference.delta, mean_limit)
+    excess = _soft_shrink(own_var - var, var_limit)
+    delta = reference.delta + jnp.where(known, delta, jnp.zeros_like(delta))
+    var = jnp.where(known, jnp.maximum(var + excess, 0), var)
+    return normalize_about(call, instances.shift, delta, var)
+
+
+def _soft_shrink(value: Array, limit: Array) -> Array:
+    return jnp.sign(value) * jnp.maximum(jnp.abs(value) - limit, 0)

@@ -1,0 +1,120 @@
+"""Moments of each example and of the batch, from the same pass over x."""
+
+import dataclasses
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+
+from jaxnorm.batch.call import BatchCall
+from jaxnorm.core.axes import batch_axis, other_axes
+from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import CenteredMoments, finite, measure, nonzero, pool
+from jaxnorm.core.normalize import normalize_with
+from jaxnorm.core.reduction import Reduction
+
+
+def instance_reduction(call: BatchCall) -> Reduction:
+    """Returns the reduction over space: all axes but the batch and the features."""
+    axes = other_axes((batch_axis(call.features), *call.features), call.x.ndim)
+    return Reduction(axes, MappedAxis.nowhere())
+
+
+def measure_instances(call: BatchCall, shift: Array) -> CenteredMoments:
+    """Returns the moments of each feature of each example.
+
+    Args:
+      call: The arguments of the call.
+      shift: What to subtract first: the running mean, of the feature shape.
+    """
+    return measure(
+        call.x,
+        instance_reduction(call),
+        mask=call.mask,
+        shift=finite(call.align(shift)),
+        use_fast_variance=True,
+    )
+
+
+def measure_both(
+    call: BatchCall, shift: Array
+) -> tuple[CenteredMoments, CenteredMoments]:
+    """Returns the moments of each example, and those of the batch, merged from them.
+
+    Both have the same shift. One collective; two with `use_fast_variance=False`, where
+    a first pass over the batch finds its mean, which then is the shift.
+
+    Args:
+      call: The arguments of the call.
+      shift: The running mean, the same on all instances.
+    """
+    if not call.use_fast_variance:
+        batch = call.measure(shift)
+        instances = measure(
+            call.x,
+            instance_reduction(call),
+            mask=call.mask,
+            shift=batch.shift,
+            use_fast_variance=True,
+        )
+        return instances, batch
+    instances = measure_instances(call, shift)
+    across = dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
+    return instances, pool(instances, across)
+
+
+def measure_spread(
+    call: BatchCall,
+) -> tuple[CenteredMoments, CenteredMoments | None]:
+    """Returns the same where there is no running mean to shift by.
+
+    In inference those of the batch are None, and no device is asked.
+    """
+    zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
+    instances = measure(
+        call.x,
+        instance_reduction(call),
+        mask=call.mask,
+        shift=zero,
+        use_fast_variance=False,  # a pass more, and no collective
+    )
+    if call.use_running_average:
+        return instances, None
+    across = dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
+    shift = zero
+    if not call.use_fast_variance:
+        count, total = across.sums(
+            *(
+                jnp.broadcast_to(instances.count, instances.var.shape) * part
+                for part in (jnp.ones_like(instances.var), instances.mean)
+            )
+        )
+        shift = total / nonzero(count)
+    return instances, pool(instances.about(shift), across)
+
+
+def normalize_about(call: BatchCall, shift: Array, delta: Array, var: Array) -> Array:
+    """Normalizes x with a mean of two parts, differentiated by JAX itself.
+
+    What is saved for the backward pass is x and the arrays that are given.
+    """
+    dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
+
+    @jax.checkpoint
+    def normalize(
+        x: Array, shift: Array, delta: Array, var: Array, scale: Array, bias: Array
+    ) -> Array:
+        deviation = x.astype(dtype) - shift.astype(dtype)
+        return normalize_with(
+            delta,
+            var,
+            deviation,
+            scale,
+            bias,
+            call.mask,
+            call.spec.epsilon,
+            call.spec.dtype,
+        )
+
+    return normalize(call.x, shift, delta, var, call.scale, call.bias)

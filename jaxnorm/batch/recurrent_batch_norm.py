@@ -1,0 +1,126 @@
+"""Recurrent batch normalization: statistics of each time step."""
+
+from typing import Unpack
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Inexact
+
+from jaxnorm.batch.batch_norm import batch_norm
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.core.stats import (
+    BatchStats,
+    CountedBatchStats,
+    Stats,
+    init_batch_stats,
+)
+
+
+def init_recurrent_stats(
+    max_steps: int,
+    feature_shape: int | tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+    *,
+    counted: bool = False,
+) -> BatchStats | CountedBatchStats:
+    """Returns running statistics for each time step: mean 0, variance 1 and count 0.
+
+    Args:
+      max_steps: For how many time steps; at least 1.
+      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
+      dtype: As in `jaxnorm.init_batch_stats`.
+      counted: Whether to count the updates of each step, for a momentum schedule.
+
+    Returns:
+      Statistics as of `init_batch_stats`, with a leading axis of `max_steps`.
+
+    Raises:
+      ValueError: If max_steps is below 1.
+
+    Example:
+      >>> import jaxnorm
+      >>> jaxnorm.init_recurrent_stats(3, 1).mean.shape
+      (3, 1)
+    """
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}.")
+    stats = init_batch_stats(feature_shape, dtype, counted=counted)
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * max_steps), stats)
+
+
+def recurrent_batch_norm(
+    x: Inexact[Array, "..."],
+    stats: Stats,
+    step: ArrayLike,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, Stats]:
+    """Batch norm with running statistics of its own for each time step.
+
+    Activations of a recurrent network differ most in the first steps, so an average
+    over time would fit none of them. Scale and bias are shared over time; the paper
+    initializes scale with 0.1, since a tanh of normalized input saturates.
+
+    Args:
+      x: Input of one time step, as in `jaxnorm.batch_norm`.
+      stats: Running statistics with a leading axis of time steps: from
+        `init_recurrent_stats(max_steps, features)`.
+      step: Index of the time step, from 0; an integer scalar, which may be traced (the
+        counter of a scan). Steps beyond the last use and move the last one's.
+      scale: As in `jaxnorm.batch_norm`.
+      bias: As in `jaxnorm.batch_norm`.
+      **options: As in `jaxnorm.batch_norm`. In a batch of sequences of unequal length
+        `mask` says which go on at this step; where none does, nothing moves.
+
+    Returns:
+      y of the shape of x, and the new statistics, of which only those of this step have
+      moved; `stats` itself in inference.
+
+    Raises:
+      TypeError: If step is no integer, or as in `jaxnorm.batch_norm`.
+      ValueError: If step is no scalar, the statistics have no axis of steps or steps of
+        different number, or as in `jaxnorm.batch_norm`.
+
+    Reference:
+      Cooijmans et al., 2017, Recurrent Batch Normalization, section 3
+      (https://arxiv.org/abs/1603.09025).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x, stats = jnp.array([[1.0], [3.0]]), jaxnorm.init_recurrent_stats(3, 1)
+      >>> y, stats = jaxnorm.recurrent_batch_norm(
+      ...     x, stats, 1, use_running_average=False, momentum=0.5
+      ... )
+      >>> stats.mean[:, 0]
+      Array([0., 1., 0.], dtype=float32)
+    """
+    step = jnp.asarray(step)
+    if not jnp.issubdtype(step.dtype, jnp.integer):
+        raise TypeError(f"step must be an integer, got {step.dtype}.")
+    if step.ndim:
+        raise ValueError(f"step must be a scalar, got the shape {step.shape}.")
+    steps = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(stats)}
+    if len(steps) != 1 or not (number := max(steps)) or not number[0]:
+        raise ValueError(
+            "stats must have a leading axis of time steps, of the same number in each "
+            f"array, got the shapes {jax.tree.map(jnp.shape, stats)}. Make them with "
+            "init_recurrent_stats(max_steps, features)."
+        )
+    step = jnp.clip(step, 0, number[0] - 1)
+    own = jax.tree.map(
+        lambda leaf: lax.dynamic_index_in_dim(leaf, step, keepdims=False), stats
+    )
+    y, new = batch_norm(x, own, scale, bias, **options)
+    if new is own:
+        return y, stats
+    moved = jax.tree.map(
+        lambda leaf, value: lax.dynamic_update_index_in_dim(
+            leaf.astype(value.dtype), value, step, 0
+        ),
+        stats,
+        new,
+    )
+    return y, moved

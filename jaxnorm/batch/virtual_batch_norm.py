@@ -1,0 +1,179 @@
+"""Virtual batch normalization: each example with a fixed reference batch."""
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.batch.call import BatchCall
+from jaxnorm.batch.instances import measure_instances, normalize_about
+from jaxnorm.core.axes import Axes, batch_axis
+from jaxnorm.core.measure import inner, member
+from jaxnorm.core.moments import Moments
+from jaxnorm.core.validation import check_flags
+
+
+def virtual_batch_norm(
+    x: Inexact[Array, "batch ..."],
+    reference: Moments,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    reference_size: ArrayLike,
+    include_self: bool = True,
+    epsilon: float = 1e-5,
+    feature_axes: Axes = -1,
+    mask: Shaped[Array, "..."] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Normalizes each example as a member of a reference batch that is always the same.
+
+    With the moments m_r, v_r of this layer's activations of N reference examples, those
+    of the example itself over space, m_i and v_i, and w = 1 / (N + 1)::
+
+        mean = (1 - w) m_r + w m_i
+        var  = (1 - w) (v_r + (m_r - mean)^2) + w (v_i + (m_i - mean)^2)
+        y    = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    So the output of an example does not depend on the others in its batch, in training
+    as in inference, and there is no running average. The price is a forward pass of the
+    reference batch beside each one with new weights, in which each layer calls
+    `collect_reference`.
+
+    Gradients flow through the example's moments and through `reference`; stop those
+    with `jax.lax.stop_gradient` to treat them as constants.
+
+    Args:
+      x: Input of shape (batch, ...); floating or complex.
+      reference: Moments of the feature shape, from `collect_reference`. (Their mean is
+        one number in float32; where it is 1e4 standard deviations, its rounding is seen
+        in y, at 6e-4.)
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      reference_size: Number N of reference examples; at least 1; may be traced.
+      include_self: False: w = 0, the reference's moments alone, as evolution strategies
+        use them.
+      epsilon: Added to the variance; at least 0.
+      feature_axes: The axis or axes that keep their own statistics.
+      mask: As in `jaxnorm.batch_norm`; an example without a valid element is normalized
+        by the reference alone.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, or the reference is no `Moments`.
+      ValueError: If the reference has another width than x, reference_size is below 1,
+        or a shape or an axis does not fit.
+
+    Reference:
+      Salimans et al., 2016, Improved Techniques for Training GANs, section 3.4
+      (https://arxiv.org/abs/1606.03498).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> _, reference, size = jaxnorm.collect_reference(
+      ...     jnp.array([[0.0], [2.0], [4.0]])
+      ... )
+      >>> x = jnp.array([[2.0], [100.0]])
+      >>> y = jaxnorm.virtual_batch_norm(x, reference, reference_size=size)
+      >>> y[:, 0].round(2)
+      Array([0.  , 1.73], dtype=float32)
+    """
+    check_flags(include_self=include_self)
+    call = BatchCall.parse(
+        x,
+        scale,
+        bias,
+        use_running_average=True,
+        epsilon=epsilon,
+        feature_axes=feature_axes,
+        mask=mask,
+        dtype=dtype,
+    )
+    if not isinstance(reference, Moments):
+        raise TypeError(
+            f"reference must be Moments, got {type(reference).__name__}. Make them "
+            "with batch_moments of the reference batch."
+        )
+    if jnp.shape(reference.mean) != call.feature_shape:
+        raise ValueError(
+            f"reference must have the feature shape {call.feature_shape}, got "
+            f"{jnp.shape(reference.mean)}. Is it of the same layer?"
+        )
+    size = jnp.asarray(reference_size)
+    if size.ndim or not (isinstance(size, jax.core.Tracer) or size >= 1):
+        raise ValueError(f"reference_size must be at least 1, got {reference_size}.")
+    if not include_self:
+        return call.normalize(reference.mean, reference.var)
+
+    # Relative to the reference's mean, of which the gradient is that of x - mean.
+    own = measure_instances(call, reference.mean)
+    weight = 1 / (size.astype(own.var.dtype) + 1)
+    weight = jnp.where(own.count > 0, weight, jnp.zeros_like(weight))
+    shift = call.align(reference.mean).astype(own.delta.dtype)
+    own = own.about(shift)
+    square = inner(own.delta, own.delta)
+    between = (1 - weight) * weight**2 * square + weight * (1 - weight) ** 2 * square
+    reference_var = call.align(reference.var).astype(own.var.dtype)
+    var = (1 - weight) * reference_var + weight * own.var + between
+    return normalize_about(call, shift, weight.astype(own.delta.dtype) * own.delta, var)
+
+
+def collect_reference(
+    x: Inexact[Array, "batch ..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    epsilon: float = 1e-5,
+    feature_axes: Axes = -1,
+    mask: Shaped[Array, "..."] | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[Array, Moments, Array]:
+    """Normalizes the reference batch with its own statistics, and returns them.
+
+    This is the pass that `virtual_batch_norm` needs in each layer before the other
+    examples. y is that of `batch_norm` in training; gradients flow through the moments.
+
+    Args:
+      x: The reference batch at this layer, of shape (batch, ...).
+      scale: As in `jaxnorm.virtual_batch_norm`, like all that follow.
+      bias: Likewise.
+      epsilon: Likewise.
+      feature_axes: Likewise.
+      mask: Likewise.
+      dtype: Likewise.
+
+    Returns:
+      y of the shape of x, its moments, and the number of examples that have a valid
+      element: the last two are `reference` and `reference_size`.
+
+    Raises:
+      TypeError: As in `jaxnorm.batch_norm`.
+      ValueError: As in `jaxnorm.batch_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> y, reference, size = jaxnorm.collect_reference(jnp.array([[0.0], [2.0]]))
+      >>> reference.mean, size
+      (Array([1.], dtype=float32), Array(2., dtype=float32))
+    """
+    call = BatchCall.parse(
+        x,
+        scale,
+        bias,
+        use_running_average=False,
+        epsilon=epsilon,
+        feature_axes=feature_axes,
+        mask=mask,
+        use_fast_variance=False,  # there is no running mean to shift by
+        dtype=dtype,
+    )
+    moments = call.measure(jnp.zeros(call.feature_shape, jnp.float32))
+    number = jnp.asarray(call.x.shape[batch_axis(call.features)], jnp.float32)
+    if call.mask is not None and call.mask.shape[0] > 1:
+        valid = jnp.any(member(call.mask), tuple(range(1, call.x.ndim)))
+        number = jnp.sum(valid.astype(jnp.float32))
+    return call.standardize(moments), call.per_feature(moments), number

@@ -1,0 +1,99 @@
+"""Batch-instance normalization."""
+
+import dataclasses
+from typing import Unpack
+
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Inexact
+
+from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm.batch.instances import instance_reduction, measure_both, measure_instances
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import CenteredMoments
+from jaxnorm.core.stats import Stats, check_stats
+from jaxnorm.core.validation import check_inexact
+
+
+def batch_instance_norm(
+    x: Inexact[Array, "batch ..."],
+    stats: Stats,
+    gate: Float[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, Stats]:
+    """Mixes batch norm and instance norm with a learned gate for each feature.
+
+    With x normalized by the batch (in inference by the running statistics) and by each
+    example over space::
+
+        y = (gate * batch_normalized + (1 - gate) * instance_normalized) * scale + bias
+
+    So a network keeps the style of an image where it helps and drops it where not. The
+    gate is used as it is given; keep it in [0, 1] with `project_gates` after each step
+    of the optimizer, as the paper does.
+
+    Args:
+      x: Input of shape (batch, ..., features); floating or complex.
+      stats: Running statistics of the batch part, as in `jaxnorm.batch_norm`.
+      gate: Feature shape, or the rank of x with 1 where shared; real, in [0, 1]; ones
+        at the start.
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      **options: As in `jaxnorm.batch_norm`.
+
+    Returns:
+      y of the shape of x, and the new statistics, which are batch norm's; `stats`
+      itself in inference. One collective forward and one backward.
+
+    Raises:
+      TypeError: As in `jaxnorm.batch_norm`.
+      ValueError: As in `jaxnorm.batch_norm`.
+
+    Reference:
+      Nam and Kim, 2018, Batch-Instance Normalization for Adaptively Style-Invariant
+      Neural Networks, equation 3 (https://arxiv.org/abs/1805.07925).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])
+      >>> y, _ = jaxnorm.batch_instance_norm(
+      ...     x, jaxnorm.init_batch_stats(1), jnp.zeros(1), use_running_average=False
+      ... )
+      >>> y[..., 0].round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+    """
+    call = BatchCall.parse(x, scale, bias, **options)
+    check_stats(stats, call.feature_shape, call.x.dtype)
+    gate = call.align(check_inexact(gate, "gate"), "gate")
+    dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
+    gate, scale, bias = (a.astype(dtype) for a in (gate, call.scale, call.bias))
+    # The two parts are added before the sum is rounded to a narrower dtype.
+    wide = dataclasses.replace(call.spec, dtype=dtype)
+    by_batch = dataclasses.replace(call, scale=scale * gate, bias=bias, spec=wide)
+    by_instance = dataclasses.replace(
+        call,
+        scale=scale * (1 - gate),
+        bias=jnp.zeros_like(bias),
+        spec=dataclasses.replace(wide, reduction=instance_reduction(call)),
+    )
+
+    if call.use_running_average:
+        instances = measure_instances(call, stats.mean)
+        y = by_batch.normalize(stats.mean, stats.var)
+        y = y + by_instance.standardize(_or_nothing(instances))
+        return y.astype(call.spec.dtype), stats
+    running = call.agree(stats)
+    instances, batch = measure_both(call, running.mean)
+    new = call.update(running, call.per_feature(batch))
+    y = by_batch.standardize(batch.or_where_empty(call.align(running.var)))
+    y = y + by_instance.standardize(_or_nothing(instances))
+    return y.astype(call.spec.dtype), new
+
+
+def _or_nothing(instances: CenteredMoments) -> CenteredMoments:
+    """Returns them such that an example without a valid element adds nothing."""
+    infinite = jnp.full((1,) * instances.var.ndim, jnp.inf, instances.var.dtype)
+    return instances.or_where_empty(infinite)

@@ -1,0 +1,74 @@
+"""What keeps the gates of batch-instance norm between 0 and 1."""
+
+from typing import TYPE_CHECKING, TypeVar
+
+import jax
+from jax import numpy as jnp
+
+if TYPE_CHECKING:
+    import optax
+
+_Tree = TypeVar("_Tree")
+
+
+def project_gates(params: _Tree) -> _Tree:
+    """Returns parameters with every `gate` clipped to [0, 1], and all others as is.
+
+    Args:
+      params: Parameters in any structure; a gate is an array under the key or attribute
+        "gate".
+
+    Reference:
+      Nam and Kim, 2018, Batch-Instance Normalization, equation 4
+      (https://arxiv.org/abs/1805.07925).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> jaxnorm.project_gates({"gate": jnp.array([-0.5, 0.5, 1.5])})
+      {'gate': Array([0. , 0.5, 1. ], dtype=float32)}
+    """
+
+    def project(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
+        if not path or jax.tree_util.keystr(path[-1:], simple=True) != "gate":
+            return leaf
+        return jnp.clip(leaf, 0, 1)
+
+    return jax.tree_util.tree_map_with_path(project, params)
+
+
+def gate_projection() -> "optax.GradientTransformation":
+    """Returns the same as the last link of an optax chain.
+
+    It changes the updates of the gates such that `optax.apply_updates` leaves them in
+    [0, 1]. Its `update` needs the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm, optax
+      >>> optimizer = optax.chain(optax.sgd(1.0), jaxnorm.gate_projection())
+      >>> params = {"gate": jnp.array([0.5])}
+      >>> updates, _ = optimizer.update(
+      ...     {"gate": jnp.array([-2.0])}, optimizer.init(params), params
+      ... )
+      >>> optax.apply_updates(params, updates)
+      {'gate': Array([1.], dtype=float32)}
+    """
+    import optax
+
+    def update(
+        updates: optax.Updates, params: optax.Params | None = None
+    ) -> optax.Updates:
+        if params is None:
+            raise ValueError(
+                "gate_projection needs the parameters: optimizer.update(gradients, "
+                "state, params)."
+            )
+        return jax.tree.map(
+            lambda update, projected, param: jnp.where(
+                projected == param + update, update, projected - param
+            ),
+            updates,
+            project_gates(optax.apply_updates(params, updates)),
+            params,
+        )
+
+    return optax.stateless(update)

@@ -1,0 +1,98 @@
+"""Instance-batch normalization, of IBN-Net."""
+
+from typing import Unpack
+
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Inexact
+
+from jaxnorm.batch.batch_norm import batch_norm
+from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm.core.axes import one_axis
+from jaxnorm.core.stats import Stats
+from jaxnorm.sample.instance_norm import instance_norm
+
+
+def instance_batch_norm(
+    x: Inexact[Array, "batch ..."],
+    stats: Stats,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    instance_features: int,
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, Stats]:
+    """Normalizes the first features by instance, and the others by the batch.
+
+    With `I = instance_features`::
+
+        y[..., :I] = instance_norm(x[..., :I], scale[:I], bias[:I])
+        y[..., I:] = batch_norm(x[..., I:], stats, scale[I:], bias[I:])
+
+    IBN-a of the paper: half of the features, after the first convolution of each
+    residual branch, in all but the last stage.
+
+    Args:
+      x: Input of shape (batch, ...), with one feature axis; floating or complex.
+      stats: Running statistics of the features that the batch normalizes alone: of
+        shape (features - instance_features,).
+      scale: (features,), or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      instance_features: How many features are normalized by instance; at least 0, at
+        most all.
+      **options: As in `jaxnorm.batch_norm`; `epsilon`, `feature_axes` (one axis),
+        `mask` and `dtype` hold for the instance part as well.
+
+    Returns:
+      y of the shape of x, and the new statistics; `stats` itself in inference. One
+      collective forward and one backward.
+
+    Raises:
+      TypeError: As in `jaxnorm.batch_norm`.
+      ValueError: If there are fewer features than `instance_features`, or as in
+        `jaxnorm.batch_norm`.
+
+    Reference:
+      Pan et al., 2018, Two at Once: Enhancing Learning and Generalization Capacities
+      via IBN-Net, section 3.2 (https://arxiv.org/abs/1807.09441).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[[1.0, 1.0], [3.0, 3.0]], [[10.0, 9.0], [30.0, 11.0]]])
+      >>> y, stats = jaxnorm.instance_batch_norm(
+      ...     x, jaxnorm.init_batch_stats(1), instance_features=1, momentum=0.0,
+      ...     use_running_average=False,
+      ... )
+      >>> y[..., 0].round(3), stats.mean
+      (Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32), Array([6.], dtype=float32))
+    """
+    call = BatchCall.parse(x, scale, bias, **options)
+    axis = one_axis(options.get("feature_axes", -1), call.x.ndim)
+    features = call.x.shape[axis]
+    if not 0 <= instance_features <= features:
+        raise ValueError(
+            f"instance_features must lie in [0, {features}], the number of features, "
+            f"got {instance_features}."
+        )
+
+    def parts(value: Array) -> tuple[Array, Array]:
+        if value.shape[axis] == 1:
+            return value, value
+        first, second = jnp.split(value, [instance_features], axis)
+        return first, second
+
+    inputs, scales, biases = parts(call.x), parts(call.scale), parts(call.bias)
+    masks = (None, None) if call.mask is None else parts(call.mask)
+    by_instance = instance_norm(
+        inputs[0],
+        scales[0],
+        biases[0],
+        feature_axes=axis,
+        epsilon=call.spec.epsilon,
+        mask=masks[0],
+        dtype=call.spec.dtype,
+    )
+    options |= {"mask": masks[1], "dtype": call.spec.dtype}
+    by_batch, new = batch_norm(inputs[1], stats, scales[1], biases[1], **options)
+    return jnp.concatenate([by_instance, by_batch], axis), new

@@ -1,0 +1,114 @@
+"""Switchable normalization."""
+
+from typing import Unpack
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Float, Inexact
+
+from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm.batch.instances import measure_both, measure_instances, normalize_about
+from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import finite, pool
+from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.stats import Stats, check_stats
+from jaxnorm.core.validation import check_inexact
+
+
+def switchable_norm(
+    x: Inexact[Array, "batch ..."],
+    stats: Stats,
+    mean_logits: Float[Array, "..."],
+    var_logits: Float[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    **options: Unpack[BatchOptions],
+) -> tuple[Array, Stats]:
+    """Normalizes by a learned mixture of instance, layer and batch statistics.
+
+    With a = softmax(mean_logits) and b = softmax(var_logits), the means and biased
+    variances of each feature of each example (in), of each example (ln), and of each
+    feature over the batch (bn; in inference the running ones)::
+
+        mean = a[0] mean_in + a[1] mean_ln + a[2] mean_bn
+        var  = b[0] var_in  + b[1] var_ln  + b[2] var_bn
+        y    = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+    x is read once for all three: the moments of layer and batch are those of the
+    instances, merged.
+
+    Args:
+      x: Input of shape (batch, ..., features); floating or complex. Without axes for
+        space, an instance is one number, and its variance 0.
+      stats: Running statistics of the batch part, as in `jaxnorm.batch_norm`.
+      mean_logits: (3,), in the order instance, layer, batch; equal at the start.
+      var_logits: Likewise.
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      **options: As in `jaxnorm.batch_norm`. An example's feature without a valid
+        element comes out as bias.
+
+    Returns:
+      y of the shape of x, and the new statistics, which are batch norm's; `stats`
+      itself in inference. One collective forward and one backward.
+
+    Raises:
+      TypeError: As in `jaxnorm.batch_norm`.
+      ValueError: If there are not three logits, or as in `jaxnorm.batch_norm`.
+
+    Reference:
+      Luo et al., 2019, Differentiable Learning-to-Normalize via Switchable
+      Normalization, equations 3 to 5 (https://arxiv.org/abs/1806.10779).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])
+      >>> instance = jnp.array([100.0, 0.0, 0.0])  # instance norm only
+      >>> y, _ = jaxnorm.switchable_norm(
+      ...     x, jaxnorm.init_batch_stats(1), instance, instance,
+      ...     use_running_average=False,
+      ... )
+      >>> y[..., 0].round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+    """
+    call = BatchCall.parse(x, scale, bias, **options)
+    check_stats(stats, call.feature_shape, call.x.dtype)
+    mean_share = _shares(mean_logits, "mean_logits")
+    var_share = _shares(var_logits, "var_logits")
+    if call.use_running_average:
+        new = running = stats
+        instances = measure_instances(call, stats.mean)
+        mean = call.align(stats.mean).astype(instances.shift.dtype) - instances.shift
+        batch = instances._replace(delta=mean, var=call.align(stats.var))
+    else:
+        running = call.agree(stats)
+        instances, batch = measure_both(call, running.mean)
+        new = call.update(running, call.per_feature(batch))
+        batch = batch.or_where_empty(call.align(running.var))
+
+    # A layer has one mean, so all are taken relative to the same number.
+    shift = jnp.mean(finite(batch.shift), call.features, keepdims=True)
+    instances, batch = instances.about(shift), batch.about(shift)
+    layers = pool(instances, Reduction(call.features, MappedAxis.nowhere()))
+    delta = _mix(mean_share, instances.delta, layers.delta, batch.delta)
+    var = _mix(var_share, instances.var, layers.var, batch.var)
+    var = jnp.where(instances.count > 0, var, jnp.full_like(var, jnp.inf))
+    return normalize_about(call, shift, delta, var), new
+
+
+def _mix(shares: Array, instance: Array, layer: Array, batch: Array) -> Array:
+    a, b, c = shares.astype(instance.dtype)
+    return a * instance + b * layer + c * batch
+
+
+def _shares(logits: Array, name: str) -> Array:
+    logits = check_inexact(logits, name)
+    if logits.shape != (3,):
+        raise ValueError(
+            f"{name} must have the shape (3,), for instance, layer and batch, got "
+            f"{logits.shape}."
+        )
+    return jax.nn.softmax(logits.astype(accumulation_dtype(logits.dtype)))

@@ -1,0 +1,185 @@
+"""The LSTM of recurrent batch normalization, as a Flax Linen cell."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+from flax import linen as nn
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxnorm.core.momentum import Schedule
+from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
+
+
+class LSTMCarry(NamedTuple):
+    """What a `BatchNormLSTMCell` hands on from one time step to the next.
+
+    Attributes:
+      c: Memory, (batch, features).
+      h: Output, (batch, features).
+      step: Index of the next time step, (batch,) int32, the same for all.
+      length: Number of time steps of each sequence, (batch,) int32. Beyond it an
+        example reaches no statistic.
+    """
+
+    c: Array
+    h: Array
+    step: Array
+    length: Array
+
+
+class BatchNormLSTMCell(nn.RNNCellBase):
+    """An LSTM whose recurrent, input and memory terms are batch-normalized.
+
+    With BN as in `jaxnorm.recurrent_batch_norm`, and W_h h and W_x x in four parts::
+
+        f, i, o, g = BN(W_h h; scale_h) + BN(W_x x; scale_x) + bias
+        c = sigmoid(f) c + sigmoid(i) tanh(g)
+        h = sigmoid(o) tanh(BN(c; scale_c, bias_c))
+
+    Use it in `nn.RNN(cell, variable_carry="batch_stats")`, with
+    `mutable=["batch_stats"]` in training. Initialize without `initial_carry`. For
+    sequences of unequal length give their lengths with the first carry::
+
+        carry = cell.initialize_carry(key, (batch, features))
+        rnn(x, initial_carry=carry._replace(length=lengths), seq_lengths=lengths)
+
+    Variables: `params`: input/kernel, recurrent/kernel, bias, and scale (and bias) of
+    norm_x, norm_h and norm_c; `batch_stats`: mean and var of the three, for each step.
+
+    Attributes:
+      features: Width of c and h.
+      max_steps: For how many time steps statistics are kept; those beyond use the last.
+      use_running_average: False in training, True in inference.
+      momentum: Weight of the old statistics, or a function of the number of updates.
+      epsilon: Added to the variances.
+      axis_name: Mapped axes over which statistics are shared.
+      gate_fn: Activation of the gates.
+      activation_fn: Activation of the memory and of its update.
+      kernel_init: Initializer of W_x.
+      recurrent_kernel_init: Initializer of W_h.
+      bias_init: Initializer of the bias.
+      scale_init: Initializer of the scales. 0.1, as in the paper: with 1 the tanh
+        saturates, and gradients vanish.
+      dtype: Dtype of the computation; by default what input and parameters promote to.
+      param_dtype: Dtype of the parameters.
+      carry_init: Initializer of c and h.
+
+    Reference:
+      Cooijmans et al., 2017, Recurrent Batch Normalization, equations 6 to 8
+      (https://arxiv.org/abs/1603.09025).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
+      >>> cell = jaxnorm.linen.BatchNormLSTMCell(
+      ...     features=4, max_steps=5, use_running_average=False
+      ... )
+      >>> rnn = nn.RNN(cell, variable_carry="batch_stats")
+      >>> x = jax.random.normal(jax.random.key(0), (8, 5, 3))  # batch, time, features
+      >>> variables = rnn.init(jax.random.key(1), x)
+      >>> y, updates = rnn.apply(variables, x, mutable=["batch_stats"])
+      >>> y.shape, updates["batch_stats"]["cell"]["norm_x"]["mean"].shape
+      ((8, 5, 4), (5, 16))
+    """
+
+    features: int
+    max_steps: int
+    use_running_average: bool
+    momentum: float | Schedule = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | Sequence[str] | None = None
+    gate_fn: Callable[[Array], Array] = nn.sigmoid
+    activation_fn: Callable[[Array], Array] = jnp.tanh
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    recurrent_kernel_init: Initializer = nn.initializers.orthogonal()
+    bias_init: Initializer = nn.initializers.zeros
+    scale_init: Initializer = nn.initializers.constant(0.1)
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    carry_init: Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(
+        self, carry: LSTMCarry, inputs: Float[Array, "... in"]
+    ) -> tuple[LSTMCarry, Float[Array, "... features"]]:
+        """Takes one time step.
+
+        Args:
+          carry: From `initialize_carry`, or of the time step before.
+          inputs: (batch, any number).
+
+        Returns:
+          The new carry, and its h.
+        """
+        c, h, step, length = carry
+        now = jnp.max(step)
+        mask = jnp.expand_dims(step < length, -1)
+
+        def norm(name: str, x: Array, *, use_bias: bool) -> Array:
+            module = RecurrentBatchNorm(
+                use_running_average=self.use_running_average,
+                momentum=self.momentum,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                use_bias=use_bias,
+                scale_init=self.scale_init,
+                axis_name=self.axis_name,
+                max_steps=self.max_steps,
+                name=name,
+            )
+            return module(x, now, mask=mask)
+
+        def dense(name: str, x: Array, kernel_init: Initializer) -> Array:
+            return nn.Dense(
+                4 * self.features,
+                use_bias=False,
+                kernel_init=kernel_init,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=name,
+            )(x)
+
+        bias = self.param(
+            "bias", self.bias_init, (4 * self.features,), self.param_dtype
+        )
+        from_x = dense("input", inputs, self.kernel_init)
+        from_h = dense("recurrent", h, self.recurrent_kernel_init)
+        gates = norm("norm_h", from_h, use_bias=False)
+        gates = gates + norm("norm_x", from_x, use_bias=False)
+        gates = gates + jnp.broadcast_to(bias.astype(gates.dtype), gates.shape)
+        f, i, o, g = jnp.split(gates, 4, axis=-1)
+        c = self.gate_fn(f) * c + self.gate_fn(i) * self.activation_fn(g)
+        h = self.gate_fn(o) * self.activation_fn(norm("norm_c", c, use_bias=True))
+        return LSTMCarry(c, h, step + 1, length), h
+
+    @nn.nowrap
+    def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LSTMCarry:
+        """Returns the carry before the first time step.
+
+        Args:
+          rng: Key for `carry_init`.
+          input_shape: Shape of the input of one time step.
+        """
+        batch = input_shape[:-1]
+        c_key, h_key = jax.random.split(rng)
+        carry = LSTMCarry(
+            self.carry_init(c_key, (*batch, self.features), self.param_dtype),
+            self.carry_init(h_key, (*batch, self.features), self.param_dtype),
+            jnp.zeros(batch, jnp.int32),
+            jnp.full(batch, jnp.iinfo(jnp.int32).max),
+        )
+        # A scan carries only variables that are there before it, and this is called
+        # just before.
+        if self.scope is not None and self.is_initializing():
+            self(carry, jnp.zeros(input_shape, self.param_dtype))
+        return carry
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of feature axes of the input."""
+        return 1

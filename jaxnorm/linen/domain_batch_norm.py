@@ -1,0 +1,77 @@
+"""Batch normalization with statistics for each domain, as a Flax Linen module."""
+
+from flax import linen as nn
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Shaped
+
+import jaxnorm
+from jaxnorm.linen.affine import affine_params, floating_input
+from jaxnorm.linen.batch_module import BatchModule
+
+
+class DomainBatchNorm(BatchModule):
+    """Batch norm with statistics for each domain; the index of one comes with the call.
+
+    For data from several sources whose activations differ: languages, scanners, clean
+    and adversarial images. Scale and bias are shared; where each domain shall have its
+    own, use one `BatchNorm` a domain.
+
+    Variables: `params`: scale, bias; `batch_stats`: mean, var, with a leading axis of
+    domains.
+
+    Attributes are those of `BatchModule`, and:
+
+    Attributes:
+      num_domains: Number of domains, at least 1; must be given.
+
+    References: Chang et al., 2019, Domain-Specific Batch Normalization
+    (https://arxiv.org/abs/1906.03950). Xie et al., 2020, Adversarial Examples Improve
+    Image Recognition (https://arxiv.org/abs/1911.09665).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> norm = jaxnorm.linen.DomainBatchNorm(num_domains=2, momentum=0.5)
+      >>> x = jnp.array([[1.0], [3.0]])
+      >>> variables = norm.init(jax.random.key(0), x, 0, use_running_average=True)
+      >>> y, updates = norm.apply(
+      ...     variables, x, 1, use_running_average=False, mutable=["batch_stats"]
+      ... )
+      >>> updates["batch_stats"]["mean"][:, 0]
+      Array([0., 1.], dtype=float32)
+    """
+
+    num_domains: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Shaped[Array, "batch ..."],
+        domain: ArrayLike,
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes x, all of which is of one domain.
+
+        Args:
+          x: Input of shape (batch, ...). Split a batch of several domains first.
+          domain: Index of the domain in [0, num_domains); an integer scalar, traced or
+            not.
+          use_running_average: False in training, True in inference.
+          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        x = floating_input(x)
+        options = self.options(x, use_running_average, mask)
+        shape = self.feature_shape(x)
+        initial = jaxnorm.init_recurrent_stats(
+            self.num_domains, shape, self.stats_dtype, counted=self.counts(options)
+        )
+        stats = initial._replace(**self.read(initial._asdict()))
+        scale, bias = affine_params(self, shape)
+        y, new = jaxnorm.recurrent_batch_norm(x, stats, domain, scale, bias, **options)
+        self.store(new._asdict(), options)
+        return y

@@ -1,0 +1,108 @@
+"""Group normalization as a Flax Linen module."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Shaped
+
+import jaxnorm
+from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.linen.affine import affine_params, floating_input
+
+
+class GroupNorm(nn.Module):
+    """Group normalization: each example over groups of adjacent features.
+
+    A drop-in superset of `flax.linen.GroupNorm`: the same arguments, defaults, variable
+    tree (`params`: scale, bias) and initialization, so that its checkpoints load
+    unchanged. The mathematics is that of `jaxnorm.group_norm`.
+
+    While initializing no device is asked, so that no axis need be bound.
+
+    Attributes:
+      num_groups: Into how many groups to cut the features; None if `group_size` is
+        given.
+      group_size: How many features make a group; needs `num_groups=None`.
+      epsilon: Added to the variance; at least 0.
+      dtype: Dtype of the result; by default what the input and parameters promote to.
+      param_dtype: Dtype of scale and bias.
+      use_bias: Whether a learned bias is added.
+      use_scale: Whether to multiply by a learned scale.
+      bias_init: Initializer of the bias.
+      scale_init: Initializer of the scale.
+      reduction_axes: The axes to average over, among them that of the features; by
+        default all but the first, which is the batch.
+      axis_name: Mapped axis or axes over which reduced axes other than that of the
+        features are divided. Under `jax.jit` a sharded input needs none.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
+      use_fast_variance: Without effect: the mean always takes a pass of its own, since
+        the variance from one pass is wrong where the mean is large.
+      force_float32_reductions: Without effect: the mean and the variance are always
+        computed in float32 or wider.
+      feature_axes: The one axis of the features.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+      >>> norm = jaxnorm.linen.GroupNorm(num_groups=2)
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    num_groups: int | None = 32
+    group_size: int | None = None
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = nn.initializers.zeros
+    scale_init: Initializer = nn.initializers.ones
+    reduction_axes: Axes | None = None
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+    feature_axes: Axes = -1
+
+    @nn.compact
+    def __call__(
+        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape. Integers are converted to float32, as in Flax.
+          mask: Which elements count, or their weights (Flax takes floating values for
+            booleans); see `jaxnorm.layer_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        x = floating_input(x)
+        features = canonical_axes(self.feature_axes, x.ndim)
+        scale, bias = affine_params(self, sizes(x.shape, features))
+        reduction_axes = self.reduction_axes
+        if reduction_axes is None and x.ndim == 1:
+            reduction_axes = 0  # Flax takes a single example without an axis for it
+        initializing = self.is_initializing()
+        return jaxnorm.group_norm(
+            x,
+            scale,
+            bias,
+            num_groups=self.num_groups,
+            group_size=self.group_size,
+            reduction_axes=reduction_axes,
+            feature_axes=features,
+            epsilon=self.epsilon,
+            mask=mask,
+            axis_name=None if initializing else self.axis_name,
+            axis_index_groups=None if initializing else self.axis_index_groups,
+            dtype=self.dtype,
+        )

@@ -1,0 +1,98 @@
+"""Layer normalization as a Flax Linen module."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Shaped
+
+import jaxnorm
+from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.linen.affine import affine_params, floating_input
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization: each example over its features.
+
+    A drop-in superset of `flax.linen.LayerNorm`: the same arguments, defaults, variable
+    tree (`params`: scale, bias) and initialization, so that its checkpoints load
+    unchanged. The mathematics is that of `jaxnorm.layer_norm`.
+
+    While initializing no device is asked, so that no axis need be bound.
+
+    Attributes:
+      epsilon: Added to the variance; at least 0.
+      dtype: Dtype of the result; by default what the input and parameters promote to.
+      param_dtype: Dtype of scale and bias.
+      use_bias: Whether a learned bias is added.
+      use_scale: Whether to multiply by a learned scale.
+      bias_init: Initializer of the bias.
+      scale_init: Initializer of the scale.
+      reduction_axes: The axis or axes to average over.
+      feature_axes: The axis or axes of scale and bias.
+      axis_name: Mapped axis or axes over which the reduced axes are divided. Under
+        `jax.jit` a sharded input needs none.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
+      use_fast_variance: Without effect: the mean always takes a pass of its own, since
+        the variance from one pass is wrong where the mean is large.
+      force_float32_reductions: Without effect: the mean and the variance are always
+        computed in float32 or wider.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+      >>> norm = jaxnorm.linen.LayerNorm()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = nn.initializers.zeros
+    scale_init: Initializer = nn.initializers.ones
+    reduction_axes: Axes = -1
+    feature_axes: Axes = -1
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape. Integers are converted to float32, as in Flax.
+          mask: Which elements count, or their weights (Flax takes floating values for
+            booleans); see `jaxnorm.layer_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        x = floating_input(x)
+        features = canonical_axes(self.feature_axes, x.ndim)
+        scale, bias = affine_params(self, sizes(x.shape, features))
+        initializing = self.is_initializing()
+        return jaxnorm.layer_norm(
+            x,
+            scale,
+            bias,
+            reduction_axes=self.reduction_axes,
+            feature_axes=features,
+            epsilon=self.epsilon,
+            mask=mask,
+            axis_name=None if initializing else self.axis_name,
+            axis_index_groups=None if initializing else self.axis_index_groups,
+            dtype=self.dtype,
+        )

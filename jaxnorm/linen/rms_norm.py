@@ -1,0 +1,106 @@
+"""Root mean square layer normalization as a Flax Linen module."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Shaped
+
+import jaxnorm
+from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.collectives import Groups
+from jaxnorm.linen.affine import floating_input
+
+
+class RMSNorm(nn.Module):
+    """Root mean square layer normalization: each example over its features.
+
+    A drop-in superset of `flax.linen.RMSNorm`: the same arguments, defaults, variable
+    tree (`params`: scale) and initialization, so that its checkpoints load unchanged.
+    The mathematics is that of `jaxnorm.rms_norm`.
+
+    While initializing no device is asked, so that no axis need be bound.
+
+    Attributes:
+      epsilon: Added to the mean square; at least 0.
+      dtype: Dtype of the result; by default what the input and scale promote to.
+      param_dtype: Dtype of scale.
+      use_scale: Whether to multiply by a learned scale.
+      scale_init: Initializer of the stored scale. By default the layer starts at a
+        factor of 1: from ones, as in Flax, or from zeros if `scale_offset` is 1.
+      reduction_axes: The axis or axes to average over.
+      feature_axes: The axis or axes of scale.
+      axis_name: Mapped axis or axes over which the reduced axes are divided. Under
+        `jax.jit` a sharded input needs none.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
+      use_fast_variance: Without effect: without a mean there is but one way.
+      force_float32_reductions: Without effect: the mean square is always computed in
+        float32 or wider.
+      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
+        that store the distance from 1, so that weight decay pulls towards the identity.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[2.0, 2.0], [3.0, -3.0]])
+      >>> norm = jaxnorm.linen.RMSNorm(scale_offset=1.0)
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> variables["params"]["scale"]
+      Array([0., 0.], dtype=float32)
+      >>> norm.apply(variables, x).round(2)
+      Array([[ 1.,  1.],
+             [ 1., -1.]], dtype=float32)
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_scale: bool = True
+    scale_init: Initializer | None = None
+    reduction_axes: Axes = -1
+    feature_axes: Axes = -1
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    use_fast_variance: bool = True
+    force_float32_reductions: bool = True
+    scale_offset: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape. Integers are converted to float32, as in Flax.
+          mask: Which elements count, or their weights (Flax takes floating values for
+            booleans); see `jaxnorm.layer_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        x = floating_input(x)
+        features = canonical_axes(self.feature_axes, x.ndim)
+        scale = None
+        if self.use_scale:
+            init = self.scale_init
+            if init is None:
+                init = nn.initializers.constant(1 - self.scale_offset)
+            shape = sizes(x.shape, features)
+            # as an array: a loaded checkpoint holds those of NumPy
+            scale = jnp.asarray(self.param("scale", init, shape, self.param_dtype))
+        initializing = self.is_initializing()
+        return jaxnorm.rms_norm(
+            x,
+            scale,
+            reduction_axes=self.reduction_axes,
+            feature_axes=features,
+            epsilon=self.epsilon,
+            scale_offset=self.scale_offset,
+            mask=mask,
+            axis_name=None if initializing else self.axis_name,
+            axis_index_groups=None if initializing else self.axis_index_groups,
+            dtype=self.dtype,
+        )

@@ -1,0 +1,79 @@
+"""Dynamic tanh, which takes the place of layer norm without statistics."""
+
+import functools
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Inexact
+
+from jaxnorm.core.affine import affine
+from jaxnorm.core.axes import Axes, canonical_axes
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.validation import check_inexact
+from jaxnorm.sample.parameters import real_parameter
+
+
+def dynamic_tanh(
+    x: Inexact[Array, "..."],
+    alpha: Inexact[Array, ""] | Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None,
+    bias: Inexact[Array, "..."] | None,
+    *,
+    feature_axes: Axes = -1,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Squashes each element, in place of layer norm: there are no statistics.
+
+    With a learned slope::
+
+        y = tanh(alpha * x) * scale + bias
+
+    computed in float32 or wider. What is kept for the backward pass is x; the tanh is
+    computed again.
+
+    Args:
+      x: Input of any shape; floating or complex.
+      alpha: Scalar; or as scale. Real. The paper starts it at 0.5, and at less for
+        wide language models.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
+        1 where None.
+      bias: Likewise; 0 where None.
+      feature_axes: The axis or axes of the parameters.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If an array holds integers, alpha is complex, or `dtype` is real for
+        complex input.
+      ValueError: If a shape or an axis does not fit.
+
+    Reference:
+      Zhu et al., 2025, Transformers without Normalization, section 4 and algorithm 1
+      (https://arxiv.org/abs/2503.10622).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[0.0, 2.0], [-2.0, 100.0]])
+      >>> jaxnorm.dynamic_tanh(x, jnp.array(0.5), jnp.ones(2), jnp.zeros(2)).round(3)
+      Array([[ 0.   ,  0.762],
+             [-0.762,  1.   ]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    features = canonical_axes(feature_axes, x.ndim)
+    alpha = real_parameter(alpha, "alpha", x, features)
+    scale, bias, result = affine(x, scale, bias, features, dtype)
+    # Else the tanh would be kept beside x, both in float32.
+    squash = jax.checkpoint(functools.partial(_squash, result))
+    return squash(x, alpha, scale, bias)
+
+
+def _squash(
+    result: DTypeLike, x: Array, alpha: Array, scale: Array, bias: Array
+) -> Array:
+    wide = accumulation_dtype(result, x.dtype)
+    x, alpha, scale, bias = (value.astype(wide) for value in (x, alpha, scale, bias))
+    return (jnp.tanh(alpha * x) * scale + bias).astype(result)

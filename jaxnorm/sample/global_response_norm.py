@@ -1,0 +1,129 @@
+"""Global response normalization."""
+
+import functools
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core.affine import affine
+from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
+from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import (
+    MOMENTS_NAME,
+    inner,
+    keep_usable,
+    nonzero,
+    select,
+    weighted_sums,
+)
+from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.validation import check_epsilon, check_inexact
+
+
+def global_response_norm(
+    x: Inexact[Array, "batch ..."],
+    scale: Inexact[Array, "..."] | None,
+    bias: Inexact[Array, "..."] | None,
+    *,
+    epsilon: float = 1e-6,
+    feature_axes: Axes = -1,
+    mask: Shaped[Array, "..."] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Makes the features of each example compete: the strong ones are raised.
+
+    With the norm over all axes but the first, which is the batch, and `feature_axes`,
+    and the mean over `feature_axes`::
+
+        norm = sqrt(sum(|x|^2))
+        y = scale * x * norm / (mean(norm) + epsilon) + bias + x
+
+    With scale and bias 0, where training starts, y = x. The gradient of a norm of 0 is
+    taken to be 0, to every order. What is kept for the backward pass is x, and one
+    number for each feature of each example.
+
+    Args:
+      x: Input of shape (batch, ...); floating or complex. Norms are computed in float32
+        or wider.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
+        1 where None.
+      bias: Likewise; 0 where None.
+      epsilon: Added to the mean of the norms; at least 0.
+      feature_axes: The axis or axes of the features, which compete.
+      mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
+        floating values are non-negative weights of the squares, not differentiated.
+        Masked elements reach no norm, and a feature of which no element counts reaches
+        no mean: padded positions and features change nothing. They come out as the
+        formula says, or as `bias`, with no gradient, where they are not finite (or
+        above 1e19). Where nothing of an example counts its norms are 0.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If an array holds integers, or `dtype` is real for complex input.
+      ValueError: If a shape or an axis does not fit, the first axis is among
+        `feature_axes`, or epsilon is negative.
+
+    Reference:
+      Woo et al., 2023, ConvNeXt V2, section 4, equations 1 to 3 and algorithm 1
+      (https://arxiv.org/abs/2301.00808).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[[3.0, 1.0], [4.0, 0.0]]])  # norms 5 and 1, mean 3
+      >>> jaxnorm.global_response_norm(x, jnp.full(2, 3.0), jnp.zeros(2)).round()
+      Array([[[18.,  2.],
+              [24.,  0.]]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    epsilon = check_epsilon(epsilon)
+    features = canonical_axes(feature_axes, x.ndim)
+    space = other_axes((batch_axis(features), *features), x.ndim)
+    scale, bias, result = affine(x, scale, bias, features, dtype)
+    mask = None if mask is None else align_mask(mask, x)
+    reduction = Reduction(space, MappedAxis.parse(None, None, x))
+    # Else x would be kept several times, in float32.
+    respond = jax.checkpoint(
+        functools.partial(_respond, reduction, features, epsilon, result),
+        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    )
+    return respond(x, scale, bias, mask)
+
+
+def _respond(
+    reduction: Reduction,
+    features: tuple[int, ...],
+    epsilon: float,
+    result: DTypeLike,
+    x: Array,
+    scale: Array,
+    bias: Array,
+    mask: Array | None,
+) -> Array:
+    wide = accumulation_dtype(result, x.dtype)
+    valid = select(mask, x.astype(accumulation_dtype(x.dtype)))
+    count, square = weighted_sums(inner(valid, valid), mask=mask, reduction=reduction)
+    seen = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)
+    part = seen / nonzero(jnp.sum(seen, features, keepdims=True))
+    square, part = (checkpoint_name(value, MOMENTS_NAME) for value in (square, part))
+    norm = _root(square)
+    mean = jnp.sum(norm * part, features, keepdims=True)
+    share = norm / (checkpoint_name(mean, MOMENTS_NAME) + epsilon)
+    k = 1 + share.astype(wide) * scale.astype(wide)
+    y = keep_usable(mask, x, x.astype(wide)) * k + bias.astype(wide)
+    return y.astype(result)
+
+
+def _root(square: Array) -> Array:
+    """Returns the root; 0 with derivatives 0, of any order, where it is below 1e-19."""
+    zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which so spreads
+    # Selected before the root too: its slope at 0 is infinite, and 0 times that is NaN.
+    root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
+    return jnp.where(zero, jnp.zeros_like(root), root)

@@ -1,0 +1,48 @@
+"""Learned arrays beside scale and bias: thresholds, slopes, gates. They are real."""
+
+from jax import Array
+from jax import numpy as jnp
+
+from jaxnorm.core.axes import align
+from jaxnorm.core.validation import check_inexact
+
+
+def real_parameter(
+    value: Array, name: str, x: Array, feature_axes: tuple[int, ...]
+) -> Array:
+    """Returns a learned parameter with the rank of x.
+
+    Args:
+      value: A scalar; or an array of the feature shape, or of the rank of x with 1
+        where it is shared.
+      name: The argument's name, for the error messages.
+      x: The input.
+      feature_axes: Canonical feature axes.
+
+    Raises:
+      TypeError: If it is not real and floating.
+      ValueError: If its shape is none of these.
+    """
+    value = check_inexact(value, name)
+    check_real("it is no factor", **{name: value})
+    if value.ndim == 0:
+        return jnp.reshape(value, (1,) * x.ndim)
+    return align(value, x.shape, feature_axes, name)
+
+
+def check_real(reason: str, **values: Array | None) -> None:
+    """Checks that arrays are not complex.
+
+    Args:
+      reason: Why they must be real, for the error message.
+      **values: Arrays by their argument's name; None where not given.
+
+    Raises:
+      TypeError: If one is complex.
+    """
+    for name, value in values.items():
+        if value is not None and jnp.iscomplexobj(value):
+            raise TypeError(
+                f"{name} must be real, since {reason}, got {value.dtype}. Normalize "
+                "the real and the imaginary part as features of their own."
+            )

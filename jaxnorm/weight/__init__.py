@@ -1,0 +1,1 @@
+"""Reparameterizations of weights: they return the weight that the layer uses."""
