@@ -1,23 +1,22 @@
-"""Measures batch normalization: time, memory traffic, residuals, collectives.
+"""Measures normalization layers: time, memory traffic, residuals.
 
-Ours and `flax.linen`'s (and Haiku's and Keras's, where they are installed) run in turn
-in one process, on whatever device JAX has. A machine's speed drifts, so times are
-compared in pairs, and the median of the ratios counts.
+Ours and `flax.linen`'s (and, for batch norm, Haiku's and Keras's, where they are
+installed) run in turn in one process, on whatever device JAX has. A machine's speed
+drifts, so times are compared in pairs, and the median of the ratios counts.
 
   python examples/benchmark.py
-  python examples/benchmark.py --shape=256,56,56,64 --dtype=bfloat16 --repeats=100
+  python examples/benchmark.py --norm=batch --shape=256,56,56,64 --repeats=100
 """
 
 import argparse
 import dataclasses
 import functools
 import importlib.util
-import itertools
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import flax.linen
@@ -26,28 +25,40 @@ import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import jaxnorm.linen
 
-# Convolutional networks from early to late layers, and a dense layer.
-SHAPES = ["64,28,28,32", "32,14,14,256", "128,7,7,512", "4096,512"]
+# Convolutional networks from early to late layers, sequences, and a dense layer.
+IMAGES = ["64,28,28,32", "32,14,14,256", "128,7,7,512"]
+SHAPES = {
+    "batch": [*IMAGES, "4096,512"],
+    "layer": ["64,28,28,32", "32,14,14,256", "8,256,768", "4096,512"],
+    "rms": ["64,28,28,32", "32,14,14,256", "8,256,768", "4096,512"],
+    "group": IMAGES,
+    "instance": IMAGES,
+}
+CLASSES = {
+    "batch": "BatchNorm",
+    "layer": "LayerNorm",
+    "rms": "RMSNorm",
+    "group": "GroupNorm",
+    "instance": "InstanceNorm",
+}
 DTYPES = ["float32", "bfloat16"]
+LIBRARIES = {"jaxnorm": jaxnorm.linen, "flax.linen": flax.linen}
 SECONDS_A_SAMPLE = 0.01
-REPLICAS = 8
 Tree = Any
 Row = dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """One library's batch norm as a pure function of explicit state.
+    """One library's normalizer as a pure function of explicit state.
 
     Attributes:
       apply: `(params, stats, x) -> (y, new_stats)`, in training mode.
       params: Scale and bias.
-      stats: Running statistics.
+      stats: Running statistics; nothing where there are none.
     """
 
     apply: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
@@ -64,17 +75,19 @@ class Norm:
         return y, new_stats, backward(cotangent)
 
 
-def linen(module: type[flax.linen.Module], x: jax.Array, **options: Any) -> Norm:
-    """Batch norm of a Flax Linen class."""
-    norm = module(use_running_average=False, dtype=x.dtype, **options)
+def linen(library: ModuleType, name: str, x: jax.Array, **options: Any) -> Norm:
+    """A normalizer of `flax.linen` or of `jaxnorm.linen`."""
+    if name == "batch":
+        options["use_running_average"] = False
+    norm = getattr(library, CLASSES[name])(dtype=x.dtype, **options)
     variables = norm.init(jax.random.key(0), x)
 
     def apply(params: Tree, stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
         variables = {"params": params, "batch_stats": stats}
         y, updates = norm.apply(variables, x, mutable=["batch_stats"])
-        return y, updates["batch_stats"]
+        return y, updates.get("batch_stats", {})
 
-    return Norm(apply, variables["params"], variables["batch_stats"])
+    return Norm(apply, variables["params"], variables.get("batch_stats", {}))
 
 
 def haiku_norm(x: jax.Array) -> Norm:
@@ -106,12 +119,14 @@ def keras_norm(x: jax.Array) -> Norm:
     return Norm(apply, params, stats)
 
 
-def libraries() -> dict[str, Callable[[jax.Array], Norm]]:
-    """The libraries to measure, ours first."""
+def libraries(name: str) -> dict[str, Callable[[jax.Array], Norm]]:
+    """The libraries to measure a normalizer of, ours first."""
     found = {
-        "jaxnorm": functools.partial(linen, jaxnorm.linen.BatchNorm),
-        "flax.linen": functools.partial(linen, flax.linen.BatchNorm),
+        library: functools.partial(linen, module, name)
+        for library, module in LIBRARIES.items()
     }
+    if name != "batch":
+        return found
     if importlib.util.find_spec("haiku"):
         found["haiku"] = haiku_norm
     if importlib.util.find_spec("keras"):
@@ -151,12 +166,14 @@ def saved_bytes(norm: Norm, x: jax.Array) -> float:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(backward)) / x.size
 
 
-def time_rows(dtype: str, shape: tuple[int, ...], repeats: int) -> Iterator[Row]:
-    """Measures one shape and dtype; yields a row a library."""
+def time_rows(
+    name: str, dtype: str, shape: tuple[int, ...], repeats: int
+) -> Iterator[Row]:
+    """Measures a normalizer with one shape and dtype; yields a row a library."""
     keys = jax.random.split(jax.random.key(0))
     x = (2 * jax.random.normal(keys[0], shape) + 1).astype(dtype)
     cotangent = jax.random.normal(keys[1], shape).astype(dtype)
-    norms = {name: make(x) for name, make in libraries().items()}
+    norms = {library: make(x) for library, make in libraries(name).items()}
 
     forward, both = [], []
     for norm in norms.values():
@@ -175,57 +192,20 @@ def time_rows(dtype: str, shape: tuple[int, ...], repeats: int) -> Iterator[Row]
     def gigabytes(times: list[float]) -> str:
         return f"{2 * x.nbytes / statistics.median(times) / 1e9:.1f}"
 
-    for name, alone, step in zip(norms, forward_times, both_times, strict=True):
+    for library, alone, step in zip(norms, forward_times, both_times, strict=True):
         yield {
+            "norm": name,
             "shape": "x".join(map(str, shape)),
             "dtype": dtype,
-            "library": name,
+            "library": library,
             "forward, ms": f"{1e3 * statistics.median(alone):.2f}",
             "forward ratio": ratio(alone, forward_times[0]),
             "and backward, ms": f"{1e3 * statistics.median(step):.2f}",
             "and backward ratio": ratio(step, both_times[0]),
             # as if x were read once, which no training step can do
             "GB/s: forward / copy": f"{gigabytes(alone)} / {gigabytes(copy_times)}",
-            "saved, bytes an element": f"{saved_bytes(norms[name], x):.2f}",
+            "saved, bytes an element": f"{saved_bytes(norms[library], x):.2f}",
         }
-
-
-def collectives(module: type[flax.linen.Module], mode: str, *, backward: bool) -> int:
-    """Returns the all-reduces of the compiled step on several (simulated) devices."""
-    devices = jax.devices("cpu")[:REPLICAS]
-    mesh = jax.make_mesh((REPLICAS,), ("data",), (AxisType.Auto,), devices=devices)
-    x = jax.device_put(
-        jnp.ones((4 * REPLICAS, 8, 8, 16)), NamedSharding(mesh, P("data"))
-    )
-    norm = linen(module, x, axis_name=None if mode == "jit" else "data")
-    step = norm.forward_and_backward if backward else norm.apply
-    arrays = [x, x] if backward else [x]
-    if mode != "jit":
-        check_vma = mode == "shard_map"
-        # Gradients of parameters are summed already where types tell what varies.
-        gradients = (P() if check_vma else P("data"), P("data"))
-        step = jax.shard_map(
-            step,
-            mesh=mesh,
-            in_specs=(P(), P(), *(P("data") for _ in arrays)),
-            out_specs=(P("data"), P(), gradients) if backward else (P("data"), P()),
-            check_vma=check_vma,
-        )
-    compiled = jax.jit(step).lower(norm.params, norm.stats, *arrays).compile()
-    return len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
-
-
-def collective_rows() -> Iterator[Row]:
-    """Counts collectives; yields a row a library and mode."""
-    modules = {"jaxnorm": jaxnorm.linen.BatchNorm, "flax.linen": flax.linen.BatchNorm}
-    for mode in ("jit", "shard_map", "shard_map, check_vma=False"):
-        for name, module in modules.items():
-            yield {
-                "mode": mode,
-                "library": name,
-                "forward": str(collectives(module, mode, backward=False)),
-                "and backward": str(collectives(module, mode, backward=True)),
-            }
 
 
 def show(title: str, rows: Iterator[Row]) -> None:
@@ -244,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--norm", action="append", choices=CLASSES, help="default: all")
     parser.add_argument(
         "--shape", action="append", help="N,...,C; may be repeated", metavar="SIZES"
     )
@@ -251,20 +232,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30, help="pairs of samples")
     flags = parser.parse_args()
 
-    # For counting collectives only: what is timed runs on one device.
-    jax.config.update("jax_num_cpu_devices", REPLICAS)
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
     print("Ratios are another's time over ours: above 1, ours is faster.")
-    shapes = [tuple(map(int, s.split(","))) for s in flags.shape or SHAPES]
-    cases = itertools.product(flags.dtype or DTYPES, shapes)
+    cases = [
+        (norm, dtype, tuple(map(int, shape.split(","))))
+        for norm in flags.norm or CLASSES
+        for dtype in flags.dtype or DTYPES
+        for shape in flags.shape or SHAPES[norm]
+    ]
     show(
         "A training step of one layer",
         (row for case in cases for row in time_rows(*case, flags.repeats)),
-    )
-    show(
-        f"All-reduces of a compiled step of one layer on {REPLICAS} devices",
-        collective_rows(),
     )
 
 

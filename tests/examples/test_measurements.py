@@ -25,12 +25,17 @@ def rows(root):
 
 
 def test_benchmark(rows):
-    options = ["--shape=16,4,4,8", "--dtype=bfloat16", "--repeats=2"]
-    found = rows("benchmark.py", *options)
-    ours = next(row for row in found if row[:3] == ["16x4x4x8", "bfloat16", "jaxnorm"])
-    # in an x so small, vectors weigh almost as much
-    assert 2 <= float(ours[-1]) < 4
-    counts = {tuple(row[:2]): row[2:] for row in found if len(row) == 4}
+    options = ["--shape=16,4,4,32", "--dtype=bfloat16", "--repeats=2"]
+    saved = {tuple(row[:4]): row[-1] for row in rows("benchmark.py", *options)}
+    for norm in ("batch", "layer", "rms", "group", "instance"):
+        ours = float(saved[norm, "16x4x4x32", "bfloat16", "jaxnorm"])
+        # in an x so small, vectors weigh almost as much
+        assert 2 <= ours < 4
+        assert float(saved[norm, "16x4x4x32", "bfloat16", "flax.linen"]) > 2 * ours
+
+
+def test_collectives(rows):
+    counts = {tuple(row[:2]): row[2:] for row in rows("collectives.py")}
     assert counts["jit", "jaxnorm"] == ["1", "2"]
     assert counts["shard_map", "jaxnorm"] == ["1", "2"]
     assert counts["shard_map, check_vma=False", "jaxnorm"] == ["2", "3"]

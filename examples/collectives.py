@@ -1,0 +1,63 @@
+"""Counts the all-reduces of a batch norm layer's compiled step on several devices.
+
+python examples/collectives.py
+"""
+
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+from benchmark import LIBRARIES, Row, linen, show
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+REPLICAS = 8
+
+
+def count(library: ModuleType, mode: str, *, backward: bool) -> int:
+    """Returns the all-reduces of batch norm's compiled step on (simulated) devices."""
+    devices = jax.devices("cpu")[:REPLICAS]
+    mesh = jax.make_mesh((REPLICAS,), ("data",), (AxisType.Auto,), devices=devices)
+    x = jax.device_put(
+        jnp.ones((4 * REPLICAS, 8, 8, 16)), NamedSharding(mesh, P("data"))
+    )
+    norm = linen(library, "batch", x, axis_name=None if mode == "jit" else "data")
+    step = norm.forward_and_backward if backward else norm.apply
+    arrays = [x, x] if backward else [x]
+    if mode != "jit":
+        check_vma = mode == "shard_map"
+        # Gradients of parameters are summed already where types tell what varies.
+        gradients = (P() if check_vma else P("data"), P("data"))
+        step = jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(P(), P(), *(P("data") for _ in arrays)),
+            out_specs=(P("data"), P(), gradients) if backward else (P("data"), P()),
+            check_vma=check_vma,
+        )
+    compiled = jax.jit(step).lower(norm.params, norm.stats, *arrays).compile()
+    return len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
+
+
+def rows() -> Iterator[Row]:
+    """Counts; yields a row a library and mode."""
+    for mode in ("jit", "shard_map", "shard_map, check_vma=False"):
+        for name, library in LIBRARIES.items():
+            yield {
+                "mode": mode,
+                "library": name,
+                "forward": str(count(library, mode, backward=False)),
+                "and backward": str(count(library, mode, backward=True)),
+            }
+
+
+def main() -> None:
+    """Counts, prints."""
+    jax.config.update("jax_num_cpu_devices", REPLICAS)
+    show(f"All-reduces of batch norm's compiled step on {REPLICAS} devices", rows())
+
+
+if __name__ == "__main__":
+    main()
