@@ -12,6 +12,7 @@ from jaxnorm.batch.instances import measure_both, measure_instances, normalize_a
 from jaxnorm.core.average import unbiased_factor
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.stats import Stats, check_stats
+from jaxnorm.core.validation import check_real
 
 
 def adaptive_batch_norm(
@@ -77,11 +78,7 @@ def adaptive_batch_norm(
         raise ValueError(f"strength must be at least 0, got {strength}.")
     call = BatchCall.parse(x, scale, bias, **options)
     check_stats(stats, call.feature_shape, call.x.dtype)
-    if jnp.iscomplexobj(call.x):
-        raise TypeError(
-            "x must be real, since differences of means are compared with a threshold, "
-            f"got {call.x.dtype}. Use batch_norm."
-        )
+    check_real("differences of means are compared with a threshold", x=call.x)
     if call.use_running_average:
         if math.isinf(strength):
             return call.normalize(stats.mean, stats.var), stats

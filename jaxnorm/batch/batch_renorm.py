@@ -14,6 +14,7 @@ from jaxnorm.core.average import average, count_update, resolve_momentum
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.core.stats import check_statistic
+from jaxnorm.core.validation import check_real
 
 
 class RenormStats(NamedTuple):
@@ -115,11 +116,7 @@ def batch_renorm(
       (Array([0.02], dtype=float32), Array(1., dtype=float32))
     """
     call = BatchCall.parse(x, scale, bias, **options)
-    if jnp.iscomplexobj(call.x):
-        raise TypeError(
-            "x must be real, since the correction of the mean is clipped, got "
-            f"{call.x.dtype}. Use batch_norm."
-        )
+    check_real("the correction of the mean is clipped", x=call.x)
     if call.unbiased:
         raise ValueError(
             "unbiased must be False, since r compares the running std with that which "

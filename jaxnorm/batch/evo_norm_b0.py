@@ -12,8 +12,9 @@ from jaxnorm.batch.instances import measure_spread
 from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import keep_usable
+from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.stats import check_statistic
-from jaxnorm.core.validation import check_inexact
+from jaxnorm.core.validation import check_real
 
 
 def evo_norm_b0(
@@ -38,8 +39,8 @@ def evo_norm_b0(
     Args:
       x: Input of shape (batch, ...); real. Computed in float32 or wider.
       running_var: Feature shape; ones at the start, in float32.
-      v: Slope of the own term: feature shape, or the rank of x with 1 where shared;
-        ones at the start.
+      v: Slope of the own term: feature shape, or the rank of x with 1 where shared, or
+        a scalar; ones at the start.
       scale: Likewise; 1 where None.
       bias: Likewise; 0 where None.
       **options: As in `jaxnorm.batch_norm`: `use_running_average`, which must be given,
@@ -70,11 +71,9 @@ def evo_norm_b0(
       Array([-1. ,  0.5], dtype=float32)
     """
     call = BatchCall.parse(x, scale, bias, **options)
-    if jnp.iscomplexobj(call.x):
-        raise TypeError(
-            f"x must be real, since two quotients are compared, got {call.x.dtype}."
-        )
-    running_var, v = jnp.asarray(running_var), check_inexact(v, "v")
+    check_real("two divisors are compared", x=call.x)
+    v = real_parameter(v, "v", call.x, call.features)
+    running_var = jnp.asarray(running_var)
     check_statistic(running_var, "running_var", call.feature_shape, call.x.dtype)
     running = running_var if call.use_running_average else call.agree(running_var)
     instances, batch = measure_spread(call)
@@ -105,5 +104,4 @@ def evo_norm_b0(
         y = x / jnp.maximum(batch_std, own) * scale.astype(dtype) + bias.astype(dtype)
         return y.astype(call.spec.dtype)
 
-    v = call.align(v, "v")
     return apply(call.x, var, instances.var, v, call.scale, call.bias), new

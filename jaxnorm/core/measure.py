@@ -5,7 +5,7 @@ The variance comes from one pass over x, and one collective, as the mean square 
 running mean is such a shift, at no cost, and the same on all devices.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 from jax import Array, lax
@@ -14,6 +14,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.reduction import Reduction
+
+_Tree = TypeVar("_Tree")
 
 MOMENTS_NAME = "jaxnorm_moments"
 """The name of a batch's moments, for rematerialization policies.
@@ -131,8 +133,12 @@ def measure(
     shift = lax.stop_gradient(_usable(shift.astype(dtype)))
     if not use_fast_variance:
         # Not relative to the given shift: far from the mean, that would round x away.
-        count, total = weighted_sums(x, mask=mask, reduction=reduction)
-        shift = jnp.where(count > 0, total / nonzero(count).astype(dtype), shift)
+        # And not differentiated: nothing below depends on the choice of the shift.
+        count, total = weighted_sums(
+            lax.stop_gradient(x), mask=mask, reduction=reduction
+        )
+        mean = total / nonzero(count).astype(dtype)
+        shift = named(jnp.where(count > 0, mean, shift))
     deviation = x - reduction.spread(shift)
     sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
@@ -166,9 +172,15 @@ def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
     return named(_from_sums(parts.shift, *sums))
 
 
-def named(moments: CenteredMoments) -> CenteredMoments:
-    """Returns the moments under the name that rematerialization policies know."""
-    return jax.tree.map(lambda leaf: checkpoint_name(leaf, MOMENTS_NAME), moments)
+def named(moments: _Tree) -> _Tree:
+    """Returns moments under the name that rematerialization policies know."""
+
+    def name(leaf: Array) -> Array:
+        if jnp.iscomplexobj(leaf):  # which JAX does not name
+            return lax.complex(name(leaf.real), name(leaf.imag))
+        return checkpoint_name(leaf, MOMENTS_NAME)
+
+    return jax.tree.map(name, moments)
 
 
 def weighted_sums(

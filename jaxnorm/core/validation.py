@@ -21,6 +21,24 @@ def check_inexact(value: ArrayLike, name: str) -> Array:
     return array
 
 
+def check_real(reason: str, **values: Array | None) -> None:
+    """Checks that arrays are not complex.
+
+    Args:
+      reason: Why they must be real, for the error message.
+      **values: Arrays by their argument's name; None where not given.
+
+    Raises:
+      TypeError: If one is complex.
+    """
+    for name, value in values.items():
+        if value is not None and jnp.iscomplexobj(value):
+            raise TypeError(
+                f"{name} must be real, since {reason}, got {value.dtype}. Normalize "
+                "the real and the imaginary part as features of their own."
+            )
+
+
 def check_flags(**flags: object) -> None:
     """Checks that each flag is a Python bool, not a traced value.
 

@@ -11,8 +11,8 @@ from jaxtyping import Inexact
 from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, canonical_axes
 from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.validation import check_inexact
-from jaxnorm.sample.parameters import real_parameter
 
 
 def dynamic_tanh(

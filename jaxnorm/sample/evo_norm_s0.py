@@ -13,10 +13,10 @@ from jaxnorm.core.axes import Axes, align_mask, batch_axis, one_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import MOMENTS_NAME, keep_usable, measure
+from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 from jaxnorm.sample.group_norm import group_length
-from jaxnorm.sample.parameters import check_real, real_parameter
 
 
 def evo_norm_s0(

@@ -14,9 +14,9 @@ from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import MOMENTS_NAME, measure_power
 from jaxnorm.core.normalize import normalize_with
+from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.validation import check_epsilon, check_inexact
-from jaxnorm.sample.parameters import check_real, real_parameter
+from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
 
 def filter_response_norm(

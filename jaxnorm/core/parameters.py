@@ -4,7 +4,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from jaxnorm.core.axes import align
-from jaxnorm.core.validation import check_inexact
+from jaxnorm.core.validation import check_inexact, check_real
 
 
 def real_parameter(
@@ -28,21 +28,3 @@ def real_parameter(
     if value.ndim == 0:
         return jnp.reshape(value, (1,) * x.ndim)
     return align(value, x.shape, feature_axes, name)
-
-
-def check_real(reason: str, **values: Array | None) -> None:
-    """Checks that arrays are not complex.
-
-    Args:
-      reason: Why they must be real, for the error message.
-      **values: Arrays by their argument's name; None where not given.
-
-    Raises:
-      TypeError: If one is complex.
-    """
-    for name, value in values.items():
-        if value is not None and jnp.iscomplexobj(value):
-            raise TypeError(
-                f"{name} must be real, since {reason}, got {value.dtype}. Normalize "
-                "the real and the imaginary part as features of their own."
-            )

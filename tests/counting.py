@@ -1,0 +1,26 @@
+"""What a program is made of: primitives and collectives."""
+
+import re
+
+import jax
+
+
+def count_primitives(name, function, *args):
+    """How often primitives of a name are in a jaxpr and in all that it calls.
+
+    A jaxpr, because the text of a lowered function prints what it calls twice once.
+    """
+
+    def count(jaxpr):
+        own = sum(e.primitive.name.startswith(name) for e in jaxpr.eqns)
+        parameters = [list(e.params.values()) for e in jaxpr.eqns]
+        called = jax.tree.leaves(parameters, is_leaf=lambda p: hasattr(p, "eqns"))
+        called = [getattr(p, "jaxpr", p) for p in called]
+        return own + sum(count(p) for p in called if hasattr(p, "eqns"))
+
+    return count(jax.make_jaxpr(function)(*args))
+
+
+def count_all_reduces(compiled):
+    """How many all-reduces a compiled program has."""
+    return len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))

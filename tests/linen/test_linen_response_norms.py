@@ -1,0 +1,210 @@
+"""The modules of filter and global response norm, dynamic tanh and EvoNorm-S0."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawing import draw
+from flax import linen as nn
+
+import jaxnorm
+import jaxnorm.linen
+from jaxnorm.linen import (
+    DynamicTanh,
+    EvoNormS0,
+    FilterResponseNorm,
+    GlobalResponseNorm,
+)
+
+SHAPE = (3, 5, 4)
+
+
+class Case(NamedTuple):
+    module: type[nn.Module]
+    options: dict
+    function: str
+    starts: dict  # what each parameter starts at; all but alpha of the feature shape
+
+
+CASES = {
+    "filter response": Case(
+        FilterResponseNorm,
+        {"epsilon": 0.01},
+        "filter_response_norm",
+        {"scale": 1, "bias": 0, "threshold": 0},
+    ),
+    "filter response, all": Case(
+        FilterResponseNorm,
+        {"use_learned_epsilon": True},
+        "filter_response_norm",
+        {"scale": 1, "bias": 0, "threshold": 0, "learned_epsilon": 1e-4},
+    ),
+    "filter response, none": Case(
+        FilterResponseNorm,
+        {"use_scale": False, "use_bias": False, "use_threshold": False},
+        "filter_response_norm",
+        {},
+    ),
+    "global response": Case(
+        GlobalResponseNorm,
+        {"epsilon": 0.01},
+        "global_response_norm",
+        {"scale": 0, "bias": 0},
+    ),
+    "global response, no bias": Case(
+        GlobalResponseNorm, {"use_bias": False}, "global_response_norm", {"scale": 0}
+    ),
+    "dynamic tanh": Case(
+        DynamicTanh, {}, "dynamic_tanh", {"alpha": 0.5, "scale": 1, "bias": 0}
+    ),
+    "dynamic tanh, alpha alone": Case(
+        DynamicTanh,
+        {"use_scale": False, "use_bias": False},
+        "dynamic_tanh",
+        {"alpha": 0.5},
+    ),
+    "evo s0": Case(
+        EvoNormS0,
+        {"num_groups": 2, "epsilon": 0.01},
+        "evo_norm_s0",
+        {"v": 1, "scale": 1, "bias": 0},
+    ),
+    "evo s0, no scale": Case(
+        EvoNormS0,
+        {"num_groups": 2, "use_scale": False},
+        "evo_norm_s0",
+        {"v": 1, "bias": 0},
+    ),
+}
+OPTIONAL = {
+    "filter_response_norm": ("scale", "bias", "threshold"),
+    "global_response_norm": ("scale", "bias"),
+    "dynamic_tanh": ("scale", "bias"),
+    "evo_norm_s0": ("scale", "bias"),
+}
+every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def call(case, x, params, **options):
+    """The function of the module, with what it has for parameters."""
+    options |= {k: v for k, v in case.options.items() if not k.startswith("use_")}
+    params = dict.fromkeys(OPTIONAL[case.function]) | params
+    return getattr(jaxnorm, case.function)(x, **params, **options)
+
+
+@every
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+def test_tree(case, param_dtype, rng):
+    norm = case.module(**case.options, param_dtype=param_dtype)
+    variables = norm.init(jax.random.key(0), draw(rng, SHAPE))
+    shapes = {name: () if name == "alpha" else SHAPE[-1:] for name in case.starts}
+    expected = {
+        name: jnp.full(shapes[name], start, param_dtype)
+        for name, start in case.starts.items()
+    }
+    chex.assert_trees_all_equal(variables.get("params", {}), expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables.get("params", {}), expected)
+    assert set(variables) <= {"params"}
+
+
+@every
+@pytest.mark.parametrize("feature_axes, masked", [(-1, True), (1, False)])
+def test_values_and_gradients_are_those_of_the_function(
+    case, feature_axes, masked, rng
+):
+    x = draw(rng, SHAPE if feature_axes == -1 else (3, 4, 5))
+    norm = case.module(**case.options, feature_axes=feature_axes)
+    params = norm.init(jax.random.key(0), x).get("params", {})
+    params = {name: draw(rng, p.shape, loc=0.5) for name, p in params.items()}
+    options = {}
+    if masked and case.module is not DynamicTanh:
+        options["mask"] = jnp.arange(3).reshape(3, 1, 1) > 0
+
+    @jax.jit
+    def ours(params, x):
+        y = norm.apply({"params": params}, x, **options)
+        return jnp.sum(jnp.sin(y)), y
+
+    @jax.jit
+    def expected(params, x):
+        y = call(case, x, params, feature_axes=feature_axes, **options)
+        return jnp.sum(jnp.sin(y)), y
+
+    actual, wanted = (
+        jax.grad(f, (0, 1), has_aux=True)(params, x) for f in (ours, expected)
+    )
+    chex.assert_trees_all_close(actual, wanted, rtol=1e-6, atol=1e-6)
+
+
+@every
+def test_dtype_of_the_result(case, rng):
+    x = draw(rng, SHAPE, jnp.bfloat16)
+    key = jax.random.key(0)
+    affine = {"scale", "bias"} & set(case.starts)
+    y, _ = case.module(**case.options).init_with_output(key, x)
+    assert y.dtype == (jnp.float32 if affine else jnp.bfloat16)
+    y, _ = case.module(**case.options, dtype=jnp.bfloat16).init_with_output(key, x)
+    assert y.dtype == jnp.bfloat16
+
+
+def test_initializers(rng):
+    names = ("scale", "bias", "threshold", "learned_epsilon")
+    options = {f"{n}_init": nn.initializers.constant(i) for i, n in enumerate(names)}
+    norm = FilterResponseNorm(use_learned_epsilon=True, **options)
+    params = norm.init(jax.random.key(0), draw(rng, SHAPE))["params"]
+    assert {name: params[name][0] for name in names} == dict(
+        zip(names, range(4), strict=True)
+    )
+    init = nn.initializers.constant(2)
+    for cls, name in ((DynamicTanh, "alpha"), (EvoNormS0, "v")):
+        groups = {"num_groups": 2} if cls is EvoNormS0 else {}
+        norm = cls(**{f"{name}_init": init}, **groups)
+        params = norm.init(jax.random.key(0), draw(rng, SHAPE))["params"]
+        np.testing.assert_array_equal(params[name], 2)
+
+
+def test_two_feature_axes(rng):
+    x = draw(rng, (3, 5, 4, 2))
+    for cls in (FilterResponseNorm, GlobalResponseNorm, DynamicTanh):
+        norm = cls(feature_axes=(-1, 1))
+        params = norm.init(jax.random.key(0), x)["params"]
+        assert params["scale"].shape == (5, 2)
+
+
+def test_names_in_a_model(rng):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = EvoNormS0(num_groups=2)(FilterResponseNorm()(x))
+            return DynamicTanh()(GlobalResponseNorm()(x))
+
+    params = Model().init(jax.random.key(0), draw(rng, SHAPE))["params"]
+    assert set(params) == {
+        "EvoNormS0_0",
+        "FilterResponseNorm_0",
+        "DynamicTanh_0",
+        "GlobalResponseNorm_0",
+    }
+
+
+@every
+def test_lifted_transformations(case, rng):
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return case.module(**case.options)(x), None
+
+    layers = nn.scan(
+        nn.remat(Layer),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=2,
+    )()
+    x = draw(rng, SHAPE)
+    variables = layers.init(jax.random.key(0), x, None)
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(layers.apply(v, x, None)[0] ** 2)))
+    chex.assert_tree_all_finite(gradient(variables))
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient(variables), variables)

@@ -1,0 +1,165 @@
+"""Per-example normalizers on one device against the oracle: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw
+from family_oracle import directional
+from own_moments import CASES, PLAIN, WHOLE
+
+every_norm = pytest.mark.parametrize("name", PLAIN)
+
+
+def derivative(f, arguments, directions):
+    """By differences of the fourth order; rounding leaves some twelve digits."""
+    near, far = (directional(f, arguments, directions, h) for h in (1e-3, 2e-3))
+    return (4 * near - far) / 3
+
+
+def check(case, x, scale, bias, rng, tolerance, mask=None, **options):
+    """Compare y, and the gradients of a random sum of it in random directions."""
+    weight = draw(rng, case.shape, options.get("dtype") or jnp.result_type(x))
+    ours = case.ours(mask=mask, **options)
+
+    @jax.jit
+    def step(x, scale, bias):
+        def loss(x, scale, bias):
+            y = ours(x, scale, bias)
+            return jnp.sum(jnp.real(jnp.conj(weight.astype(y.dtype)) * y)), y
+
+        return jax.grad(loss, (0, 1, 2), has_aux=True)(x, scale, bias)
+
+    arguments = (x, scale, bias)
+    gradients, y = step(*arguments)
+    reference = case.oracle(mask=mask)
+    assert oracle.error(y, reference(*arguments)) <= tolerance
+
+    def loss(*arguments):
+        return np.sum(np.real(np.conj(oracle.wide(weight)) * reference(*arguments)))
+
+    for i, (argument, gradient) in enumerate(zip(arguments, gradients, strict=True)):
+        if argument is None:
+            assert gradient is None
+            continue
+        assert gradient.dtype == argument.dtype
+        gradient = oracle.wide(gradient)
+        for _ in range(3):
+            direction = rng.normal(size=argument.shape)
+            if np.iscomplexobj(gradient):
+                direction = direction + 1j * rng.normal(size=argument.shape)
+            directions = [None] * 3
+            directions[i] = direction
+            expected = derivative(loss, arguments, directions)
+            actual = np.sum(np.real(gradient * direction))
+            # 0.1: what an element of weight is multiplied by at least
+            size = max(np.linalg.norm(gradient), 0.1 * np.linalg.norm(weight))
+            assert abs(actual - expected) <= tolerance * size, ("x", "scale", "bias")[i]
+    return y, gradients
+
+
+def hide(x, mask, rng, share=0.5):
+    """x with numbers that are not finite in some places under the mask."""
+    if mask is None:
+        return x
+    hit = (np.broadcast_to(mask, x.shape) == 0) & (rng.uniform(size=x.shape) < share)
+    bad = rng.choice([np.nan, np.inf, -np.inf], x.shape)
+    return jnp.where(hit, jnp.asarray(bad, x.dtype), x)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(name, rng, make_mask):
+    case = CASES[name]
+    mask = make_mask(case.mask, case.shape)
+    check(
+        case,
+        hide(draw(rng, case.shape, loc=0.5, std=2), mask, rng),
+        draw(rng, case.scale, loc=1),
+        draw(rng, case.bias),
+        rng,
+        3e-5,
+        mask=mask,
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype, affine, option, output, tolerance",
+    [
+        ("bfloat16", "bfloat16", None, "bfloat16", 1e-2),
+        ("float16", "float32", "float32", "float32", 2e-3),
+        ("float64", "float64", None, "float64", 1e-10),
+        ("complex64", "complex64", None, "complex64", 3e-5),
+    ],
+)
+@every_norm
+def test_dtypes(name, dtype, affine, option, output, tolerance, rng, make_mask, x64):
+    case = PLAIN[name]
+    y, _ = check(
+        case,
+        draw(rng, case.shape, jnp.dtype(dtype), loc=0.5, std=2),
+        draw(rng, case.scale, jnp.dtype(affine), loc=1),
+        draw(rng, case.bias, jnp.dtype(affine)),
+        rng,
+        tolerance,
+        mask=make_mask("weights", case.shape),
+        dtype=option and jnp.dtype(option),
+    )
+    assert y.dtype == output
+
+
+@every_norm
+def test_large_offsets(name, rng):
+    case = WHOLE[name]._replace(shape=(4, 8, 6))
+    case = case._replace(scale=(6,), bias=case.bias and (6,))
+    norm = jax.jit(case.ours(epsilon=1e-6))
+    for ratio in (0, 1, 1e2, 1e4):
+        # each example with its own size, and its own offset
+        std = np.geomspace(0.1, 10, 4).reshape(-1, 1, 1)
+        mean = ratio * std * np.resize([1, -1], std.shape)
+        x = draw(rng, case.shape, loc=mean, std=std)
+        expected = case.oracle(epsilon=1e-6)(x)
+        assert np.max(np.abs(norm(x) - expected)) <= 1e-5, ratio
+
+
+@every_norm
+def test_gradients_at_large_offsets(name, rng):
+    case = PLAIN[name]
+    x = draw(rng, case.shape, loc=1e4)
+    check(case, x, draw(rng, case.scale), draw(rng, case.bias), rng, 3e-5)
+
+
+@every_norm
+def test_what_has_no_valid_element_comes_out_as_the_bias(name, rng):
+    case = PLAIN[name]
+    mask = np.ones(case.shape, bool)
+    mask[2] = False
+    x = jnp.where(mask, draw(rng, case.shape, loc=3), jnp.nan).at[2, 0].set(7.0)
+    scale, bias = draw(rng, case.scale, loc=1), draw(rng, case.bias)
+    norm = case.ours(mask=jnp.asarray(mask))
+
+    def loss(x, scale, bias):
+        return jnp.sum(norm(x, scale, bias) ** 3)
+
+    def twice(*args):  # the sum of the squared gradients
+        return sum(jnp.sum(v**2) for v in jax.tree.leaves(first(*args)))
+
+    first = jax.grad(loss, (0, 1, 2))
+    both = jax.jit(lambda *args: (first(*args), jax.grad(twice, (0, 1, 2))(*args)))
+    y = norm(x, scale, bias)
+    np.testing.assert_array_equal(
+        y[2], np.broadcast_to(0 if bias is None else bias, y[2].shape)
+    )
+    for gradients in both(x, scale, bias):
+        assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
+        np.testing.assert_array_equal(gradients[0][2], 0)
+        assert np.all(gradients[0][0] != 0)
+
+
+def test_unequal_weights_are_not_members(rng):
+    """Which a test against Flax could not see: it makes booleans of them."""
+    x = draw(rng, (4, 6))
+    weights = draw(rng, (4, 6)) ** 2
+    case = PLAIN["layer"]
+    y, members = (case.ours(mask=m)(x) for m in (weights, weights > 0))
+    assert np.max(np.abs(y - members)) > 0.1

@@ -1,0 +1,231 @@
+"""Filter and global response norm, dynamic tanh and EvoNorm-S0 against the oracle."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw
+from family_oracle import directional
+from response_norms import NORMS, draw_parameters
+
+TOLERANCE = 3e-5
+each = pytest.mark.parametrize("name", NORMS)
+each_masked = pytest.mark.parametrize("name", [n for n in NORMS if NORMS[n].masked])
+
+
+CASES = {  # shape, feature axes, shape of scale and bias, of the other parameters
+    "image": ((3, 2, 3, 4), -1, (4,), (4,)),
+    "channels first": ((3, 4, 5), 1, (4,), (4,)),
+    "two feature axes": ((3, 2, 4, 2), (3, 1), (2, 2), (2, 2)),
+    "without space": ((5, 4), -1, (4,), (4,)),
+    "without parameters": ((3, 5, 4), -1, None, ()),
+    "scalars": ((3, 5, 4), -1, (4,), ()),
+    "per example": ((3, 5, 4), -1, (3, 1, 4), (3, 1, 1)),
+    "per element": ((3, 5, 4), -1, (1, 5, 4), (3, 5, 1)),
+}
+
+
+def gradients(reference, dy, x, parameters):
+    """Those of sum(Re(conj(dy) y)), numerically; of complex arguments as JAX's."""
+    names = [key for key, value in parameters.items() if value is not None]
+    arguments = (oracle.wide(x), *(oracle.wide(parameters[key]) for key in names))
+
+    def loss(x, *values):
+        y = reference(x, **{**parameters, **dict(zip(names, values, strict=True))})
+        return np.sum(np.real(np.conj(oracle.wide(dy)) * y))
+
+    def along(index, unit):
+        derivative = np.zeros(arguments[index].shape)
+        for place in np.ndindex(derivative.shape):
+            direction = np.zeros(derivative.shape, arguments[index].dtype)
+            direction[place] = unit
+            directions = [None] * len(arguments)
+            directions[index] = direction
+            derivative[place] = directional(loss, arguments, directions)
+        return derivative
+
+    result = []
+    for index, argument in enumerate(arguments):
+        gradient = along(index, 1)
+        if np.iscomplexobj(argument):
+            gradient = gradient - 1j * along(index, 1j)
+        result.append(gradient)
+    return result[0], dict(zip(names, result[1:], strict=True))
+
+
+def check(norm, reference, x, parameters, dy, tolerance=TOLERANCE, **options):
+    """Compare y and all gradients of sum(Re(conj(dy) y)) with the reference's."""
+
+    @jax.jit
+    def step(x, parameters):
+        def loss(x, parameters):
+            y = norm.function(x, **parameters, **options)
+            return jnp.sum(jnp.real(jnp.conj(dy) * y)), y
+
+        return jax.grad(loss, (0, 1), has_aux=True)(x, parameters)
+
+    (dx, dparameters), y = step(x, parameters)
+    options.pop("dtype", None)
+    reference = functools.partial(reference, **options)
+    assert oracle.error(y, reference(x, **parameters)) <= tolerance
+    # Numerically; what is not finite is a constant.
+    expected_dx, expected = gradients(reference, dy, x, parameters)
+    assert oracle.error(dx, expected_dx) <= tolerance
+    assert dx.dtype == x.dtype
+    for key, value in expected.items():
+        assert oracle.error(dparameters[key], value) <= tolerance, key
+        assert dparameters[key].dtype == parameters[key].dtype
+    return y
+
+
+@pytest.mark.parametrize(
+    "name, case",
+    [
+        (name, case)
+        for name in NORMS
+        for case in CASES
+        if (name, case) != ("evo s0", "two feature axes")  # groups are of one axis
+    ],
+)
+def test_oracle(name, case, rng):
+    norm = NORMS[name]
+    shape, feature_axes, *shapes = CASES[case]
+    parameters = draw_parameters(rng, norm, *shapes)
+    if name == "filter response" and case == "without parameters":
+        parameters["threshold"] = None
+    check(
+        norm,
+        norm.reference,
+        draw(rng, shape, loc=0.5),
+        parameters,
+        draw(rng, shape),
+        feature_axes=feature_axes,
+        **norm.options,
+    )
+
+
+def test_learned_epsilon(rng):
+    """Also where it is negative: it is the absolute value that counts."""
+    norm, shape = NORMS["filter response"], (4, 3, 4)
+    for case in ((4,), ()):
+        parameters = draw_parameters(rng, norm, (4,), (4,))
+        parameters["learned_epsilon"] = draw(rng, case, std=0.1)
+        x = draw(rng, shape, std=0.3)
+        check(norm, norm.reference, x, parameters, draw(rng, shape), epsilon=0.01)
+
+
+@each_masked
+@pytest.mark.parametrize(
+    "kind",
+    ["bool", "integer", "weights", "examples", "lower rank", "empty feature", "empty"],
+)
+def test_mask(name, kind, rng, make_mask):
+    norm, shape = NORMS[name], (5, 6, 4)
+    check(
+        norm,
+        norm.masked,
+        draw(rng, shape, loc=0.5),
+        draw_parameters(rng, norm, (4,), (4,)),
+        draw(rng, shape),
+        mask=make_mask(kind, shape),
+        feature_axes=-1,
+        **norm.options,
+    )
+
+
+@each_masked
+@pytest.mark.parametrize("kind", ["bool", "weights", "empty feature", "empty"])
+def test_not_finite_under_the_mask(name, kind, rng, make_mask):
+    norm, shape = NORMS[name], (6, 5, 4)
+    mask = np.asarray(make_mask(kind, shape))
+    bad = rng.choice(np.float32([np.nan, np.inf, -np.inf, 2.0]), shape)
+    hit = (mask == 0) & ~np.isfinite(bad)
+    x = jnp.where(hit, bad, draw(rng, shape))
+    parameters = draw_parameters(rng, norm, (4,), (4,))
+    options = {"mask": jnp.asarray(mask), "feature_axes": -1, **norm.options}
+    y = check(norm, norm.masked, x, parameters, draw(rng, shape), **options)
+    floor = parameters.get("threshold", -jnp.inf)
+    expected = np.broadcast_to(jnp.maximum(parameters["bias"], floor), shape)
+    np.testing.assert_array_equal(y[hit], expected[hit])
+
+    def loss(x, parameters):
+        y = norm.function(x, **parameters, **options)
+        return jnp.sum(jnp.where(mask != 0, y, 0) ** 3)
+
+    def squares(*arguments):
+        return sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(loss)(*arguments)))
+
+    second = jax.jit(jax.grad(squares, (0, 1)))(x, parameters)
+    for leaf in jax.tree.leaves(second):
+        assert jnp.isfinite(leaf).all()
+
+
+@each_masked
+def test_padding_changes_nothing(name, rng):
+    """Positions, and of global response norm features, which share a mean."""
+    norm, shape = NORMS[name], (3, 5, 4)
+    more = (3, 8, 6) if name == "global response" else (3, 8, 4)
+    x, parameters = draw(rng, shape), draw_parameters(rng, norm, (4,), (4,))
+    pad = [(0, b - a) for a, b in zip(shape, more, strict=True)]
+    padded = jnp.pad(x, pad, constant_values=jnp.nan)
+    mask = jnp.pad(jnp.ones(shape, bool), pad)
+    wide = {k: jnp.pad(p, (0, more[-1] - 4)) for k, p in parameters.items()}
+    y = norm.function(padded, **wide, mask=mask, **norm.options)
+    expected = norm.function(x, **parameters, **norm.options)
+    assert oracle.error(y[:, :5, :4], expected) <= 1e-6
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+def test_evo_norm_with_a_large_mean(ratio, rng):
+    norm, shape = NORMS["evo s0"], (4, 16, 4)
+    x = draw(rng, shape, loc=ratio)
+    parameters = draw_parameters(rng, norm, (4,), (4,))
+    dy = draw(rng, shape) / ratio  # so that the gradients are near 1
+    check(norm, norm.reference, x, parameters, dy, num_groups=2)
+
+
+@each
+@pytest.mark.parametrize(
+    "dtype, parameters, option, result, tolerance",
+    [
+        ("bfloat16", "bfloat16", None, "bfloat16", 1e-2),
+        ("bfloat16", "float32", None, "float32", 1e-2),
+        ("bfloat16", "float32", "bfloat16", "bfloat16", 1e-2),
+        ("float16", "float16", None, "float16", 2e-3),
+        ("float32", "bfloat16", None, "float32", 1e-2),
+        ("float32", "float32", "float64", "float64", TOLERANCE),
+        ("float64", "float64", None, "float64", 1e-8),
+        ("float64", "float32", None, "float64", 1e-6),
+    ],
+)
+def test_dtypes(name, dtype, parameters, option, result, tolerance, rng, x64):
+    norm, shape = NORMS[name], (4, 5, 4)
+    drawn = draw_parameters(rng, norm, (4,), (4,), jnp.dtype(parameters))
+    y = check(
+        norm,
+        norm.reference,
+        draw(rng, shape, jnp.dtype(dtype)),
+        drawn,
+        draw(rng, shape, jnp.dtype(result)),
+        tolerance,
+        dtype=option and jnp.dtype(option),
+        **norm.options,
+    )
+    assert y.dtype == result
+
+
+@pytest.mark.parametrize("affine", [jnp.float32, jnp.complex64])
+@pytest.mark.parametrize("name", ["filter response", "global response", "dynamic tanh"])
+def test_complex(name, affine, rng, make_mask):
+    norm, shape = NORMS[name], (4, 5, 4)
+    parameters = draw_parameters(rng, norm, (4,), (4,))
+    for key in ("scale", "bias"):
+        parameters[key] = draw(rng, (4,), affine)
+    if name == "filter response":
+        parameters["threshold"] = None
+    x, dy = (draw(rng, shape, jnp.complex64) for _ in range(2))
+    y = check(norm, norm.reference, x, parameters, dy, **norm.options)
+    assert y.dtype == jnp.complex64

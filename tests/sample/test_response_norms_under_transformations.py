@@ -1,0 +1,218 @@
+"""The same four normalizers: derivatives, transformations, meshes, and what is kept."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from counting import count_primitives
+from drawing import draw
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+from response_norms import NORMS, draw_parameters
+
+import jaxnorm
+
+SHAPE = (3, 4, 4)
+each = pytest.mark.parametrize("name", NORMS)
+each_with_moments = pytest.mark.parametrize(
+    "name", ["filter response", "global response"]
+)
+
+
+def problem(name, rng, shape=SHAPE, dtype=np.float32):
+    norm = NORMS[name]
+    features = shape[-1:]
+    function = functools.partial(norm.function, **norm.options)
+    parameters = draw_parameters(rng, norm, features, features, dtype)
+    return function, draw(rng, shape, dtype, loc=0.5), parameters
+
+
+@each
+def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64):
+    function, x, parameters = problem(name, rng, dtype=np.float64)
+    if NORMS[name].masked:
+        function = functools.partial(function, mask=make_mask("bool", SHAPE))
+    check_grads(jax.jit(lambda x, p: function(x, **p)), (x, parameters), order=2)
+
+
+@each
+def test_hessian_is_symmetric(name, rng, x64):
+    function, x, parameters = problem(name, rng, dtype=np.float64)
+    hessian = jax.jit(jax.hessian(lambda x: jnp.sum(function(x, **parameters) ** 3)))
+    matrix = hessian(x).reshape(x.size, x.size)
+    np.testing.assert_allclose(matrix, matrix.T, rtol=1e-9, atol=1e-9)
+
+
+@each
+def test_vmap_over_models(name, rng):
+    function, *_ = problem(name, rng)
+    drawn = [problem(name, rng)[1:] for _ in range(3)]
+    x, parameters = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+    y = jax.jit(jax.vmap(lambda x, p: function(x, **p)))(x, parameters)
+    for model, (x, parameters) in zip(y, drawn, strict=True):
+        assert oracle.error(model, function(x, **parameters)) <= 1e-6
+
+
+@each
+def test_scan_and_remat_over_layers(name, rng):
+    function, x, parameters = problem(name, rng)
+
+    def layer(x, parameters):
+        return jnp.sin(function(x, **parameters)), None
+
+    def loss(layer, x, parameters):
+        layers = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), parameters)
+        return jnp.sum(jax.lax.scan(layer, x, layers)[0])
+
+    def unrolled(x, parameters):
+        for _ in range(2):
+            x, _ = layer(x, parameters)
+        return jnp.sum(x)
+
+    keep = jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
+    losses = [
+        unrolled,
+        functools.partial(loss, layer),
+        functools.partial(loss, jax.checkpoint(layer)),
+        functools.partial(loss, jax.checkpoint(layer, policy=keep)),
+    ]
+    expected, *others = (jax.jit(jax.grad(f, (0, 1)))(x, parameters) for f in losses)
+    for actual in others:
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_no_retrace(name, rng):
+    function, x, parameters = problem(name, rng)
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(lambda x, p: function(x, **p), n=1))
+    for factor in (1, 2):
+        step(factor * x, parameters)
+
+
+@each
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
+    shape = (2, 4, 8)  # a group of four features lies on two devices
+    function, x, parameters = problem(name, rng, shape)
+    mask = make_mask("bool", shape) if NORMS[name].masked else None
+
+    def loss(x, parameters, mask):
+        masked = {} if mask is None else {"mask": mask}
+        y = function(x, **parameters, **masked)
+        return jnp.sum(jnp.sin(y)), y
+
+    step = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    expected = step(x, parameters, mask)
+    mesh = jax.make_mesh((2, 4), ("space", "features"), (axis_type,) * 2)
+    put = functools.partial(NamedSharding, mesh)
+    x, mask = jax.device_put((x, mask), put(P(None, "space", "features")))
+    parameters = jax.device_put(parameters, put(P("features")))
+    with jax.set_mesh(mesh):
+        actual = step(x, parameters, mask)
+    chex.assert_trees_all_close(
+        jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=1e-5
+    )
+
+
+@each
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_examples_divided_over_devices_in_shard_map(name, check_vma, rng):
+    function, x, parameters = problem(name, rng, (8, 3, 4))
+    mapped = jax.shard_map(
+        lambda x, parameters: function(x, **parameters),
+        mesh=jax.make_mesh((8,), ("data",), (AxisType.Auto,)),
+        in_specs=(P("data"), P()),
+        out_specs=P("data"),
+        check_vma=check_vma,
+    )
+
+    def gradient(function):
+        return jax.jit(jax.grad(lambda x, p: jnp.sum(jnp.sin(function(x, p))), (0, 1)))
+
+    expected = gradient(lambda x, p: function(x, **p))(x, parameters)
+    actual = gradient(mapped)(x, parameters)
+    chex.assert_trees_all_close(
+        jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=1e-5
+    )
+
+
+@each
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype, bar", [(jnp.float32, 4), (jnp.bfloat16, 2)])
+def test_saved_for_the_backward_pass_are_x_and_vectors(name, dtype, bar, masked, rng):
+    shape = (4, 16, 16, 8)
+    function, x, parameters = problem(name, rng, shape)
+    options = {"dtype": dtype}
+    if masked and NORMS[name].masked:
+        options["mask"] = jnp.arange(4).reshape(4, 1, 1, 1) < 3
+    _, backward = jax.vjp(
+        lambda x, p: function(x, **p, **options), x.astype(dtype), parameters
+    )
+    saved = jax.tree.leaves(backward)
+    large = [leaf for leaf in saved if leaf.size == x.size]
+    assert sum(leaf.nbytes for leaf in large) / x.size == bar
+    vectors = sum(leaf.nbytes for leaf in saved) - large[0].nbytes
+    assert vectors <= 8 * 4 * shape[0] * shape[-1]
+
+
+@each_with_moments
+def test_remat_that_keeps_the_moments_repeats_no_reduction(name, rng):
+    function, x, parameters = problem(name, rng)
+
+    def reductions(policy):
+        block = jax.checkpoint(
+            lambda x: function(jnp.sin(x), **parameters), policy=policy
+        )
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(block(x))))
+        return count_primitives("reduce_sum", gradient, x)
+
+    keep = jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
+    plain = reductions(jax.checkpoint_policies.everything_saveable)
+    assert reductions(keep) == plain
+    assert reductions(jax.checkpoint_policies.nothing_saveable) > plain
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1e-18, 1e-12, 1e-7])
+def test_global_response_of_next_to_nothing(size, rng):
+    """Where the derivatives of a root grow without bound, and some features are 0."""
+    x = size * draw(rng, (2, 3, 4)).at[:, :, 1].set(0)
+    scale, bias = draw(rng, 4, loc=1), draw(rng, 4)
+
+    def loss(x):
+        return jnp.sum(jaxnorm.global_response_norm(x, scale, bias) * weight)
+
+    weight = draw(rng, x.shape)
+    gradient = jax.jit(jax.grad(loss))(x)
+    hessian = jax.jit(jax.hessian(loss))(x)
+    assert jnp.isfinite(gradient).all() and jnp.isfinite(hessian).all()
+    if size < 1e-10:  # next to epsilon the norms are 0
+        np.testing.assert_allclose(gradient, weight, rtol=1e-3)
+    if size < 1e-15:
+        return
+    with jax.enable_x64(True):  # in which the formula itself is far from its limits
+        wide = [jnp.asarray(v, jnp.float64) for v in (x, scale, bias, weight)]
+
+        def formula(x):
+            square = jnp.sum(x**2, 1, keepdims=True)
+            norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+            norm = jnp.where(square > 0, norm, 0.0)
+            share = norm / (jnp.mean(norm, 2, keepdims=True) + 1e-6)
+            y = x * share * wide[1].reshape(1, 1, 4) + x
+            return jnp.sum(y * wide[3])
+
+        first, second = (f(formula) for f in (jax.grad, jax.hessian))
+        assert oracle.error(gradient, jax.jit(first)(wide[0])) <= 1e-5
+        assert oracle.error(hessian, jax.jit(second)(wide[0])) <= 1e-5
+
+
+@each_with_moments
+def test_an_element_that_is_not_finite_shows(name, rng):
+    function, x, parameters = problem(name, rng)
+    y = function(x.at[0, 0, 0].set(jnp.nan), **parameters)
+    assert jnp.isnan(y[0, :, 0]).all() and jnp.isfinite(y[1:]).all()
