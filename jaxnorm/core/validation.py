@@ -67,7 +67,7 @@ def check_epsilon(epsilon: float) -> float:
         )
     if not 0 <= epsilon < float("inf"):
         raise ValueError(
-            "epsilon must be finite and at least 0, since it is added to a variance, "
+            "epsilon must be finite and at least 0, since it is added under a root, "
             f"got {epsilon}."
         )
     return float(epsilon)

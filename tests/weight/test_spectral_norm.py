@@ -1,0 +1,275 @@
+"""Spectral normalization against float64, the singular values, and its gradient."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from drawing import draw
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from oracle import error, wide
+
+from jaxnorm.weight.spectral_norm import spectral_norm
+
+SHAPES = [(7, 5), (5, 7), (3, 2, 4, 5), (6, 1), (1, 6)]
+
+
+def oracle(w, u, n_steps=1, epsilon=1e-12):
+    """w / sigma, u, sigma, and v; in NumPy."""
+    matrix, u = wide(w).reshape(-1, np.shape(w)[-1]), wide(u)
+    for _ in range(n_steps):
+        v = matrix @ u
+        v = v / np.sqrt(v @ v + epsilon)
+        u = matrix.T @ v
+        u = u / np.sqrt(u @ u + epsilon)
+    sigma = v @ matrix @ u
+    return wide(w) / sigma, u, sigma, v
+
+
+def oracle_gradient(dw, normalized, u, sigma, v):
+    """Of <dw, w / sigma> in w, at constant u and v."""
+    dw = wide(dw)
+    outer = np.outer(v, u).reshape(dw.shape)
+    return (dw - np.sum(dw * normalized) * outer) / sigma
+
+
+def value_and_gradients(dw, w, u, **options):
+    @jax.jit
+    def step(w, u):
+        def loss(w, u):
+            normalized, new_u, sigma = spectral_norm(w, u, **options)
+            return jnp.sum(dw * normalized), (normalized, new_u, sigma)
+
+        gradients, outputs = jax.grad(loss, (0, 1), has_aux=True)(w, u)
+        return outputs, gradients
+
+    return step(w, u)
+
+
+def check(dw, w, u, tolerance=3e-5, **options):
+    outputs, (gradient, du) = value_and_gradients(dw, w, u, **options)
+    options.pop("dtype", None)
+    *expected, v = oracle(w, u, **options)
+    for value, wanted in zip(outputs, expected, strict=True):
+        assert error(value, wanted) <= tolerance
+    assert error(gradient, oracle_gradient(dw, *expected, v)) <= tolerance
+    np.testing.assert_array_equal(du, 0)
+    return *outputs, gradient
+
+
+@pytest.mark.parametrize("options", [{}, {"n_steps": 3}, {"epsilon": 0.5}])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_oracle(shape, options, rng):
+    w, dw = draw(rng, shape), draw(rng, shape)
+    check(dw, w, draw(rng, shape[-1]), **options)
+
+
+@pytest.mark.parametrize(
+    "dtype, u_dtype, option, result, tolerance",
+    [
+        ("bfloat16", "bfloat16", None, "bfloat16", 1e-2),
+        ("bfloat16", "float32", None, "float32", 1e-2),
+        ("bfloat16", "float32", "bfloat16", "bfloat16", 1e-2),
+        ("float16", "float16", None, "float16", 2e-3),
+        ("float32", "bfloat16", None, "float32", 1e-2),
+        ("float64", "float64", None, "float64", 1e-13),
+    ],
+)
+def test_dtypes(dtype, u_dtype, option, result, tolerance, rng, x64):
+    w = draw(rng, (40, 5), jnp.dtype(dtype))
+    u = draw(rng, 5, jnp.dtype(u_dtype))
+    dw = draw(rng, (40, 5), jnp.dtype(result))
+    normalized, u, sigma, gradient = check(dw, w, u, tolerance, dtype=option)
+    assert (normalized.dtype, u.dtype, gradient.dtype) == (result, u_dtype, dtype)
+    assert sigma.dtype == ("float64" if dtype == "float64" else "float32")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sigma_becomes_the_largest_singular_value(shape, rng):
+    """Of one call with many steps, as of many calls that carry u."""
+    w, u = draw(rng, shape), draw(rng, shape[-1])
+    _, singular, right = np.linalg.svd(wide(w).reshape(-1, shape[-1]))
+    normalized, new_u, sigma = spectral_norm(w, u, n_steps=100)
+    np.testing.assert_allclose(sigma, singular[0], rtol=1e-5)
+    np.testing.assert_allclose(np.abs(wide(new_u) @ right[0]), 1, rtol=1e-5)
+    largest = np.linalg.norm(wide(normalized).reshape(-1, shape[-1]), 2)
+    np.testing.assert_allclose(largest, 1, rtol=1e-5)
+
+    @jax.jit
+    def call(u, _):
+        _, u, sigma = spectral_norm(w, u)
+        return u, sigma
+
+    _, sigmas = jax.lax.scan(call, u, length=100)
+    np.testing.assert_allclose(sigmas[-1], singular[0], rtol=1e-5)
+    assert (np.diff(sigmas) >= -1e-5).all()  # from below
+    if min(np.prod(shape[:-1]), shape[-1]) > 1:
+        assert sigmas[0] < 0.99 * singular[0]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e30])
+def test_sizes_whose_squares_leave_float32(size, rng):
+    w, u, dw = draw(rng, (7, 5), std=size), draw(rng, 5), draw(rng, (7, 5))
+    (normalized, _, sigma), (gradient, _) = value_and_gradients(dw, w, u, epsilon=0.0)
+    *expected, v = oracle(w, u, epsilon=0.0)
+    assert error(normalized, expected[0]) <= 3e-5
+    assert error(wide(sigma) / size, expected[2] / size) <= 3e-5
+    wanted = oracle_gradient(dw, *expected, v)
+    assert error(wide(gradient) * size, wanted * size) <= 3e-5
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-12])
+@pytest.mark.parametrize("zero", ["w", "u"])
+def test_sigma_0_leaves_the_weight(zero, epsilon, rng):
+    w = jnp.zeros((7, 5)) if zero == "w" else draw(rng, (7, 5))
+    u = jnp.zeros(5) if zero == "u" else draw(rng, 5)
+    dw = draw(rng, (7, 5))
+    outputs, gradients = value_and_gradients(dw, w, u, epsilon=epsilon)
+    np.testing.assert_array_equal(outputs[0], w)
+    assert outputs[2] == 0
+    np.testing.assert_array_equal(gradients[0], dw)
+    chex.assert_tree_all_finite((outputs, gradients))
+
+
+def test_gradient_of_sigma_is_the_outer_product(rng):
+    w, u = draw(rng, (7, 5)), draw(rng, 5)
+    _, new_u, _, v = oracle(w, u)
+    gradient = jax.grad(lambda w: spectral_norm(w, u)[2])(w)
+    assert error(gradient, np.outer(v, new_u)) <= 3e-5
+
+
+def test_no_gradient_through_the_new_u(rng):
+    w, u = draw(rng, (7, 5)), draw(rng, 5)
+    gradients = jax.grad(lambda w, u: spectral_norm(w, u)[1].sum(), (0, 1))(w, u)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_the_gradient_is_orthogonal_to_the_weight_at_convergence(rng):
+    """As is that of all functions that do not depend on the size of w."""
+    w, dw = draw(rng, (7, 5)), draw(rng, (7, 5))
+    _, (gradient, _) = value_and_gradients(dw, w, draw(rng, 5), n_steps=60)
+    assert np.abs(np.sum(wide(gradient) * wide(w))) <= 1e-4
+    assert np.sum(np.abs(wide(gradient) * wide(w))) >= 1
+
+
+# ---- under JAX's transformations
+
+
+@pytest.mark.parametrize("derivative", ["grad", "jvp", "hessian"])
+def test_derivatives_are_those_of_the_formula(derivative, rng, x64):
+    w, tangent, weight = (draw(rng, (4, 3), np.float64) for _ in range(3))
+    u = draw(rng, 3, np.float64)
+    _, new_u, _, v = oracle(w, u)
+    outer = jnp.asarray(np.outer(v, new_u))
+    results = []
+    for function in (
+        lambda w: spectral_norm(w, u)[0],
+        lambda w: w / jnp.sum(outer * w),
+    ):
+
+        def loss(w, function=function):
+            return jnp.sum(jnp.sin(function(w)) * weight)
+
+        derive = {
+            "grad": jax.grad(loss),
+            "jvp": lambda w, loss=loss: jax.jvp(loss, (w,), (tangent,)),
+            "hessian": jax.hessian(loss),
+        }[derivative]
+        results.append(jax.jit(derive)(w))
+    chex.assert_trees_all_close(*results, rtol=1e-9, atol=1e-9)
+
+
+def test_vmap_scan_and_remat(rng):
+    w, u, dw = draw(rng, (6, 4, 3)), draw(rng, (6, 3)), draw(rng, (4, 3))
+
+    def loss(w, u):
+        normalized, u, sigma = spectral_norm(w, u)
+        return jnp.sum(jnp.sin(normalized) * dw) + sigma, u
+
+    gradient = jax.grad(loss, has_aux=True)
+    each = [gradient(w[i], u[i]) for i in range(6)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    def over_layers(w, u):
+        _, (losses, u) = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (w, u))
+        return losses.sum(), u
+
+    for actual in (
+        jax.vmap(gradient)(w, u),
+        jax.jit(jax.grad(over_layers, has_aux=True))(w, u),
+        jax.vmap(jax.jit(jax.grad(jax.checkpoint(loss), has_aux=True)))(w, u),
+    ):
+        chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_retrace(rng):
+    step = jax.jit(chex.assert_max_traces(spectral_norm, 1))
+    u = draw(rng, 3)
+    for _ in range(3):
+        _, u, _ = step(draw(rng, (4, 3)), u)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "spec", [("model", None, None), (None, "model", None), (None, None, "model")]
+)
+def test_sharded(spec, axis_type, rng):
+    w, u, dw = draw(rng, (2, 4, 6)), draw(rng, 6), draw(rng, (2, 4, 6))
+    mesh = jax.make_mesh((2,), ("model",), (axis_type,), devices=jax.devices()[:2])
+
+    def put(array, *spec):
+        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    with jax.set_mesh(mesh):
+        check(put(dw, *spec), put(w, *spec), put(u, spec[-1]))
+
+
+# ---- bad input
+
+w, u = jnp.ones((4, 5)), jnp.ones(5)
+BAD = {
+    "no step": (w, u, {"n_steps": 0}, ("n_steps", "at least 1", "0")),
+    "a fractional step": (w, u, {"n_steps": 1.0}, ("n_steps", "1.0")),
+    "a flag as steps": (w, u, {"n_steps": True}, ("n_steps", "True")),
+    "a vector": (u, u, {}, ("w", "two axes", "(5,)")),
+    "a scalar": (u[0], u, {}, ("w", "two axes", "()")),
+    "u of another size": (w, jnp.ones(4), {}, ("u", "(5,)", "(4,)")),
+    "u of Flax": (w, u[None], {}, ("u", "(5,)", "(1, 5)", "u[0]")),
+    "integers": (w.astype(int), u, {}, ("w", "int32", "astype")),
+    "integer u": (w, u.astype(int), {}, ("u", "int32", "astype")),
+    "complex w": (w.astype(complex), u, {}, ("w", "real", "complex64")),
+    "epsilon": (w, u, {"epsilon": -1.0}, ("epsilon", "-1.0")),
+    "dtype": (w, u, {"dtype": jnp.int32}, ("dtype", "int32")),
+}
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without run-time checks of annotations, which would complain first."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.parametrize("how", ["arrays", "tracing"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, how, as_users_run_it):
+    w, u, options, says = BAD[name]
+    function = functools.partial(spectral_norm, **options)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        if how == "tracing":
+            jax.eval_shape(function, w, u)
+        else:
+            function(w, u)
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_traced_n_steps(as_users_run_it):
+    with pytest.raises(TypeError, match="n_steps must be a Python integer"):
+        jax.jit(lambda n: spectral_norm(w, u, n_steps=n))(1)
