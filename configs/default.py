@@ -23,13 +23,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_shift = 0  # training images move by up to so many pixels, at random
 
     # Model.
-    config.norm = "batch"  # batch | none
+    config.norm = "batch"  # what else there is: main.py --help
     config.norm_placement = "after_activation"  # after_activation | before_activation
     config.dropout_rate = 0.0
     config.compute_dtype = "float32"  # float32 | bfloat16
 
+    # What some of the normalizers need.
+    config.num_groups = 8  # group, evo_s0, weight_standardization
+    config.virtual_batch_size = 32  # ghost: over all devices
+    config.reference_size = 64  # virtual
+
     # Running statistics. With the warm-up, update t has the momentum
     # min(bn_momentum, (1 + t) / (10 + t)), so that inference is right from the start.
+    # (The normalizers that take no warm-up have 0.9, or less, in its place.)
     config.bn_momentum = 0.99
     config.bn_momentum_warmup = True
 

@@ -1,4 +1,8 @@
-"""The ways to run one step on a batch that is divided over eight devices."""
+"""The ways to run one step on a batch that is divided over eight devices.
+
+A step is made of any `forward(x, mask, state, *params) -> (y, new_state)`. The state
+and the parameters are the same on all devices.
+"""
 
 import functools
 
@@ -25,6 +29,7 @@ def mesh_of(kind, sizes=(DEVICES,), names=(AXIS,)):
 
 
 def forward_pass(**options):
+    """Batch norm."""
     options = {"use_running_average": False, "momentum": 0.0} | options
 
     def forward(x, mask, stats, scale, bias):
@@ -34,16 +39,15 @@ def forward_pass(**options):
 
 
 def differentiate(forward):
-    """y, new statistics, gradients in x, scale, bias of the sum of weight * y."""
+    """y, new state, gradients in x and each parameter of the sum of weight * y."""
 
-    def step(x, mask, weight, *others):
-        stats, *affine = others
-
-        def loss(x, *affine):
-            y, new = forward(x, mask, stats, *affine)
+    def step(x, mask, weight, state, *params):
+        def loss(x, *params):
+            y, new = forward(x, mask, state, *params)
             return jnp.sum(y * weight), (y, new)
 
-        gradients, (y, new) = jax.grad(loss, (0, 1, 2), has_aux=True)(x, *affine)
+        every = tuple(range(1 + len(params)))
+        gradients, (y, new) = jax.grad(loss, every, has_aux=True)(x, *params)
         return y, new, *gradients
 
     return step
@@ -71,35 +75,40 @@ def over_rows(transform, forward):
     return run
 
 
-def pmap(forward):
-    rows = (0, 0, 0, None, None, None)
+def pmap(forward, params=2):
+    rows = (0, 0, 0, None, *[None] * params)
     devices = jax.devices("cpu")[:DEVICES]
     return over_rows(
         lambda f: jax.pmap(f, axis_name=AXIS, in_axes=rows, devices=devices), forward
     )
 
 
-def vmap_inside(forward):
-    rows = (0, 0, 0, None, None, None)
+def vmap_inside(forward, params=2):
+    rows = (0, 0, 0, None, *[None] * params)
     return over_rows(
         lambda f: jax.jit(jax.vmap(f, in_axes=rows, axis_name=AXIS)), forward
     )
 
 
-def vmap_outside(forward):
-    rows = jax.vmap(
-        forward, in_axes=(0, 0, None, None, None), out_axes=(0, None), axis_name=AXIS
-    )
+def vmap_outside(forward, params=2):
+    rows = (0, 0, None, *[None] * params)
+    mapped = jax.vmap(forward, in_axes=rows, out_axes=(0, None), axis_name=AXIS)
 
     def whole(x, mask, *shared):
-        y, new = rows(split(x), split(mask), *shared)
+        y, new = mapped(split(x), split(mask), *shared)
         return join(y), new
 
     return jax.jit(differentiate(whole))
 
 
 def shard_map_inside(
-    forward, check_vma=True, mesh=None, data=ROWS, stats=SAME, axis_name=AXIS
+    forward,
+    check_vma=True,
+    mesh=None,
+    data=ROWS,
+    stats=SAME,
+    axis_name=AXIS,
+    params=2,
 ):
     def body(*arguments):
         y, new, dx, *rest = differentiate(forward)(*arguments)
@@ -107,32 +116,40 @@ def shard_map_inside(
             rest = jax.lax.psum(rest, axis_name)
         return y, new, dx, *rest
 
+    shared = (SAME,) * params
     return jax.jit(
         jax.shard_map(
             body,
             mesh=mesh or mesh_of(AxisType.Auto),
-            in_specs=(data, data, data, stats, P(), P()),
-            out_specs=(data, P(), data, P(), P()),
+            in_specs=(data, data, data, stats, *shared),
+            out_specs=(data, SAME, data, *shared),
             check_vma=check_vma,
         )
     )
 
 
 def shard_map_outside(
-    forward, check_vma=True, mesh=None, data=ROWS, stats=SAME, axis_name=AXIS
+    forward,
+    check_vma=True,
+    mesh=None,
+    data=ROWS,
+    stats=SAME,
+    axis_name=AXIS,
+    params=2,
 ):
     del axis_name
     sharded = jax.shard_map(
         forward,
         mesh=mesh or mesh_of(AxisType.Auto),
-        in_specs=(data, data, stats, P(), P()),
-        out_specs=(data, P()),
+        in_specs=(data, data, stats, *(SAME,) * params),
+        out_specs=(data, SAME),
         check_vma=check_vma,
     )
     return jax.jit(differentiate(sharded))
 
 
-def jit(forward, axis_type):
+def jit(forward, axis_type, params=2):
+    del params
     mesh = mesh_of(axis_type)
     step = jax.jit(differentiate(forward))
 

@@ -73,6 +73,12 @@ def _head(split: Split, size: int | None) -> Split:
     return Split(split.images[:size], split.labels[:size])
 
 
+def reference_images(train: Split, size: int, seed: int) -> np.ndarray:
+    """Returns `size` images of the training split, the same ones for the same seed."""
+    rng = np.random.default_rng(seed)
+    return train.images[rng.choice(len(train.images), size, replace=False)]
+
+
 def training_order(num_examples: int, batch_size: int, seed: int) -> grain.MapDataset:
     """Returns the order of training: `order[step]` are the indices of a step's batch.
 

@@ -30,14 +30,26 @@ def merge(statistics: Any) -> Any:
     Args:
       statistics: a `batch_stats` collection with a leading axis of devices.
     """
-    if "mean" not in statistics:
-        return {name: merge(part) for name, part in statistics.items()}
-    one = jnp.ones(statistics["mean"].shape[1:], jnp.float32)
-    per_device = [
-        jaxnorm.Moments(one, jnp.asarray(mean), jnp.asarray(var))
-        for mean, var in zip(statistics["mean"], statistics["var"], strict=True)
-    ]
-    merged = functools.reduce(jaxnorm.merge_moments, per_device)
     # What else a layer keeps, such as its count of updates, is equal on all devices.
-    rest = {name: value[0] for name, value in statistics.items()}
-    return jax.device_get(rest | {"mean": merged.mean, "var": merged.var})
+    merged = {
+        name: merge(part) if isinstance(part, dict) else part[0]
+        for name, part in statistics.items()
+    }
+    if {"mean", "var", "std"} & set(statistics):
+        moments = functools.reduce(jaxnorm.merge_moments, _per_device(statistics))
+        names = {"mean": moments.mean, "var": moments.var, "std": moments.var**0.5}
+        merged |= {name: names[name] for name in names if name in statistics}
+    return jax.device_get(merged)
+
+
+def _per_device(layer: dict[str, np.ndarray]) -> list[jaxnorm.Moments]:
+    # Some layers keep a mean alone, some a variance, batch renorm a deviation.
+    var = layer["std"] ** 2 if "std" in layer else layer.get("var")
+    mean = layer.get("mean")
+    mean = np.zeros_like(var) if mean is None else mean
+    var = np.zeros_like(mean) if var is None else var
+    one = jnp.ones(mean.shape[1:], jnp.float32)
+    return [
+        jaxnorm.Moments(one, jnp.asarray(m), jnp.asarray(v))
+        for m, v in zip(mean, var, strict=True)
+    ]

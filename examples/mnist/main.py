@@ -2,7 +2,7 @@
 
     python examples/mnist/main.py
     python examples/mnist/main.py --config=configs/mnist.py --workdir=/tmp/mnist
-    python examples/mnist/main.py --config.parallelism=shard_map --config.seed=1
+    python examples/mnist/main.py --config.parallelism=shard_map --config.norm=group
 
 Every option of `configs/default.py` can be set as `--config.<option>=<value>`.
 """
@@ -17,6 +17,7 @@ import settings
 import train
 from absl import app, flags, logging
 from ml_collections import config_flags
+from norms import NORMS
 from tfds_mnist import DataUnavailableError
 
 FLAGS = flags.FLAGS
@@ -24,7 +25,8 @@ FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
     "config",
     str(Path(__file__).resolve().parents[2] / "configs" / "default.py"),
-    "A file with a get_config().",
+    "A file with a get_config(). --config.norm is one of:\n"
+    + "\n".join(f"{name}: {norm.text}" for name, norm in NORMS.items()),
     # Unknown options arrive in the configuration, and are refused with the others that
     # are not valid.
     lock_config=False,
@@ -63,6 +65,7 @@ def main(argv: list[str]) -> int:
         settings.check_cpu_devices(FLAGS.cpu_devices)
         # Before JAX looks for devices; of no effect on accelerators.
         jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
+        settings.check_devices(FLAGS.config, len(jax.local_devices()))
         train.train_and_evaluate(FLAGS.config, workdir)
     except (settings.ConfigError, DataUnavailableError) as error:
         return _complain(error)

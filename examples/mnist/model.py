@@ -1,14 +1,14 @@
 """The classic small convolutional network for MNIST."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import linen as nn
-from norms import NORMS, NormOptions
+from norms import NORMS, Norm, NormOptions
 
 import jaxnorm
+
+WIDTHS = (32, 64, 128)  # of the hidden layers
 
 
 class CNN(nn.Module):
@@ -17,14 +17,15 @@ class CNN(nn.Module):
     Parameters, statistics and logits are float32; `dtype` is that of the computation.
 
     Attributes:
-      norm: `norm(options, train)` makes a normalizer, called with `(x, mask=...)`.
+      norm: how hidden layers are normalized.
       norm_options: options for `norm`.
-      norm_placement: "before_activation" or "after_activation".
+      norm_placement: "before_activation" or "after_activation"; without effect where
+        the normalizer is the activation.
       dropout_rate: the part of each dense layer's input that is dropped, in [0, 1).
       dtype: float32 or bfloat16.
     """
 
-    norm: Callable[[NormOptions, bool], nn.Module]
+    norm: Norm
     norm_options: NormOptions
     norm_placement: str = "after_activation"
     dropout_rate: float = 0.0
@@ -48,9 +49,15 @@ class CNN(nn.Module):
         if mask is None:
             mask = jnp.ones(images.shape[:1], bool)
 
-        def norm_and_relu(x: jax.Array) -> jax.Array:
-            norm = self.norm(self.norm_options, train)
+        def hidden(layer: nn.Module, x: jax.Array) -> jax.Array:
+            x = self.norm.wrap(layer, train)(x)
+            make = self.norm.make
+            if isinstance(layer, nn.Dense):
+                make = self.norm.make_dense or make
+            norm = make(self.norm_options, train)
             x_mask = mask.reshape((-1,) + (1,) * (x.ndim - 1))
+            if self.norm.activates:
+                return norm(x, mask=x_mask)
             if self.norm_placement == "before_activation":
                 return nn.relu(norm(x, mask=x_mask))
             return norm(nn.relu(x), mask=x_mask)
@@ -59,28 +66,43 @@ class CNN(nn.Module):
             return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
 
         x = (images.astype(jnp.float32) / 255).astype(self.dtype)
-        x = norm_and_relu(nn.Conv(32, (3, 3), padding="VALID", dtype=self.dtype)(x))
-        x = norm_and_relu(nn.Conv(64, (3, 3), padding="VALID", dtype=self.dtype)(x))
+        first, second, third = WIDTHS
+        x = hidden(nn.Conv(first, (3, 3), padding="VALID", dtype=self.dtype), x)
+        x = hidden(nn.Conv(second, (3, 3), padding="VALID", dtype=self.dtype), x)
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = dropout(x.reshape((x.shape[0], -1)))
-        x = dropout(norm_and_relu(nn.Dense(128, dtype=self.dtype)(x)))
+        x = dropout(hidden(nn.Dense(third, dtype=self.dtype), x))
         return nn.Dense(10, dtype=self.dtype)(x).astype(jnp.float32)
 
 
-def create_model(config: ml_collections.ConfigDict, axis_name: str | None) -> CNN:
+def create_model(
+    config: ml_collections.ConfigDict, axis_name: str | None, num_steps: int = 160_000
+) -> CNN:
     """Returns the model that `config` describes.
 
     Args:
       config: see `configs/default.py`.
       axis_name: the device axis over which statistics are synchronized, or None.
+      num_steps: of the run, for batch renorm's schedule; by default as in its paper.
     """
-    momentum = config.bn_momentum
+    momentum = fixed_momentum = config.bn_momentum
     if config.bn_momentum_warmup:
-        momentum = jaxnorm.warmup_momentum(limit=momentum)
+        momentum = jaxnorm.warmup_momentum(limit=config.bn_momentum)
+        # Without a warm-up, a longer average would still know its start at the end of
+        # an epoch.
+        fixed_momentum = min(config.bn_momentum, 0.9)
     dtype = jnp.dtype(config.compute_dtype)
     return CNN(
         norm=NORMS[config.norm],
-        norm_options=NormOptions(axis_name, momentum, dtype),
+        norm_options=NormOptions(
+            axis_name=axis_name,
+            momentum=momentum,
+            fixed_momentum=fixed_momentum,
+            dtype=dtype,
+            num_groups=config.num_groups,
+            virtual_batch_size=config.virtual_batch_size,
+            num_steps=num_steps,
+        ),
         norm_placement=config.norm_placement,
         dropout_rate=config.dropout_rate,
         dtype=dtype,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from data import Batch
 from flax import jax_utils
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from step import Sums, TrainState
@@ -97,6 +98,11 @@ def with_shard_map(
     per_device = NamedSharding(mesh, P(AXIS))
     step = partial(train_step, axis_name=AXIS)
 
+    def equal_statistics_step(state, batch):
+        state, sums = step(state, batch)
+        equal = jax.tree.map(_as_equal, state.batch_stats)
+        return state.replace(batch_stats=equal), sums
+
     def place_state(state):
         placed = jax.device_put(state, replicated)
         if sync:
@@ -121,7 +127,7 @@ def with_shard_map(
             batch_stats=P() if sync else P(AXIS),
         )
         return jax.shard_map(
-            step if sync else own_statistics_step,
+            equal_statistics_step if sync else own_statistics_step,
             mesh=mesh,
             in_specs=(specs, P(AXIS)),
             out_specs=(specs, P()),
@@ -180,6 +186,14 @@ def _place_rows(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
     dealt = _deal(batch, len(devices))
     rows = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), dealt)
     return jax.device_put(rows, NamedSharding(_mesh(devices), P(AXIS)))
+
+
+def _as_equal(statistic: jax.Array) -> jax.Array:
+    # What a layer keeps of its weights, such as a singular vector, is equal on all
+    # devices, yet typed as varying, since the weights were for their gradients' sake.
+    if AXIS not in jax.typeof(statistic).manual_axis_type.varying:
+        return statistic
+    return lax.pmean(statistic, AXIS)
 
 
 def _copies(tree: Any) -> Any:

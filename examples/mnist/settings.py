@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
+from model import WIDTHS
 from norms import NORMS
-from parallel import PARALLELISMS
+from parallel import PARALLELISMS, padded_size
 
 
 class ConfigError(ValueError):
@@ -46,6 +47,14 @@ def _optional(rule: Rule) -> Rule:
     return Rule(lambda x: x is None or rule.holds(x), f"{rule.text}, or not given")
 
 
+def _divisor(*numbers: int) -> Rule:
+    def holds(x):
+        return isinstance(x, int) and x > 0 and not any(n % x for n in numbers)
+
+    widths = ", ".join(map(str, numbers))
+    return Rule(holds, f"a whole number that divides the layers' widths, {widths}")
+
+
 _TRUTH = _one_of(True, False)
 
 RULES: dict[str, Rule] = {
@@ -56,6 +65,9 @@ RULES: dict[str, Rule] = {
     "max_shift": _whole(0, 27),
     "norm": _one_of(*NORMS),
     "norm_placement": _one_of("after_activation", "before_activation"),
+    "num_groups": _divisor(*WIDTHS),
+    "virtual_batch_size": _whole(1),
+    "reference_size": _whole(1, 4_000),
     "dropout_rate": _number(lambda x: 0 <= x < 1, "in [0, 1)"),
     "compute_dtype": _one_of("float32", "bfloat16"),
     "bn_momentum": _number(lambda x: 0 <= x <= 1, "in [0, 1]"),
@@ -98,6 +110,30 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             "config.data_dir is for the full data set, and this configuration uses the "
             "embedded digits; add --config=configs/mnist.py"
+        )
+    num_train = config.num_train or float("inf")
+    if config.norm == "virtual" and config.reference_size > num_train:
+        raise ConfigError(
+            f"config.reference_size must be at most config.num_train, {num_train}; "
+            f"it is {config.reference_size}"
+        )
+
+
+def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises `ConfigError` where ghost batches do not fit those of the devices."""
+    if config.norm != "ghost":
+        return
+    size = config.virtual_batch_size
+    whole = padded_size(config.batch_size, num_devices)
+    local = whole if config.parallelism == "jit" else whole // num_devices
+    spans = config.sync and size % local == 0 and whole % size == 0
+    if local % size and not spans:
+        multiple = f", or be a multiple of it that divides {whole}" * config.sync
+        raise ConfigError(
+            f"config.virtual_batch_size must divide the {local} examples that "
+            f"config.parallelism={config.parallelism} normalizes at once{multiple}; "
+            f"it is {size}, with {num_devices} devices and "
+            f"config.batch_size={config.batch_size}"
         )
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from augment import random_shift
 from data import Batch
@@ -39,6 +40,7 @@ def train_step(
     axis_name: str | None,
     seed: int,
     max_shift: int = 0,
+    reference: np.ndarray | None = None,
 ) -> tuple[TrainState, Sums]:
     """Updates the state with one batch.
 
@@ -48,6 +50,8 @@ def train_step(
       axis_name: the device axis that the batch is divided over, or None.
       seed: of shifts and dropout; each step and device draws its own.
       max_shift: images are moved by up to so many pixels, at random.
+      reference: images of virtual batch norm, (R, 28, 28, 1) uint8, the same on all
+        devices; None for other normalizers.
 
     Returns:
       The state after, and the sums of this batch.
@@ -62,8 +66,10 @@ def train_step(
     count = _sum_over_devices(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
     def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables |= collect_reference(params, reference, apply_fn=state.apply_fn)
         logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
+            variables,
             images,
             mask=batch.mask,
             train=True,
@@ -82,6 +88,29 @@ def train_step(
     # Models without running statistics return no such collection.
     batch_stats = updates.get("batch_stats", state.batch_stats)
     return state.apply_gradients(grads=gradients, batch_stats=batch_stats), sums
+
+
+def collect_reference(
+    params: Any, images: np.ndarray | None, *, apply_fn
+) -> dict[str, Any]:
+    """Returns what virtual batch norm needs beside parameters, to be merged with them.
+
+    Args:
+      params: the parameters; the moments of the reference batch depend on them, and
+        gradients flow through.
+      images: the reference batch, or None.
+      apply_fn: of the model.
+
+    Returns:
+      The collection `reference`; nothing if `images` is None.
+    """
+    if images is None:
+        return {}
+    # Without dropout, so that the reference is always the same.
+    _, reference = apply_fn(
+        {"params": params}, images, train=False, mutable=["reference"]
+    )
+    return reference
 
 
 def eval_step(

@@ -19,19 +19,22 @@ from flax.linen import Module
 from model import create_model
 from parallel import PARALLELISMS, Parallel, padded_size, statistics_axis
 from report import Metrics, Report
-from step import Sums, TrainState, eval_step, train_step
+from step import Sums, TrainState, collect_reference, eval_step, train_step
 from tqdm import tqdm
+
+import jaxnorm
 
 
 def create_optimizer(
     config: ml_collections.ConfigDict, num_steps: int
 ) -> optax.GradientTransformation:
-    """Returns Adam; with decoupled decay of kernels where `config.weight_decay` > 0."""
+    """Returns Adam; with decoupled decay of kernels where `config.weight_decay` > 0.
+
+    The gates of batch-instance norm are projected to [0, 1] after each step.
+    """
     learning_rate = config.learning_rate
     if config.schedule == "cosine":
         learning_rate = optax.cosine_decay_schedule(learning_rate, num_steps)
-    if not config.weight_decay:
-        return optax.adam(learning_rate)
 
     def kernels(params):
         # Scales and biases are few, and zero is no natural value for a scale.
@@ -39,7 +42,14 @@ def create_optimizer(
             lambda path, _: path[-1] == "kernel", params
         )
 
-    return optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=kernels)
+    optimizer = optax.adam(learning_rate)
+    if config.weight_decay:
+        optimizer = optax.adamw(
+            learning_rate, weight_decay=config.weight_decay, mask=kernels
+        )
+    if config.norm == "batch_instance":
+        optimizer = optax.chain(optimizer, jaxnorm.gate_projection())
+    return optimizer
 
 
 def create_state(
@@ -85,11 +95,25 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> Repo
     steps_per_epoch = -(-len(train.labels) // config.batch_size)
     size = padded_size(config.batch_size, len(devices))
 
-    model = create_model(config, statistics_axis(config.parallelism, config.sync))
-    optimizer = create_optimizer(config, config.num_epochs * steps_per_epoch)
+    num_steps = config.num_epochs * steps_per_epoch
+    model = create_model(
+        config, statistics_axis(config.parallelism, config.sync), num_steps
+    )
+    optimizer = create_optimizer(config, num_steps)
+    reference = None
+    if config.norm == "virtual":
+        reference = data.reference_images(train, config.reference_size, config.seed)
+    collect = jax.jit(
+        partial(collect_reference, images=reference, apply_fn=model.apply)
+    )
     parallel = PARALLELISMS[config.parallelism](
         devices,
-        partial(train_step, seed=config.seed, max_shift=config.max_shift),
+        partial(
+            train_step,
+            seed=config.seed,
+            max_shift=config.max_shift,
+            reference=reference,
+        ),
         partial(eval_step, apply_fn=model.apply),
         config.sync,
     )
@@ -115,6 +139,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> Repo
 
             statistics = parallel.fetch_statistics(state)
             variables = host_variables(parallel, state, statistics, config.sync)
+            variables |= jax.device_get(collect(variables["params"]))
             train_loss, train_accuracy = means(parallel.fetch(sums))
             test_loss, test_accuracy = evaluate(parallel, variables, test, size)
             report.add(
@@ -158,7 +183,7 @@ def evaluate(
 
     Args:
       parallel: how to run.
-      variables: `{"params": ..., "batch_stats": ...}` on the host.
+      variables: collections of the model, on the host.
       split: the examples.
       size: rows in a batch, a multiple of the number of devices.
     """

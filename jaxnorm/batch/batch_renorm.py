@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple, Unpack
 
 import jax
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -11,6 +12,7 @@ from jaxtyping import Inexact
 
 from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.core.average import average, count_update, resolve_momentum
+from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.core.stats import check_statistic
@@ -192,9 +194,11 @@ def _at_least_epsilon(std: Array, epsilon: float) -> Array:
 def _bound(value: ArrayLike | Schedule, name: str, least: float, count: Array) -> Array:
     if callable(value):
         value = value(count)
-    array = jnp.asarray(value)
-    if array.ndim:
-        raise ValueError(f"{name} must be a scalar, got the shape {array.shape}.")
-    if not isinstance(array, jax.core.Tracer) and not array >= least:
+    # While tracing, jnp.asarray would hide what is known.
+    known = not isinstance(value, jax.core.Tracer)
+    if shape := np.shape(value):
+        raise ValueError(f"{name} must be a scalar, got the shape {shape}.")
+    if known and not np.asarray(value) >= least:
         raise ValueError(f"{name} must be at least {least:g}, got {value}.")
-    return array.astype(jnp.float32)
+    array = jnp.asarray(value)
+    return array.astype(accumulation_dtype(array.dtype))

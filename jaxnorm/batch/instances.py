@@ -10,7 +10,14 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.axes import batch_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import CenteredMoments, finite, measure, nonzero, pool
+from jaxnorm.core.measure import (
+    CenteredMoments,
+    finite,
+    measure,
+    named,
+    nonzero,
+    pool,
+)
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction
 
@@ -28,13 +35,7 @@ def measure_instances(call: BatchCall, shift: Array) -> CenteredMoments:
       call: The arguments of the call.
       shift: What to subtract first: the running mean, of the feature shape.
     """
-    return measure(
-        call.x,
-        instance_reduction(call),
-        mask=call.mask,
-        shift=finite(call.align(shift)),
-        use_fast_variance=True,
-    )
+    return _measure(call, finite(call.align(shift)), use_fast_variance=True)
 
 
 def measure_both(
@@ -51,14 +52,7 @@ def measure_both(
     """
     if not call.use_fast_variance:
         batch = call.measure(shift)
-        instances = measure(
-            call.x,
-            instance_reduction(call),
-            mask=call.mask,
-            shift=batch.shift,
-            use_fast_variance=True,
-        )
-        return instances, batch
+        return _measure(call, batch.shift, use_fast_variance=True), batch
     instances = measure_instances(call, shift)
     across = dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
     return instances, pool(instances, across)
@@ -72,13 +66,8 @@ def measure_spread(
     In inference those of the batch are None, and no device is asked.
     """
     zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
-    instances = measure(
-        call.x,
-        instance_reduction(call),
-        mask=call.mask,
-        shift=zero,
-        use_fast_variance=False,  # a pass more, and no collective
-    )
+    # A pass more, and no collective.
+    instances = _measure(call, zero, use_fast_variance=False)
     if call.use_running_average:
         return instances, None
     across = dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
@@ -92,6 +81,28 @@ def measure_spread(
         )
         shift = total / nonzero(count)
     return instances, pool(instances.about(shift), across)
+
+
+def _measure(
+    call: BatchCall, shift: Array, *, use_fast_variance: bool
+) -> CenteredMoments:
+    """Returns the moments of each example; x and the shift are saved, nothing else.
+
+    The deviations that their derivative needs are computed again, which no device
+    waits for.
+    """
+
+    @jax.checkpoint
+    def run(x: Array, shift: Array) -> CenteredMoments:
+        return measure(
+            x,
+            instance_reduction(call),
+            mask=call.mask,
+            shift=shift,
+            use_fast_variance=use_fast_variance,
+        )
+
+    return named(run(call.x, shift))
 
 
 def normalize_about(call: BatchCall, shift: Array, delta: Array, var: Array) -> Array:

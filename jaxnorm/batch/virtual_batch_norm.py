@@ -1,6 +1,7 @@
 """Virtual batch normalization: each example with a fixed reference batch."""
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
@@ -103,9 +104,13 @@ def virtual_batch_norm(
             f"reference must have the feature shape {call.feature_shape}, got "
             f"{jnp.shape(reference.mean)}. Is it of the same layer?"
         )
-    size = jnp.asarray(reference_size)
-    if size.ndim or not (isinstance(size, jax.core.Tracer) or size >= 1):
+    if shape := np.shape(reference_size):
+        raise ValueError(f"reference_size must be a scalar, got the shape {shape}.")
+    # While tracing, jnp.asarray would hide what is known.
+    known = not isinstance(reference_size, jax.core.Tracer)
+    if known and not np.asarray(reference_size) >= 1:
         raise ValueError(f"reference_size must be at least 1, got {reference_size}.")
+    size = jnp.asarray(reference_size)
     if not include_self:
         return call.normalize(reference.mean, reference.var)
 

@@ -110,8 +110,11 @@ class BatchModule(nn.Module):
     def read(self, initial: Mapping[str, Array]) -> dict[str, Array]:
         """Returns statistics of `batch_stats`, which start as given."""
         self._check_count(tuple(initial))
+        # as arrays: a loaded checkpoint holds those of NumPy
         return {
-            name: self.variable("batch_stats", name, lambda value=value: value).value
+            name: jnp.asarray(
+                self.variable("batch_stats", name, lambda value=value: value).value
+            )
             for name, value in initial.items()
         }
 

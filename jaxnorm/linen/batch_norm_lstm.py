@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
 
@@ -41,8 +42,10 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         c = sigmoid(f) c + sigmoid(i) tanh(g)
         h = sigmoid(o) tanh(BN(c; scale_c, bias_c))
 
-    Use it in `nn.RNN(cell, variable_carry="batch_stats")`, with
-    `mutable=["batch_stats"]` in training. Initialize without `initial_carry`. For
+    For training and initialization use it in
+    `nn.RNN(cell, variable_carry="batch_stats")`, with `mutable=["batch_stats"]`; for
+    inference in `nn.RNN(cell, variable_broadcast=("params", "batch_stats"))`, since
+    Flax can carry only what is mutable. Initialize without `initial_carry`. For
     sequences of unequal length give their lengths with the first carry::
 
         carry = cell.initialize_carry(key, (batch, features))
@@ -152,10 +155,15 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         gates = norm("norm_h", from_h, use_bias=False)
         gates = gates + norm("norm_x", from_x, use_bias=False)
         gates = gates + jnp.broadcast_to(bias.astype(gates.dtype), gates.shape)
-        f, i, o, g = jnp.split(gates, 4, axis=-1)
-        c = self.gate_fn(f) * c + self.gate_fn(i) * self.activation_fn(g)
-        h = self.gate_fn(o) * self.activation_fn(norm("norm_c", c, use_bias=True))
-        return LSTMCarry(c, h, step + 1, length), h
+        # What is carried keeps its dtype, whatever that of the computation is.
+        wide = accumulation_dtype(gates.dtype, c.dtype)
+        f, i, o, g = jnp.split(gates.astype(wide), 4, axis=-1)
+        memory = self.gate_fn(f) * c.astype(wide)
+        memory = memory + self.gate_fn(i) * self.activation_fn(g)
+        normalized = norm("norm_c", memory, use_bias=True).astype(wide)
+        y = (self.gate_fn(o) * self.activation_fn(normalized)).astype(gates.dtype)
+        carry = LSTMCarry(memory.astype(c.dtype), y.astype(h.dtype), step + 1, length)
+        return carry, y
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LSTMCarry:

@@ -15,8 +15,9 @@ class RecurrentBatchNorm(BatchModule):
 
     The mathematics is that of `jaxnorm.recurrent_batch_norm`. Variables: `params`:
     scale and bias, shared over time; `batch_stats`: mean, var, with a leading axis of
-    time steps. In `nn.scan` and `nn.RNN` they are carried:
-    `variable_carry="batch_stats"`.
+    time steps. In `nn.scan` and `nn.RNN` they are carried in training,
+    `variable_carry="batch_stats"`, and broadcast in inference,
+    `variable_broadcast=("params", "batch_stats")`.
 
     Attributes are those of `BatchModule`, and:
 

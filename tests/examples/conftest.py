@@ -2,9 +2,14 @@
 
 import os
 import runpy
+import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,3 +42,98 @@ def get_config():
         return config
 
     return get
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts main.py in an empty directory."""
+
+    def start(*arguments):
+        search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "examples" / "mnist" / "main.py"), *arguments],
+            cwd=tmp_path,
+            env=os.environ
+            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(search)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def digits(get_config):
+    import data
+
+    return data.load(get_config(num_train=64))[0]
+
+
+@pytest.fixture(scope="module")
+def build(get_config, digits):
+    """Returns a `Parallel` and a state on the host, before the first step."""
+    import data
+    import train
+    from model import create_model
+    from parallel import PARALLELISMS, statistics_axis
+    from step import eval_step, train_step
+
+    @cache
+    def build(parallelism, num_devices=4, sync=True, learning_rate=1.0, **options):
+        config = get_config(**options)
+        axis_name = statistics_axis(parallelism, sync)
+        model = create_model(config, axis_name, num_steps=1)
+        reference = None
+        if config.norm == "virtual":
+            reference = data.reference_images(digits, size=8, seed=0)
+        parallel = PARALLELISMS[parallelism](
+            jax.devices("cpu")[:num_devices],
+            partial(train_step, seed=0, reference=reference),
+            partial(eval_step, apply_fn=model.apply),
+            sync,
+        )
+        # With a learning rate of 1, parameters change by minus the gradient.
+        optimizer = optax.sgd(learning_rate)
+        state = jax.device_get(train.create_state(model, optimizer, seed=0))
+        # After the first update, until which batch renorm is batch norm.
+        statistics = jax.tree_util.tree_map_with_path(
+            lambda path, x: np.float32(1) + x if path[-1].key == "count" else x,
+            state.batch_stats,
+        )
+        return parallel, state.replace(batch_stats=statistics)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def run(build, digits):
+    """Takes a step; returns what it changes, on the host."""
+    import data
+
+    def run(parallelism, indices, size, **options):
+        parallel, start = build(parallelism, **options)
+        batch = data.take(digits, np.asarray(indices), size)
+        state, sums = parallel.train_step(
+            parallel.place_state(start), parallel.place_batch(batch)
+        )
+        gradients = jax.tree.map(
+            np.subtract, start.params, parallel.fetch(state.params)
+        )
+        return gradients, parallel.fetch_statistics(state), parallel.fetch(sums)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """Compares two trees."""
+
+    def assert_close(actual, expected, tolerance=1e-5):
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance),
+            actual,
+            expected,
+        )
+
+    return assert_close

@@ -1,17 +1,15 @@
 """The example as a user runs it, in a process of its own."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 
 import checkpoint
 import jax
 import numpy as np
 import pytest
 from model import create_model
+from norms import NORMS
 
 KEYS = [
     "epoch",
@@ -28,25 +26,6 @@ SMALL = [
     "--config.num_test=30",
     "--config.batch_size=32",
 ]
-
-
-@pytest.fixture
-def start(root, tmp_path):
-    """Starts main.py in an empty directory."""
-
-    def start(*arguments):
-        search = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return subprocess.Popen(
-            [sys.executable, str(root / "examples" / "mnist" / "main.py"), *arguments],
-            cwd=tmp_path,
-            env=os.environ
-            | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(search)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
 
 
 def read_lines(path):
@@ -135,6 +114,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
         (["--config.learning_rat=1"], "did you mean learning_rate?"),
         (["--config.batch_size=many"], "batch_size"),
         (["--config=missing.py"], "missing.py"),
+        (["--config.norm=ghost", "--config.batch_size=48"], "virtual_batch_size"),
         (["--config.dataset=mnist", "--config.data_dir=missing"], "no MNIST in"),
     ],
 )
@@ -146,3 +126,10 @@ def test_bad_input_is_one_line_and_exit_code_2(start, arguments, message):
     assert errors.startswith("main.py: error: ")
     assert len(errors.splitlines()) == 1
     assert message in errors
+
+
+def test_help_tells_of_every_norm(start):
+    output, _ = start("--help").communicate(timeout=200)
+    words = " ".join(output.split())
+    for name, norm in NORMS.items():
+        assert f"{name}: {norm.text}" in words

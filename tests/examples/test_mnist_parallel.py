@@ -1,63 +1,18 @@
 """The three parallelisms give the same results, and padding none."""
 
-from functools import cache, partial
+from functools import partial
 
 import data
 import drift
 import jax
 import numpy as np
-import optax
 import pytest
 import train
 from model import create_model
-from parallel import PARALLELISMS, padded_size, statistics_axis
+from parallel import PARALLELISMS, padded_size
 from step import eval_step, train_step
 
 NUM_DEVICES = 4
-
-
-@pytest.fixture(scope="module")
-def digits(get_config):
-    return data.load(get_config(num_train=64))[0]
-
-
-@pytest.fixture(scope="module")
-def run(get_config, digits):
-    """Takes a step from the start; returns what it changes, on the host."""
-
-    @cache
-    def build(parallelism, num_devices, sync, **options):
-        model = create_model(get_config(**options), statistics_axis(parallelism, sync))
-        parallel = PARALLELISMS[parallelism](
-            jax.devices("cpu")[:num_devices],
-            partial(train_step, seed=0),
-            partial(eval_step, apply_fn=model.apply),
-            sync,
-        )
-        # With this optimizer, parameters change by minus the gradient.
-        state = train.create_state(model, optax.sgd(1.0), seed=0)
-        return parallel, jax.device_get(state)
-
-    def run(parallelism, indices, size, num_devices=NUM_DEVICES, sync=True, **options):
-        parallel, start = build(parallelism, num_devices, sync, **options)
-        batch = data.take(digits, np.asarray(indices), size)
-        state, sums = parallel.train_step(
-            parallel.place_state(start), parallel.place_batch(batch)
-        )
-        gradients = jax.tree.map(
-            np.subtract, start.params, parallel.fetch(state.params)
-        )
-        return gradients, parallel.fetch_statistics(state), parallel.fetch(sums)
-
-    return run
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance),
-        actual,
-        expected,
-    )
 
 
 # With few examples, rounding alone changes gradients by much more than with many.
@@ -68,7 +23,7 @@ def assert_close(actual, expected, tolerance=1e-5):
     ids=["full", "padded", "a device without examples"],
 )
 def test_a_step_equals_that_of_one_device_without_padding(
-    run, parallelism, count, tolerance
+    run, assert_close, parallelism, count, tolerance
 ):
     expected = run("jit", range(count), size=count, num_devices=1)
     gradients, statistics, sums = run(parallelism, range(count), size=64)
@@ -83,7 +38,7 @@ def test_a_step_equals_that_of_one_device_without_padding(
         )
 
 
-def test_padding_may_hold_anything(run, monkeypatch):
+def test_padding_may_hold_anything(run, assert_close, monkeypatch):
     expected = run("pmap", range(13), size=64)
     take = data.take
 
@@ -98,7 +53,9 @@ def test_padding_may_hold_anything(run, monkeypatch):
 
 
 @pytest.mark.parametrize("parallelism", ["pmap", "shard_map"])
-def test_without_sync_each_device_has_the_statistics_of_its_examples(run, parallelism):
+def test_without_sync_each_device_has_the_statistics_of_its_examples(
+    run, assert_close, parallelism
+):
     options = {"bn_momentum": 0.0, "bn_momentum_warmup": False}
     _, statistics, _ = run(parallelism, range(16), size=16, sync=False, **options)
     assert drift.spread(statistics) > 1e-3
@@ -138,6 +95,26 @@ def test_merge_follows_the_law_of_total_variance(rng):
     np.testing.assert_allclose(merged["mean"], mean.mean(0), rtol=1e-5)
     np.testing.assert_allclose(merged["var"], var.mean(0) + mean.var(0), rtol=1e-5)
     assert merged["count"] == 7
+
+
+@pytest.mark.parametrize(
+    ("statistics", "expected"),
+    [
+        ({"mean": [[1.0], [3.0]]}, {"mean": [2.0]}),
+        ({"var": [[1.0], [3.0]]}, {"var": [2.0]}),
+        # sqrt((3^2 + 5^2) / 2 + 4^2)
+        (
+            {"mean": [[0.0], [8.0]], "std": [[3.0], [5.0]]},
+            {"mean": [4.0], "std": [33**0.5]},
+        ),
+        ({"Conv_0/kernel/u": [[1.0], [1.0]]}, {"Conv_0/kernel/u": [1.0]}),
+        ({}, {}),
+    ],
+    ids=["mean-only", "EvoNorm B0", "batch renorm", "spectral", "none"],
+)
+def test_merge_of_other_statistics(assert_close, statistics, expected):
+    arrays = {name: np.array(value, np.float32) for name, value in statistics.items()}
+    assert_close(drift.merge({"layer": arrays}), {"layer": expected})
 
 
 def test_spread_is_the_largest_difference():

@@ -3,7 +3,7 @@ import pytest
 import settings
 from ml_collections import config_flags
 
-CONFIGS = ["default", "mnist", "unsynchronized"]
+CONFIGS = ["default", "mnist", "small_batches", "unsynchronized"]
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # by ml_collections
@@ -27,11 +27,16 @@ def test_all_configurations_are_tested(root):
     ("option", "value", "message"),
     [
         ("dataset", "cifar", "one of embedded, mnist"),
-        ("norm", "btach", "one of batch, none"),
+        ("norm", "btach", "one of none, batch, renorm, ghost"),
         ("norm_placement", "after", "one of after_activation, before_activation"),
         ("parallelism", "pjit", "one of pmap, jit, shard_map"),
         ("schedule", "linear", "one of constant, cosine"),
         ("compute_dtype", "float16", "one of float32, bfloat16"),
+        ("num_groups", 0, "divides the layers' widths, 32, 64, 128"),
+        ("num_groups", 12, "divides the layers' widths"),
+        ("num_groups", 64, "divides the layers' widths"),
+        ("virtual_batch_size", 0, "at least 1"),
+        ("reference_size", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
         ("batch_size", -8, "at least 1"),
         ("num_epochs", 0, "at least 1"),
@@ -58,6 +63,51 @@ def test_a_value_that_is_not_valid(get_config, option, value, message):
 def test_own_statistics_under_jit(get_config):
     config = get_config(parallelism="jit", sync=False)
     with pytest.raises(settings.ConfigError, match=r"sync=False.*jit.*whole batch"):
+        settings.check(config)
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "sync", "size", "num_devices"),
+    [
+        ("pmap", True, 32, 4),  # a ghost on each device
+        ("pmap", True, 16, 4),
+        ("pmap", True, 32, 8),  # each of two devices
+        ("pmap", False, 16, 8),
+        ("jit", True, 32, 8),
+        ("jit", True, 128, 1),
+    ],
+)
+def test_ghosts_that_fit(get_config, parallelism, sync, size, num_devices):
+    config = get_config(
+        norm="ghost", parallelism=parallelism, sync=sync, virtual_batch_size=size
+    )
+    settings.check_devices(config, num_devices)
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "sync", "size", "num_devices", "message"),
+    [
+        ("pmap", True, 24, 4, "divide the 32 examples .*multiple .*divides 128; it is"),
+        ("pmap", True, 96, 4, "divide the 32 examples .*multiple .*divides 128; it is"),
+        ("shard_map", False, 32, 8, "divide the 16 examples .*at once; it is 32"),
+        ("jit", True, 48, 8, "divide the 128 examples"),
+        ("jit", True, 256, 1, "divide the 128 examples"),
+    ],
+)
+def test_ghosts_that_do_not_fit(
+    get_config, parallelism, sync, size, num_devices, message
+):
+    config = get_config(
+        norm="ghost", parallelism=parallelism, sync=sync, virtual_batch_size=size
+    )
+    with pytest.raises(settings.ConfigError, match=f"virtual_batch_size .*{message}"):
+        settings.check_devices(config, num_devices)
+    settings.check_devices(get_config(parallelism=parallelism), num_devices)
+
+
+def test_a_reference_larger_than_the_data(get_config):
+    config = get_config(norm="virtual", reference_size=64, num_train=63)
+    with pytest.raises(settings.ConfigError, match=r"reference_size .*at most .*63"):
         settings.check(config)
 
 

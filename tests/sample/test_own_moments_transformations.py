@@ -44,7 +44,7 @@ def test_vmap_over_examples_is_the_batch(name, rng):
     assert oracle.error(one_by_one, expected) <= 1e-5
 
 
-@every_norm
+@pytest.mark.parametrize("name", ["layer", "group"])
 def test_scan_over_layers(name, rng):
     case = PLAIN[name]
     x, scales = draw(rng, case.shape), draw(rng, (2, *case.scale), loc=1)
@@ -87,7 +87,7 @@ def test_remat_that_keeps_the_moments_repeats_no_reduction(name, rng):
         ]
         sums = [count_primitives("reduce_sum", f, w) for f in gradients]
         assert sums[0] == sums[2] < sums[1]
-    plain, _, kept = jax.jit(lambda w: [f(w) for f in gradients])(w)
+    plain, kept = jax.jit(lambda w: [f(w) for f in gradients[::2]])(w)
     np.testing.assert_allclose(kept, plain, rtol=1e-5)
 
 

@@ -1,0 +1,106 @@
+"""The batch family on one device against the oracle: y, new state and gradients."""
+
+import family_oracle
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from batch_family import FAMILY, VIRTUAL, Normalizer
+from drawing import draw
+
+ALL = FAMILY | {
+    "adaptive, 0": Normalizer("adaptive_batch_norm", {"strength": 0.0}),
+    "virtual": VIRTUAL,
+}
+CASES = {  # shape, feature axes, kinds of masks, whether scale and bias are one for all
+    "no mask": ((8, 2, 12, 3), (3, 1), (), True),
+    "channels first": ((8, 5, 3, 4), 1, ("integer",), True),
+    "weights": ((8, 16, 5), -1, ("weights",), False),
+    # Some examples have no valid element, some ghosts none, and one feature none.
+    "holes": ((12, 10, 5), -1, ("examples", "empty feature"), True),
+}
+
+
+def derivative(f, arguments, directions):
+    """The directional derivative, exact to the fourth order in the step."""
+    long, short = (
+        family_oracle.directional(f, arguments, directions, step)
+        for step in (2e-4, 1e-4)
+    )
+    return (4 * short - long) / 3
+
+
+def check(normalizer, x, mask, state, params, rng, tolerance, **options):
+    """Compare y, the new state, and the gradients of sum(weight * y) along lines."""
+    weight = draw(rng, x.shape, x.dtype)
+    forward = normalizer.ours(**options)
+
+    @jax.jit
+    def step(x, *params):
+        def loss(*arguments):
+            y, new = forward(arguments[0], mask, state, *arguments[1:])
+            assert new is state or not options.get("use_running_average")
+            return jnp.sum(weight * y), (y, new)
+
+        every = tuple(range(1 + len(params)))
+        return jax.grad(loss, every, has_aux=True)(x, *params)
+
+    gradients, (y, new) = step(x, *params)
+    reference = normalizer.oracle(x, mask, state, **options)
+    expected = reference(x, *params)
+    for value, wanted in zip((y, *jax.tree.leaves(new)), expected, strict=True):
+        assert oracle.error(value, wanted) <= tolerance
+
+    def total(*arguments):
+        return np.sum(reference(*arguments)[0] * oracle.wide(weight))
+
+    for i, gradient in enumerate(map(oracle.wide, gradients)):
+        for _ in range(2):
+            directions = [None] * len(gradients)
+            directions[i] = rng.normal(size=gradient.shape)
+            wanted = derivative(total, (x, *params), directions)
+            size = np.linalg.norm(gradient) + 0.1
+            error = abs(np.sum(gradient * directions[i]) - wanted)
+            assert error <= tolerance * size, f"argument {i}"
+
+
+def problem(normalizer, case, rng, make_mask, dtype=np.float32):
+    shape, axes, kinds, shared = CASES[case]
+    if normalizer.name == "instance_batch_norm" and axes == (3, 1):
+        axes = -1  # it has one feature axis
+    features = tuple(np.take(shape, np.sort(np.atleast_1d(axes))))
+    x = draw(rng, shape, dtype, loc=0.5, std=1.5)
+    mask = None
+    for kind in kinds:
+        own = make_mask(kind, shape)
+        mask = own if mask is None else mask & own
+        hidden = rng.choice([np.nan, np.inf, 2.0], shape)
+        x = jnp.where(np.asarray(mask) != 0, x, jnp.asarray(hidden, dtype))
+    state = normalizer.draw_state(rng, features, dtype)
+    affine = None if shared else (shape[0], 1, *features)
+    params = normalizer.draw_params(rng, features, affine, dtype)
+    return (x, mask, state, params), {"feature_axes": axes}
+
+
+@pytest.mark.parametrize("case", ["no mask", "weights", "holes"])
+@pytest.mark.parametrize("name", ALL)
+def test_training(name, case, rng, make_mask):
+    arguments, options = problem(ALL[name], case, rng, make_mask)
+    check(ALL[name], *arguments, rng, 3e-5, **options)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_inference(name, rng, make_mask):
+    arguments, options = problem(ALL[name], "weights", rng, make_mask)
+    options["use_running_average"] = True
+    check(ALL[name], *arguments, rng, 3e-5, **options)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_float64(name, rng, make_mask, x64):
+    """Unbiased running variances, in two passes."""
+    arguments, options = problem(ALL[name], "channels first", rng, make_mask, float)
+    if name not in ("virtual", "renorm"):
+        options["unbiased"] = True
+    check(ALL[name], *arguments, rng, 1e-8, **options)

@@ -1,0 +1,234 @@
+"""Bad input to the batch family fails while tracing, and is told what to do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+import jaxnorm
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Without run-time checks of annotations, which would complain first."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+X = jnp.ones((8, 6, 5))
+STATS, RENORM = jaxnorm.init_batch_stats(5), jaxnorm.init_renorm_stats(5)
+LOGITS, ONES = jnp.zeros(3), jnp.ones(5)
+REFERENCE = jaxnorm.Moments(ONES, jnp.zeros(5), ONES)
+COMPLEX = X.astype(jnp.complex64)
+INTEGER = X.astype(jnp.int32)
+
+# The arguments before the options, and what is good with them.
+GOOD = {
+    "batch_renorm": ((X, RENORM), {"r_max": 3.0, "d_max": 5.0}),
+    "ghost_batch_norm": ((X, STATS), {"virtual_batch_size": 4}),
+    "adaptive_batch_norm": ((X, STATS), {}),
+    "mean_only_batch_norm": ((X, jnp.zeros(5)), {}),
+    "recurrent_batch_norm": ((X, jaxnorm.init_recurrent_stats(3, 5), 1), {}),
+    "switchable_norm": ((X, STATS, LOGITS, LOGITS), {}),
+    "batch_instance_norm": ((X, STATS, ONES), {}),
+    "instance_batch_norm": (
+        (X, jaxnorm.init_batch_stats(3)),
+        {"instance_features": 2},
+    ),
+    "evo_norm_b0": ((X, ONES, ONES), {}),
+    "virtual_batch_norm": ((X, REFERENCE), {"reference_size": 7}),
+    "collect_reference": ((X,), {}),
+}
+STATELESS = ("virtual_batch_norm", "collect_reference")
+
+
+def call(name, replaced=None, **options):
+    """Trace it with one argument, by its place, and some options changed."""
+    arguments, good = GOOD[name]
+    arguments = list(arguments)
+    for place, value in (replaced or {}).items():
+        arguments[place] = value
+    if name not in STATELESS:
+        good = {"use_running_average": False} | good
+    function = functools.partial(getattr(jaxnorm, name), **good | options)
+    return jax.eval_shape(function, *arguments)
+
+
+def fails(says, name, replaced=None, **options):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call(name, replaced, **options)
+    for words in says:
+        assert words in str(caught.value), f"{words!r} is not in: {caught.value}"
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_tables_are_one_change_away_from_good(name):
+    result = call(name)
+    y = result if isinstance(result, jax.ShapeDtypeStruct) else result[0]
+    assert y.shape == X.shape
+
+
+OPTIONS = [  # what has to be in the message, the function, the options
+    (("r_max", "at least 1", "0.5"), "batch_renorm", {"r_max": 0.5}),
+    (("r_max", "at least 1", "nan"), "batch_renorm", {"r_max": float("nan")}),
+    (("r_max", "scalar", "(5,)"), "batch_renorm", {"r_max": ONES}),
+    (("d_max", "at least 0", "-1"), "batch_renorm", {"d_max": -1.0}),
+    (("unbiased", "False"), "batch_renorm", {"unbiased": True}),
+    (("virtual_batch_size", "8", "3"), "ghost_batch_norm", {"virtual_batch_size": 3}),
+    (("virtual_batch_size", "8", "0"), "ghost_batch_norm", {"virtual_batch_size": 0}),
+    (("virtual_batch_size", "8", "-2"), "ghost_batch_norm", {"virtual_batch_size": -2}),
+    (("virtual_batch_size", "8", "16"), "ghost_batch_norm", {"virtual_batch_size": 16}),
+    (
+        ("stats_rule", "pooled, mean, sequential", "'median'"),
+        "ghost_batch_norm",
+        {"stats_rule": "median"},
+    ),
+    (("strength", "at least 0", "-1"), "adaptive_batch_norm", {"strength": -1.0}),
+    (("strength", "nan"), "adaptive_batch_norm", {"strength": float("nan")}),
+    (("strength", "number", "None"), "adaptive_batch_norm", {"strength": None}),
+    (
+        ("instance_features", "[0, 5]", "6"),
+        "instance_batch_norm",
+        {"instance_features": 6},
+    ),
+    (("instance_features", "-1"), "instance_batch_norm", {"instance_features": -1}),
+    (("(2,)", "(3,)"), "instance_batch_norm", {"instance_features": 3}),
+    (
+        ("reference_size", "at least 1", "0"),
+        "virtual_batch_norm",
+        {"reference_size": 0},
+    ),
+    (
+        ("reference_size", "(5,)"),
+        "virtual_batch_norm",
+        {"reference_size": jnp.ones(5)},
+    ),
+    (("include_self", "static"), "virtual_batch_norm", {"include_self": jnp.array(1)}),
+]
+
+
+@pytest.mark.parametrize(("says", "name", "options"), OPTIONS)
+def test_options(says, name, options):
+    fails(says, name, **options)
+
+
+OTHER_STATS = jaxnorm.init_batch_stats(4)
+ARGUMENTS = [  # what has to be in the message, the function, the place, the value
+    (("RenormStats", "BatchStats", "init_renorm_stats"), "batch_renorm", 1, STATS),
+    (("(4,)", "(5,)"), "batch_renorm", 1, jaxnorm.init_renorm_stats(4)),
+    (("init_batch_stats", "RenormStats"), "ghost_batch_norm", 1, RENORM),
+    (("init_batch_stats", "RenormStats"), "adaptive_batch_norm", 1, RENORM),
+    (("init_batch_stats", "RenormStats"), "switchable_norm", 1, RENORM),
+    (("init_batch_stats", "RenormStats"), "batch_instance_norm", 1, RENORM),
+    (("(4,)", "(5,)"), "ghost_batch_norm", 1, OTHER_STATS),
+    (("(4,)", "(5,)"), "adaptive_batch_norm", 1, OTHER_STATS),
+    (("(4,)", "(5,)"), "switchable_norm", 1, OTHER_STATS),
+    (("(4,)", "(3,)"), "instance_batch_norm", 1, OTHER_STATS),
+    (("running_mean", "(4,)", "(5,)"), "mean_only_batch_norm", 1, jnp.zeros(4)),
+    (("running_var", "(4,)", "(5,)"), "evo_norm_b0", 1, jnp.ones(4)),
+    (("v", "(4,)", "(5,)"), "evo_norm_b0", 2, jnp.ones(4)),
+    (("v", "int32"), "evo_norm_b0", 2, jnp.ones(5, jnp.int32)),
+    (("gate", "(4,)", "(5,)"), "batch_instance_norm", 2, jnp.ones(4)),
+    (("gate", "int32"), "batch_instance_norm", 2, jnp.ones(5, jnp.int32)),
+    (("mean_logits", "(3,)", "(2,)"), "switchable_norm", 2, jnp.zeros(2)),
+    (("var_logits", "(3,)", "(3, 5)"), "switchable_norm", 3, jnp.zeros((3, 5))),
+    (("step", "integer", "float32"), "recurrent_batch_norm", 2, 1.0),
+    (("step", "scalar", "(2,)"), "recurrent_batch_norm", 2, jnp.arange(2)),
+    (("time steps", "init_recurrent_stats"), "recurrent_batch_norm", 1, (ONES, X)),
+    (
+        ("time steps", "init_recurrent_stats"),
+        "recurrent_batch_norm",
+        1,
+        jaxnorm.BatchStats(jnp.zeros((3, 5)), jnp.ones((2, 5))),
+    ),
+    (("Moments", "BatchStats"), "virtual_batch_norm", 1, STATS),
+    (
+        ("reference", "(4,)", "(5,)"),
+        "virtual_batch_norm",
+        1,
+        jaxnorm.Moments(*jnp.ones((3, 4))),
+    ),
+    *(
+        (("x must be real", "complex64"), name, 0, COMPLEX)
+        for name in ("batch_renorm", "adaptive_batch_norm", "evo_norm_b0")
+    ),
+    *((("x", "int32", "astype"), name, 0, INTEGER) for name in GOOD),
+]
+
+
+@pytest.mark.parametrize(("says", "name", "place", "value"), ARGUMENTS)
+def test_arguments(says, name, place, value):
+    fails(says, name, {place: value})
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_names_of_options(name):
+    fails(("eps",), name, eps=1e-3)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_options_that_all_share(name):
+    fails(("epsilon", "-1"), name, epsilon=-1.0)
+    fails(("feature_axes", "3"), name, feature_axes=3)
+    if name not in STATELESS:
+        fails(("momentum", "1.5"), name, momentum=1.5)
+        fails(("use_running_average", "static"), name, use_running_average=jnp.array(1))
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        (3, ("4 examples", "2 devices", "got 3")),
+        (6, ("4 examples", "2 devices", "got 6")),
+        (16, ("4 examples", "2 devices", "got 16")),
+    ],
+)
+def test_ghosts_over_devices(size, says):
+    options = {"virtual_batch_size": size, "axis_name": "rows"}
+    with pytest.raises(ValueError, match="virtual_batch_size") as caught:
+        jax.vmap(
+            functools.partial(
+                jaxnorm.ghost_batch_norm, use_running_average=False, **options
+            ),
+            in_axes=(0, None),
+            axis_name="rows",
+        )(X.reshape(2, 4, 6, 5), STATS)
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_groups_and_ghosts():
+    with pytest.raises(ValueError, match=r"axis_index_groups must be None.*0, 1"):
+        jax.pmap(
+            functools.partial(
+                jaxnorm.ghost_batch_norm,
+                use_running_average=False,
+                virtual_batch_size=2,
+                axis_name="rows",
+                axis_index_groups=[[0, 1], [2, 3]],
+            ),
+            in_axes=(0, None),
+            axis_name="rows",
+        )(X.reshape(4, 2, 6, 5), STATS)
+
+
+@pytest.mark.parametrize(
+    ("says", "make"),
+    [
+        (("r_max", "0.5"), lambda: jaxnorm.warmup_renorm(0.5)),
+        (("d_max", "-1"), lambda: jaxnorm.warmup_renorm(d_max=-1.0)),
+        (("start", "50000"), lambda: jaxnorm.warmup_renorm(start=50_000)),
+        (("start", "-1"), lambda: jaxnorm.warmup_renorm(start=-1)),
+        (("max_steps", "0"), lambda: jaxnorm.init_recurrent_stats(0, 5)),
+        (("dtype", "int32"), lambda: jaxnorm.init_recurrent_stats(2, 5, jnp.int32)),
+    ],
+)
+def test_what_makes_states_and_schedules(says, make):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        make()
+    for words in says:
+        assert words in str(caught.value)

@@ -1,0 +1,139 @@
+"""What the batch family costs: collectives, and bytes saved for the backward pass."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from batch_family import FAMILY, VIRTUAL, ghosts
+from drawing import draw
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from modes import AXIS, ROWS, SAME, mesh_of
+
+SHAPE = (32, 8, 5)
+ALL = {name: n for name, n in FAMILY.items() if not name.startswith("ghost")}
+# Ghosts on one device, of four examples, share nothing but what the statistics need.
+INSIDE = {rule: ghosts(2, rule) for rule in ("pooled", "mean", "sequential")}
+ACROSS = {rule: ghosts(8, rule) for rule in INSIDE}
+COUNTS = {  # of y alone, y and the new state, both with the gradients
+    **{name: (normalizer, (1, 1, 2)) for name, normalizer in ALL.items()},
+    **{f"inside, {rule}": (ghost, (0, 1, 1)) for rule, ghost in INSIDE.items()},
+    **{f"across, {rule}": (ghost, (1, 1, 2)) for rule, ghost in ACROSS.items()},
+}
+
+
+def count_collectives(compiled):
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    return len(re.findall(rf" (?:{kinds})(?:-start)?\(", compiled.as_text()))
+
+
+def outputs(forward):
+    return lambda *arguments: forward(*arguments)[0]
+
+
+def gradients(forward):
+    """New state and gradients, those of the parameters on this device alone."""
+
+    def step(x, mask, state, *params):
+        def loss(x, *params):
+            y, new = forward(x, mask, state, *params)
+            return jnp.sum(jnp.sin(y)), new
+
+        every = tuple(range(1 + len(params)))
+        return jax.grad(loss, every, has_aux=True)(x, *params)
+
+    return step
+
+
+def problem(normalizer, rng, masked):
+    x = draw(rng, SHAPE)
+    mask = jnp.asarray(rng.uniform(size=SHAPE) < 0.7) if masked else None
+    return x, mask, normalizer.draw_state(rng), *normalizer.draw_params(rng)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("name", COUNTS)
+def test_collectives_in_shard_map(name, check_vma, rng):
+    """Without checked types, averaging the state is one more, for the whole step.
+
+    EvoNorm's joins the one of its statistics, since neither waits for the other.
+    """
+    normalizer, expected = COUNTS[name]
+    arguments = problem(normalizer, rng, masked=check_vma)
+    params = (SAME,) * (len(arguments) - 3)
+    own = params if check_vma else (ROWS,) * len(params)
+    forward = normalizer.ours(axis_name=AXIS)
+    mapped = functools.partial(
+        jax.shard_map,
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(ROWS, ROWS, SAME, *params),
+        check_vma=check_vma,
+    )
+    programs = [
+        mapped(forward, out_specs=(ROWS, SAME)),
+        mapped(gradients(forward), out_specs=((ROWS, *own), SAME)),
+    ]
+    if name.startswith("inside"):
+        programs.insert(0, mapped(outputs(forward), out_specs=ROWS))
+    counts = [
+        count_collectives(jax.jit(program).lower(*arguments).compile())
+        for program in programs
+    ]
+    agreement = 0 if check_vma or name == "evo" else 1
+    assert counts == [n + agreement for n in expected[-len(counts) :]]
+
+
+# Of ghosts on a masked batch that XLA divides only `pooled` is as cheap as on mapped
+# axes; what the others need of each ghost is gathered first.
+UNDER_JIT = [
+    (name, masked)
+    for name in COUNTS
+    for masked in (False, True)
+    if name in ("renorm", "switchable", "inside, pooled")
+    or (not name.startswith(("inside", "across")) and masked)
+    or (name == "inside, mean" and not masked)
+]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize(("name", "masked"), UNDER_JIT)
+def test_collectives_under_jit(name, masked, kind, rng):
+    normalizer, expected = COUNTS[name]
+    x, mask, *shared = problem(normalizer, rng, masked)
+    mesh = mesh_of(kind)
+    x, mask = jax.device_put((x, mask), NamedSharding(mesh, P(AXIS)))
+    shared = jax.device_put(shared, NamedSharding(mesh, P()))
+    forward = normalizer.ours()
+    with jax.set_mesh(mesh):
+        counts = [
+            count_collectives(jax.jit(f).lower(x, mask, *shared).compile())
+            for f in (forward, gradients(forward))
+        ]
+    assert counts == list(expected[1:])
+
+
+SAVED = FAMILY | {"virtual": VIRTUAL}
+
+
+@pytest.mark.parametrize(("dtype", "bar"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_for_the_backward_pass_are_x_and_small_arrays(name, dtype, bar, rng):
+    """Small: of a feature, or of a feature of an example. Nothing else is as large."""
+    normalizer, shape = SAVED[name], (8, 16, 16, 4)
+    x, mask = draw(rng, shape, dtype), jnp.arange(8).reshape(8, 1, 1, 1) < 6
+    state = normalizer.draw_state(rng, (4,))
+    params = normalizer.draw_params(rng, (4,))
+    forward = outputs(normalizer.ours(dtype=dtype))
+
+    def norm(x, *params):
+        return forward(x, mask, state, *params)
+
+    _, backward = jax.vjp(norm, x, *params)
+    saved = jax.tree.leaves(backward)
+    large = [leaf for leaf in saved if leaf.size > x.size // 16]
+    assert sum(leaf.nbytes for leaf in large) / x.size == bar
+    assert all(leaf.dtype == dtype for leaf in large)
+    small = sum(leaf.nbytes for leaf in saved) - bar * x.size
+    assert small <= 4 * 16 * 8 * 4  # sixteen arrays of examples and features

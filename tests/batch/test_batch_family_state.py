@@ -1,0 +1,164 @@
+"""The running statistics of the batch family: what guards them, and what they guard."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from batch_family import FAMILY, Normalizer
+from drawing import draw
+
+import jaxnorm
+
+SHAPE = (8, 10, 5)
+each = pytest.mark.parametrize("name", FAMILY)
+# Those that carry a mean with which the running one has to do.
+SHIFTED = [name for name in FAMILY if name != "evo"]
+
+
+def run(normalizer, x, state, params, **options):
+    return jax.jit(normalizer.ours(**options))(x, None, state, *params)
+
+
+def problem(name, rng):
+    normalizer = FAMILY[name]
+    return normalizer, normalizer.draw_state(rng), normalizer.draw_params(rng)
+
+
+@each
+def test_skip_nonfinite(name, rng):
+    """One bad element keeps the state of the whole layer; y is what it was."""
+    normalizer, state, params = problem(name, rng)
+    x = draw(rng, SHAPE, loc=0.5)
+    bad = x.at[2, 3, 4].set(jnp.inf)
+    results = {
+        guard: [
+            jax.tree.leaves(run(normalizer, value, state, params, skip_nonfinite=guard))
+            for value in (x, bad)
+        ]
+        for guard in (True, False)
+    }
+    for guarded, plain in zip(results[True], results[False], strict=True):
+        np.testing.assert_array_equal(guarded[0], plain[0])  # y
+    good, kept = results[True]
+    for value, wanted in zip(good[1:], results[False][0][1:], strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    for value, old in zip(kept[1:], jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(value, old)
+    unguarded = results[False][1][1:]
+    assert not all(np.all(np.isfinite(leaf)) for leaf in unguarded)
+
+
+@each
+def test_poisoned_statistics_do_not_reach_y(name, rng):
+    """Nor its gradients; with momentum 0 the state recovers."""
+    normalizer, state, params = problem(name, rng)
+    if name == "renorm":  # it follows the running ones where they are finite
+        normalizer = Normalizer("batch_renorm", {"r_max": 1.0, "d_max": 0.0}, "renorm")
+    poisoned = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, jnp.nan) if leaf.ndim else leaf, state
+    )
+    x, weight = draw(rng, SHAPE), draw(rng, SHAPE)
+    forward = normalizer.ours(momentum=0.0)
+
+    @jax.jit
+    def step(x, state):
+        def loss(x):
+            y, new = forward(x, None, state, *params)
+            return jnp.sum(weight * y), (y, new)
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    actual, expected = step(x, poisoned), step(x, state)
+    if normalizer.state == "steps":  # only one row has had an update
+        (dx, (y, new)), (wanted_dx, (wanted_y, wanted)) = actual, expected
+        new, wanted = (jax.tree.map(lambda leaf: leaf[1], s) for s in (new, wanted))
+        actual, expected = (dx, y, new), (wanted_dx, wanted_y, wanted)
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    for value, wanted in pairs:
+        assert oracle.error(value, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("poison", ["mean", "std"])
+def test_renorm_does_not_correct_towards_what_is_not_finite(poison, rng):
+    """One feature; the others are corrected as before."""
+    normalizer, state, params = problem("renorm", rng)
+    x = draw(rng, SHAPE)
+    values = getattr(state, poison).at[2].set(jnp.nan)
+    y, new = run(normalizer, x, state._replace(**{poison: values}), params)
+    expected, wanted = run(normalizer, x, state, params)
+    plain, _ = run(normalizer, x, state, params, r_max=1.0, d_max=0.0)
+    others = np.arange(5) != 2
+    assert oracle.error(y[..., others], expected[..., others]) <= 1e-6
+    assert oracle.error(y[..., 2], plain[..., 2]) <= 1e-6
+    assert np.isnan(getattr(new, poison)[2])
+    for value, target in zip(new[:2], wanted[:2], strict=True):
+        assert oracle.error(value[others], target[others]) <= 1e-6
+
+
+@each
+def test_momentum_as_a_function_of_the_updates(name, rng):
+    """With statistics that count; those that do not say so."""
+    normalizer, state, params = problem(name, rng)
+    x, options = draw(rng, SHAPE), {"momentum": lambda count: count / (count + 3)}
+    if normalizer.state in ("mean", "var"):
+        with pytest.raises(TypeError, match="momentum as a function"):
+            run(normalizer, x, state, params, **options)
+        return
+    if normalizer.state != "renorm":
+        with pytest.raises(TypeError, match="counted=True"):
+            run(normalizer, x, state, params, **options)
+        count = jnp.full(state.mean.shape[:-1], 3.0)
+        state = jaxnorm.CountedBatchStats(*state, count)
+    if name == "ghost, sequential":  # see test_ghost_batch_norm.py
+        options["momentum"] = lambda count: jnp.full_like(count, 0.5)
+    y, new = run(normalizer, x, state, params, **options)
+    bare = state if normalizer.state == "renorm" else state[:2]
+    bare = type(state)(*bare) if normalizer.state == "renorm" else bare
+    expected = normalizer.oracle(x, None, bare, momentum=0.5)(x, *params)
+    for value, wanted in zip((y, *new[:2]), expected, strict=False):
+        assert oracle.error(value, wanted) <= 1e-5
+    updates = {"ghost, sequential": 4}.get(name, 1)
+    assert np.max(new.count) == 3 + updates
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_large_means_cost_no_accuracy(name, rng):
+    """Of 1e4 standard deviations, where the running mean is warm."""
+    normalizer, state, params = problem(name, rng)
+    std = np.asarray([0.3, 1, 3, 1, 0.3])
+    mean = 1e4 * std * [1, -1, 1, -1, 1]
+    if name == "switchable":  # a layer has one mean: that of features far apart
+        mean = np.full(5, 3e3)
+    x = jnp.asarray(rng.normal(mean, std, SHAPE), jnp.float32)
+    warm = jnp.asarray(mean + std / 2, jnp.float32)
+    if normalizer.state == "mean":
+        state = warm
+    else:
+        near = {"mean": warm, "std" if name == "renorm" else "var": std**2}
+        if name == "renorm":
+            near["std"] = std
+        own = normalizer.options.get("instance_features", 0)
+        state = state._replace(
+            **{
+                key: jnp.broadcast_to(
+                    jnp.asarray(value[own:], jnp.float32), getattr(state, key).shape
+                )
+                for key, value in near.items()
+            }
+        )
+    y, new = run(normalizer, x, state, params)
+    expected, *rest = normalizer.oracle(x, None, state)(x, *params)
+    assert oracle.error(y, expected) <= 3e-5
+    for value, wanted in zip(jax.tree.leaves(new), rest, strict=True):
+        assert oracle.error(value, wanted) <= 3e-5
+
+
+def test_evo_norm_of_large_means_in_two_passes(rng):
+    """It has no running mean to shift by; x itself is large, so y is too."""
+    normalizer, state, params = problem("evo", rng)
+    x = draw(rng, SHAPE, loc=1e4)
+    y, new = run(normalizer, x, state, params, use_fast_variance=False)
+    expected, wanted = normalizer.oracle(x, None, state)(x, *params)
+    assert oracle.error(y, expected) <= 3e-5
+    assert oracle.error(new, wanted) <= 3e-5

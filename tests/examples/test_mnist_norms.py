@@ -1,0 +1,130 @@
+"""Every normalizer of the example trains, on any devices, and learns the digits."""
+
+import json
+from functools import partial
+
+import data
+import drift
+import jax
+import numpy as np
+import pytest
+import train
+from model import create_model
+from norms import NORMS
+from parallel import PARALLELISMS
+
+NUM_DEVICES = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Compiling is most of the time that these tests take."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
+    options = {"learning_rate": 0.02, "virtual_batch_size": 4}
+    parallel, state = build("jit", num_devices=1, norm=norm, **options)
+    batch = data.take(digits, np.arange(13), size=16)
+    noise = np.where(batch.mask, 0, 99).astype(np.uint8)
+    noisy = batch._replace(images=batch.images + noise[:, None, None, None])
+
+    def losses(batch):
+        placed, current = parallel.place_batch(batch), parallel.place_state(state)
+        for _ in range(4):
+            current, sums = parallel.train_step(current, placed)
+            yield float(sums.loss)
+
+    history = list(losses(batch))
+    assert history[-1] < history[0]
+    assert list(losses(noisy)) == history
+
+
+@pytest.mark.parametrize("parallelism", PARALLELISMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "ghost", "virtual_batch_size": 8},
+        {"norm": "ghost", "virtual_batch_size": 16},  # of two devices
+        {"norm": "renorm"},
+        {"norm": "virtual"},
+        {"norm": "spectral"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_step_equals_that_of_one_device(run, assert_close, parallelism, options):
+    # As cards are dealt to devices, so that one device has the same ghosts.
+    dealt = [i for device in range(NUM_DEVICES) for i in range(device, 32, NUM_DEVICES)]
+    expected = run("jit", dealt, size=32, num_devices=1, **options)
+    actual = run(parallelism, range(32), size=32, num_devices=NUM_DEVICES, **options)
+    assert_close(actual[0], expected[0], tolerance=1e-4)
+    assert_close(actual[2], expected[2])
+    assert drift.spread(actual[1]) == 0
+    one, other = (
+        jax.tree.map(lambda x: x[0], result[1]) for result in (actual, expected)
+    )
+    assert_close(one, other, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["renorm", "spectral"])
+def test_without_sync_statistics_can_be_merged(run, build, norm):
+    options = {"sync": False, "norm": norm}
+    _, statistics, _ = run("shard_map", range(16), size=16, **options)
+    assert (drift.spread(statistics) > 0) == (norm == "renorm")
+    _, start = build("shard_map", **options)
+    shapes = partial(jax.tree.map, np.shape)
+    assert shapes(drift.merge(statistics)) == shapes(start.batch_stats)
+
+
+def test_virtual_batch_norm_needs_no_batch(build, digits, get_config):
+    # Evaluated with the current weights' reference, alone or with others.
+    config = get_config(norm="virtual")
+    model = create_model(config, axis_name=None)
+    _, state = build("jit", num_devices=1, norm="virtual")
+    images = data.reference_images(digits, size=8, seed=0)
+    collect = partial(train.collect_reference, apply_fn=model.apply)
+    variables = {"params": state.params} | collect(state.params, images)
+    together = model.apply(variables, digits.images[:4], train=False)
+    alone = model.apply(variables, digits.images[:1], train=False)
+    np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+    doubled = jax.tree.map(lambda x: 2 * x, state.params)
+    before, after = variables["reference"], collect(doubled, images)["reference"]
+    layer = "VirtualBatchNorm_0"
+    np.testing.assert_allclose(after[layer]["mean"], 2 * before[layer]["mean"])
+
+
+def test_reference_images_are_a_function_of_the_seed(digits):
+    first = data.reference_images(digits, size=8, seed=0)
+    np.testing.assert_array_equal(first, data.reference_images(digits, 8, seed=0))
+    assert not np.array_equal(first, data.reference_images(digits, 8, seed=1))
+    assert len({image.tobytes() for image in first}) == 8
+
+
+def test_gates_stay_between_0_and_1(get_config):
+    config = get_config(norm="batch_instance", learning_rate=0.1)
+    optimizer = train.create_optimizer(config, num_steps=1)
+    params = {"gate": np.array([0.0, 1.0, 0.5], np.float32)}
+    gradients = {"gate": np.array([1.0, -1.0, -1.0], np.float32)}
+    with jax.numpy_dtype_promotion("standard"):  # which optax needs
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["gate"], [0, 0, 0.1], atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_learns_the_digits(start, tmp_path, norm):
+    process = start(
+        f"--config.norm={norm}",
+        "--config.parallelism=jit",
+        "--cpu_devices=1",
+        f"--workdir={tmp_path}",
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 5
+    assert json.loads(lines[-1])["test_accuracy"] >= 0.94

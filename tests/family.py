@@ -1,0 +1,215 @@
+"""One entry for each function of the family, so that all pass the same tests.
+
+Each is called in the same way, in training unless asked otherwise::
+
+    y, new_state = call(x, params, state, mask)
+
+x has the shape (examples, space, features), which is as good for a kernel.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+from drawing import draw_stats
+
+import jaxnorm
+
+SHAPE = (4, 6, 4)
+FEATURES = SHAPE[-1]
+STEPS = 3  # of recurrent batch norm, of which the middle one is called
+
+
+class Param(NamedTuple):
+    """What a parameter is drawn from."""
+
+    loc: float
+    shape: tuple[int, ...] = (FEATURES,)
+    std: float = 0.2
+
+
+class Entry(NamedTuple):
+    """A function, and what the tests have to know of it."""
+
+    call: Callable[..., tuple[jax.Array, Any]]  # (x, params, state, mask)
+    params: dict[str, Param]
+    state: Callable[..., Any] | None = None  # (rng, x) -> state in float32
+    masked: bool = True
+    takes_complex: bool = True
+    inference: bool = False  # use_running_average is an option of `call`
+    own_hessian: bool = True  # the derivative of the gradient is that of the function
+
+
+SCALE, BIAS = Param(1.0), Param(0.0)
+AFFINE = {"scale": SCALE, "bias": BIAS}
+
+
+def of_batch(function, *, params=AFFINE, state=None, takes_complex=True, **fixed):
+    """An entry for one with running statistics, by default those of batch norm."""
+
+    def call(x, params, state, mask, use_running_average=False):
+        options = {"use_running_average": use_running_average, "momentum": 0.5}
+        return function(x, state, **params, mask=mask, **options, **fixed)
+
+    if state is None:
+        state = batch_stats
+    return Entry(call, params, state, takes_complex=takes_complex, inference=True)
+
+
+def of_example(function, *, params=AFFINE, masked=True, takes_complex=True, **fixed):
+    """An entry for one without state."""
+
+    def call(x, params, state, mask):
+        options = {"mask": mask} if masked else {}
+        return function(x, **params, **options, **fixed), state
+
+    return Entry(call, params, masked=masked, takes_complex=takes_complex)
+
+
+def batch_stats(rng, x, features=FEATURES):
+    del x
+    return draw_stats(rng, features)
+
+
+def renorm_stats(rng, x):
+    """So far from any batch here that both corrections are clipped, and constant."""
+    del rng, x
+    full = functools.partial(jnp.full, FEATURES, dtype=jnp.float32)
+    return jaxnorm.RenormStats(full(9.0), full(7.0), jnp.zeros((), jnp.float32))
+
+
+def recurrent_stats(rng, x):
+    return jax.tree.map(lambda *s: jnp.stack(s), *[batch_stats(rng, x)] * STEPS)
+
+
+def singular_vector(rng, x):
+    """The last one of the iteration, where the gradient is the function's."""
+    del rng
+    matrix = np.asarray(x, np.float64).reshape(-1, FEATURES)
+    return jnp.asarray(np.linalg.svd(matrix)[2][0], jnp.float32)
+
+
+def virtual_batch_norm(x, params, state, mask):
+    params = dict(params)
+    mean, var = params.pop("mean"), params.pop("var")
+    reference = jaxnorm.Moments(jnp.full(FEATURES, 9.0), mean, var)
+    y = jaxnorm.virtual_batch_norm(x, reference, **params, mask=mask, reference_size=3)
+    return y, state
+
+
+def spectral_norm(w, params, state, mask):
+    del params, mask
+    return jaxnorm.spectral_norm(w, state, dtype=w.dtype)[:2]
+
+
+TABLE = {
+    "batch_norm": of_batch(jaxnorm.batch_norm),
+    "batch_renorm": of_batch(
+        jaxnorm.batch_renorm,
+        state=renorm_stats,
+        r_max=1.1,
+        d_max=0.2,
+        takes_complex=False,
+    ),
+    "ghost_batch_norm": of_batch(jaxnorm.ghost_batch_norm, virtual_batch_size=2),
+    "virtual_batch_norm": Entry(
+        virtual_batch_norm, AFFINE | {"mean": Param(0.3), "var": Param(1.0)}
+    ),
+    "adaptive_batch_norm": of_batch(
+        jaxnorm.adaptive_batch_norm, strength=0.5, takes_complex=False
+    ),
+    "mean_only_batch_norm": of_batch(
+        jaxnorm.mean_only_batch_norm,
+        params={"bias": BIAS},
+        state=lambda rng, x: batch_stats(rng, x).mean,
+    ),
+    "recurrent_batch_norm": of_batch(
+        jaxnorm.recurrent_batch_norm, state=recurrent_stats, step=1
+    ),
+    "evo_norm_b0": of_batch(
+        jaxnorm.evo_norm_b0,
+        params=AFFINE | {"v": Param(1.0)},
+        state=lambda rng, x: batch_stats(rng, x).var,
+        takes_complex=False,
+    ),
+    "layer_norm": of_example(jaxnorm.layer_norm),
+    "rms_norm": of_example(jaxnorm.rms_norm, params={"scale": BIAS}, scale_offset=1.0),
+    "group_norm": of_example(jaxnorm.group_norm, num_groups=2),
+    "instance_norm": of_example(jaxnorm.instance_norm),
+    "filter_response_norm": of_example(
+        jaxnorm.filter_response_norm,
+        params=AFFINE | {"threshold": Param(-0.5), "learned_epsilon": Param(0.5)},
+        takes_complex=False,  # with a threshold
+    ),
+    "global_response_norm": of_example(jaxnorm.global_response_norm),
+    "dynamic_tanh": of_example(
+        jaxnorm.dynamic_tanh, params=AFFINE | {"alpha": Param(0.5, ())}, masked=False
+    ),
+    "evo_norm_s0": of_example(
+        jaxnorm.evo_norm_s0,
+        params=AFFINE | {"v": Param(1.0)},
+        num_groups=2,
+        takes_complex=False,
+    ),
+    "switchable_norm": of_batch(
+        jaxnorm.switchable_norm,
+        params=AFFINE
+        | {"mean_logits": Param(0.0, (3,), 1.0), "var_logits": Param(0.0, (3,), 1.0)},
+    ),
+    "batch_instance_norm": of_batch(
+        jaxnorm.batch_instance_norm, params=AFFINE | {"gate": Param(0.5, std=0.1)}
+    ),
+    "instance_batch_norm": of_batch(
+        jaxnorm.instance_batch_norm,
+        state=functools.partial(batch_stats, features=FEATURES - 1),
+        instance_features=1,
+    ),
+    "weight_norm": of_example(
+        lambda v, g: jaxnorm.weight_norm(v, g), params={"g": SCALE}, masked=False
+    ),
+    "standardize_weight": of_example(
+        lambda w, gain: jaxnorm.standardize_weight(w, gain=gain),
+        params={"gain": SCALE},
+        masked=False,
+    ),
+    "spectral_norm": Entry(
+        spectral_norm,
+        {},
+        singular_vector,
+        masked=False,
+        takes_complex=False,
+        own_hessian=False,  # u and v are constants
+    ),
+}
+
+
+def draw_arguments(entry, seed=0):
+    """x, params and state, in float32; an empty tuple for no state."""
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.normal(0.5, 1.5, SHAPE), jnp.float32)
+    params = {
+        name: jnp.asarray(rng.normal(p.loc, p.std, p.shape), jnp.float32)
+        for name, p in entry.params.items()
+    }
+    return x, params, entry.state(rng, x) if entry.state else ()
+
+
+def draw_mask(entry):
+    """Three quarters of all; None for one that takes no mask."""
+    places = np.indices(SHAPE).sum(0)
+    return jnp.asarray(places % 4 != 0) if entry.masked else None
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def close(actual, expected, tolerance=1e-5):
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        assert oracle.error(a, b) <= tolerance

@@ -1,0 +1,89 @@
+"""Batch-instance norm: its two ends, and what keeps the gate between them."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracle
+import pytest
+from drawing import draw, draw_stats
+
+import jaxnorm
+
+SHAPE = (4, 12, 5)
+
+
+def mixed(gate, x, stats, scale, bias, **options):
+    function = functools.partial(jaxnorm.batch_instance_norm, **options)
+    return jax.jit(function)(x, stats, jnp.full(5, gate), scale, bias)
+
+
+@pytest.fixture
+def problem(rng):
+    x, stats = draw(rng, SHAPE, loc=1, std=2), draw_stats(rng, 5)
+    return x, stats, draw(rng, 5, loc=1), draw(rng, 5)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_gates_of_one_and_zero(inference, problem, make_mask):
+    x, _, scale, bias = problem
+    mask = make_mask("bool", SHAPE)
+    options = {"mask": mask, "use_running_average": inference}
+    by_batch, new = jaxnorm.batch_norm(*problem, **options)
+    by_instance = jaxnorm.instance_norm(x, scale, bias, mask=mask, epsilon=1e-5)
+    for gate, expected in ((1.0, by_batch), (0.0, by_instance)):
+        y, moved = mixed(gate, *problem, **options)
+        assert oracle.error(y, expected) <= 1e-6
+        chex.assert_trees_all_close(moved, new, rtol=1e-6)
+    y, _ = mixed(0.25, *problem, **options)
+    assert oracle.error(y, 0.25 * by_batch + 0.75 * by_instance) <= 1e-6
+
+
+def test_the_sum_is_rounded_once(problem):
+    """In bfloat16 both parts are added before they are rounded."""
+    x, *others = problem
+    narrow = x.astype(jnp.bfloat16)
+    options = {"use_running_average": False}
+    wide, _ = mixed(0.5, narrow, *others, dtype=jnp.float32, **options)
+    y, _ = mixed(0.5, narrow, *others, dtype=jnp.bfloat16, **options)
+    np.testing.assert_array_equal(y, wide.astype(jnp.bfloat16))
+
+
+def test_project_gates():
+    """Nothing but gates, wherever they are."""
+    params = {
+        "a": {"gate": jnp.array([-1.0, 0.5, 2.0]), "scale": jnp.array([-1.0, 2.0])},
+        "gate": [jnp.array(3.0)],
+        "gates": jnp.array(3.0),
+    }
+    expected = {
+        "a": {"gate": jnp.array([0.0, 0.5, 1.0]), "scale": params["a"]["scale"]},
+        "gate": params["gate"],  # the list's elements are called 0, 1, ...
+        "gates": params["gates"],
+    }
+    chex.assert_trees_all_equal(jaxnorm.project_gates(params), expected)
+
+
+def test_gate_projection_keeps_gates_in_their_interval(rng):
+    optimizer = optax.chain(optax.sgd(1.0), jaxnorm.gate_projection())
+    plain = optax.sgd(1.0)
+    params = {"gate": jnp.array([0.1, 0.5, 0.9]), "scale": jnp.ones(3)}
+    state, plain_state = optimizer.init(params), plain.init(params)
+    for _ in range(5):
+        gradients = {"gate": draw(rng, 3), "scale": draw(rng, 3)}
+        updates, state = optimizer.update(gradients, state, params)
+        free, plain_state = plain.update(gradients, plain_state, params)
+        free = optax.apply_updates(params, free)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["gate"], np.clip(free["gate"], 0, 1), 1e-6)
+        assert np.all((params["gate"] >= 0) & (params["gate"] <= 1))
+        np.testing.assert_array_equal(params["scale"], free["scale"])
+
+
+def test_gate_projection_needs_the_parameters():
+    projection = jaxnorm.gate_projection()
+    with pytest.raises(ValueError, match="needs the parameters"):
+        projection.update({"gate": jnp.ones(2)}, projection.init({}))

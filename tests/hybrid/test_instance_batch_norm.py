@@ -1,0 +1,62 @@
+"""Instance-batch norm: which features go where."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw, draw_stats
+
+import jaxnorm
+
+
+def split_norm(x, stats, scale, bias, **options):
+    function = functools.partial(jaxnorm.instance_batch_norm, **options)
+    return jax.jit(function)(x, stats, scale, bias)
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("features", [0, 2, 5])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 12, 5), -1), ((4, 5, 3, 4), 1)])
+def test_its_two_parts(shape, axis, features, inference, rng, make_mask):
+    """With none and all features by instance too."""
+    x, scale, bias = draw(rng, shape, loc=1), draw(rng, 5, loc=1), draw(rng, 5)
+    stats, mask = draw_stats(rng, 5 - features), make_mask("bool", shape)
+    options = {"feature_axes": axis, "use_running_average": inference}
+    y, new = split_norm(
+        x, stats, scale, bias, mask=mask, instance_features=features, **options
+    )
+
+    def part(array, chosen):
+        return jnp.moveaxis(jnp.moveaxis(array, axis, -1)[..., chosen], -1, axis)
+
+    first, last = slice(features), slice(features, None)
+    expected = jaxnorm.instance_norm(
+        part(x, first),
+        scale[first],
+        bias[first],
+        mask=part(mask, first),
+        epsilon=1e-5,
+        feature_axes=axis,
+    )
+    assert oracle.error(part(y, first), expected) <= 1e-6
+    expected, moved = jaxnorm.batch_norm(
+        part(x, last), stats, scale[last], bias[last], mask=part(mask, last), **options
+    )
+    assert oracle.error(part(y, last), expected) <= 1e-6
+    for value, wanted in zip(new, moved, strict=True):
+        assert oracle.error(value, wanted) <= 1e-6
+
+
+def test_statistics_are_those_of_the_batch_part_alone(rng):
+    """What the instance part holds moves none of them, and makes none infinite."""
+    x, stats = draw(rng, (4, 12, 5)), draw_stats(rng, 3)
+    options = {"instance_features": 2, "use_running_average": False}
+    _, new = split_norm(x, stats, None, None, **options)
+    poisoned = x.at[..., :2].set(jnp.nan)
+    y, same = split_norm(poisoned, stats, None, None, skip_nonfinite=True, **options)
+    for a, b in zip(new, same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.all(np.isfinite(y[..., 2:]))

@@ -1,0 +1,116 @@
+"""What an entry for a module is, and how it is made from a function's.
+
+Each module takes the x of tests/family.py, and gives a y of the same shape:
+`entry.apply(module, variables, x, mask, train)`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import family
+from flax import linen as nn
+
+import jaxnorm
+from jaxnorm.linen.batch_module import BatchModule
+
+WIDTH = family.FEATURES  # of wrapped layers and of the cell as well
+COLLECTIONS = ("batch_stats", "reference")
+
+
+DENSE = {
+    "params/layer_instance/kernel": f"float32 {(WIDTH, WIDTH)}",
+    "params/layer_instance/bias": f"float32 {(WIDTH,)}",
+}
+
+
+class Entry(NamedTuple):
+    """A module, and what the tests have to know of it."""
+
+    build: Callable[..., nn.Module]  # (train, **options)
+    tree: dict[str, str]  # path of each variable: its dtype and shape
+    compute: Callable[..., Any] | None = None  # (variables, x, mask) -> y, collections
+    function: str | None = None  # in the other table, if its arguments are variables
+    collect: Callable[[Any], dict] = lambda state: {}  # state -> collections
+    extra: tuple[Any, ...] = ()  # arguments after x
+    updates: bool = False  # takes update_stats
+    masked: bool = True
+    synchronizes: bool = False  # takes axis_name
+    counts: bool = False  # momentum may be a function of the number of updates
+    integers: bool = True
+    rounds_once: bool = True  # in half precision
+
+    def apply(self, module, variables, x, mask=None, train=True, **options):
+        return module.apply(
+            variables, x, *self.extra, **self.keywords(mask, train), **options
+        )
+
+    def keywords(self, mask, train):
+        keywords = {"update_stats": train} if self.updates else {}
+        return keywords | ({"mask": mask} if self.masked else {})
+
+
+def of_function(cls, function, tree, *, settings=None, restore=None, **fields):
+    """An entry for a module whose variables are the arguments of a function.
+
+    restore makes the state of the function from what is in `batch_stats`.
+    """
+    trains = issubclass(cls, BatchModule)
+
+    def build(train, **options):
+        own = {"use_running_average": not train, "momentum": 0.5} if trains else {}
+        return cls(**(own | (settings or {}) | options))
+
+    def compute(variables, x, mask):
+        state = restore(**variables["batch_stats"]) if restore else ()
+        y, new = family.TABLE[function].call(x, variables["params"], state, mask)
+        return y, entry.collect(new)
+
+    entry = Entry(build, tree, compute, function, **fields)
+    return entry
+
+
+def of_batch(cls, function, tree, restore=jaxnorm.BatchStats, **fields):
+    return of_function(
+        cls,
+        function,
+        tree,
+        restore=restore,
+        synchronizes=True,
+        counts=True,
+        collect=lambda state: {"batch_stats": state._asdict()},
+        **fields,
+    )
+
+
+def of_one_statistic(cls, function, tree, name):
+    return of_function(
+        cls,
+        function,
+        tree,
+        restore=lambda **stats: stats[name],
+        synchronizes=True,
+        collect=lambda state: {"batch_stats": {name: state}},
+    )
+
+
+def of_weight(cls, tree, normalize, **fields):
+    """An entry for a wrapper, here of a dense layer."""
+
+    def build(train, dtype=None):
+        del train
+        return cls(nn.Dense(WIDTH, dtype=dtype), dtype=dtype)
+
+    def compute(variables, x, mask):
+        del mask
+        layer = variables["params"]["layer_instance"]
+        kernel, collections = normalize(layer["kernel"], variables)
+        return nn.Dense(WIDTH).apply({"params": layer | {"kernel": kernel}}, x), (
+            collections
+        )
+
+    fields |= {"masked": False, "integers": False, "rounds_once": False}
+    return Entry(build, DENSE | tree, compute, **fields)
+
+
+def per_feature(*paths, shape=(WIDTH,)):
+    return {path: f"float32 {shape}" for path in paths}

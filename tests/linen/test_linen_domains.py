@@ -1,0 +1,224 @@
+"""`DomainBatchNorm`, and recipes for normalization that depends on something else.
+
+Each recipe is a function of the public ones, with its test below.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw, draw_stats
+from family_oracle import instance_norm, layer_norm, rms_norm
+
+import jaxnorm
+import jaxnorm.linen
+
+EXAMPLES, SPACE, FEATURES, DOMAINS = 6, 4, 3, 3
+SHAPE = (EXAMPLES, SPACE, FEATURES)
+
+
+def conditional_batch_norm(x, stats, scale, bias, **options):
+    """FiLM: scale and bias of each example, of shape (examples, features)."""
+    scale, bias = scale[:, None], bias[:, None]
+    return jaxnorm.batch_norm(x, stats, scale, bias, **options)
+
+
+def adaptive_instance_norm(content, style, epsilon=1e-5):
+    """AdaIN: the content with the moments that the style has in each feature."""
+    mean = jnp.mean(style, 1, keepdims=True)
+    std = jnp.sqrt(jnp.var(style, 1, keepdims=True) + epsilon)
+    return jaxnorm.instance_norm(content, std, mean, epsilon=epsilon)
+
+
+def modulated_residual(x, block, shift, scale, gate):
+    """Diffusion transformers: what a condition c says, of shape (examples, features).
+
+    With a last layer of zeros that gives all three, each block starts as the identity.
+    """
+    shift, scale, gate = shift[:, None], scale[:, None], gate[:, None]
+    return x + gate * block(jaxnorm.layer_norm(x, 1 + scale, shift))
+
+
+def normalized_attention(query, key, value, query_scale, key_scale):
+    """Query-key norm: logits that are bounded; (examples, time, heads, width)."""
+    query = jaxnorm.rms_norm(query, query_scale)
+    key = jaxnorm.rms_norm(key, key_scale)
+    return jax.nn.dot_product_attention(query, key, value)
+
+
+def split_batch_norm(x, stats, scale=None, bias=None, **options):
+    """Clean examples, and as many adversarial ones after them, each with its own.
+
+    stats are those of `init_recurrent_stats(2, features)`: clean, adversarial.
+    """
+    halves = []
+    for index, half in enumerate(jnp.split(x, 2)):
+        y, stats = jaxnorm.recurrent_batch_norm(
+            half, stats, index, scale, bias, **options
+        )
+        halves.append(y)
+    return jnp.concatenate(halves), stats
+
+
+@pytest.fixture
+def x(rng):
+    return draw(rng, SHAPE, loc=0.5, std=2)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_conditional_batch_norm(inference, x, rng):
+    stats = draw_stats(rng, FEATURES)
+    scale, bias = (draw(rng, (EXAMPLES, FEATURES), loc=1) for _ in range(2))
+    run = functools.partial(conditional_batch_norm, use_running_average=inference)
+    y, new = jax.jit(run)(x, stats, scale, bias)
+    plain, *moved = oracle.batch_norm(x, *stats, use_running_average=inference)
+    expected = plain * np.asarray(scale)[:, None] + np.asarray(bias)[:, None]
+    for actual, wanted in zip((y, *new), (expected, *moved), strict=True):
+        assert oracle.error(actual, wanted) <= 1e-5
+
+
+def test_adaptive_instance_norm(x, rng):
+    """The result has the moments of the style; a style of itself changes nothing."""
+    style = draw(rng, (EXAMPLES, 7, FEATURES), loc=3, std=0.5)
+    adapt = jax.jit(adaptive_instance_norm)
+    y = adapt(x, style)
+    own = instance_norm(x, epsilon=1e-5)
+    std = np.sqrt(np.var(style, 1, keepdims=True) + 1e-5)
+    assert oracle.error(y, own * std + np.mean(style, 1, keepdims=True)) <= 1e-5
+    np.testing.assert_allclose(y.mean(1), style.mean(1), rtol=1e-4)
+    np.testing.assert_allclose(y.std(1), style.std(1), rtol=1e-3)
+    np.testing.assert_allclose(adapt(x, x), x, rtol=1e-4, atol=1e-4)
+    # gradients reach the style through both of its moments
+    dstyle = jax.jit(jax.grad(lambda s: jnp.sum(jnp.sin(adaptive_instance_norm(x, s)))))
+    assert (dstyle(style) != 0).all()
+
+
+def test_modulated_residual(x, rng):
+    condition = [draw(rng, (EXAMPLES, FEATURES)) for _ in range(3)]
+    kernel = draw(rng, (FEATURES, FEATURES))
+    run = jax.jit(lambda x, *c: modulated_residual(x, lambda h: h @ kernel, *c))
+    shift, scale, gate = (np.asarray(c)[:, None] for c in condition)
+    inner = layer_norm(x) * (1 + scale) + shift
+    expected = oracle.wide(x) + gate * (inner @ oracle.wide(kernel))
+    assert oracle.error(run(x, *condition), expected) <= 1e-5
+    np.testing.assert_array_equal(run(x, *jnp.zeros((3, EXAMPLES, FEATURES))), x)
+
+
+def test_normalized_attention(rng):
+    """Against NumPy; and the size of queries and keys has no effect."""
+    query, key, value = (draw(rng, (2, 5, 2, 4)) for _ in range(3))
+    scales = [draw(rng, 4, loc=1) for _ in range(2)]
+    attend = jax.jit(normalized_attention)
+    y = attend(query, key, value, *scales)
+    q, k = (rms_norm(v, s) for v, s in zip((query, key), scales, strict=True))
+    logits = np.einsum("bqhd,bkhd->bhqk", q, k) / 2
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = np.einsum("bhqk,bkhd->bqhd", weights, oracle.wide(value))
+    assert oracle.error(y, expected) <= 1e-5
+    larger = attend(100 * query, 30 * key, value, *scales)
+    np.testing.assert_allclose(larger, y, rtol=1e-4, atol=1e-5)
+
+
+def test_split_batch_norm(x):
+    """Each half is a batch of its own; inference is that of the clean one."""
+    stats = jaxnorm.init_recurrent_stats(2, FEATURES)
+    run = functools.partial(split_batch_norm, use_running_average=False, momentum=0.0)
+    y, new = jax.jit(run)(x, stats)
+    for index, half in enumerate(np.split(np.asarray(x), 2)):
+        expected = oracle.batch_norm(half, *jax.tree.map(lambda s: s[0], stats))[0]
+        assert oracle.error(np.split(y, 2)[index], expected) <= 1e-5
+        np.testing.assert_allclose(new.mean[index], half.mean((0, 1)), rtol=1e-5)
+    clean = jax.tree.map(lambda leaf: leaf[0], new)
+    inferred, _ = jaxnorm.batch_norm(x, clean, use_running_average=True)
+    assert oracle.error(inferred[:3], y[:3]) <= 1e-5
+
+
+def build(**options):
+    options = {"use_running_average": False, "momentum": 0.5} | options
+    return jaxnorm.linen.DomainBatchNorm(num_domains=DOMAINS, **options)
+
+
+@functools.cache
+def initial():
+    return jax.jit(build().init)(jax.random.key(0), jnp.ones(SHAPE), 0)
+
+
+@pytest.fixture
+def variables(rng):
+    stats = [draw_stats(rng, FEATURES) for _ in range(DOMAINS)]
+    stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stats)
+    params = {"scale": draw(rng, FEATURES, loc=1), "bias": draw(rng, FEATURES)}
+    drawn = {"params": params, "batch_stats": stats._asdict()}
+    chex.assert_trees_all_equal_shapes_and_dtypes(drawn, initial())
+    return drawn
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("domain", range(DOMAINS))
+def test_only_the_chosen_domain(domain, inference, traced, x, variables):
+    """It normalizes, and it alone moves; the others stay as they were to the bit."""
+    norm = build(use_running_average=inference)
+    apply = functools.partial(norm.apply, mutable=["batch_stats"])
+    if traced:
+        y, updates = jax.jit(apply)(variables, x, jnp.asarray(domain))
+    else:
+        y, updates = apply(variables, x, domain)
+    old, new = variables["batch_stats"], updates["batch_stats"]
+    expected = oracle.batch_norm(
+        x,
+        old["mean"][domain],
+        old["var"][domain],
+        variables["params"]["scale"],
+        variables["params"]["bias"],
+        momentum=0.5,
+        use_running_average=inference,
+    )
+    own = y, new["mean"][domain], new["var"][domain]
+    for actual, wanted in zip(own, expected, strict=True):
+        assert oracle.error(actual, wanted) <= 1e-5
+    others = np.arange(DOMAINS) != domain
+    for name in old:
+        np.testing.assert_array_equal(new[name][others], old[name][others])
+
+
+def test_one_program_serves_all_domains(x, variables):
+    traces = []
+
+    @jax.jit
+    def apply(variables, x, domain):
+        traces.append(domain)
+        return build().apply(variables, x, domain, mutable=["batch_stats"])
+
+    for domain in range(DOMAINS):
+        _, updates = apply(variables, x, jnp.asarray(domain))
+        variables = {**variables, **updates}
+    assert len(traces) == 1
+    # each has seen the same batch once
+    _, mean, _ = oracle.moments(x)
+    first = np.asarray(initial()["batch_stats"]["mean"])
+    assert np.all(first == 0) and np.all(np.abs(mean) > 0)
+
+
+def test_updates_are_counted_for_each_domain(x):
+    """With a plain average, each domain has the mean of what it has seen."""
+    norm = build(momentum=lambda count: count / (count + 1))
+    variables = jax.jit(norm.init)(jax.random.key(0), x, 0)
+    apply = jax.jit(functools.partial(norm.apply, mutable=["batch_stats"]))
+    for factor, domain in ((1, 0), (2, 2), (3, 0)):
+        _, updates = apply(variables, factor * x, jnp.asarray(domain))
+        variables = {**variables, **updates}
+    stats = variables["batch_stats"]
+    np.testing.assert_array_equal(stats["count"], [2, 0, 1])
+    mean = np.mean(np.asarray(x, np.float64), (0, 1))
+    np.testing.assert_allclose(stats["mean"], [2 * mean, 0 * mean, 2 * mean], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("domain", "error"), [(0.5, TypeError), ([0, 1], ValueError)])
+def test_bad_domains(domain, error, x, variables):
+    with pytest.raises(error, match=r"must be an integer|must be a scalar"):
+        build().apply(variables, x, jnp.asarray(domain), mutable=["batch_stats"])

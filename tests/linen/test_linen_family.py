@@ -1,0 +1,232 @@
+"""What holds for every module of `jaxnorm.linen`, whatever it computes."""
+
+import collections
+import functools
+
+import chex
+import family
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from family import close
+from family_entries import COLLECTIONS
+from family_modules import TABLE, draw_variables
+from flax import linen as nn
+
+import jaxnorm
+import jaxnorm.linen
+
+every_module = pytest.mark.parametrize("name", TABLE)
+KEY = jax.random.key(0)
+
+
+def test_the_table_is_complete():
+    assert set(TABLE) == set(jaxnorm.linen.__all__) - {"LSTMCarry"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_optimization():
+    """Nearly all time goes into compilation, which these tests do not look at."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def draw_x(seed=0):
+    return family.draw_arguments(family.TABLE["rms_norm"], seed)[0]
+
+
+def draw_mask(entry):
+    return family.draw_mask(family.TABLE["rms_norm"]) if entry.masked else None
+
+
+def kept(updates):
+    """The collections that are not empty."""
+    return {name: value for name, value in updates.items() if value}
+
+
+def state_of(variables):
+    return {name: variables[name] for name in COLLECTIONS if name in variables}
+
+
+class Layer(nn.Module):
+    """A module as it is called in lifted transformations."""
+
+    norm: nn.Module
+    name_in_table: str
+
+    def __call__(self, x, mask):
+        entry = TABLE[self.name_in_table]
+        return self.norm(x, *entry.extra, **entry.keywords(mask, True)), None
+
+
+def apply_layer(layer, variables, x, mask):
+    within = {name: {"norm": value} for name, value in variables.items()}
+    (y, _), updates = layer.apply(within, x, mask, mutable=COLLECTIONS)
+    return y, {name: value["norm"] for name, value in kept(updates).items()}
+
+
+TRACES = collections.Counter()
+
+
+@functools.cache
+def compiled(name):
+    """y, updates and gradients of the module and of the function; and inference."""
+    entry = TABLE[name]
+
+    def differentiate(forward, variables, x, cotangent):
+        def of_params(params, x):
+            return forward({**variables, "params": params}, x)
+
+        y, pullback, updates = jax.vjp(of_params, variables["params"], x, has_aux=True)
+        return y, updates, pullback(cotangent)
+
+    def step(variables, x, mask, cotangent):
+        TRACES[name] += 1
+        layer = nn.remat(Layer)(norm=entry.build(True), name_in_table=name)
+        forwards = [functools.partial(apply_layer, layer, mask=mask)]
+        if entry.compute:
+            forwards.append(functools.partial(entry.compute, mask=mask))
+        results = [
+            differentiate(lambda v, x, f=f: f(v, x=x), variables, x, cotangent)
+            for f in forwards
+        ]
+        # with a mutable reference, it would be collected
+        y, after = entry.apply(
+            entry.build(False), variables, x, mask, train=False, mutable=["batch_stats"]
+        )
+        return results, (y, kept(after))
+
+    return jax.jit(step)
+
+
+@every_module
+def test_initial_variables(name):
+    """Names, shapes and dtypes; no statistic has moved, and no axis is needed."""
+    entry = TABLE[name]
+    module = entry.build(True, **{"axis_name": "unbound"} if entry.synchronizes else {})
+    keywords = entry.keywords(None, True)
+    variables = jax.jit(
+        lambda key: module.init(key, draw_x(), *entry.extra, **keywords)
+    )(KEY)
+    leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
+    tree = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+    }
+    assert {k: f"{v.dtype} {v.shape}" for k, v in tree.items()} == entry.tree
+    initial = {"mean": 0, "count": 0, "var": 1, "std": 1}
+    for path, leaf in tree.items():
+        if path.startswith("batch_stats") and not entry.updates:
+            np.testing.assert_array_equal(leaf, initial[path.split("/")[-1]])
+    if entry.synchronizes:
+        with pytest.raises(NameError, match="unbound"):
+            jax.eval_shape(
+                functools.partial(entry.apply, module, mutable=COLLECTIONS),
+                variables,
+                draw_x(),
+            )
+
+
+@every_module
+def test_one_step(name):
+    """As of the function, with remat too; inference stores nothing; traced once."""
+    entry, traces = TABLE[name], []
+    mask, x = draw_mask(entry), draw_x()
+    variables = draw_variables(name, x)
+    for _ in range(2):
+        (own, *function), (inferred, after) = compiled(name)(
+            variables, x, mask, jnp.cos(x)
+        )
+        traces.append(TRACES[name])
+        y, updates, (gradients, dx) = own
+        chex.assert_trees_all_equal_structs(updates, state_of(variables))
+        for expected in function:
+            close(own, expected)
+        chex.assert_tree_all_finite((gradients, dx, inferred))
+        assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients))
+        old = state_of(variables)
+        if "batch_stats" in old:
+            chex.assert_trees_all_equal(after, old)
+            moved = jax.tree.leaves(updates), jax.tree.leaves(old)
+            assert all(np.any(a != b) for a, b in zip(*moved, strict=True))
+            assert entry.updates or np.any(inferred != y)
+        variables, x = {**variables, **updates}, 2 * x - 1
+    assert traces[0] == traces[1] > 0
+
+
+STATEFUL = [
+    name for name in TABLE if any("batch_stats" in path for path in TABLE[name].tree)
+]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_training_needs_mutable_statistics_and_inference_none(name):
+    entry, x = TABLE[name], draw_x()
+    variables = draw_variables(name, x)
+    with pytest.raises(flax.errors.ModifyScopeVariableError):
+        jax.eval_shape(functools.partial(entry.apply, entry.build(True)), variables, x)
+    infer = functools.partial(entry.apply, entry.build(False), train=False)
+    assert jax.eval_shape(infer, variables, x).shape == x.shape
+
+
+def stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@every_module
+def test_scan_over_layers_of_vmap_over_models(name):
+    """As in loops, the statistics too."""
+    entry, mask = TABLE[name], draw_mask(TABLE[name])
+    models = [draw_x(seed) for seed in range(2)]
+    drawn = [[draw_variables(name, models[0], 2 * i + j) for j in range(2)]
+             for i in range(2)]  # fmt: skip
+    axes = {"variable_axes": dict.fromkeys(("params", *COLLECTIONS), 0)}
+    axes["split_rngs"] = {"params": True}
+    lifted = nn.vmap(Layer, in_axes=(0, None), **axes)
+    lifted = nn.scan(lifted, in_axes=nn.broadcast, length=2, **axes)
+    layer = lifted(norm=entry.build(True), name_in_table=name)
+    actual, updates = jax.jit(functools.partial(apply_layer, layer, mask=mask))(
+        stack([stack(models) for models in drawn]), x=stack(models)
+    )
+    for j, y in enumerate(models):
+        for i in range(2):
+            ((y, expected, _), *_), _ = compiled(name)(drawn[i][j], y, mask, y)
+            own = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], updates)
+            close(own, expected, 1e-4)
+        close(actual[j], y, 1e-4)
+
+
+@every_module
+def test_bfloat16_result(name):
+    """y alone is rounded; the statistics are those of float32."""
+    entry, mask, x = TABLE[name], draw_mask(TABLE[name]), draw_x()
+    variables = draw_variables(name, x)
+    module = entry.build(True, dtype=jnp.bfloat16)
+    apply = functools.partial(entry.apply, module, mutable=COLLECTIONS)
+    y, updates = jax.jit(apply)(variables, x, mask)
+    ((wide, wide_updates, _), *_), _ = compiled(name)(variables, x, mask, x)
+    assert y.dtype == jnp.bfloat16
+    chex.assert_trees_all_equal_shapes_and_dtypes(kept(updates), wide_updates)
+    if entry.rounds_once:
+        close(kept(updates), wide_updates, 1e-6)
+        half_a_unit = 2**-8 * np.abs(oracle.wide(wide)) + 1e-6
+        assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
+    else:
+        close(y.astype(jnp.float32), wide, 3e-2)
+
+
+@every_module
+def test_integers(name):
+    """They become float32; or they are refused."""
+    entry, x = TABLE[name], draw_x()
+    apply = functools.partial(entry.apply, entry.build(True), mutable=COLLECTIONS)
+    arguments = draw_variables(name, x), (3 * x).astype(jnp.int32)
+    if entry.integers:
+        assert jax.eval_shape(apply, *arguments)[0].dtype == jnp.float32
+    else:
+        with pytest.raises(Exception, match=r"float|Type-check error|promotion"):
+            jax.eval_shape(apply, *arguments)

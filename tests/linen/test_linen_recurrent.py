@@ -1,0 +1,241 @@
+"""`RecurrentBatchNorm` and `BatchNormLSTMCell` over time."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from flax import linen as nn
+
+import jaxnorm.linen
+
+BATCH, TIME, INPUTS, FEATURES, STEPS = 6, 4, 3, 2, 5
+MOMENTUM, EPSILON = 0.5, 1e-3
+KEY = jax.random.key(0)
+
+
+def build(train=True, **options):
+    cell = jaxnorm.linen.BatchNormLSTMCell(
+        FEATURES,
+        max_steps=STEPS,
+        use_running_average=not train,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        **options,
+    )
+    if train:
+        return nn.RNN(cell, variable_carry="batch_stats")
+    return nn.RNN(cell, variable_broadcast=("params", "batch_stats"))
+
+
+@functools.cache
+def initial():
+    x = jnp.ones((BATCH, TIME, INPUTS))
+    return jax.jit(build().init)(KEY, x)
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(0.5, 1, (BATCH, TIME, INPUTS)), jnp.float32)
+
+
+@pytest.fixture
+def variables(rng):
+    """Those of a trained network: no two numbers are alike."""
+    return jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(rng.uniform(0.1, 0.6, leaf.shape), leaf.dtype),
+        initial(),
+    )
+
+
+def start(lengths):
+    shape = (BATCH, FEATURES)
+    return jaxnorm.linen.LSTMCarry(
+        jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(BATCH, jnp.int32), lengths
+    )
+
+
+@functools.partial(jax.jit, static_argnames="train")
+def run(variables, x, lengths=None, train=True):
+    """y, the last carry, and the statistics."""
+    lengths = jnp.full(BATCH, TIME) if lengths is None else lengths
+    (carry, y), updates = build(train).apply(
+        variables,
+        x,
+        initial_carry=start(lengths),
+        seq_lengths=lengths,
+        return_carry=True,
+        mutable=["batch_stats"],
+    )
+    return y, carry, updates.get("batch_stats") or variables["batch_stats"]
+
+
+def oracle_lstm(variables, x, lengths, train):
+    """Cooijmans' equations in float64: y, the last carry of each, and statistics."""
+    params, stats = jax.tree.map(
+        oracle.wide, (variables["params"]["cell"], variables["batch_stats"]["cell"])
+    )
+    stats = jax.tree.map(np.copy, stats)
+    x = oracle.wide(x)
+
+    def norm(name, value, step, bias=None):
+        own, valid = stats[name], (step < lengths)[:, None]
+        y, mean, var = oracle.batch_norm(
+            value,
+            own["mean"][step],
+            own["var"][step],
+            params[name]["scale"],
+            bias,
+            mask=valid,
+            momentum=MOMENTUM,
+            epsilon=EPSILON,
+            use_running_average=not train,
+        )
+        own["mean"][step], own["var"][step] = mean, var
+        return y
+
+    def sigmoid(value):
+        return 1 / (1 + np.exp(-value))
+
+    c = h = np.zeros((BATCH, FEATURES))
+    ys, cs = [], []
+    for step in range(x.shape[1]):
+        gates = norm("norm_h", h @ params["recurrent"]["kernel"], step)
+        gates = gates + norm("norm_x", x[:, step] @ params["input"]["kernel"], step)
+        f, i, o, g = np.split(gates + params["bias"], 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(norm("norm_c", c, step, params["norm_c"]["bias"]))
+        ys.append(h)
+        cs.append(c)
+    last = np.arange(BATCH), np.asarray(lengths) - 1
+    ys, cs = np.stack(ys, 1), np.stack(cs, 1)
+    return ys, (cs[last], ys[last]), stats
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("lengths", [[4] * 6, [4, 1, 3, 2, 4, 3], [2, 1, 2, 2, 1, 2]])
+def test_oracle(lengths, train, x, variables):
+    """With the carry of each sequence at its own end; unvisited steps do not move."""
+    lengths = jnp.asarray(lengths)
+    y, carry, stats = run(variables, x, lengths, train=train)
+    expected, (c, h), moved = oracle_lstm(variables, x, lengths, train)
+    valid = np.arange(TIME) < np.asarray(lengths)[:, None]
+    assert oracle.error(y[valid], expected[valid]) <= 1e-5
+    assert oracle.error(carry.c, c) <= 1e-5
+    assert oracle.error(carry.h, h) <= 1e-5
+    for actual, wanted in zip(
+        *map(jax.tree.leaves, (stats["cell"], moved)), strict=True
+    ):
+        assert oracle.error(actual, wanted) <= 1e-5
+    visited = int(max(lengths)) if train else 0
+    beyond = jax.tree.map(
+        lambda leaf: leaf[visited:], (stats, variables["batch_stats"])
+    )
+    chex.assert_trees_all_equal(*beyond)
+    if train:
+        within = jax.tree.map(
+            lambda leaf: leaf[:visited], (stats, variables["batch_stats"])
+        )
+        changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), *within)
+        assert all(jax.tree.leaves(changed))
+
+
+def test_padding_has_no_effect(x, variables):
+    lengths = jnp.asarray([4, 1, 3, 2, 4, 3])
+    valid = jnp.arange(TIME)[None] < lengths[:, None]
+
+    @jax.jit
+    def step(params, x):
+        def loss(params, x):
+            y, _, stats = run({**variables, "params": params}, x, lengths)
+            y = jnp.where(valid[..., None], y, 0)
+            return jnp.sum(jnp.sin(y)), (y, stats)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+    expected = step(variables["params"], x)
+    chex.assert_tree_all_finite(expected)
+    for bad in (7.0, jnp.nan):
+        padded = jnp.where(valid[..., None], x, bad)
+        (dparams, dx), values = step(variables["params"], padded)
+        chex.assert_trees_all_close(values, expected[1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(dx[~valid], 0)
+        if bad == 7.0:  # 0 times NaN is NaN in the kernel of W_x, as in any layer
+            chex.assert_trees_all_close(dparams, expected[0][0], rtol=1e-4, atol=1e-6)
+
+
+def test_sequences_that_ended_are_as_if_they_were_not_there(x, variables):
+    """The third step sees what a batch of the sequences that reach it would."""
+    lengths = jnp.asarray([4, 4, 4, 2, 2, 2])
+    _, _, stats = run(variables, x, lengths)
+    _, _, whole = run(variables, x)
+    _, _, alone = run(variables, jnp.concatenate([x[:3], x[:3]]))
+    for expected, steps in (whole, slice(0, 2)), (alone, slice(2, 4)):
+        own = [s["cell"]["norm_x"] for s in (stats, expected)]
+        own = jax.tree.map(lambda leaf, steps=steps: leaf[steps], own)
+        chex.assert_trees_all_close(*own, rtol=1e-5)
+
+
+def test_steps_beyond_the_last_use_its_statistics(rng, variables):
+    x = jnp.asarray(rng.normal(size=(BATCH, STEPS + 2, INPUTS)), jnp.float32)
+    lengths = jnp.full(BATCH, STEPS + 2)
+    y, _, stats = run(variables, x, lengths)
+    chex.assert_trees_all_equal_shapes(stats, variables["batch_stats"])
+    chex.assert_tree_all_finite((y, stats))
+    _, _, shorter = run(variables, x[:, :STEPS], lengths)
+    mean = [s["cell"]["norm_x"]["mean"] for s in (stats, shorter)]
+    np.testing.assert_allclose(mean[0][:-1], mean[1][:-1], rtol=1e-6)
+    kernel = variables["params"]["cell"]["input"]["kernel"]
+    expected = np.asarray(mean[1][-1])
+    for step in (STEPS, STEPS + 1):
+        expected = 0.5 * expected + 0.5 * np.mean(x[:, step] @ kernel, 0)
+    np.testing.assert_allclose(mean[0][-1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_vmap_over_models_equals_a_loop(x, variables):
+    other = jax.tree.map(lambda leaf: leaf * 1.2, variables)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, other)
+    actual = jax.jit(jax.vmap(lambda v: run(v, x)))(both)
+    for i, model in enumerate((variables, other)):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], actual)
+        chex.assert_trees_all_close(own, run(model, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_keeps_the_dtypes_of_the_carry(dtype, x, variables):
+    (carry, y), updates = jax.jit(
+        functools.partial(
+            build(dtype=dtype).apply, return_carry=True, mutable=["batch_stats"]
+        )
+    )(variables, x)
+    expected, wide, stats = run(variables, x)
+    assert y.dtype == dtype
+    chex.assert_trees_all_equal_dtypes((carry, updates["batch_stats"]), (wide, stats))
+    tolerance = 10 * float(jnp.finfo(dtype).eps)
+    assert oracle.error(y, expected) <= tolerance
+    assert oracle.error(carry.c, wide.c) <= tolerance
+
+
+def test_gradients_are_those_of_the_values(x, variables, rng, x64):
+    """Through time and all three norms, in float64, along a random direction."""
+    arguments = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64), (variables["params"], x)
+    )
+    direction = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arguments
+    )
+    rnn = build(param_dtype=jnp.float64)
+
+    def loss(move):
+        params, inputs = jax.tree.map(lambda a, d: a + move * d, arguments, direction)
+        y, _ = rnn.apply(
+            {**variables, "params": params}, inputs, mutable=["batch_stats"]
+        )
+        return jnp.sum(jnp.sin(y + jnp.cumsum(y, 0)))
+
+    slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))
+    values, slopes = slope(jnp.asarray([-1e-5, 0.0, 1e-5]))
+    np.testing.assert_allclose((values[2] - values[0]) / 2e-5, slopes[1], rtol=1e-6)

@@ -1,0 +1,175 @@
+"""The modules of per-example normalizers do what those of `flax.linen` do."""
+
+import dataclasses
+
+import chex
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from beside_flax import NEEDED, SHAPE, build, every_norm, pair, perturb, run, same
+from flax import linen as nn
+
+import jaxnorm.linen
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    # Flax's classes raise under strict dtype promotion in half precision.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(size=SHAPE) * 2 + 1, jnp.float32)
+
+
+OPTIONS = {
+    "defaults": {},
+    "bfloat16 result": {"dtype": jnp.bfloat16, "epsilon": 1e-2},
+    "bfloat16 parameters": {
+        "param_dtype": jnp.bfloat16,
+        "scale_init": nn.initializers.normal(),
+        "use_fast_variance": False,
+        "force_float32_reductions": False,
+    },
+    "no scale": {"use_scale": False, "epsilon": 0.1},
+}
+BIASES = {
+    "no bias": {"use_bias": False},
+    "initialized bias": {"bias_init": nn.initializers.uniform(), "use_scale": False},
+}
+AXES = {
+    "two axes reduced": {"reduction_axes": (-1, 1)},
+    "features of two axes": {"feature_axes": (1, -1)},
+    "parameters across": {"reduction_axes": -1, "feature_axes": 1},
+}
+OWN = {
+    "LayerNorm": BIASES | AXES,
+    "RMSNorm": AXES,
+    "GroupNorm": BIASES
+    | {
+        "group size": {"num_groups": None, "group_size": 2},
+        "features alone": {"num_groups": 2, "reduction_axes": -1},
+        "batch too": {"reduction_axes": (0, 2)},
+    },
+    "InstanceNorm": BIASES
+    | {"channels first": {"feature_axes": 1}, "two": {"feature_axes": (-1, 1)}},
+}
+CASES = [
+    pytest.param(name, options, id=f"{name}, {label}")
+    for name, own in OWN.items()
+    for label, options in (OPTIONS | own).items()
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_same_tree_and_values_as_flax(name, options, x):
+    ours, flax = (run(norm, x) for norm in build(name, **options))
+    same(ours, flax, 2e-2 if jnp.bfloat16 in options.values() else 1e-4)
+
+
+@every_norm
+def test_same_gradients_as_flax(name, x):
+    ours, flax = (run(norm, x, gradients=True) for norm in build(name))
+    same(ours, flax)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.complex64])
+@every_norm
+def test_same_as_flax_for_input_of(dtype, name, x):
+    x = x.astype(dtype)
+    if dtype == jnp.complex64:
+        x = x + 1j * x[::-1]
+    ours, flax = (run(norm, x) for norm in build(name))
+    same(ours, flax, 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "use_scale"), [(jnp.int32, True), (jnp.uint8, False), (bool, False)]
+)
+@every_norm
+def test_integers_are_converted_as_in_flax(dtype, use_scale, name, rng):
+    x = jnp.asarray(rng.integers(0, 3, SHAPE)).astype(dtype)
+    ours, flax = (
+        norm.init_with_output(jax.random.key(0), x)[::-1]
+        for norm in build(name, use_scale=use_scale)
+    )
+    same(ours, flax)
+
+
+@every_norm
+def test_the_arguments_of_flax_come_first(name, x):
+    ours, flax = (
+        {f.name: f.default for f in dataclasses.fields(cls)} for cls in pair(name)
+    )
+    for fields in ours, flax:  # which Flax adds to each module
+        del fields["parent"], fields["name"]
+    assert list(ours)[: len(flax)] == list(flax)
+    if name == "RMSNorm":  # by default it follows scale_offset
+        assert ours.pop("scale_init") is None
+        assert flax.pop("scale_init") is nn.initializers.ones
+    assert {key: ours[key] for key in flax} == flax
+
+
+@every_norm
+def test_positional_construction(name, x):
+    groups = (None, 2) if name == "GroupNorm" else ()
+    arguments = (*groups, 1e-2, jnp.bfloat16, jnp.float32, False)
+    ours, flax = (
+        cls(*arguments).init_with_output(jax.random.key(0), x)[::-1]
+        for cls in pair(name)
+    )
+    same(ours, flax, 2e-2)
+
+
+class Model(nn.Module):
+    """All of them after one another, automatically named."""
+
+    source: object
+
+    @nn.compact
+    def __call__(self, x):
+        for name, options in NEEDED.items():
+            cls = getattr(self.source, name)
+            x = cls(**options)(cls(**options)(nn.Dense(8)(x)))
+        return x
+
+
+def test_checkpoints_are_interchangeable(x):
+    key, models = jax.random.key(0), (Model(jaxnorm.linen), Model(nn))
+    ours, flax = (model.init(key, x) for model in models)
+    chex.assert_trees_all_equal(ours, flax)
+    assert {f"{name}_{i}" for name in NEEDED for i in (0, 1)} < set(ours["params"])
+    trained = perturb(flax)
+    loaded = flax_bytes_to(ours, trained)
+    chex.assert_trees_all_equal(flax_bytes_to(flax, loaded), trained)
+    y, expected = models[0].apply(loaded, x), models[1].apply(trained, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-3)
+
+
+def flax_bytes_to(template, variables):
+    return flax.serialization.from_bytes(
+        template, flax.serialization.to_bytes(variables)
+    )
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.float32])
+@every_norm
+def test_same_as_flax_with_a_mask(dtype, name, x, rng):
+    # Its group norm takes no mask that is shared by the features.
+    features = SHAPE[-1] if name == "GroupNorm" else 1
+    mask = jnp.asarray(rng.uniform(size=(*SHAPE[:2], features)) < 0.7)
+    # of each statistic an element or two: where there is none, Flax gives NaN
+    mask = mask.at[:, :2].set(True)
+    if name in ("LayerNorm", "RMSNorm"):
+        mask = jnp.asarray(rng.uniform(size=SHAPE) < 0.7).at[..., 0].set(True)
+    ours, flax = (run(norm, x, mask.astype(dtype)) for norm in build(name))
+    same(ours, flax)
+
+
+def test_group_norm_of_one_example_without_an_axis_for_it(x):
+    ours, flax = (run(norm, x[0, 0]) for norm in build("GroupNorm"))
+    same(ours, flax)

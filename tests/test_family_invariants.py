@@ -1,0 +1,221 @@
+"""What holds for every function of the family, whatever it computes."""
+
+import collections
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from family import TABLE, cast, close, draw_arguments, draw_mask
+
+import jaxnorm
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_optimization():
+    """Nearly all time goes into compilation, which these tests do not look at."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+every_function = pytest.mark.parametrize("name", TABLE)
+
+OTHERS = {  # what the package has beside the functions that normalize
+    "MOMENTS_NAME",
+    "BatchStats",
+    "CountedBatchStats",
+    "Moments",
+    "RenormBounds",
+    "RenormStats",
+    "batch_moments",
+    "collect_reference",
+    "gate_projection",
+    "init_batch_stats",
+    "init_recurrent_stats",
+    "init_renorm_stats",
+    "init_weight_norm",
+    "merge_moments",
+    "normalize",
+    "project_gates",
+    "update_batch_stats",
+    "warmup_momentum",
+    "warmup_renorm",
+    "weight_magnitude",
+}
+
+
+def test_the_table_is_complete():
+    assert set(TABLE) == set(jaxnorm.__all__) - OTHERS
+    assert set(jaxnorm.__all__) >= OTHERS
+
+
+TRACES = collections.Counter()
+
+
+@functools.cache
+def compiled(name):
+    """Gradients in x and params of a loss of the valid elements, y, and new state."""
+
+    def loss(x, params, state, mask):
+        TRACES[name] += 1
+        y, new = TABLE[name].call(x, params, state, mask)
+        used = y if mask is None else jnp.where(mask, y, 0)
+        return jnp.sum(jnp.sin(used.astype(jnp.float32))), (y, new)
+
+    def step(*arguments):
+        gradients, (y, new) = jax.grad(loss, (0, 1), has_aux=True)(*arguments)
+        return gradients, y, new
+
+    return jax.jit(step)
+
+
+@every_function
+def test_jit_equals_eager_and_traces_once(name):
+    entry, traces = TABLE[name], []
+    for seed in range(2):
+        arguments = *draw_arguments(entry, seed), draw_mask(entry)
+        _, *actual = compiled(name)(*arguments)
+        traces.append(TRACES[name])
+        close(tuple(actual), entry.call(*arguments))
+    assert traces[0] == traces[1] > 0
+
+
+@every_function
+def test_vmap_of_scan_of_checkpoint(name):
+    """Models at once, steps with state as the carry, and x recomputed: as in loops."""
+    entry, mask = TABLE[name], draw_mask(TABLE[name])
+    models = [draw_arguments(entry, seed) for seed in range(2)]
+    models = [(jnp.stack([x, 2 * x - 1]), *others) for x, *others in models]
+
+    def together(xs, params, state):
+        def step(params, state, x):
+            y, state = entry.call(x, params, state, mask)
+            return state, y
+
+        def loss(xs, params):
+            step_of = jax.checkpoint(functools.partial(step, params))
+            new, ys = jax.lax.scan(step_of, state, xs)
+            used = ys if mask is None else jnp.where(mask[None], ys, 0)
+            return jnp.sum(jnp.sin(used)), (ys, new)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(xs, params)
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+    actual = jax.jit(jax.vmap(together))(*stacked)
+    for i, (xs, params, state) in enumerate(models):
+        steps = []
+        for x in xs:
+            gradients, y, state = compiled(name)(x, params, state, mask)
+            steps.append((*gradients, y))
+        dxs, dparams, ys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
+        dparams = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), dparams)
+        expected = (dxs, dparams), (ys, state)
+        close(jax.tree.map(lambda leaf, i=i: leaf[i], actual), expected, 1e-4)
+
+
+@every_function
+def test_derivatives_are_those_of_the_values(name, x64, rng):
+    """Forward mode against reverse mode, and both orders against differences."""
+    entry = TABLE[name]
+    x, params, state = draw_arguments(entry)
+    mask, arguments = draw_mask(entry), cast((x, params), jnp.float64)
+
+    def random(tree):
+        return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), tree)
+
+    def inner(a, b):
+        products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
+        return jax.tree.reduce(jnp.add, products)
+
+    def loss(x, params):
+        y, new = entry.call(x, params, cast(state, jnp.float64), mask)
+        assert y.dtype == jnp.float64
+        chex.assert_type(jax.tree.leaves(new), jnp.float64)
+        return jnp.sum(weight * jnp.sin(y))
+
+    def differentiate(direction, step=1e-5):
+        def along(move):
+            moved = jax.tree.map(lambda a, d: a + move * d, arguments, direction)
+            return jax.value_and_grad(loss, (0, 1))(*moved)
+
+        def with_tangents(move):
+            return jax.jvp(along, (move,), (jnp.ones_like(move),))
+
+        values, tangents = jax.vmap(with_tangents)(jnp.asarray([0, step, -step]))
+        differences = jax.tree.map(lambda v: (v[1] - v[2]) / (2 * step), values)
+        gradient, tangents = jax.tree.map(lambda v: v[0], (values[1], tangents))
+        return differences, tangents, inner(gradient, direction)
+
+    weight, direction = random(x), random(arguments)
+    (slope, curvature), (tangent, product), reverse = jax.jit(differentiate)(direction)
+    assert abs(float(tangent - reverse)) <= 1e-12 * max(1, abs(float(reverse)))
+    assert abs(float(slope - reverse)) <= 1e-7 * max(1, abs(float(reverse)))
+    chex.assert_tree_all_finite(product)
+    if entry.own_hessian:
+        close(product, curvature, 1e-6)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision(name, dtype):
+    """Computed as in float32, and rounded once; the state is that of float32."""
+    entry, mask = TABLE[name], draw_mask(TABLE[name])
+    x, params, state = draw_arguments(entry)
+    x, params = cast((x, params), dtype)
+    y, new = jax.jit(entry.call)(x, params, state, mask)
+    gradients = jax.eval_shape(compiled(name), x, params, state, mask)[0]
+    chex.assert_trees_all_equal_dtypes(gradients, (x, params))
+    assert y.dtype == dtype
+    arguments = cast((x, params), jnp.float32)
+    _, wide, wide_new = compiled(name)(*arguments, state, mask)
+    close(new, wide_new, 1e-6)
+    unit = float(jnp.finfo(dtype).eps)
+    half_a_unit = 0.501 * unit * np.abs(oracle.wide(wide)) + 2e-6
+    assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
+
+
+@every_function
+def test_complex(name):
+    """Without imaginary part it is the same as real; or it is refused."""
+    entry, mask = TABLE[name], draw_mask(TABLE[name])
+    x, params, state = draw_arguments(entry)
+    arguments = x.astype(jnp.complex64), params, state, mask
+    if not entry.takes_complex:
+        with pytest.raises(Exception, match=r"must be real|Type-check error"):
+            jax.eval_shape(entry.call, *arguments)
+        return
+    y, new = jax.jit(entry.call)(*arguments)
+    _, real, new_real = compiled(name)(x, params, state, mask)
+    close(y, real.astype(jnp.complex64), 2e-6)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    close(cast(new, jnp.complex64), cast(new_real, jnp.complex64), 2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].masked])
+def test_what_is_not_finite_under_the_mask_is_harmless(name):
+    entry, mask = TABLE[name], draw_mask(TABLE[name])
+    x, *others = *draw_arguments(entry), mask
+    expected = compiled(name)(x, *others)
+    chex.assert_tree_all_finite(expected)
+    for bad in (x + 1, jnp.nan, jnp.inf, -jnp.inf, 1e30):
+        (dx, dparams), y, new = compiled(name)(jnp.where(mask, x, bad), *others)
+        y = jnp.where(mask, y, expected[1])
+        close(((dx, dparams), y, new), expected, 1e-6)
+        np.testing.assert_array_equal(dx[~mask], 0)
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].inference])
+def test_inference_hands_the_state_on(name):
+    entry, same = TABLE[name], []
+
+    def infer(x, params, state):
+        y, new = entry.call(x, params, state, None, use_running_average=True)
+        same.append(new is state)
+        return y
+
+    jax.eval_shape(infer, *draw_arguments(entry))
+    assert same == [True]
