@@ -1,5 +1,6 @@
 """The moving average that every running statistic is."""
 
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -45,13 +46,13 @@ def resolve_momentum(momentum: ArrayLike | Schedule, state: object) -> Array:
     if not callable(momentum):
         return check_momentum(momentum)
     # The method of that name, which all tuples have, is no count.
-    if not isinstance(count := getattr(state, "count", None), Array):
+    if not isinstance(count := getattr(state, "count", None), Array | np.ndarray):
         raise TypeError(
             "momentum as a function needs statistics that count their updates, got "
             f"{type(state).__name__}. Make them with "
             "init_batch_stats(feature_shape, counted=True)."
         )
-    return check_momentum(momentum(count))
+    return check_momentum(momentum(jnp.asarray(count)))
 
 
 def count_update(count: Array, seen: Array) -> Array:

@@ -150,6 +150,8 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         bias = self.param(
             "bias", self.bias_init, (4 * self.features,), self.param_dtype
         )
+        # Else NaN in the padding would reach the gradient of the kernel.
+        inputs = jnp.where(mask, inputs, jnp.zeros_like(inputs))
         from_x = dense("input", inputs, self.kernel_init)
         from_h = dense("recurrent", h, self.recurrent_kernel_init)
         gates = norm("norm_h", from_h, use_bias=False)

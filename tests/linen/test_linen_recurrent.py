@@ -204,17 +204,20 @@ def test_vmap_over_models_equals_a_loop(x, variables):
         chex.assert_trees_all_close(own, run(model, x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_keeps_the_dtypes_of_the_carry(dtype, x, variables):
+@pytest.mark.parametrize(
+    ("dtype", "param_dtype"),
+    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "bfloat16")],
+)
+def test_what_is_carried_keeps_its_dtype(dtype, param_dtype, x, variables):
+    rnn = build(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype))
     (carry, y), updates = jax.jit(
-        functools.partial(
-            build(dtype=dtype).apply, return_carry=True, mutable=["batch_stats"]
-        )
+        functools.partial(rnn.apply, return_carry=True, mutable=["batch_stats"])
     )(variables, x)
     expected, wide, stats = run(variables, x)
     assert y.dtype == dtype
-    chex.assert_trees_all_equal_dtypes((carry, updates["batch_stats"]), (wide, stats))
-    tolerance = 10 * float(jnp.finfo(dtype).eps)
+    assert carry.c.dtype == carry.h.dtype == param_dtype
+    chex.assert_trees_all_equal_dtypes(updates["batch_stats"], stats)
+    tolerance = 10 * max(float(jnp.finfo(d).eps) for d in (dtype, param_dtype))
     assert oracle.error(y, expected) <= tolerance
     assert oracle.error(carry.c, wide.c) <= tolerance
 
