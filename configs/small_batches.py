@@ -13,5 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = _default["get_config"]()
     config.norm = "group"
     config.batch_size = 4
+    # Smaller, as the square root of the batch size, since the gradients are as noisy.
+    config.learning_rate = 2e-4
     config.virtual_batch_size = 2
     return config

@@ -179,7 +179,7 @@ NORMS: dict[str, Norm] = {
     "group": Norm("group norm, in num_groups groups", _GROUP),
     "instance": Norm("instance norm", _by_example(jl.InstanceNorm), _LAYER),
     "filter_response": Norm(
-        "filter response norm, with its threshold in place of the relu",
+        "filter response norm, its threshold in place of the relu",
         _by_example(jl.FilterResponseNorm),
         # There it divides a value by itself. The epsilon that its paper learns for such
         # layers starts at 1e-4, which makes the sign of it, and lets no gradient pass;
@@ -205,12 +205,12 @@ NORMS: dict[str, Norm] = {
         _BATCH,
     ),
     "batch_instance": Norm(
-        "a learned mixture of batch and instance norm for each feature",
+        "a learned mixture of batch and instance norm",
         _over_batch(jl.BatchInstanceNorm),
         _BATCH,
     ),
     "instance_batch": Norm(
-        "instance norm of half of the features, batch norm of the others",
+        "instance norm of half of the features, batch norm of half",
         _over_batch(jl.InstanceBatchNorm),
         _BATCH,
     ),

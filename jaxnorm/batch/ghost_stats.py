@@ -10,7 +10,7 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.axes import batch_axis
 from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.measure import CenteredMoments, pool
+from jaxnorm.core.measure import CenteredMoments, nonzero, pool
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.sharding import gather
 from jaxnorm.core.stats import CountedBatchStats, Stats
@@ -32,27 +32,31 @@ def update_from_ghosts(
     """
     axis = batch_axis(call.features)
     together = Reduction((axis,), MappedAxis.nowhere())
-    whole = pool(ghosts, together)
     if rule == "pooled":
-        return call.update(stats, call.per_feature(whole))
+        return call.update(stats, call.per_feature(pool(ghosts, together)))
 
-    number = ghosts.var.shape[axis]
-    count = jnp.broadcast_to(ghosts.count, (number, *ghosts.count.shape[1:]))
-    seen = gather(count, axis) > 0
+    shape = (ghosts.var.shape[axis], *ghosts.count.shape[1:])
+    count = jnp.broadcast_to(ghosts.count, shape)
     if rule == "mean":
-        share, kept, updates = _at_once(call, stats, seen)
+        share = (count > 0).astype(count.dtype)
+        kept = resolve_momentum(call.momentum, stats)
+        updates = jnp.any(count > 0).astype(jnp.float32)
     else:
-        share, kept, updates = _in_turn(call, stats, seen)
+        share, kept, updates = _in_turn(call, stats, gather(count, axis) > 0)
     var = ghosts.var
     if call.unbiased:
         var = var * unbiased_factor(ghosts.count)
-    delta, var = together.sums(
-        *(
-            jnp.where(share > 0, share.astype(v.dtype) * v, 0)
-            for v in (ghosts.delta, var)
-        )
+
+    def weigh(value: Array) -> Array:
+        weighted = share.astype(value.dtype) * value
+        return jnp.where(share > 0, weighted, jnp.zeros_like(weighted))
+
+    count, number, delta, var = together.sums(
+        count, share, weigh(ghosts.delta), weigh(var)
     )
-    batch = call.per_feature(CenteredMoments(whole.count, ghosts.shift, delta, var))
+    number = nonzero(number)
+    delta, var = delta / number.astype(delta.dtype), var / number
+    batch = call.per_feature(CenteredMoments(count, ghosts.shift, delta, var))
     kept = jnp.reshape(jnp.broadcast_to(kept, var.shape), call.feature_shape)
     new = stats._replace(
         mean=average(stats.mean, batch.mean, weight=kept, seen=batch.count > 0),
@@ -63,40 +67,37 @@ def update_from_ghosts(
     return call.keep_if_skipped(batch, cast(Stats, new), stats)
 
 
-def _at_once(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, Array]:
-    """Returns the share of each ghost, the weight of the old statistics, the updates.
-
-    The ghosts that hold an element count alike, and make one update.
-    """
-    share = seen.astype(jnp.float32)
-    share = share / jnp.maximum(jnp.sum(share, 0, keepdims=True), 1)
-    return (
-        share,
-        resolve_momentum(call.momentum, stats),
-        jnp.any(seen).astype(jnp.float32),
-    )
-
-
 def _in_turn(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, Array]:
-    """Returns the same for one update after the other.
+    """Returns what one update after the other amounts to.
 
-    With momentum m_l of ghost l, 1 where it is empty, the last statistics are the old
-    ones times the product of all m, and each ghost's times (1 - m_l) and the product of
-    those after it.
+    With momentum m of each ghost, 1 where it is empty, the last statistics are the old
+    ones times the product of all m, and each ghost's times 1 - m and the product of the
+    m of those after it.
+
+    Args:
+      call: The arguments of the call.
+      stats: Running statistics.
+      seen: Which ghosts hold an element.
+
+    Returns:
+      The weight of each ghost, that of the old statistics, and the number of updates.
     """
     updates = jnp.any(seen, tuple(range(1, seen.ndim))).astype(jnp.float32)
+    index = jnp.arange(len(seen))
+    # Products over all pairs: a running product would go from shard to shard.
+    later = index.reshape(1, -1) > index.reshape(-1, 1)
     if isinstance(stats, CountedBatchStats) and callable(call.momentum):
-        before = stats.count + jnp.cumsum(updates) - updates
-        momentum = jnp.asarray(jax.vmap(call.momentum)(before))
+        earlier = jnp.where(later.T, updates.reshape(1, -1), 0)
+        counts = stats.count + jnp.sum(earlier, 1)
+        momentum = jnp.asarray(jax.vmap(call.momentum)(counts))
     else:
         momentum = resolve_momentum(call.momentum, stats)
-    momentum = jnp.broadcast_to(momentum, updates.shape)
-    momentum = momentum.reshape(-1, *(1,) * (seen.ndim - 1))
-    momentum = jnp.where(seen, momentum, jnp.ones_like(momentum))
-    product = jnp.flip(jnp.cumprod(jnp.flip(momentum, 0), 0), 0)
-    kept = product[:1]
-    after = jnp.concatenate([product[1:], jnp.ones_like(kept)])
-    share = (1 - momentum) * after
-    total = jnp.sum(share, 0, keepdims=True)
-    share = share / jnp.where(total > 0, total, 1)
-    return share, kept, jnp.sum(updates)
+    one = (1,) * (seen.ndim - 1)
+    momentum = momentum.reshape(-1, *one)
+    if call.mask is not None:
+        momentum = jnp.where(seen, momentum, jnp.ones_like(momentum))
+    others = jnp.expand_dims(momentum, 0)
+    after = jnp.where(later.reshape(*later.shape, *one), others, jnp.ones_like(others))
+    kept = jnp.broadcast_to(momentum, (len(seen), *momentum.shape[1:]))
+    kept = jnp.prod(kept, 0, keepdims=True)
+    return (1 - momentum) * jnp.prod(after, 1), kept, jnp.sum(updates)

@@ -3,7 +3,7 @@
 import dataclasses
 
 import jax
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 
 from jaxnorm.batch.call import BatchCall
@@ -44,18 +44,22 @@ def measure_both(
     """Returns the moments of each example, and those of the batch, merged from them.
 
     Both have the same shift. One collective; two with `use_fast_variance=False`, where
-    a first pass over the batch finds its mean, which then is the shift.
+    the first finds the batch's mean, which then is the shift.
 
     Args:
       call: The arguments of the call.
       shift: The running mean, the same on all instances.
     """
-    if not call.use_fast_variance:
-        batch = call.measure(shift)
-        return _measure(call, batch.shift, use_fast_variance=True), batch
-    instances = measure_instances(call, shift)
-    across = dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
-    return instances, pool(instances, across)
+    batch = _over_examples(call)
+    if call.use_fast_variance:
+        instances = measure_instances(call, shift)
+        return instances, pool(instances, batch)
+    instances = _measure(call, _zero(call), use_fast_variance=False)
+    shape = instances.var.shape
+    count = jnp.broadcast_to(instances.count, shape).astype(instances.delta.dtype)
+    number, total = batch.sums(*lax.stop_gradient((count, count * instances.mean)))
+    instances = instances.about(total / nonzero(number))
+    return instances, pool(instances, batch)
 
 
 def measure_spread(
@@ -65,22 +69,21 @@ def measure_spread(
 
     In inference those of the batch are None, and no device is asked.
     """
-    zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
+    if not call.use_running_average and not call.use_fast_variance:
+        return measure_both(call, jnp.zeros(call.feature_shape, jnp.float32))
     # A pass more, and no collective.
-    instances = _measure(call, zero, use_fast_variance=False)
+    instances = _measure(call, _zero(call), use_fast_variance=False)
     if call.use_running_average:
         return instances, None
-    across = dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
-    shift = zero
-    if not call.use_fast_variance:
-        count, total = across.sums(
-            *(
-                jnp.broadcast_to(instances.count, instances.var.shape) * part
-                for part in (jnp.ones_like(instances.var), instances.mean)
-            )
-        )
-        shift = total / nonzero(count)
-    return instances, pool(instances.about(shift), across)
+    return instances, pool(instances.about(_zero(call)), _over_examples(call))
+
+
+def _over_examples(call: BatchCall) -> Reduction:
+    return dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
+
+
+def _zero(call: BatchCall) -> Array:
+    return jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
 
 
 def _measure(

@@ -197,7 +197,7 @@ def vary_together(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
         together = [values[i] for i in indices]
         stacked = lax.pcast(_stack(together), tuple(sorted(names)), to="varying")
         for i, value in zip(indices, _unstack(stacked, together), strict=True):
-            moved[i] = value
+            moved[i] = lax.slice(value, (0,) * value.ndim, values[i].shape)
     return tuple(moved)
 
 

@@ -33,6 +33,8 @@ class Blocks:
         axis, length = self.axis, value.shape[self.axis]
         if length == 1:
             return value
+        if length == self.size:
+            return jnp.sum(value, axis, keepdims=True)
         blocks = (length // self.size, self.size)
         shape = (*value.shape[:axis], *blocks, *value.shape[axis + 1 :])
         names = axis_names(value)

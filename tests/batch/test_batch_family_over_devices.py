@@ -22,10 +22,18 @@ ALL |= {
         (32, "pooled"),
     ]
 }
-EVERYWHERE = ("renorm", "switchable", "ghosts of 2, sequential", "ghosts of 8, mean")
-FEW = ("pmap", "shard_map, grad outside", "unchecked, grad inside", "jit, Explicit")
-# The lightest, which are the ones that a mistake in what all share breaks too.
-OTHERS = {"mean only": ("pmap",), "recurrent": ("shard_map, grad inside",)}
+FEW = ("pmap", "shard_map, grad outside", "jit, Explicit")
+TWO = ("unchecked, grad inside", "jit, Auto")
+SOME = {
+    "switchable": tuple(MODES),
+    "ghosts of 8, mean": tuple(MODES),
+    "ghosts of 1, mean": TWO,
+    "ghosts of 2, sequential": (*FEW, "vmap, grad inside"),
+    "ghosts of 4, pooled": TWO,
+    "ghosts of 16, sequential": (*FEW, "vmap, grad outside"),
+    "mean only": ("unchecked, grad outside",),
+    "recurrent": ("shard_map, grad inside",),
+}
 
 
 @functools.cache
@@ -45,11 +53,7 @@ def problem_and_results(name):
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [
-        (name, mode)
-        for name in ALL
-        for mode in (MODES if name in EVERYWHERE else OTHERS.get(name, FEW))
-    ],
+    [(name, mode) for name in ALL for mode in SOME.get(name, FEW)],
 )
 def test_one_device_and_eight(name, mode):
     problem, expected = problem_and_results(name)

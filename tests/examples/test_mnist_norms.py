@@ -7,11 +7,13 @@ import data
 import drift
 import jax
 import numpy as np
+import optax
 import pytest
 import train
 from model import create_model
 from norms import NORMS
-from parallel import PARALLELISMS
+from parallel import PARALLELISMS, statistics_axis
+from step import eval_step, train_step
 
 NUM_DEVICES = 4
 
@@ -43,17 +45,25 @@ def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
     assert list(losses(noisy)) == history
 
 
-@pytest.mark.parametrize("parallelism", PARALLELISMS)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"norm": "ghost", "virtual_batch_size": 8},
+_CROSSING = [
+    (parallelism, options)
+    for options in (
         {"norm": "ghost", "virtual_batch_size": 16},  # of two devices
         {"norm": "renorm"},
         {"norm": "virtual"},
-        {"norm": "spectral"},
+    )
+    for parallelism in PARALLELISMS
+]
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "options"),
+    [
+        *_CROSSING,
+        ("pmap", {"norm": "ghost", "virtual_batch_size": 8}),
+        ("shard_map", {"norm": "spectral"}),
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())),
 )
 def test_a_step_equals_that_of_one_device(run, assert_close, parallelism, options):
     # As cards are dealt to devices, so that one device has the same ghosts.
@@ -67,6 +77,32 @@ def test_a_step_equals_that_of_one_device(run, assert_close, parallelism, option
         jax.tree.map(lambda x: x[0], result[1]) for result in (actual, expected)
     )
     assert_close(one, other, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_types_under_shard_map(get_config, digits, norm, sync):
+    # There types tell what is equal on all devices, and a step keeps them, or fails.
+    config = get_config(norm=norm, virtual_batch_size=8)
+    model = create_model(config, statistics_axis("shard_map", sync))
+    images = digits.images[:8] if norm == "virtual" else None
+    parallel = PARALLELISMS["shard_map"](
+        jax.devices("cpu")[:NUM_DEVICES],
+        partial(train_step, seed=0, reference=images),
+        partial(eval_step, apply_fn=model.apply),
+        sync,
+    )
+    state = jax.eval_shape(partial(train.create_state, model, optax.sgd(1.0), seed=0))
+    if not sync:
+        stacked = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((NUM_DEVICES, *x.shape), x.dtype),
+            state.batch_stats,
+        )
+        state = state.replace(batch_stats=stacked)
+    batch = data.take(digits, np.arange(64), size=64)
+    after, _ = jax.eval_shape(parallel.train_step, state, batch)
+    shapes = partial(jax.tree.map, lambda x: (x.shape, x.dtype))
+    assert shapes(after) == shapes(state)
 
 
 @pytest.mark.parametrize("norm", ["renorm", "spectral"])
