@@ -165,9 +165,9 @@ def init_weight_norm(
       >>> import jax.numpy as jnp, jaxnorm
       >>> x, v = jnp.array([[1.0], [5.0]]), jnp.array([[2.0]])
       >>> g, bias = jnp.ones(1), jnp.zeros(1)
-      >>> y = x @ jaxnorm.weight_norm(v, g) + bias
+      >>> y = x @ jaxnorm.weight_norm(v, g) + bias[None]
       >>> g, bias = jaxnorm.init_weight_norm(y, g, bias)
-      >>> (x @ jaxnorm.weight_norm(v, g) + bias).ravel()
+      >>> (x @ jaxnorm.weight_norm(v, g) + bias[None]).ravel()
       Array([-1.,  1.], dtype=float32)
     """
     y, g, bias = (
