@@ -1,6 +1,6 @@
-"""Batches of 4, where the statistics of a batch are noise, and those of a group are not.
+r"""Batches of 4: statistics of a batch are noise there, those of a group are not.
 
-    python examples/mnist/main.py --config=configs/small_batches.py \\
+    python examples/mnist/main.py --config=configs/small_batches.py \
         --config.parallelism=jit --cpu_devices=1
 
 Test accuracy after epochs 1 to 5, seed 0, also with --config.norm=batch and so on:
@@ -9,8 +9,8 @@ Test accuracy after epochs 1 to 5, seed 0, also with --config.norm=batch and so 
     batch   93.4, 94.6, 96.1, 96.0, 95.9%
     renorm  91.4, 94.0, 95.3, 95.5, 95.4%
 
-The loss in training, at the end: 0.003, 0.198 and 0.014. Batch renorm trains better than
-batch norm on batches so small, and on 1,000 test images the two are alike.
+The loss in training, at the end: 0.003, 0.198 and 0.014. Batch renorm trains better
+than batch norm on batches so small; on 1,000 test images the two are alike.
 """
 
 import runpy

@@ -12,7 +12,7 @@ from jaxnorm.core.axes import batch_axis
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.measure import CenteredMoments, nonzero, pool
 from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import gather
+from jaxnorm.core.sharding import gather, shard_as
 from jaxnorm.core.stats import CountedBatchStats, Stats
 
 StatsRule = Literal["pooled", "mean", "sequential"]
@@ -43,6 +43,7 @@ def update_from_ghosts(
         updates = jnp.any(count > 0).astype(jnp.float32)
     else:
         share, kept, updates = _in_turn(call, stats, gather(count, axis) > 0)
+        share = shard_as(ghosts.var, share)
     var = ghosts.var
     if call.unbiased:
         var = var * unbiased_factor(ghosts.count)

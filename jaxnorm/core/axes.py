@@ -7,12 +7,11 @@ where it is shared. These functions bring what a user passes into that form.
 import operator
 from collections.abc import Sequence
 
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.sharding import axis_names, sharding_of
+from jaxnorm.core.sharding import shard_as
 
 Axes = int | Sequence[int]
 
@@ -144,18 +143,8 @@ def align_mask(mask: ArrayLike, x: Array) -> Array:
             f"mask.reshape(-1{', 1' * (len(shape) - 1)})."
         )
     mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
-    mask = _sharded_as(x, mask)
+    mask = shard_as(x, mask)
     return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
-
-
-def _sharded_as(x: Array, mask: Array) -> Array:
-    """Returns `mask` sharded as x is, which a selection needs where types tell."""
-    names = axis_names(x)
-    if names is None:
-        return mask
-    sizes = zip(names, mask.shape, strict=True)
-    shared = [name if size > 1 else None for name, size in sizes]
-    return jax.sharding.reshard(mask, sharding_of(x, shared))
 
 
 def _as_sequence(axes: Axes) -> Sequence[int]:

@@ -41,3 +41,16 @@ def gather(value: Array, axis: int) -> Array:
         return value
     names[axis] = None
     return jax.sharding.reshard(value, sharding_of(value, names))
+
+
+def shard_as(value: Array, smaller: Array) -> Array:
+    """Returns an array that broadcasts to value, sharded as value is.
+
+    A selection needs that where types tell.
+    """
+    names = axis_names(value)
+    if names is None:
+        return smaller
+    sizes = zip(names, smaller.shape, strict=True)
+    shared = [name if size > 1 else None for name, size in sizes]
+    return jax.sharding.reshard(smaller, sharding_of(value, shared))
