@@ -53,6 +53,11 @@ class CenteredMoments(NamedTuple):
         delta = self.delta + (self.shift - shift.astype(self.shift.dtype))
         return self._replace(shift=shift.astype(self.shift.dtype), delta=delta)
 
+    def or_nothing_where_empty(self) -> "CenteredMoments":
+        """Returns them such that what saw no element is normalized to 0."""
+        infinite = jnp.full((1,) * self.var.ndim, jnp.inf, self.var.dtype)
+        return self.or_where_empty(infinite)
+
     def or_where_empty(self, var: Array) -> "CenteredMoments":
         """Returns them with another variance for the features that saw no element.
 

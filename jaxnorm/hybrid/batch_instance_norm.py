@@ -10,7 +10,6 @@ from jaxtyping import Float, Inexact
 from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.batch.instances import instance_reduction, measure_both, measure_instances
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_inexact
 
@@ -83,17 +82,11 @@ def batch_instance_norm(
     if call.use_running_average:
         instances = measure_instances(call, stats.mean)
         y = by_batch.normalize(stats.mean, stats.var)
-        y = y + by_instance.standardize(_or_nothing(instances))
+        y = y + by_instance.standardize(instances.or_nothing_where_empty())
         return y.astype(call.spec.dtype), stats
     running = call.agree(stats)
     instances, batch = measure_both(call, running.mean)
     new = call.update(running, call.per_feature(batch))
     y = by_batch.standardize(batch.or_where_empty(call.align(running.var)))
-    y = y + by_instance.standardize(_or_nothing(instances))
+    y = y + by_instance.standardize(instances.or_nothing_where_empty())
     return y.astype(call.spec.dtype), new
-
-
-def _or_nothing(instances: CenteredMoments) -> CenteredMoments:
-    """Returns them such that an example without a valid element adds nothing."""
-    infinite = jnp.full((1,) * instances.var.ndim, jnp.inf, instances.var.dtype)
-    return instances.or_where_empty(infinite)

@@ -1,15 +1,14 @@
 """Adaptive batch normalization as a Flax Linen module."""
 
-from flax import linen as nn
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class AdaptiveBatchNorm(BatchModule):
+class AdaptiveBatchNorm(BatchLayer):
     """Instance-aware batch norm; the mathematics is that of `adaptive_batch_norm`.
 
     The variables are batch norm's, so that checkpoints are interchangeable.
@@ -34,26 +33,8 @@ class AdaptiveBatchNorm(BatchModule):
 
     strength: float = 4.0
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         stats = self.stats(self.feature_shape(x), options)
         scale, bias = affine_params(self, self.feature_shape(x))
         y, new = jaxnorm.adaptive_batch_norm(

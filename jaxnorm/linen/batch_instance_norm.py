@@ -3,14 +3,14 @@
 from flax import linen as nn
 from flax.typing import Initializer
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class BatchInstanceNorm(BatchModule):
+class BatchInstanceNorm(BatchLayer):
     """A learned mixture of batch norm and instance norm for each feature.
 
     The mathematics is that of `jaxnorm.batch_instance_norm`. Variables: `params`:
@@ -36,26 +36,8 @@ class BatchInstanceNorm(BatchModule):
 
     gate_init: Initializer = nn.initializers.ones
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         shape = self.feature_shape(x)
         stats = self.stats(shape, options)
         gate = self.param("gate", self.gate_init, shape, self.param_dtype)

@@ -7,12 +7,14 @@ from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm.batch.call import BatchOptions
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.linen.affine import floating_input
 
 
 class BatchModule(nn.Module):
@@ -133,3 +135,33 @@ class BatchModule(nn.Module):
                 "statistics to be forgotten soon, a large number for a plain average "
                 "to go on; or pass a constant momentum."
             )
+
+
+class BatchLayer(BatchModule):
+    """A batch module that is called with x alone; its attributes are the same."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Shaped[Array, "..."],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape, (batch, ...) where examples are told apart. Integers
+            are converted to float32, as in Flax.
+          use_running_average: False in training, True in inference.
+          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        x = floating_input(x)
+        return self.normalize(x, self.options(x, use_running_average, mask))
+
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """What a module adds: variables in, one functional call, variables out."""
+        raise NotImplementedError

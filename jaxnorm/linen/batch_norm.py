@@ -1,15 +1,14 @@
 """Batch normalization as a Flax Linen module."""
 
-from flax import linen as nn
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class BatchNorm(BatchModule):
+class BatchNorm(BatchLayer):
     """Batch normalization with running statistics in the `batch_stats` collection.
 
     A drop-in superset of `flax.linen.BatchNorm`: the same arguments, defaults, variable
@@ -30,26 +29,8 @@ class BatchNorm(BatchModule):
       Array([ 1., 10.], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of any shape. Integers are converted to float32, as in Flax.
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         stats = self.stats(self.feature_shape(x), options)
         scale, bias = affine_params(self, self.feature_shape(x))
         y, new = jaxnorm.batch_norm(x, stats, scale, bias, **options)

@@ -1,17 +1,16 @@
 """Batch renormalization as a Flax Linen module."""
 
-from flax import linen as nn
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Shaped
 
 import jaxnorm
+from jaxnorm.batch.call import BatchOptions
 from jaxnorm.core.momentum import Schedule
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class BatchRenorm(BatchModule):
+class BatchRenorm(BatchLayer):
     """Batch renormalization; the mathematics is that of `jaxnorm.batch_renorm`.
 
     Variables: `params`: scale, bias; `batch_stats`: mean, std, and count, the number of
@@ -44,26 +43,8 @@ class BatchRenorm(BatchModule):
     r_max: ArrayLike | Schedule = 3.0
     d_max: ArrayLike | Schedule = 5.0
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         shape = self.feature_shape(x)
         initial = jaxnorm.init_renorm_stats(shape)
         stats = jaxnorm.RenormStats(**self.read(initial._asdict()))

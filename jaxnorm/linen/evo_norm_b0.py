@@ -3,14 +3,14 @@
 from flax import linen as nn
 from flax.typing import Initializer
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class EvoNormB0(BatchModule):
+class EvoNormB0(BatchLayer):
     """Normalization by batch and instance, and the activation, in one.
 
     The mathematics is that of `jaxnorm.evo_norm_b0`. Variables: `params`: scale, bias
@@ -35,26 +35,8 @@ class EvoNormB0(BatchModule):
 
     v_init: Initializer = nn.initializers.ones
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         shape = self.feature_shape(x)
         initial = jaxnorm.init_batch_stats(shape, self.stats_dtype)
         state = self.read({"var": initial.var})

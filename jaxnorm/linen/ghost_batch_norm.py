@@ -1,16 +1,15 @@
 """Ghost batch normalization as a Flax Linen module."""
 
-from flax import linen as nn
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
+from jaxnorm.batch.call import BatchOptions
 from jaxnorm.batch.ghost_stats import StatsRule
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class GhostBatchNorm(BatchModule):
+class GhostBatchNorm(BatchLayer):
     """Ghost batch norm; the mathematics is that of `jaxnorm.ghost_batch_norm`.
 
     The variables are batch norm's, so that checkpoints are interchangeable.
@@ -38,26 +37,8 @@ class GhostBatchNorm(BatchModule):
     virtual_batch_size: int = -1
     stats_rule: StatsRule = "pooled"
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         if self.is_initializing():  # with any number of examples
             options["use_running_average"] = True
         stats = self.stats(self.feature_shape(x), options)

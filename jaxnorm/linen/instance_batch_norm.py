@@ -1,15 +1,14 @@
 """Instance-batch normalization as a Flax Linen module."""
 
-from flax import linen as nn
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class InstanceBatchNorm(BatchModule):
+class InstanceBatchNorm(BatchLayer):
     """Instance norm for some features and batch norm for the others, of IBN-Net.
 
     The mathematics is that of `jaxnorm.instance_batch_norm`. Variables: `params`: scale
@@ -36,26 +35,8 @@ class InstanceBatchNorm(BatchModule):
 
     instance_features: int | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         (features,) = self.feature_shape(x)
         own = (
             features // 2 if self.instance_features is None else self.instance_features

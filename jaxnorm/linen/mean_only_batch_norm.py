@@ -1,15 +1,14 @@
 """Mean-only batch normalization as a Flax Linen module."""
 
-from flax import linen as nn
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.linen.affine import affine_params
+from jaxnorm.linen.batch_module import BatchLayer
 
 
-class MeanOnlyBatchNorm(BatchModule):
+class MeanOnlyBatchNorm(BatchLayer):
     """Subtracts the mean of the batch; the companion of `WeightNorm`.
 
     The mathematics is that of `jaxnorm.mean_only_batch_norm`. Variables: `params`:
@@ -32,26 +31,8 @@ class MeanOnlyBatchNorm(BatchModule):
 
     use_scale: bool = False
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
+    def normalize(self, x: Array, options: BatchOptions) -> Array:
+        """Normalizes x; see `BatchLayer`."""
         shape = self.feature_shape(x)
         initial = jaxnorm.init_batch_stats(shape, self.stats_dtype)
         state = self.read({"mean": initial.mean})

@@ -10,7 +10,7 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import align_mask
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import CenteredMoments, measure, measure_power
+from jaxnorm.core.measure import measure, measure_power
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.validation import check_epsilon
@@ -66,10 +66,4 @@ def normalize_by_own_moments(
     else:
         moments = measure_power(x, reduction, mask=mask)
     spec = Standardization(reduction, epsilon, result, center=center)
-    return standardize(spec, x, _or_bias_where_empty(moments), scale, bias, mask)
-
-
-def _or_bias_where_empty(moments: CenteredMoments) -> CenteredMoments:
-    """Returns them such that what has no valid element comes out as the bias."""
-    infinite = jnp.full((1,) * moments.var.ndim, jnp.inf, moments.var.dtype)
-    return moments.or_where_empty(infinite)
+    return standardize(spec, x, moments.or_nothing_where_empty(), scale, bias, mask)
