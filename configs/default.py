@@ -47,6 +47,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.weight_decay = 0.0  # of kernels only
     config.seed = 0
 
+    # What a run survives.
+    config.checkpoint_every = 100  # steps; and at the end of each epoch
+    config.keep_checkpoints = 3  # the newest; and the one with the best test accuracy
+    config.skip_nonfinite = True  # a batch with NaN or infinity changes nothing
+    config.max_bad_batches = 10  # so many in a row end the run
+
     # Devices.
     config.parallelism = "pmap"  # pmap | jit | shard_map
     config.sync = True  # False: each device keeps its own statistics

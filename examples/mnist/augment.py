@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
+def random_shift(keys: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
     """Moves each image by up to `pixels` along each side, and fills with zeros.
 
     Args:
-      key: of the random numbers; each image draws its own shift.
+      keys: (N,) keys of random numbers, one for each image.
       images: (N, H, W, C), any dtype.
       pixels: at most so many, up or down, left or right.
 
@@ -18,9 +18,9 @@ def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
     """
     sides = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     padded = jnp.pad(images, sides)
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
 
-    def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
+    def crop(key: jax.Array, image: jax.Array) -> jax.Array:
+        corner = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
         return lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
 
-    return jax.vmap(crop)(padded, corners)
+    return jax.vmap(crop)(keys, padded)

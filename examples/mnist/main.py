@@ -4,16 +4,20 @@
     python examples/mnist/main.py --config=configs/mnist.py --workdir=/tmp/mnist
     python examples/mnist/main.py --config.parallelism=shard_map --config.norm=group
 
-Every option of `configs/default.py` can be set as `--config.<option>=<value>`.
+Every option of `configs/default.py` can be set as `--config.<option>=<value>`. The same
+command in the same workdir goes on with a run that was ended before its time.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-import interrupt
+import checkpoint
 import jax
+import processes
 import settings
+import signals
 import train
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -33,11 +37,24 @@ config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 flags.DEFINE_string(
-    "workdir", None, "Where results go; a fresh temporary directory if not given."
+    "workdir",
+    None,
+    "Where results go, and where a run goes on; a fresh temporary directory if not "
+    "given.",
 )
 flags.DEFINE_integer(
-    "cpu_devices", 4, "Devices to simulate where JAX has nothing but a CPU."
+    "cpu_devices",
+    4,
+    "Devices to simulate where JAX has nothing but a CPU; in each process.",
 )
+flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "host:port of process 0, for a run of several processes; where a cluster tells, as "
+    "SLURM does, this and the next two need not be given.",
+)
+flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -46,9 +63,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
         FLAGS.config.keys()  # A file that could not be loaded fails when looked at.
     except (flags.Error, OSError) as error:
-        sys.exit(_complain(error))
+        sys.exit(_complain(error, 2))
     if rest[1:]:
-        sys.exit(_complain(f"unexpected arguments: {' '.join(rest[1:])}"))
+        sys.exit(_complain(f"unexpected arguments: {' '.join(rest[1:])}", 2))
     return rest
 
 
@@ -56,28 +73,53 @@ def main(argv: list[str]) -> int:
     """Runs the example; returns the exit code."""
     del argv
     # Orbax and TFDS tell about all they do.
-    logging.set_verbosity(logging.ERROR)
-    interrupt.remember()
-    workdir = Path(FLAGS.workdir or tempfile.mkdtemp(prefix="mnist-"))
+    logging.set_verbosity(logging.FATAL)
+    signals.remember()
+    workdir = Path(FLAGS.workdir or tempfile.gettempdir())
     try:
         settings.check(FLAGS.config)
-        settings.check_workdir(workdir)
         settings.check_cpu_devices(FLAGS.cpu_devices)
         # Before JAX looks for devices; of no effect on accelerators.
         jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
-        settings.check_devices(FLAGS.config, len(jax.local_devices()))
+        processes.start(
+            FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id
+        )
+        settings.check_devices(FLAGS.config, jax.device_count())
+        if FLAGS.workdir is None and processes.is_first():
+            workdir = Path(tempfile.mkdtemp(prefix="mnist-"))
         train.train_and_evaluate(FLAGS.config, workdir)
-    except (settings.ConfigError, DataUnavailableError) as error:
-        return _complain(error)
+    except (
+        settings.ConfigError,
+        DataUnavailableError,
+        processes.ProcessesError,
+    ) as error:
+        return _complain(error, 2)
+    except (
+        train.BadBatchesError,
+        checkpoint.WriteError,
+        processes.RefusedError,
+    ) as error:
+        return _complain(error, 1)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        _complain(f"this process lost another one, or the network: {error}", 1)
+        # The usual way out would wait for the process that is lost.
+        os._exit(1)
+    except signals.Terminated:
+        if processes.is_first():
+            print("\nterminated; a checkpoint is saved, and the same command goes on")
+        return 0
     except KeyboardInterrupt:
-        print(f"\ninterrupted; results of finished epochs are in {workdir}")
+        print(f"\ninterrupted; the same command goes on from {workdir}")
         return 130
     return 0
 
 
-def _complain(message: object) -> int:
-    print(f"main.py: error: {' '.join(str(message).split())}", file=sys.stderr)
-    return 2
+def _complain(message: object, code: int) -> int:
+    text = " ".join(str(message).split())
+    print(f"main.py: error: {text}", file=sys.stderr, flush=True)
+    return code
 
 
 if __name__ == "__main__":

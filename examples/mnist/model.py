@@ -33,7 +33,12 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, mask: jax.Array | None = None, train: bool
+        self,
+        images: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        dropout_keys: jax.Array | None = None,
+        train: bool,
     ) -> jax.Array:
         """Returns logits.
 
@@ -41,7 +46,9 @@ class CNN(nn.Module):
           images: (N, 28, 28, 1) uint8.
           mask: (N,) bool, False for padding, which reaches no statistic; None: no
             padding.
-          train: normalize by the statistics of this batch, and drop activations.
+          dropout_keys: (N,) keys of random numbers, one for each image; None: nothing
+            is dropped.
+          train: normalize by the statistics of this batch.
 
         Returns:
           (N, 10) float32.
@@ -62,16 +69,22 @@ class CNN(nn.Module):
                 return nn.relu(norm(x, mask=x_mask))
             return norm(nn.relu(x), mask=x_mask)
 
-        def dropout(x: jax.Array) -> jax.Array:
-            return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        dropout = nn.Dropout(self.dropout_rate, deterministic=False, parent=None)
+
+        def drop(x: jax.Array, layer: int) -> jax.Array:
+            if dropout_keys is None or not self.dropout_rate:
+                return x
+            # By example, so that it does not matter on which device one is.
+            keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, layer)
+            return jax.vmap(lambda row, key: dropout.apply({}, row, rng=key))(x, keys)
 
         x = (images.astype(jnp.float32) / 255).astype(self.dtype)
         first, second, third = WIDTHS
         x = hidden(nn.Conv(first, (3, 3), padding="VALID", dtype=self.dtype), x)
         x = hidden(nn.Conv(second, (3, 3), padding="VALID", dtype=self.dtype), x)
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        x = dropout(x.reshape((x.shape[0], -1)))
-        x = dropout(hidden(nn.Dense(third, dtype=self.dtype), x))
+        x = drop(x.reshape((x.shape[0], -1)), 0)
+        x = drop(hidden(nn.Dense(third, dtype=self.dtype), x), 1)
         return nn.Dense(10, dtype=self.dtype)(x).astype(jnp.float32)
 
 

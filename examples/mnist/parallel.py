@@ -1,6 +1,8 @@
 """Three ways to run one step on all devices: pmap, jit, and shard_map.
 
 Each of the three functions returns a `Parallel`; the training loop is the same for all.
+The devices may be those of several processes, each of which then runs this program and
+holds the data of its own devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from data import Batch
-from flax import jax_utils
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
+from processes import gather
 from step import Sums, TrainState
 
 AXIS = "devices"
@@ -23,9 +25,11 @@ class Parallel(NamedTuple):
     """How steps run on several devices.
 
     Attributes:
-      place_state: puts a state of the host on the devices.
+      place_state: puts a state of the host on the devices. Where statistics are not
+        synchronized, its `batch_stats` have a leading axis of devices.
       place_variables: puts a tree of the host on every device.
-      place_batch: divides a batch of the host over the devices.
+      place_batch: `(take, size) -> batch`, divides `size` rows over the devices, which
+        must divide it; `take(rows)` makes the rows of one device.
       train_step: `(state, batch) -> (state, sums)`, to be called or lowered; the state
         passed in is used up.
       eval_step: `(variables, batch) -> sums`, to be called or lowered.
@@ -36,7 +40,7 @@ class Parallel(NamedTuple):
 
     place_state: Callable[[TrainState], TrainState]
     place_variables: Callable[[Any], Any]
-    place_batch: Callable[[Batch], Batch]
+    place_batch: Callable[[Callable[[np.ndarray], Batch], int], Batch]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]]
     eval_step: Callable[[Any, Batch], Sums]
     fetch: Callable[[Any], Any]
@@ -47,20 +51,29 @@ def with_pmap(
     devices: Sequence[jax.Device], train_step: Callable, eval_step: Callable, sync: bool
 ) -> Parallel:
     """Every device runs the program on its slice of a leading axis of devices."""
-    del sync  # Each device has its own copy of everything, equal or not.
-    batch_sharding = NamedSharding(_mesh(devices), P(AXIS))
-    replicate = partial(jax_utils.replicate, devices=devices)
+    per_device = NamedSharding(_mesh(devices), P(AXIS))
+
+    def replicate(tree):
+        return _place(stack(tree, len(devices)), per_device)
+
+    def place_state(state):
+        if sync:
+            return replicate(state)
+        own = _place(state.batch_stats, per_device)
+        return replicate(state.replace(batch_stats={})).replace(batch_stats=own)
+
+    def place_batch(take, size):
+        return _place_rows(take, _deal(size, len(devices)), per_device)
+
     pmap = partial(jax.pmap, axis_name=AXIS, devices=devices)
     return Parallel(
-        place_state=replicate,
+        place_state=place_state,
         place_variables=replicate,
-        place_batch=lambda batch: jax.device_put(
-            _deal(batch, len(devices)), batch_sharding
-        ),
+        place_batch=place_batch,
         train_step=pmap(partial(train_step, axis_name=AXIS), donate_argnums=0),
         eval_step=pmap(partial(eval_step, axis_name=AXIS)),
-        fetch=lambda tree: jax.device_get(jax_utils.unreplicate(tree)),
-        fetch_statistics=lambda state: jax.device_get(state.batch_stats),
+        fetch=lambda tree: jax.tree.map(lambda x: x[0], _first_shard(tree)),
+        fetch_statistics=lambda state: _concatenated(state.batch_stats),
     )
 
 
@@ -70,12 +83,18 @@ def with_jit(
     """One program on the whole batch; the compiler divides it and communicates."""
     if not sync:
         raise ValueError("under jit, statistics are those of the whole batch")
-    replicated = NamedSharding(_mesh(devices), P())
-    place = partial(jax.device_put, device=replicated)
+    mesh = _mesh(devices)
+    replicated = NamedSharding(mesh, P())
+    place = partial(_place, sharding=replicated)
+
+    def place_batch(take, size):
+        rows = _deal(size, len(devices)).ravel()
+        return _place_rows(take, rows, NamedSharding(mesh, P(AXIS)))
+
     return Parallel(
         place_state=place,
         place_variables=place,
-        place_batch=partial(_place_rows, devices=devices),
+        place_batch=place_batch,
         # Left to itself, the compiler may divide the new state as it likes, and the
         # next step would be another program.
         train_step=jax.jit(
@@ -84,8 +103,8 @@ def with_jit(
             out_shardings=replicated,
         ),
         eval_step=jax.jit(partial(eval_step, axis_name=None), out_shardings=replicated),
-        fetch=jax.device_get,
-        fetch_statistics=lambda state: _copies(state.batch_stats),
+        fetch=_first_shard,
+        fetch_statistics=lambda state: _stacked(state.batch_stats),
     )
 
 
@@ -104,14 +123,8 @@ def with_shard_map(
         return state.replace(batch_stats=equal), sums
 
     def place_state(state):
-        placed = jax.device_put(state, replicated)
-        if sync:
-            return placed
-        # Statistics that differ need an axis along which they do.
-        stacked = jax.tree.map(
-            lambda x: np.stack([x] * len(devices)), state.batch_stats
-        )
-        return placed.replace(batch_stats=jax.device_put(stacked, per_device))
+        own = _place(state.batch_stats, replicated if sync else per_device)
+        return _place(state, replicated).replace(batch_stats=own)
 
     def own_statistics_step(state, batch):
         own = jax.tree.map(lambda x: x[0], state.batch_stats)
@@ -133,10 +146,14 @@ def with_shard_map(
             out_specs=(specs, P()),
         )(state, batch)
 
+    def place_batch(take, size):
+        return _place_rows(take, _deal(size, len(devices)).ravel(), per_device)
+
+    fetch_statistics = _stacked if sync else _concatenated
     return Parallel(
         place_state=place_state,
-        place_variables=partial(jax.device_put, device=replicated),
-        place_batch=partial(_place_rows, devices=devices),
+        place_variables=partial(_place, sharding=replicated),
+        place_batch=place_batch,
         train_step=jax.jit(sharded_train_step, donate_argnums=0),
         eval_step=jax.jit(
             jax.shard_map(
@@ -146,10 +163,8 @@ def with_shard_map(
                 out_specs=P(),
             )
         ),
-        fetch=jax.device_get,
-        fetch_statistics=lambda state: (
-            _copies(state.batch_stats) if sync else jax.device_get(state.batch_stats)
-        ),
+        fetch=_first_shard,
+        fetch_statistics=lambda state: fetch_statistics(state.batch_stats),
     )
 
 
@@ -170,22 +185,46 @@ def padded_size(batch_size: int, num_devices: int) -> int:
     return -(-batch_size // num_devices) * num_devices
 
 
+def stack(tree: Any, num_devices: int) -> Any:
+    """Returns the tree with a leading axis of devices, along which all is equal."""
+    return jax.tree.map(
+        lambda x: np.broadcast_to(x, (num_devices, *np.shape(x))), jax.device_get(tree)
+    )
+
+
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def _deal(batch: Batch, num_devices: int) -> Batch:
-    # As cards are dealt: in a short batch, padding comes last, and every device is to
-    # have its share of the examples.
-    return jax.tree.map(
-        lambda x: np.stack([x[i::num_devices] for i in range(num_devices)]), batch
-    )
+def _deal(size: int, num_devices: int) -> np.ndarray:
+    # Rows of each device, dealt like cards: in a short batch, padding comes last, and
+    # every device is to have its share of the examples.
+    return np.arange(size).reshape(-1, num_devices).T
 
 
-def _place_rows(batch: Batch, devices: Sequence[jax.Device]) -> Batch:
-    dealt = _deal(batch, len(devices))
-    rows = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), dealt)
-    return jax.device_put(rows, NamedSharding(_mesh(devices), P(AXIS)))
+def _place(tree: Any, sharding: Sharding) -> Any:
+    # Each process places what its own devices hold.
+    def place(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(place, tree)
+
+
+def _place_rows(
+    take: Callable[[np.ndarray], Batch], rows: np.ndarray, sharding: Sharding
+) -> Batch:
+    # Each process reads the rows of its own devices, and no others.
+    indices = sharding.addressable_devices_indices_map(rows.shape)
+    shards = [
+        jax.device_put(take(rows[index]), device) for device, index in indices.items()
+    ]
+
+    def join(*leaves):
+        shape = (*rows.shape, *leaves[0].shape[rows.ndim :])
+        return jax.make_array_from_single_device_arrays(shape, sharding, [*leaves])
+
+    return jax.tree.map(join, *shards)
 
 
 def _as_equal(statistic: jax.Array) -> jax.Array:
@@ -196,9 +235,19 @@ def _as_equal(statistic: jax.Array) -> jax.Array:
     return lax.pmean(statistic, AXIS)
 
 
-def _copies(tree: Any) -> Any:
+def _shards(x: jax.Array) -> list[np.ndarray]:
+    # What each device of this process holds, in the order of devices.
+    return [np.asarray(shard.data) for shard in x.addressable_shards]
+
+
+def _first_shard(tree: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), tree)
+
+
+def _concatenated(tree: Any) -> Any:
+    return jax.tree.map(lambda x: gather(np.concatenate(_shards(x))), tree)
+
+
+def _stacked(tree: Any) -> Any:
     # Reads what each device holds, although all copies should be equal.
-    return jax.tree.map(
-        lambda x: np.stack([np.asarray(shard.data) for shard in x.addressable_shards]),
-        tree,
-    )
+    return jax.tree.map(lambda x: gather(np.stack(_shards(x))), tree)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from checkpoint import write_atomically
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tensorboardX import SummaryWriter
@@ -18,8 +19,10 @@ class Metrics(NamedTuple):
       train_accuracy: likewise; in [0, 1].
       test_loss: mean over the test split, after the epoch.
       test_accuracy: likewise; in [0, 1].
-      images_per_second: of training steps alone, without compilation and evaluation.
+      images_per_second: of training steps, since this process went on with the epoch;
+        without compilation and evaluation.
       stats_spread: the largest difference of a running statistic between devices.
+      bad_batches: how many had a loss, gradient or statistic that is not finite.
     """
 
     epoch: int
@@ -29,6 +32,7 @@ class Metrics(NamedTuple):
     test_accuracy: float
     images_per_second: float
     stats_spread: float
+    bad_batches: int
 
     def __str__(self) -> str:
         return (
@@ -37,21 +41,29 @@ class Metrics(NamedTuple):
             f" | test loss {self.test_loss:.4f} accuracy {self.test_accuracy:.2%}"
             f" | {self.images_per_second:,.0f} images/s"
             f" | stats_spread {self.stats_spread:.2g}"
+            + f" | bad batches {self.bad_batches}"
+            * (self.bad_batches > 0)
         )
 
 
 class Report:
     """Writes each epoch as soon as it is over; a context manager.
 
+    Args:
+      workdir: where to; it exists.
+      epochs: those that are over. Files that tell of more, or fewer, are corrected.
+
     Attributes:
       epochs: the metrics so far.
     """
 
-    def __init__(self, workdir: Path):
-        self.epochs: list[Metrics] = []
+    def __init__(self, workdir: Path, epochs: list[Metrics]):
+        self.epochs = epochs
         self._workdir = workdir
-        self._lines = (workdir / "metrics.jsonl").open("w")
-        self._events = SummaryWriter(str(workdir))
+        path = workdir / "metrics.jsonl"
+        write_atomically(path, "".join(_line(metrics) for metrics in epochs))
+        self._lines = path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=len(epochs) + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -63,9 +75,9 @@ class Report:
     def add(self, metrics: Metrics) -> None:
         """Appends one epoch to `metrics.jsonl` and to the TensorBoard events."""
         self.epochs.append(metrics)
-        values = metrics._asdict()
-        self._lines.write(json.dumps(values) + "\n")
+        self._lines.write(_line(metrics))
         self._lines.flush()
+        values = metrics._asdict()
         epoch = values.pop("epoch")
         for name, value in values.items():
             self._events.add_scalar(name, value, epoch)
@@ -86,3 +98,7 @@ class Report:
             axes.grid(alpha=0.3)
             axes.legend()
         figure.savefig(self._workdir / "curves.png", dpi=150)
+
+
+def _line(metrics: Metrics) -> str:
+    return json.dumps(metrics._asdict()) + "\n"

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -78,6 +77,10 @@ RULES: dict[str, Rule] = {
     "schedule": _one_of("constant", "cosine"),
     "weight_decay": _number(lambda x: 0 <= x < float("inf"), "at least 0"),
     "seed": _whole(0, 2**32 - 1),
+    "checkpoint_every": _whole(1),
+    "keep_checkpoints": _whole(2),
+    "skip_nonfinite": _TRUTH,
+    "max_bad_batches": _whole(1),
     "parallelism": _one_of(*PARALLELISMS),
     "sync": _TRUTH,
 }
@@ -135,18 +138,6 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
             f"it is {size}, with {num_devices} devices and "
             f"config.batch_size={config.batch_size}"
         )
-
-
-def check_workdir(workdir: Path) -> None:
-    """Raises `ConfigError` where a run would write over another one's results."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ConfigError(f"--workdir={workdir} is not a directory")
-    for name in ("metrics.jsonl", "checkpoint"):
-        if (workdir / name).exists():
-            raise ConfigError(
-                f"--workdir={workdir} already holds the {name} of another run; "
-                "name another directory, or remove that one"
-            )
 
 
 def check_cpu_devices(number: int) -> None:

@@ -1,5 +1,7 @@
 """One training step and one evaluation step, the same for every parallelism."""
 
+import functools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,11 +28,18 @@ class Sums(NamedTuple):
     """Sums over examples, of all devices; float32 scalars.
 
     Sums, not means: batches may hold different numbers of examples.
+
+    Attributes:
+      loss: of all examples.
+      correct: how many are classified correctly.
+      count: how many there are.
+      bad: 1 where training met a loss, a gradient or a statistic that is not finite.
     """
 
     loss: jax.Array
     correct: jax.Array
     count: jax.Array
+    bad: jax.Array
 
 
 def train_step(
@@ -40,6 +49,7 @@ def train_step(
     axis_name: str | None,
     seed: int,
     max_shift: int = 0,
+    skip_nonfinite: bool = True,
     reference: np.ndarray | None = None,
 ) -> tuple[TrainState, Sums]:
     """Updates the state with one batch.
@@ -48,19 +58,22 @@ def train_step(
       state: the state before.
       batch: this device's part of the batch; the whole batch if `axis_name` is None.
       axis_name: the device axis that the batch is divided over, or None.
-      seed: of shifts and dropout; each step and device draws its own.
+      seed: of shifts and dropout. They are functions of seed, step and row, whatever
+        device a row is on.
       max_shift: images are moved by up to so many pixels, at random.
+      skip_nonfinite: leave parameters, optimizer and statistics as they were, on all
+        devices, where a loss, a gradient or a statistic of any is not finite. The
+        examples of such a batch are not counted, either.
       reference: images of virtual batch norm, (R, 28, 28, 1) uint8, the same on all
         devices; None for other normalizers.
 
     Returns:
       The state after, and the sums of this batch.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, lax.axis_index(axis_name))
-    shift_key, dropout_key = jax.random.split(key)
-    images = random_shift(shift_key, batch.images, max_shift)
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch.rows)
+    shift_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    images = random_shift(shift_keys, batch.images, max_shift)
     # Devices may hold different numbers of examples, so what is summed over devices is
     # the local sum divided by the global count, never a mean of local means.
     count = _sum_over_devices(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
@@ -72,12 +85,13 @@ def train_step(
             variables,
             images,
             mask=batch.mask,
+            dropout_keys=dropout_keys,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
         )
         sums = _local_sums(logits, batch)
-        return sums.loss / count, (sums, updates)
+        finite = _all_finite((sums.loss, updates))
+        return sums.loss / count, (sums._replace(bad=_number(~finite)), updates)
 
     # The local loss is differentiated and the gradients are summed afterwards: under
     # pmap, the gradient of a loss that is already summed is too large by the number of
@@ -87,7 +101,15 @@ def train_step(
     gradients, sums = _sum_over_devices((gradients, sums), axis_name)
     # Models without running statistics return no such collection.
     batch_stats = updates.get("batch_stats", state.batch_stats)
-    return state.apply_gradients(grads=gradients, batch_stats=batch_stats), sums
+    after = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
+
+    # Of sums over devices, so that all devices decide alike.
+    bad = (sums.bad > 0) | ~_all_finite(gradients)
+    if skip_nonfinite:
+        keep_if_bad = partial(jax.tree.map, partial(jnp.where, bad))
+        after = keep_if_bad(state, after).replace(step=after.step)
+        sums = keep_if_bad(jax.tree.map(jnp.zeros_like, sums), sums)
+    return after, sums._replace(bad=_number(bad))
 
 
 def collect_reference(
@@ -128,7 +150,17 @@ def _local_sums(logits: jax.Array, batch: Batch) -> Sums:
         loss=jnp.sum(jnp.where(batch.mask, losses, 0)),
         correct=jnp.sum(batch.mask & correct, dtype=jnp.float32),
         count=jnp.sum(batch.mask, dtype=jnp.float32),
+        bad=jnp.zeros(()),
     )
+
+
+def _all_finite(tree) -> jax.Array:
+    finite = (jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree))
+    return functools.reduce(jnp.logical_and, finite)
+
+
+def _number(truth: jax.Array) -> jax.Array:
+    return truth.astype(jnp.float32)
 
 
 def _sum_over_devices(tree, axis_name: str | None):

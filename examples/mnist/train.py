@@ -1,55 +1,33 @@
 """Trains and evaluates the MNIST model."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import checkpoint
 import data
 import drift
-import interrupt
 import jax
 import ml_collections
 import numpy as np
 import optax
-from flax import traverse_util
+import processes
+import signals
+from evaluation import evaluate, means
 from flax.linen import Module
+from journal import Journal
 from model import create_model
-from parallel import PARALLELISMS, Parallel, padded_size, statistics_axis
-from report import Metrics, Report
+from optimizer import create_optimizer
+from parallel import PARALLELISMS, Parallel, padded_size, stack, statistics_axis
+from report import Metrics
 from step import Sums, TrainState, collect_reference, eval_step, train_step
 from tqdm import tqdm
 
-import jaxnorm
 
-
-def create_optimizer(
-    config: ml_collections.ConfigDict, num_steps: int
-) -> optax.GradientTransformation:
-    """Returns Adam; with decoupled decay of kernels where `config.weight_decay` > 0.
-
-    The gates of batch-instance norm are projected to [0, 1] after each step.
-    """
-    learning_rate = config.learning_rate
-    if config.schedule == "cosine":
-        learning_rate = optax.cosine_decay_schedule(learning_rate, num_steps)
-
-    def kernels(params):
-        # Scales and biases are few, and zero is no natural value for a scale.
-        return traverse_util.path_aware_map(
-            lambda path, _: path[-1] == "kernel", params
-        )
-
-    optimizer = optax.adam(learning_rate)
-    if config.weight_decay:
-        optimizer = optax.adamw(
-            learning_rate, weight_decay=config.weight_decay, mask=kernels
-        )
-    if config.norm == "batch_instance":
-        optimizer = optax.chain(optimizer, jaxnorm.gate_projection())
-    return optimizer
+class BadBatchesError(RuntimeError):
+    """So many batches in a row were not finite that something must be wrong."""
 
 
 def create_state(
@@ -58,164 +36,248 @@ def create_state(
     """Returns the state before the first step."""
     images = np.zeros((1, 28, 28, 1), np.uint8)
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(seed), images)
-    return TrainState.create(
+    state = TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
         tx=optimizer,
         batch_stats=variables.get("batch_stats", {}),
     )
+    return state.replace(step=np.int32(0))
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> Report:
-    """Trains as `config` says, evaluates after every epoch, and saves the variables.
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
+    """Trains as `config` says, and evaluates after every epoch.
+
+    A run that was ended in whatever way goes on from its last checkpoint in `workdir`.
 
     Args:
       config: a valid configuration (see `settings.py`).
       workdir: where results go; made if need be.
+      devices: those to run on, of all processes; None: all there are.
 
-    Returns:
-      The report, with the metrics of all epochs.
+    Raises:
+      signals.Terminated: there was a SIGTERM; a checkpoint is saved.
+      BadBatchesError: too many batches in a row were bad.
+      checkpoint.WriteError: a checkpoint could not be saved.
     """
-    devices = jax.local_devices()
+    devices = devices or jax.devices()
     train, test = data.load(config)
-    workdir.mkdir(parents=True, exist_ok=True)
-    simulated = " (simulated)" if devices[0].platform == "cpu" else ""
-    print(
-        f"workdir: {workdir}\n"
-        f"devices: {len(devices)} x {devices[0].device_kind}{simulated}\n"
-        f"data: {config.dataset}, {len(train.labels):,} training and "
-        f"{len(test.labels):,} test images\n"
-        f"parallelism: {config.parallelism}, batch {config.batch_size} over "
-        f"{len(devices)} devices, statistics "
-        f"{'synchronized' if config.sync else 'of each device its own'}",
-        flush=True,
-    )
-
-    order = data.training_order(len(train.labels), config.batch_size, config.seed)
-    steps_per_epoch = -(-len(train.labels) // config.batch_size)
-    size = padded_size(config.batch_size, len(devices))
-
-    num_steps = config.num_epochs * steps_per_epoch
-    model = create_model(
-        config, statistics_axis(config.parallelism, config.sync), num_steps
-    )
+    num_steps = config.num_epochs * -(-len(train.labels) // config.batch_size)
+    axis_name = statistics_axis(config.parallelism, config.sync)
+    model = create_model(config, axis_name, num_steps)
     optimizer = create_optimizer(config, num_steps)
+    state = jax.device_get(create_state(model, optimizer, config.seed))
+    if not config.sync:
+        state = state.replace(batch_stats=stack(state.batch_stats, len(devices)))
     reference = None
     if config.norm == "virtual":
         reference = data.reference_images(train, config.reference_size, config.seed)
-    collect = jax.jit(
-        partial(collect_reference, images=reference, apply_fn=model.apply)
-    )
+    collect = partial(collect_reference, images=reference, apply_fn=model.apply)
     parallel = PARALLELISMS[config.parallelism](
         devices,
         partial(
             train_step,
             seed=config.seed,
             max_shift=config.max_shift,
+            skip_nonfinite=config.skip_nonfinite,
             reference=reference,
         ),
         partial(eval_step, apply_fn=model.apply),
         config.sync,
     )
-    state = parallel.place_state(create_state(model, optimizer, config.seed))
+    size = padded_size(config.batch_size, len(devices))
+    with Journal(workdir, config, state) as journal:
+        if processes.is_first():
+            print(describe(config, workdir, devices, train, test), flush=True)
+        Run(config, parallel, journal, train, test, size, jax.jit(collect)).go()
 
-    def training_batch(step: int) -> data.Batch:
-        return parallel.place_batch(data.take(train, order[step], size))
 
-    # Compiled ahead, so that images per second are those of training alone.
-    compiled_step = parallel.train_step.lower(state, training_batch(0)).compile()
+class Run:
+    """A run from where its journal says that it is to its end.
 
-    with Report(workdir) as report, tqdm(total=steps_per_epoch, leave=False) as bar:
-        for epoch in range(config.num_epochs):
-            steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
-            bar.reset()
-            bar.set_description(f"epoch {epoch + 1}")
-            start = time.perf_counter()
-            state, sums = run_epoch(
-                compiled_step, state, map(training_batch, steps), bar
-            )
-            jax.block_until_ready(state)
-            seconds = time.perf_counter() - start
+    Args:
+      config: of the run.
+      parallel: how steps run on the devices.
+      journal: keeps what the run leaves.
+      train: the training split.
+      test: the test split.
+      size: rows of a batch, padding included.
+      collect: `collect(params)` is what evaluation needs beside parameters and running
+        statistics.
+    """
 
-            statistics = parallel.fetch_statistics(state)
-            variables = host_variables(parallel, state, statistics, config.sync)
-            variables |= jax.device_get(collect(variables["params"]))
-            train_loss, train_accuracy = means(parallel.fetch(sums))
-            test_loss, test_accuracy = evaluate(parallel, variables, test, size)
-            report.add(
-                Metrics(
-                    epoch=epoch + 1,
-                    train_loss=train_loss,
-                    train_accuracy=train_accuracy,
-                    test_loss=test_loss,
-                    test_accuracy=test_accuracy,
-                    images_per_second=len(train.labels) / seconds,
-                    stats_spread=drift.spread(statistics),
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        parallel: Parallel,
+        journal: Journal,
+        train: data.Split,
+        test: data.Split,
+        size: int,
+        collect: Callable[[Any], dict[str, Any]],
+    ):
+        self._config = config
+        self._parallel = parallel
+        self._journal = journal
+        self._train = train
+        self._test = test
+        self._collect = collect
+        num_train = len(train.labels)
+        self._order = data.training_order(num_train, config.batch_size, config.seed)
+        self._steps_per_epoch = -(-num_train // config.batch_size)
+        self._size = size
+
+        self._progress = progress = journal.resume()
+        self._step = int(progress.state.step)
+        self._saved = self._step, progress.epochs
+        progress.state = parallel.place_state(progress.state)
+        # Of a step that may be under way.
+        self._pending: Sums | None = None
+
+    def go(self) -> None:
+        """Trains and evaluates what is left of the run."""
+        # Compiled ahead, so that images per second are those of training alone.
+        step = self._parallel.train_step.lower(self._progress.state, self._batch(0))
+        compiled = step.compile()
+        try:
+            for epoch in range(self._progress.epochs, self._config.num_epochs):
+                images_per_second = self._train_epoch(epoch, compiled)
+                self._end_epoch(epoch, images_per_second)
+        except signals.Terminated:
+            self._save()
+            self._journal.wait()
+            raise
+        self._journal.finish(self._variables(self._statistics()))
+
+    def _train_epoch(self, epoch: int, compiled: Callable) -> float:
+        """Takes the steps that are left of an epoch; returns images per second."""
+        end = (epoch + 1) * self._steps_per_epoch
+        images = 0
+        start = time.perf_counter()
+        with tqdm(
+            desc=f"epoch {epoch + 1}",
+            total=self._steps_per_epoch,
+            initial=self._steps_per_epoch - (end - self._step),
+            leave=False,
+            disable=not processes.is_first(),
+        ) as bar:
+            while self._step < end:
+                signals.check_together()
+                batch = self._batch(self._step)
+                # The batch was made while the step before ran; more than that one may
+                # not be under way, or the progress bar would run ahead of the devices.
+                self._settle()
+                self._progress.state, self._pending = compiled(
+                    self._progress.state, batch
                 )
+                images += len(self._order[self._step])
+                self._step += 1
+                bar.update()
+                if self._step % self._config.checkpoint_every == 0 and self._step < end:
+                    self._save()
+            self._settle()
+        return images / (time.perf_counter() - start)
+
+    def _end_epoch(self, epoch: int, images_per_second: float) -> None:
+        """Evaluates, reports, and saves."""
+        progress = self._progress
+        statistics = self._statistics()
+        train_loss, train_accuracy = means(progress.sums)
+        test_loss, test_accuracy = evaluate(
+            self._parallel, self._variables(statistics), self._test, self._size
+        )
+        metrics = Metrics(
+            epoch=epoch + 1,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            images_per_second=images_per_second,
+            stats_spread=drift.spread(statistics),
+            bad_batches=int(progress.sums[Sums._fields.index("bad")]),
+        )
+        self._journal.add(metrics)
+        progress.epochs += 1
+        progress.sums = np.zeros_like(progress.sums)
+        self._save(test_accuracy)
+
+    def _batch(self, step: int) -> data.Batch:
+        take = partial(data.take, self._train, self._order[step])
+        return self._parallel.place_batch(take, self._size)
+
+    def _settle(self) -> None:
+        """Waits for the step that is under way, and counts it."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        sums = self._parallel.fetch(pending)
+        progress = self._progress
+        progress.sums = progress.sums + np.asarray(sums, np.float64)
+        progress.bad_in_a_row = progress.bad_in_a_row + 1 if sums.bad else 0
+        if progress.bad_in_a_row == self._config.max_bad_batches:
+            raise BadBatchesError(
+                f"{progress.bad_in_a_row} batches in a row gave a loss, a gradient or "
+                f"a statistic that is not finite, the last one at step {self._step}; "
+                f"the last checkpoint is that of step {self._saved[0]}"
             )
-            bar.clear()
-            print(report.epochs[-1], flush=True)
-        report.draw_curves()
-    checkpoint.save(workdir / "checkpoint", variables)
-    return report
+
+    def _save(self, test_accuracy: float | None = None) -> None:
+        """Begins to save the state, unless that is done or the state is bad."""
+        self._settle()
+        now = self._step, self._progress.epochs
+        bad = self._progress.bad_in_a_row and not self._config.skip_nonfinite
+        if now == self._saved or bad:
+            return
+        state = self._progress.state
+        statistics = {} if self._config.sync else self._statistics()
+        host = self._parallel.fetch(
+            state if self._config.sync else state.replace(batch_stats={})
+        )
+        if not self._config.sync:
+            host = host.replace(batch_stats=statistics)
+        self._journal.save(
+            dataclasses.replace(self._progress, state=host), test_accuracy
+        )
+        self._saved = now
+
+    def _statistics(self) -> Any:
+        """Returns the running statistics, with a leading axis of devices."""
+        return self._parallel.fetch_statistics(self._progress.state)
+
+    def _variables(self, statistics: Any) -> dict[str, Any]:
+        """Returns what evaluation takes, on the host, with one set of statistics.
+
+        Those of devices that are not synchronized are merged.
+        """
+        if self._config.sync:
+            batch_stats = jax.tree.map(lambda x: x[0], statistics)
+        else:
+            batch_stats = drift.merge(statistics)
+        params = self._parallel.fetch(self._progress.state.params)
+        variables = {"params": params, "batch_stats": batch_stats}
+        return variables | jax.device_get(self._collect(params))
 
 
-def run_epoch(
-    step: Callable, state: TrainState, batches: Iterable[data.Batch], bar: tqdm
-) -> tuple[TrainState, list[Sums]]:
-    """Takes one step on each batch; returns the last state and the sums of all."""
-    history: list[Sums] = []
-    for batch in batches:
-        interrupt.check()
-        state, sums = step(state, batch)
-        # At most two steps are under way: the next batch is made while a step runs,
-        # yet the progress bar does not run ahead of the devices.
-        jax.block_until_ready(history[-1:])
-        history.append(sums)
-        bar.update()
-    return state, history
-
-
-def evaluate(
-    parallel: Parallel, variables: Any, split: data.Split, size: int
-) -> tuple[float, float]:
-    """Returns mean loss and accuracy over all examples of `split`, each counted once.
-
-    Args:
-      parallel: how to run.
-      variables: collections of the model, on the host.
-      split: the examples.
-      size: rows in a batch, a multiple of the number of devices.
-    """
-    placed = parallel.place_variables(variables)
-    history = []
-    for start in range(0, len(split.labels), size):
-        indices = np.arange(start, min(start + size, len(split.labels)))
-        batch = parallel.place_batch(data.take(split, indices, size))
-        history.append(parallel.eval_step(placed, batch))
-        jax.block_until_ready(history[-2:-1])
-    return means(parallel.fetch(history))
-
-
-def means(history: list[Sums]) -> tuple[float, float]:
-    """Returns mean loss and accuracy over all examples of some steps."""
-    loss, correct, count = np.sum(np.asarray(history, np.float64), axis=0)
-    return float(loss / count), float(correct / count)
-
-
-def host_variables(
-    parallel: Parallel, state: TrainState, statistics: Any, sync: bool
-) -> dict[str, Any]:
-    """Returns the variables for evaluation and checkpoints, with one set of statistics.
-
-    Args:
-      parallel: where `state` lies.
-      state: the training state on the devices.
-      statistics: its `batch_stats` with a leading axis of devices.
-      sync: whether the devices hold the same statistics; otherwise they are merged.
-    """
-    if sync:
-        batch_stats = jax.tree.map(lambda x: x[0], statistics)
-    else:
-        batch_stats = drift.merge(statistics)
-    return {"params": parallel.fetch(state.params), "batch_stats": batch_stats}
+def describe(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device],
+    train: data.Split,
+    test: data.Split,
+) -> str:
+    """Returns some lines on what is trained, and on what."""
+    simulated = " (simulated)" if devices[0].platform == "cpu" else ""
+    several = f" of {jax.process_count()} processes" * (jax.process_count() > 1)
+    kind = "synchronized" if config.sync else "of each device its own"
+    return (
+        f"workdir: {workdir}\n"
+        f"devices: {len(devices)} x {devices[0].device_kind}{simulated}{several}\n"
+        f"data: {config.dataset}, {len(train.labels):,} training and "
+        f"{len(test.labels):,} test images\n"
+        f"parallelism: {config.parallelism}, batch {config.batch_size} over "
+        f"{len(devices)} devices, statistics {kind}"
+    )

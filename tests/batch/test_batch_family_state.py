@@ -42,7 +42,7 @@ def test_skip_nonfinite(name, rng):
         np.testing.assert_array_equal(guarded[0], plain[0])  # y
     good, kept = results[True]
     for value, wanted in zip(good[1:], results[False][0][1:], strict=True):
-        np.testing.assert_array_equal(value, wanted)
+        np.testing.assert_allclose(value, wanted, rtol=3e-7)  # another program
     for value, old in zip(kept[1:], jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(value, old)
     unguarded = results[False][1][1:]

@@ -76,7 +76,7 @@ def build(get_config, digits):
     import data
     import train
     from model import create_model
-    from parallel import PARALLELISMS, statistics_axis
+    from parallel import PARALLELISMS, stack, statistics_axis
     from step import eval_step, train_step
 
     @cache
@@ -101,6 +101,8 @@ def build(get_config, digits):
             lambda path, x: np.float32(1) + x if path[-1].key == "count" else x,
             state.batch_stats,
         )
+        if not sync:
+            statistics = stack(statistics, num_devices)
         return parallel, state.replace(batch_stats=statistics)
 
     return build
@@ -113,9 +115,9 @@ def run(build, digits):
 
     def run(parallelism, indices, size, **options):
         parallel, start = build(parallelism, **options)
-        batch = data.take(digits, np.asarray(indices), size)
+        take = partial(data.take, digits, np.asarray(indices))
         state, sums = parallel.train_step(
-            parallel.place_state(start), parallel.place_batch(batch)
+            parallel.place_state(start), parallel.place_batch(take, size)
         )
         gradients = jax.tree.map(
             np.subtract, start.params, parallel.fetch(state.params)
@@ -123,6 +125,25 @@ def run(build, digits):
         return gradients, parallel.fetch_statistics(state), parallel.fetch(sums)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Runs share what they compile, those in processes of their own, too."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    options = {
+        "jax_compilation_cache_dir": cache,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in options.items():
+            environment.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The measurements run, and show what the README says of them."""
 
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ def rows(root):
             capture_output=True,
             text=True,
             timeout=300,
+            env={**os.environ, "XLA_FLAGS": ""},  # what users run
         )
         assert result.returncode == 0, result.stderr
         lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
@@ -46,3 +48,12 @@ def test_accuracy(rows):
     for name in ("jaxnorm, warm", "jaxnorm, cold, two passes"):
         assert max(map(float, errors[name])) < 1e-5
     assert max(map(float, errors["jaxnorm, cold"])) < 10
+
+
+def test_scaling(rows):
+    # Three layers: one each forward, and at most one each backward; what they carry is
+    # five numbers a feature, on any number of devices.
+    for row in rows("scaling.py", "--devices=16"):
+        if row[1] in ("all devices", "groups of 8"):
+            assert int(row[4]) <= 6
+            assert row[5] == f"{4 * 5 * (32 + 64 + 128):,}"

@@ -34,7 +34,7 @@ def test_order_is_a_function_of_seed_and_step():
 
 
 def test_a_short_batch_is_padded_and_masked(split):
-    batch = data.take(split, np.array([4, 2, 7]), size=5)
+    batch = data.take(split, np.array([4, 2, 7]), rows=np.arange(5))
     assert batch.images.shape == (5, 28, 28, 1)
     assert batch.images.dtype == np.uint8
     np.testing.assert_array_equal(batch.mask, [True, True, True, False, False])

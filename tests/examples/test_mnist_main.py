@@ -11,6 +11,8 @@ import pytest
 from model import create_model
 from norms import NORMS
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 KEYS = [
     "epoch",
     "train_loss",
@@ -19,6 +21,7 @@ KEYS = [
     "test_accuracy",
     "images_per_second",
     "stats_spread",
+    "bad_batches",
 ]
 SMALL = [
     "--cpu_devices=2",
@@ -56,7 +59,7 @@ def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
     model = create_model(get_config(), axis_name=None)
     images = np.zeros((1, 28, 28, 1), np.uint8)
     fresh = model.init(jax.random.key(1), images, train=False)
-    variables = checkpoint.load(workdir / "checkpoint", like=fresh)
+    variables = checkpoint.load_variables(workdir / "variables", like=fresh)
     jax.tree.map(
         lambda a, b: np.testing.assert_equal(a.shape, b.shape), variables, fresh
     )
@@ -102,7 +105,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 130, errors
-    assert f"results of finished epochs are in {tmp_path}" in output
+    assert f"the same command goes on from {tmp_path}" in output
     assert "Traceback" not in errors
     epochs = read_lines(tmp_path / "metrics.jsonl")
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, len(epochs) + 1))

@@ -66,19 +66,26 @@ def test_parameters_statistics_and_logits_are_float32(get_config, images, dtype)
     assert hidden.dtype == dtype
 
 
-def test_dropout_in_training_only(get_config, images):
-    model = create_model(get_config(dropout_rate=0.5), axis_name=None)
+def test_dropout_is_a_function_of_the_key_of_each_example(get_config, images):
+    model = create_model(get_config(dropout_rate=0.5, norm="none"), axis_name=None)
     variables = init(model, images)
 
-    def logits(key, train):
-        outputs, _ = model.apply(
-            variables,
-            images,
-            train=train,
-            rngs={"dropout": jax.random.key(key)},
-            mutable=["batch_stats"],
-        )
-        return outputs
+    def logits(*seeds):
+        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        return model.apply(variables, images, dropout_keys=keys, train=True)
 
-    assert not np.array_equal(logits(0, train=True), logits(1, train=True))
-    np.testing.assert_array_equal(logits(0, train=False), logits(1, train=False))
+    few = logits(*range(len(images)))
+    others = logits(7, *range(1, len(images)))
+    assert not np.allclose(few[0], others[0])
+    np.testing.assert_allclose(few[1:], others[1:], rtol=1e-6)
+
+
+def test_no_keys_no_dropout(get_config, images):
+    config = get_config(dropout_rate=0.5)
+    model = create_model(config, axis_name=None)
+    without = create_model(get_config(), axis_name=None)
+    variables = init(model, images)
+    np.testing.assert_array_equal(
+        model.apply(variables, images, train=False),
+        without.apply(variables, images, train=False),
+    )

@@ -12,8 +12,9 @@ import pytest
 import train
 from model import create_model
 from norms import NORMS
+from optimizer import create_optimizer
 from parallel import PARALLELISMS, statistics_axis
-from step import eval_step, train_step
+from step import collect_reference, eval_step, train_step
 
 NUM_DEVICES = 4
 
@@ -30,19 +31,22 @@ def compiled_quickly():
 def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
     options = {"learning_rate": 0.02, "virtual_batch_size": 4}
     parallel, state = build("jit", num_devices=1, norm=norm, **options)
-    batch = data.take(digits, np.arange(13), size=16)
-    noise = np.where(batch.mask, 0, 99).astype(np.uint8)
-    noisy = batch._replace(images=batch.images + noise[:, None, None, None])
+    take = partial(data.take, digits, np.arange(13))
 
-    def losses(batch):
-        placed, current = parallel.place_batch(batch), parallel.place_state(state)
+    def take_with_noise(rows):
+        batch = take(rows)
+        noise = np.where(batch.mask, 0, 99).astype(np.uint8)
+        return batch._replace(images=batch.images + noise[:, None, None, None])
+
+    def losses(take):
+        placed, current = parallel.place_batch(take, 16), parallel.place_state(state)
         for _ in range(4):
             current, sums = parallel.train_step(current, placed)
             yield float(sums.loss)
 
-    history = list(losses(batch))
+    history = list(losses(take))
     assert history[-1] < history[0]
-    assert list(losses(noisy)) == history
+    assert list(losses(take_with_noise)) == history
 
 
 _CROSSING = [
@@ -99,7 +103,7 @@ def test_types_under_shard_map(get_config, digits, norm, sync):
             state.batch_stats,
         )
         state = state.replace(batch_stats=stacked)
-    batch = data.take(digits, np.arange(64), size=64)
+    batch = data.take(digits, np.arange(64), np.arange(64))
     after, _ = jax.eval_shape(parallel.train_step, state, batch)
     shapes = partial(jax.tree.map, lambda x: (x.shape, x.dtype))
     assert shapes(after) == shapes(state)
@@ -112,7 +116,8 @@ def test_without_sync_statistics_can_be_merged(run, build, norm):
     assert (drift.spread(statistics) > 0) == (norm == "renorm")
     _, start = build("shard_map", **options)
     shapes = partial(jax.tree.map, np.shape)
-    assert shapes(drift.merge(statistics)) == shapes(start.batch_stats)
+    one = jax.tree.map(lambda x: x[0], start.batch_stats)
+    assert shapes(drift.merge(statistics)) == shapes(one)
 
 
 def test_virtual_batch_norm_needs_no_batch(build, digits, get_config):
@@ -121,7 +126,7 @@ def test_virtual_batch_norm_needs_no_batch(build, digits, get_config):
     model = create_model(config, axis_name=None)
     _, state = build("jit", num_devices=1, norm="virtual")
     images = data.reference_images(digits, size=8, seed=0)
-    collect = partial(train.collect_reference, apply_fn=model.apply)
+    collect = partial(collect_reference, apply_fn=model.apply)
     variables = {"params": state.params} | collect(state.params, images)
     together = model.apply(variables, digits.images[:4], train=False)
     alone = model.apply(variables, digits.images[:1], train=False)
@@ -142,7 +147,7 @@ def test_reference_images_are_a_function_of_the_seed(digits):
 
 def test_gates_stay_between_0_and_1(get_config):
     config = get_config(norm="batch_instance", learning_rate=0.1)
-    optimizer = train.create_optimizer(config, num_steps=1)
+    optimizer = create_optimizer(config, num_steps=1)
     params = {"gate": np.array([0.0, 1.0, 0.5], np.float32)}
     gradients = {"gate": np.array([1.0, -1.0, -1.0], np.float32)}
     with jax.numpy_dtype_promotion("standard"):  # which optax needs

@@ -4,10 +4,11 @@ from functools import partial
 
 import data
 import drift
+import evaluation
 import jax
 import numpy as np
+import optimizer
 import pytest
-import train
 from model import create_model
 from parallel import PARALLELISMS, padded_size
 from step import eval_step, train_step
@@ -45,7 +46,7 @@ def test_padding_may_hold_anything(run, assert_close, monkeypatch):
     def take_with_noise(*arguments):
         batch = take(*arguments)
         noise = np.where(batch.mask, 0, 99).astype(np.uint8)
-        images = batch.images + noise[:, None, None, None]
+        images = batch.images + noise[..., None, None, None]
         return batch._replace(images=images, labels=batch.labels + noise)
 
     monkeypatch.setattr(data, "take", take_with_noise)
@@ -155,7 +156,7 @@ def test_evaluation_counts_every_example_once(get_config, parallelism, rng):
         partial(eval_step, apply_fn=model.apply),
         True,
     )
-    loss, accuracy = train.evaluate(parallel, variables, split, size=128)
+    loss, accuracy = evaluation.evaluate(parallel, variables, split, size=128)
 
     logits = jax.jit(partial(model.apply, train=False))(variables, split.images)
     logits = np.asarray(logits, np.float64)
@@ -172,10 +173,12 @@ def test_weight_decay_is_of_kernels_only(get_config, decay):
         "Conv_0": {"kernel": np.ones(3), "bias": np.ones(3)},
         "BatchNorm_0": {"scale": np.ones(3), "bias": np.ones(3)},
     }
-    optimizer = train.create_optimizer(config, num_steps=10)
+    transformation = optimizer.create_optimizer(config, num_steps=10)
     gradients = jax.tree.map(np.zeros_like, params)
     with jax.numpy_dtype_promotion("standard"):  # which optax needs
-        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        updates, _ = transformation.update(
+            gradients, transformation.init(params), params
+        )
     kernel = updates["Conv_0"].pop("kernel")
     np.testing.assert_allclose(kernel, -decay * config.learning_rate)
     for leaf in jax.tree.leaves(updates):

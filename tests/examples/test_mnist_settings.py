@@ -42,6 +42,9 @@ def test_all_configurations_are_tested(root):
         ("num_epochs", 0, "at least 1"),
         ("num_train", 0, "at least 1"),
         ("num_test", -1, "at least 1"),
+        ("checkpoint_every", 0, "at least 1"),
+        ("keep_checkpoints", 1, "at least 2"),
+        ("max_bad_batches", 0, "at least 1"),
         ("seed", -1, "at least 0"),
         ("seed", 2**32, "at most"),
         ("bn_momentum", 1.5, r"in \[0, 1\]"),
@@ -119,21 +122,6 @@ def test_a_misspelt_option(get_config):
 def test_a_missing_option():
     with pytest.raises(settings.ConfigError, match="dataset is missing"):
         settings.check(ml_collections.ConfigDict())
-
-
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint"])
-def test_the_results_of_another_run_stay(tmp_path, name):
-    settings.check_workdir(tmp_path)
-    (tmp_path / name).touch()
-    with pytest.raises(settings.ConfigError, match=name):
-        settings.check_workdir(tmp_path)
-
-
-def test_a_workdir_that_is_a_file(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    with pytest.raises(settings.ConfigError, match="not a directory"):
-        settings.check_workdir(path)
 
 
 def test_no_cpu_device():

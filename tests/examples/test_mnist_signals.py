@@ -2,24 +2,24 @@
 
 import signal
 
-import interrupt
 import pytest
+import signals
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_within_a_destructor(monkeypatch):
-    monkeypatch.setattr(interrupt, "_interrupted", interrupt.threading.Event())
+    monkeypatch.setattr(signals, "_interrupted", signals.threading.Event())
 
     class Interrupted:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    interrupt.remember()
+    signals.remember()
     try:
-        interrupt.check()
+        signals.check()
         Interrupted()  # deleted at once; its exception is printed and forgotten
         with pytest.raises(KeyboardInterrupt):
-            interrupt.check()
+            signals.check()
     finally:
         signal.signal(signal.SIGINT, before)
