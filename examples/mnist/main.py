@@ -99,21 +99,28 @@ def main(argv: list[str]) -> int:
         checkpoint.WriteError,
         processes.RefusedError,
     ) as error:
-        return _complain(error, 1)
+        return _leave(_complain(error, 1))
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        _complain(f"this process lost another one, or the network: {error}", 1)
-        # The usual way out would wait for the process that is lost.
-        os._exit(1)
+        return _leave(_complain(f"lost another process, or the network: {error}", 1))
     except signals.Terminated:
         if processes.is_first():
-            print("\nterminated; a checkpoint is saved, and the same command goes on")
+            print("\nterminated; all is saved, and the same command goes on")
         return 0
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from {workdir}")
-        return 130
+        return _leave(130)
     return 0
+
+
+def _leave(code: int) -> int:
+    if jax.process_count() > 1:
+        # The usual way out would wait for processes that are lost, or that wait for
+        # this one.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _complain(message: object, code: int) -> int:

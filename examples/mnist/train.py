@@ -233,12 +233,12 @@ class Run:
         if now == self._saved or bad:
             return
         state = self._progress.state
-        statistics = {} if self._config.sync else self._statistics()
-        host = self._parallel.fetch(
-            state if self._config.sync else state.replace(batch_stats={})
-        )
-        if not self._config.sync:
-            host = host.replace(batch_stats=statistics)
+        if self._config.sync:
+            host = self._parallel.fetch(state)
+        else:
+            own = self._statistics()
+            host = self._parallel.fetch(state.replace(batch_stats={}))
+            host = host.replace(batch_stats=own)
         self._journal.save(
             dataclasses.replace(self._progress, state=host), test_accuracy
         )

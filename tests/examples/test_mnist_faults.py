@@ -78,7 +78,7 @@ def test_terminated(start, tmp_path):
     begin = time.monotonic()
     output = finish(process)
     assert time.monotonic() - begin < 10
-    assert "terminated; a checkpoint is saved" in output
+    assert "terminated; all is saved" in output
     newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     process = start(*ENDLESS, f"--workdir={tmp_path}")
     wait_for_line(process, f"goes on from checkpoint {newest}")

@@ -117,6 +117,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
         (["--config.learning_rat=1"], "did you mean learning_rate?"),
         (["--config.batch_size=many"], "batch_size"),
         (["--config=missing.py"], "missing.py"),
+        (["--num_processes=2"], "--process_id go together"),
         (["--config.norm=ghost", "--config.batch_size=48"], "virtual_batch_size"),
         (["--config.dataset=mnist", "--config.data_dir=missing"], "no MNIST in"),
     ],
