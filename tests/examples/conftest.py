@@ -127,6 +127,12 @@ def run(build, digits):
     return run
 
 
+@pytest.fixture
+def compiled_for_speed(monkeypatch):
+    """Processes that run for long are compiled as for users."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+
+
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
     """Runs share what they compile, those in processes of their own, too."""

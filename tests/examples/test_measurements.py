@@ -28,8 +28,9 @@ def rows(root):
 
 def test_benchmark(rows):
     options = ["--shape=16,4,4,32", "--dtype=bfloat16", "--repeats=2"]
+    options += ["--norm=batch", "--norm=layer"]
     saved = {tuple(row[:4]): row[-1] for row in rows("benchmark.py", *options)}
-    for norm in ("batch", "layer", "rms", "group", "instance"):
+    for norm in ("batch", "layer"):
         ours = float(saved[norm, "16x4x4x32", "bfloat16", "jaxnorm"])
         # in an x so small, vectors weigh almost as much
         assert 2 <= ours < 4

@@ -13,7 +13,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("compiled_once", "compiled_for_speed"),
+]
 
 RUN = [
     "--cpu_devices=2",
@@ -48,7 +51,7 @@ def wait_for_line(process, start):
     pytest.fail(process.stderr.read())
 
 
-@pytest.mark.parametrize(("kills", "num_train"), [(3, 600), (20, 4000)])
+@pytest.mark.parametrize(("kills", "num_train"), [(3, 600), (20, 2000)])
 def test_killed_at_any_moment(start, tmp_path, kills, num_train):
     arguments = [*RUN, f"--config.num_train={num_train}"]
     begin = time.monotonic()

@@ -27,7 +27,18 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+# The others see every example by itself, and none sees the mask.
+_SEE_PADDING = {"batch", "renorm", "ghost", "adaptive", "mean_only", "evo_b0"}
+_SEE_PADDING |= {"switchable", "batch_instance", "instance_batch", "weight", "virtual"}
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        pytest.param(norm, marks=() if norm in _SEE_PADDING else pytest.mark.slow)
+        for norm in NORMS
+    ],
+)
 def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
     options = {"learning_rate": 0.02, "virtual_batch_size": 4}
     parallel, state = build("jit", num_devices=1, norm=norm, **options)
@@ -83,8 +94,13 @@ def test_a_step_equals_that_of_one_device(run, assert_close, parallelism, option
     assert_close(one, other, tolerance=1e-4)
 
 
-@pytest.mark.parametrize("sync", [True, False])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("norm", "sync"),
+    [(norm, True) for norm in NORMS]
+    + [
+        (norm, False) for norm in ("batch", "renorm", "mean_only", "evo_b0", "spectral")
+    ],
+)
 def test_types_under_shard_map(get_config, digits, norm, sync):
     # There types tell what is equal on all devices, and a step keeps them, or fails.
     config = get_config(norm=norm, virtual_batch_size=8)
@@ -156,6 +172,7 @@ def test_gates_stay_between_0_and_1(get_config):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_for_speed")
 @pytest.mark.parametrize("norm", NORMS)
 def test_it_learns_the_digits(start, tmp_path, norm):
     process = start(

@@ -91,6 +91,7 @@ def test_bit_for_bit(go, capsys, parallelism):
     assert_equal(variables(parts), variables(whole))
 
 
+@pytest.mark.slow
 def test_on_other_devices(go):
     whole = go("whole")
     go("parts", 4, parallelism="shard_map", num_devices=2)
@@ -105,6 +106,7 @@ def test_on_other_devices(go):
     jax.tree.map(compare, variables(parts), variables(whole))
 
 
+@pytest.mark.slow
 def test_devices_with_statistics_of_their_own(go):
     options = {"parallelism": "shard_map", "sync": False}
     whole = go("whole", **options)
@@ -143,6 +145,7 @@ def test_a_damaged_checkpoint(go, capsys):
     assert_equal(variables(parts), variables(whole))
 
 
+@pytest.mark.slow
 def test_metrics_that_are_ahead_of_the_checkpoint(go):
     # As after a kill between the line of an epoch and its checkpoint.
     parts = go("parts", 4)
