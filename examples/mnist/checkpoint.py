@@ -5,6 +5,7 @@ a killed process left half done, or a disk has changed since, is found at the ne
 start, and the one before is taken.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -65,6 +66,7 @@ class Checkpoints:
         )
         self._sealer = ThreadPoolExecutor(max_workers=1)
         self._sealing: Future[None] | None = None
+        self._failed = False
 
     def save(
         self, step: int, state: Any, position: dict[str, Any], score: float | None
@@ -133,7 +135,9 @@ class Checkpoints:
             self.wait()
         finally:
             self._sealer.shutdown()
-            self._manager.close()
+            # What has been raised already is no second error.
+            with contextlib.suppress(*[Exception] * self._failed):
+                self._manager.close()
 
     def _seal(self, step: int) -> None:
         try:
@@ -142,6 +146,7 @@ class Checkpoints:
             directory = self._directory / str(step)
             write_atomically(directory / CHECKSUMS, json.dumps(_checksums(directory)))
         except Exception as error:
+            self._failed = True
             raise WriteError(
                 f"checkpoint {step} could not be saved: {error}"
             ) from error

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -97,9 +98,8 @@ def test_a_full_disk(start, tmp_path):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1
-    (message,) = [line for line in errors.splitlines() if "main.py: error" in line]
-    assert "could not be saved" in message
-    assert "Traceback" not in errors
+    # Orbax's threads may have complained before.
+    assert re.match(r"main\.py: error: checkpoint \d+ could", errors.splitlines()[-1])
     output = finish(start(*arguments))
     assert "goes on from checkpoint" in output
 
