@@ -16,6 +16,7 @@ from pathlib import Path
 import checkpoint
 import jax
 import processes
+import run
 import settings
 import signals
 import train
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> int:
     ) as error:
         return _complain(error, 2)
     except (
-        train.BadBatchesError,
+        run.BadBatchesError,
         checkpoint.WriteError,
         processes.RefusedError,
     ) as error:

@@ -1,33 +1,22 @@
-"""Trains and evaluates the MNIST model."""
+"""Sets up a run of the MNIST model, and lets it go."""
 
-import dataclasses
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import data
-import drift
 import jax
 import ml_collections
 import numpy as np
 import optax
 import processes
-import signals
-from evaluation import evaluate, means
 from flax.linen import Module
 from journal import Journal
 from model import create_model
 from optimizer import create_optimizer
-from parallel import PARALLELISMS, Parallel, padded_size, stack, statistics_axis
-from report import Metrics
-from step import Sums, TrainState, collect_reference, eval_step, train_step
-from tqdm import tqdm
-
-
-class BadBatchesError(RuntimeError):
-    """So many batches in a row were not finite that something must be wrong."""
+from parallel import PARALLELISMS, padded_size, stack, statistics_axis
+from run import Run
+from step import TrainState, collect_reference, eval_step, train_step
 
 
 def create_state(
@@ -61,7 +50,7 @@ def train_and_evaluate(
 
     Raises:
       signals.Terminated: there was a SIGTERM; a checkpoint is saved.
-      BadBatchesError: too many batches in a row were bad.
+      run.BadBatchesError: too many batches in a row were bad.
       checkpoint.WriteError: a checkpoint could not be saved.
     """
     devices = devices or jax.devices()
@@ -94,172 +83,6 @@ def train_and_evaluate(
         if processes.is_first():
             print(describe(config, workdir, devices, train, test), flush=True)
         Run(config, parallel, journal, train, test, size, jax.jit(collect)).go()
-
-
-class Run:
-    """A run from where its journal says that it is to its end.
-
-    Args:
-      config: of the run.
-      parallel: how steps run on the devices.
-      journal: keeps what the run leaves.
-      train: the training split.
-      test: the test split.
-      size: rows of a batch, padding included.
-      collect: `collect(params)` is what evaluation needs beside parameters and running
-        statistics.
-    """
-
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        parallel: Parallel,
-        journal: Journal,
-        train: data.Split,
-        test: data.Split,
-        size: int,
-        collect: Callable[[Any], dict[str, Any]],
-    ):
-        self._config = config
-        self._parallel = parallel
-        self._journal = journal
-        self._train = train
-        self._test = test
-        self._collect = collect
-        num_train = len(train.labels)
-        self._order = data.training_order(num_train, config.batch_size, config.seed)
-        self._steps_per_epoch = -(-num_train // config.batch_size)
-        self._size = size
-
-        self._progress = progress = journal.resume()
-        self._step = int(progress.state.step)
-        self._saved = self._step, progress.epochs
-        progress.state = parallel.place_state(progress.state)
-        # Of a step that may be under way.
-        self._pending: Sums | None = None
-
-    def go(self) -> None:
-        """Trains and evaluates what is left of the run."""
-        # Compiled ahead, so that images per second are those of training alone.
-        step = self._parallel.train_step.lower(self._progress.state, self._batch(0))
-        compiled = step.compile()
-        try:
-            for epoch in range(self._progress.epochs, self._config.num_epochs):
-                images_per_second = self._train_epoch(epoch, compiled)
-                self._end_epoch(epoch, images_per_second)
-        except signals.Terminated:
-            self._save()
-            self._journal.wait()
-            raise
-        self._journal.finish(self._variables(self._statistics()))
-
-    def _train_epoch(self, epoch: int, compiled: Callable) -> float:
-        """Takes the steps that are left of an epoch; returns images per second."""
-        end = (epoch + 1) * self._steps_per_epoch
-        images = 0
-        start = time.perf_counter()
-        with tqdm(
-            desc=f"epoch {epoch + 1}",
-            total=self._steps_per_epoch,
-            initial=self._steps_per_epoch - (end - self._step),
-            leave=False,
-            disable=not processes.is_first(),
-        ) as bar:
-            while self._step < end:
-                signals.check_together()
-                batch = self._batch(self._step)
-                # The batch was made while the step before ran; more than that one may
-                # not be under way, or the progress bar would run ahead of the devices.
-                self._settle()
-                self._progress.state, self._pending = compiled(
-                    self._progress.state, batch
-                )
-                images += len(self._order[self._step])
-                self._step += 1
-                bar.update()
-                if self._step % self._config.checkpoint_every == 0 and self._step < end:
-                    self._save()
-            self._settle()
-        return images / (time.perf_counter() - start)
-
-    def _end_epoch(self, epoch: int, images_per_second: float) -> None:
-        """Evaluates, reports, and saves."""
-        progress = self._progress
-        statistics = self._statistics()
-        train_loss, train_accuracy = means(progress.sums)
-        test_loss, test_accuracy = evaluate(
-            self._parallel, self._variables(statistics), self._test, self._size
-        )
-        metrics = Metrics(
-            epoch=epoch + 1,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
-            images_per_second=images_per_second,
-            stats_spread=drift.spread(statistics),
-            bad_batches=int(progress.sums[Sums._fields.index("bad")]),
-        )
-        self._journal.add(metrics)
-        progress.epochs += 1
-        progress.sums = np.zeros_like(progress.sums)
-        self._save(test_accuracy)
-
-    def _batch(self, step: int) -> data.Batch:
-        take = partial(data.take, self._train, self._order[step])
-        return self._parallel.place_batch(take, self._size)
-
-    def _settle(self) -> None:
-        """Waits for the step that is under way, and counts it."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        sums = self._parallel.fetch(pending)
-        progress = self._progress
-        progress.sums = progress.sums + np.asarray(sums, np.float64)
-        progress.bad_in_a_row = progress.bad_in_a_row + 1 if sums.bad else 0
-        if progress.bad_in_a_row == self._config.max_bad_batches:
-            raise BadBatchesError(
-                f"{progress.bad_in_a_row} batches in a row gave a loss, a gradient or "
-                f"a statistic that is not finite, the last one at step {self._step}; "
-                f"the last checkpoint is that of step {self._saved[0]}"
-            )
-
-    def _save(self, test_accuracy: float | None = None) -> None:
-        """Begins to save the state, unless that is done or the state is bad."""
-        self._settle()
-        now = self._step, self._progress.epochs
-        bad = self._progress.bad_in_a_row and not self._config.skip_nonfinite
-        if now == self._saved or bad:
-            return
-        state = self._progress.state
-        if self._config.sync:
-            host = self._parallel.fetch(state)
-        else:
-            own = self._statistics()
-            host = self._parallel.fetch(state.replace(batch_stats={}))
-            host = host.replace(batch_stats=own)
-        self._journal.save(
-            dataclasses.replace(self._progress, state=host), test_accuracy
-        )
-        self._saved = now
-
-    def _statistics(self) -> Any:
-        """Returns the running statistics, with a leading axis of devices."""
-        return self._parallel.fetch_statistics(self._progress.state)
-
-    def _variables(self, statistics: Any) -> dict[str, Any]:
-        """Returns what evaluation takes, on the host, with one set of statistics.
-
-        Those of devices that are not synchronized are merged.
-        """
-        if self._config.sync:
-            batch_stats = jax.tree.map(lambda x: x[0], statistics)
-        else:
-            batch_stats = drift.merge(statistics)
-        params = self._parallel.fetch(self._progress.state.params)
-        variables = {"params": params, "batch_stats": batch_stats}
-        return variables | jax.device_get(self._collect(params))
 
 
 def describe(

@@ -128,6 +128,13 @@ def run(build, digits):
 
 
 @pytest.fixture
+def standard_promotion():
+    """Which optax needs."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def compiled_for_speed(monkeypatch):
     """Processes that run for long are compiled as for users."""
     monkeypatch.setenv("XLA_FLAGS", "")

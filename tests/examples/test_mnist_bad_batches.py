@@ -8,18 +8,12 @@ import jax
 import numpy as np
 import pytest
 import train
+from run import BadBatchesError
 
 OPTIONS = {"num_train": 64, "num_test": 16, "batch_size": 16, "num_epochs": 1}
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    # Which optax needs.
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_once", "standard_promotion")
 
 
 @pytest.fixture
@@ -89,7 +83,7 @@ def test_bad_batches_are_counted_and_reported(poison, get_config, tmp_path, caps
 def test_too_many_in_a_row_end_the_run(poison, get_config, tmp_path):
     config = get_config(**OPTIONS, max_bad_batches=2, checkpoint_every=1)
     poison([0, 2, 3])
-    with pytest.raises(train.BadBatchesError, match=r"2 batches in a row .* step 4"):
+    with pytest.raises(BadBatchesError, match=r"2 batches in a row .* step 4"):
         train.train_and_evaluate(config, tmp_path, jax.devices()[:2])
     assert (tmp_path / "checkpoints" / "3").exists()
 
@@ -99,7 +93,7 @@ def test_without_the_guard_no_bad_state_is_saved(poison, get_config, tmp_path):
         **OPTIONS, max_bad_batches=2, checkpoint_every=1, skip_nonfinite=False
     )
     poison([1])  # the parameters are bad from then on
-    with pytest.raises(train.BadBatchesError, match=r"checkpoint is that of step 1$"):
+    with pytest.raises(BadBatchesError, match=r"checkpoint is that of step 1$"):
         train.train_and_evaluate(config, tmp_path, jax.devices()[:2])
     saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert max(saved) == 1

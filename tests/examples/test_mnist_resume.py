@@ -23,14 +23,7 @@ SMALL = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    # Which optax needs.
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("compiled_once", "standard_promotion")
 
 
 @pytest.fixture
