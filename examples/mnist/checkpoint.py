@@ -5,7 +5,6 @@ a killed process left half done, or a disk has changed since, is found at the ne
 start, and the one before is taken.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -135,9 +134,12 @@ class Checkpoints:
             self.wait()
         finally:
             self._sealer.shutdown()
-            # What has been raised already is no second error.
-            with contextlib.suppress(*[Exception] * self._failed):
+            try:
                 self._manager.close()
+            except Exception:
+                # It raises once more what `wait` has raised.
+                if not self._failed:
+                    raise
 
     def _seal(self, step: int) -> None:
         try:

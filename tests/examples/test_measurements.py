@@ -54,7 +54,7 @@ def test_accuracy(rows):
 def test_scaling(rows):
     # Three layers: one each forward, and at most one each backward; what they carry is
     # five numbers a feature, on any number of devices.
-    for row in rows("scaling.py", "--devices=16"):
-        if row[1] in ("all devices", "groups of 8"):
-            assert int(row[4]) <= 6
-            assert row[5] == f"{4 * 5 * (32 + 64 + 128):,}"
+    cells = {row[1]: row for row in rows("scaling.py", "--devices=16")}
+    for name in ("all devices", "groups of 8"):
+        assert int(cells[name][4]) <= 6
+        assert cells[name][5] == f"{4 * 5 * (32 + 64 + 128):,}"
