@@ -46,11 +46,11 @@ def load(config: ml_collections.ConfigDict) -> tuple[Split, Split]:
       tfds_mnist.DataUnavailableError: the full data set cannot be had.
     """
     if config.dataset == "mnist":
-        train, test = (
-            Split(*arrays) for arrays in tfds_mnist.load_arrays(config.data_dir)
+        train, test = tfds_mnist.load_arrays(
+            config.data_dir, config.num_train, config.num_test
         )
-    else:
-        train, test = _load_embedded()
+        return Split(*train), Split(*test)
+    train, test = _load_embedded()
     return _head(train, config.num_train), _head(test, config.num_test)
 
 

@@ -109,6 +109,12 @@ def check(config: ml_collections.ConfigDict) -> None:
             "program sees the whole batch, so its statistics are always those of all "
             "devices; take config.parallelism=pmap or shard_map"
         )
+    if config.norm == "evo_b0" and not config.sync:
+        raise ConfigError(
+            "config.sync=False cannot go with config.norm=evo_b0: it keeps variances "
+            "without means, so that those of the devices cannot be merged for "
+            "evaluation"
+        )
     if config.dataset == "embedded" and config.data_dir is not None:
         raise ConfigError(
             "config.data_dir is for the full data set, and this configuration uses the "

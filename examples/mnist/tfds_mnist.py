@@ -27,13 +27,15 @@ class DataUnavailableError(RuntimeError):
 
 
 def load_arrays(
-    data_dir: str | None,
+    data_dir: str | None, num_train: int | None = None, num_test: int | None = None
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns the images, (N, 28, 28, 1) uint8, and labels, (N,) int32, of both splits.
 
     Args:
       data_dir: TFDS's data directory; None: the one that the environment variable
         TFDS_DATA_DIR names, else ~/tensorflow_datasets.
+      num_train: how many of the first training examples to read; None: all.
+      num_test: likewise, of the test split.
 
     Raises:
       DataUnavailableError: at once, where TFDS would try a missing network for minutes.
@@ -48,8 +50,13 @@ def load_arrays(
         # From now on, readable without TensorFlow.
         builder = tfds.builder("mnist", data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
+    splits = [
+        name if size is None else f"{name}[:{size}]"
+        for name, size in (("train", num_train), ("test", num_test))
+    ]
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-        return _read_array_record(builder, "train"), _read_array_record(builder, "test")
+        train, test = (_read_array_record(builder, split) for split in splits)
+        return train, test
     if not _has_tensorflow():
         raise DataUnavailableError(
             f"the MNIST in {builder.data_dir} is a {builder.info.file_format.value} "
@@ -57,9 +64,8 @@ def load_arrays(
             "`pip install tensorflow`, or name another --config.data_dir, where an "
             "array_record copy is or can be made"
         )
-    return _read_with_tensorflow(builder, "train"), _read_with_tensorflow(
-        builder, "test"
-    )
+    train, test = (_read_with_tensorflow(builder, split) for split in splits)
+    return train, test
 
 
 def _read_array_record(builder, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What all modules with running statistics share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flax import linen as nn
 from flax.typing import Initializer
@@ -16,12 +16,20 @@ from jaxnorm.core.collectives import Groups
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.linen.affine import floating_input
 
+_MOMENTS = jaxnorm.Moments._fields
+
 
 class BatchModule(nn.Module):
     """The attributes of a batch normalizer, and its running statistics.
 
     The order is that of `flax.linen.BatchNorm`. While initializing, no statistic is
     updated and no device is asked.
+
+    Where the collection `batch_moments` is mutable, the count, mean and variance of the
+    layer's input are collected there, in training and in inference alike, and merged
+    with those that it already holds: the exact moments of several batches, for
+    `jaxnorm.tools`. In such a pass `batch_stats` need not be mutable in training; if it
+    is not, the running statistics stay.
 
     Attributes:
       use_running_average: False in training, True in inference; here or in the call.
@@ -122,9 +130,45 @@ class BatchModule(nn.Module):
 
     def store(self, new: Mapping[str, Array], options: BatchOptions) -> None:
         """Stores new statistics, in training."""
-        if not options["use_running_average"] and not self.is_initializing():
-            for name, value in new.items():
-                self.put_variable("batch_stats", name, value)
+        if options["use_running_average"] or self.is_initializing():
+            return
+        if self._collects and not self.is_mutable_collection("batch_stats"):
+            return
+        for name, value in new.items():
+            self.put_variable("batch_stats", name, value)
+
+    def collect(self, moments: Callable[[], jaxnorm.Moments]) -> None:
+        """Merges moments of the input into `batch_moments`, if that is mutable.
+
+        Args:
+          moments: Computes them; called only if they are wanted.
+        """
+        if not self._collects:
+            return
+        merged = moments()
+        if self.has_variable("batch_moments", "mean"):
+            stored: list[Array] = [
+                self.get_variable("batch_moments", name) for name in _MOMENTS
+            ]
+            merged = jaxnorm.merge_moments(jaxnorm.Moments(*stored), merged)
+        for name, value in merged._asdict().items():
+            self.put_variable("batch_moments", name, value)
+
+    def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+        """Returns the exact moments of the features that the batch normalizes."""
+        return jaxnorm.batch_moments(
+            x,
+            feature_axes=options["feature_axes"],
+            mask=options["mask"],
+            axis_name=options["axis_name"],
+            axis_index_groups=options["axis_index_groups"],
+            use_fast_variance=False,
+        )
+
+    @property
+    def _collects(self) -> bool:
+        mutable = self.is_mutable_collection("batch_moments")
+        return mutable and not self.is_initializing()
 
     def _check_count(self, names: tuple[str, ...]) -> None:
         missing = [name for name in names if not self.has_variable("batch_stats", name)]
@@ -160,7 +204,9 @@ class BatchLayer(BatchModule):
           The normalized input, of the shape of x.
         """
         x = floating_input(x)
-        return self.normalize(x, self.options(x, use_running_average, mask))
+        options = self.options(x, use_running_average, mask)
+        self.collect(lambda: self.moments(x, options))
+        return self.normalize(x, options)
 
     def normalize(self, x: Array, options: BatchOptions) -> Array:
         """What a module adds: variables in, one functional call, variables out."""

@@ -5,12 +5,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
-import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.indexed_module import IndexedBatchModule
 
 
-class DomainBatchNorm(BatchModule):
+class DomainBatchNorm(IndexedBatchModule):
     """Batch norm with statistics for each domain; the index of one comes with the call.
 
     For data from several sources whose activations differ: languages, scanners, clean
@@ -64,14 +62,4 @@ class DomainBatchNorm(BatchModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
-        shape = self.feature_shape(x)
-        initial = jaxnorm.init_recurrent_stats(
-            self.num_domains, shape, self.stats_dtype, counted=self.counts(options)
-        )
-        stats = initial._replace(**self.read(initial._asdict()))
-        scale, bias = affine_params(self, shape)
-        y, new = jaxnorm.recurrent_batch_norm(x, stats, domain, scale, bias, **options)
-        self.store(new._asdict(), options)
-        return y
+        return self.normalize(x, domain, self.num_domains, use_running_average, mask)

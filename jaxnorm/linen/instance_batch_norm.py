@@ -1,5 +1,6 @@
 """Instance-batch normalization as a Flax Linen module."""
 
+import jax
 from jax import Array
 
 import jaxnorm
@@ -38,9 +39,7 @@ class InstanceBatchNorm(BatchLayer):
     def normalize(self, x: Array, options: BatchOptions) -> Array:
         """Normalizes x; see `BatchLayer`."""
         (features,) = self.feature_shape(x)
-        own = (
-            features // 2 if self.instance_features is None else self.instance_features
-        )
+        own = self._own(features)
         stats = self.stats((max(features - own, 0),), options)
         scale, bias = affine_params(self, (features,))
         y, new = jaxnorm.instance_batch_norm(
@@ -48,3 +47,12 @@ class InstanceBatchNorm(BatchLayer):
         )
         self.store(new._asdict(), options)
         return y
+
+    def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+        """Returns the exact moments of the features that the batch normalizes."""
+        own = self._own(*self.feature_shape(x))
+        return jax.tree.map(lambda leaf: leaf[own:], super().moments(x, options))
+
+    def _own(self, features: int) -> int:
+        given = self.instance_features
+        return features // 2 if given is None else given

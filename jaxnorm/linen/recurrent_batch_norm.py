@@ -5,12 +5,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
-import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.indexed_module import IndexedBatchModule
 
 
-class RecurrentBatchNorm(BatchModule):
+class RecurrentBatchNorm(IndexedBatchModule):
     """Batch norm inside a recurrent cell, with statistics for each time step.
 
     The mathematics is that of `jaxnorm.recurrent_batch_norm`. Variables: `params`:
@@ -60,14 +58,4 @@ class RecurrentBatchNorm(BatchModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x = floating_input(x)
-        options = self.options(x, use_running_average, mask)
-        shape = self.feature_shape(x)
-        initial = jaxnorm.init_recurrent_stats(
-            self.max_steps, shape, self.stats_dtype, counted=self.counts(options)
-        )
-        stats = initial._replace(**self.read(initial._asdict()))
-        scale, bias = affine_params(self, shape)
-        y, new = jaxnorm.recurrent_batch_norm(x, stats, step, scale, bias, **options)
-        self.store(new._asdict(), options)
-        return y
+        return self.normalize(x, step, self.max_steps, use_running_average, mask)

@@ -5,6 +5,7 @@ import re
 import signal
 
 import checkpoint
+import diagnose
 import jax
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
+def test_a_run_and_what_it_leaves(start, tmp_path, get_config, capsys):
     workdir = tmp_path / "results"
     process = start(*SMALL, "--config.num_epochs=2", f"--workdir={workdir}")
     output, errors = process.communicate(timeout=200)
@@ -65,6 +66,16 @@ def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
     )
     assert variables["batch_stats"]["BatchNorm_0"]["count"] == 6
     assert np.isfinite(model.apply(variables, images, train=False)).all()
+
+    found = diagnose.diagnose(workdir, "train", num_images=64)
+    assert "BatchNorm_2" in capsys.readouterr().out
+    assert any("raining and " in sentence for sentence in found)
+    assert (workdir / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_diagnosis_of_what_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no run: there is no run\.json"):
+        diagnose.diagnose(tmp_path, "test", num_images=64)
 
 
 def test_devices_drift_apart_without_sync(start, tmp_path):

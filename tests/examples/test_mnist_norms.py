@@ -60,24 +60,25 @@ def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
     assert list(losses(take_with_noise)) == history
 
 
-_CROSSING = [
-    (parallelism, options)
-    for options in (
-        {"norm": "ghost", "virtual_batch_size": 16},  # of two devices
-        {"norm": "renorm"},
-        {"norm": "virtual"},
-    )
-    for parallelism in PARALLELISMS
+_GHOSTS_OF_TWO_DEVICES = {"norm": "ghost", "virtual_batch_size": 16}
+_OFTEN = [
+    *((parallelism, _GHOSTS_OF_TWO_DEVICES) for parallelism in PARALLELISMS),
+    ("shard_map", {"norm": "renorm"}),
+    ("pmap", {"norm": "virtual"}),
+]
+_SELDOM = [
+    ("pmap", {"norm": "renorm"}),
+    ("jit", {"norm": "renorm"}),
+    ("jit", {"norm": "virtual"}),
+    ("shard_map", {"norm": "virtual"}),
+    ("pmap", {"norm": "ghost", "virtual_batch_size": 8}),
+    ("shard_map", {"norm": "spectral"}),
 ]
 
 
 @pytest.mark.parametrize(
     ("parallelism", "options"),
-    [
-        *_CROSSING,
-        ("pmap", {"norm": "ghost", "virtual_batch_size": 8}),
-        ("shard_map", {"norm": "spectral"}),
-    ],
+    [*_OFTEN, *(pytest.param(*case, marks=pytest.mark.slow) for case in _SELDOM)],
     ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())),
 )
 def test_a_step_equals_that_of_one_device(run, assert_close, parallelism, options):
@@ -97,9 +98,7 @@ def test_a_step_equals_that_of_one_device(run, assert_close, parallelism, option
 @pytest.mark.parametrize(
     ("norm", "sync"),
     [(norm, True) for norm in NORMS]
-    + [
-        (norm, False) for norm in ("batch", "renorm", "mean_only", "evo_b0", "spectral")
-    ],
+    + [(norm, False) for norm in ("batch", "renorm", "mean_only", "spectral")],
 )
 def test_types_under_shard_map(get_config, digits, norm, sync):
     # There types tell what is equal on all devices, and a step keeps them, or fails.

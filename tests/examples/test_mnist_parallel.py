@@ -102,7 +102,6 @@ def test_merge_follows_the_law_of_total_variance(rng):
     ("statistics", "expected"),
     [
         ({"mean": [[1.0], [3.0]]}, {"mean": [2.0]}),
-        ({"var": [[1.0], [3.0]]}, {"var": [2.0]}),
         # sqrt((3^2 + 5^2) / 2 + 4^2)
         (
             {"mean": [[0.0], [8.0]], "std": [[3.0], [5.0]]},
@@ -111,7 +110,7 @@ def test_merge_follows_the_law_of_total_variance(rng):
         ({"Conv_0/kernel/u": [[1.0], [1.0]]}, {"Conv_0/kernel/u": [1.0]}),
         ({}, {}),
     ],
-    ids=["mean-only", "EvoNorm B0", "batch renorm", "spectral", "none"],
+    ids=["mean-only", "batch renorm", "spectral", "none"],
 )
 def test_merge_of_other_statistics(assert_close, statistics, expected):
     arrays = {name: np.array(value, np.float32) for name, value in statistics.items()}

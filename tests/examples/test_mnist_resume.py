@@ -112,6 +112,7 @@ def test_devices_with_statistics_of_their_own(go):
         go("parts", num_devices=2, **options)
 
 
+@pytest.mark.slow
 def test_an_end_within_evaluation(go, monkeypatch):
     whole = go("whole")
 

@@ -64,6 +64,9 @@ def test_a_value_that_is_not_valid(get_config, option, value, message):
 
 
 def test_own_statistics_under_jit(get_config):
+    config = get_config(norm="evo_b0", sync=False)
+    with pytest.raises(settings.ConfigError, match=r"sync=False.*evo_b0.*merged"):
+        settings.check(config)
     config = get_config(parallelism="jit", sync=False)
     with pytest.raises(settings.ConfigError, match=r"sync=False.*jit.*whole batch"):
         settings.check(config)

@@ -55,6 +55,18 @@ def test_a_refused_connection_is_no_wait():
 
 @pytest.mark.tfds
 @pytest.mark.usefixtures("mnist_dir")
+def test_the_first_of_mnist():
+    (images, labels), (test_images, test_labels) = tfds_mnist.load_arrays(None, 70, 30)
+    assert images.shape == (70, 28, 28, 1)
+    assert test_images.shape == (30, 28, 28, 1)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int32
+    assert len(set(labels)) == len(set(test_labels)) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.tfds
+@pytest.mark.usefixtures("mnist_dir")
 def test_the_whole_of_mnist():
     (images, labels), (test_images, test_labels) = tfds_mnist.load_arrays(None)
     assert images.shape == (60_000, 28, 28, 1)

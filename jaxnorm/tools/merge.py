@@ -1,0 +1,128 @@
+"""Running statistics of replicas, or of shards, merged exactly."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnorm.core.collectives import MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import inner
+from jaxnorm.tools.statistics import Layer, Tree, map_layers
+
+
+def merge_batch_stats(
+    trees: Sequence[Tree] | Tree,
+    *,
+    counts: Sequence[ArrayLike] | ArrayLike | None = None,
+    axis_name: str | Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Merges the running statistics of models that trained apart.
+
+    By the law of total variance, with the share w_i = counts_i / sum(counts)::
+
+        mean = sum(w_i mean_i)
+        var  = sum(w_i (var_i + |mean_i - mean|^2))
+
+    An average of the variances alone would lack what lies between the replicas. The
+    deviation `std` of batch renorm is merged by its square. What else a layer keeps,
+    such as the number of its updates, becomes its average with the same shares.
+
+    Args:
+      trees: The collections `batch_stats`, one a replica; or, with `axis_name`, that of
+        this replica alone.
+      counts: How much data each saw, at least 0 each and not all 0: one number a tree,
+        or this replica's with `axis_name`. Equal by default.
+      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) along
+        which the replicas lie.
+
+    Returns:
+      The merged statistics, of the structure and dtypes of one of them; the same on all
+      replicas.
+
+    Raises:
+      NameError: If `axis_name` is not bound (JAX's own).
+      ValueError: If the trees or the counts do not fit each other, or a layer keeps a
+        variance without its mean (EvoNorm B0), which cannot be merged exactly.
+
+    Reference:
+      Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for
+      computing sample variances, section 2.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.tools
+      >>> one = {"norm": {"mean": jnp.array([0.0]), "var": jnp.array([1.0])}}
+      >>> other = {"norm": {"mean": jnp.array([4.0]), "var": jnp.array([1.0])}}
+      >>> jaxnorm.tools.merge_batch_stats([one, other], counts=[3, 1])
+      {'norm': {'mean': Array([1.], dtype=float32), 'var': Array([4.], dtype=float32)}}
+    """
+    if isinstance(trees, Mapping):
+        if axis_name is None:
+            raise ValueError(
+                "trees must be a sequence of collections, got one collection. Inside "
+                "jax.pmap or jax.shard_map pass axis_name; elsewhere a list."
+            )
+        trees, counts = [trees], None if counts is None else [jnp.asarray(counts)]
+    weights = _weights(counts, len(trees))
+
+    def merge(path: tuple[str, ...], *layers: Mapping[str, Array]) -> Layer:
+        if any(set(layer) != set(layers[0]) for layer in layers):
+            raise ValueError(
+                f"{'/'.join(path)} must keep the same statistics in all trees, got "
+                f"{sorted({tuple(sorted(layer)) for layer in layers})}."
+            )
+        if {"var", "std"} & set(layers[0]) and "mean" not in layers[0]:
+            raise ValueError(
+                f"{'/'.join(path)} keeps a variance without its mean, so that how far "
+                "the replicas' means lie apart is unknown, and their variances cannot "
+                "be merged. Recalibrate it with data: jaxnorm.tools.recalibrate."
+            )
+        stacked = {
+            name: jnp.stack([jnp.asarray(layer[name]) for layer in layers])
+            for name in layers[0]
+        }
+        return _merge(stacked, weights, axis_name)
+
+    return map_layers(merge, trees[0], *trees[1:])
+
+
+def _weights(counts: Any, number: int) -> Array:
+    if number == 0:
+        raise ValueError("trees must hold at least one collection, got none.")
+    if counts is None:
+        return jnp.ones(number, jnp.float32)
+    if not isinstance(counts, Sequence) or len(counts) != number:
+        raise ValueError(
+            f"counts must hold one number a tree, {number} in all, got {counts}."
+        )
+    weights = jnp.stack([jnp.asarray(count, jnp.float32) for count in counts])
+    if weights.ndim != 1:
+        raise ValueError(f"counts must be numbers, got the shape {weights.shape}.")
+    return weights
+
+
+def _merge(
+    stacked: Layer, weights: Array, axis_name: str | Sequence[str] | None
+) -> Layer:
+    """Merges the statistics of one layer, which have a leading axis of trees."""
+    across = MappedAxis.parse(axis_name, None, next(iter(stacked.values())))
+
+    def mean_of(values: Array) -> Array:
+        shares = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+        total, share = across.sum((jnp.sum(shares * values, 0), jnp.sum(weights)))
+        return total / share.astype(total.dtype)
+
+    wide = {
+        name: values.astype(accumulation_dtype(values.dtype))
+        for name, values in stacked.items()
+    }
+    merged = {name: mean_of(values) for name, values in wide.items()}
+    for name, power in (("var", 1), ("std", 2)):
+        if name in wide:
+            difference = wide["mean"] - merged["mean"][None]
+            within = wide[name] ** power
+            var = mean_of(within + inner(difference, difference))
+            merged[name] = var ** (1 / power)
+    return {name: value.astype(stacked[name].dtype) for name, value in merged.items()}

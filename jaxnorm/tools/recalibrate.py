@@ -1,0 +1,142 @@
+"""New running statistics from data, for weights that stay."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import jax
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnorm.core.moments import Moments, merge_moments
+from jaxnorm.tools.statistics import (
+    Tree,
+    map_layers,
+    merge_batch_moments,
+    update_batch_stats,
+)
+
+Batch = TypeVar("Batch")
+
+
+def recalibrate(
+    apply: Callable[[Tree, Batch], Tree],
+    variables: Tree,
+    batches: Iterable[Batch],
+    *,
+    passes: int = 1,
+    prior_examples: int = 0,
+    count_examples: Callable[[Batch], ArrayLike] | None = None,
+    unbiased: bool = False,
+    epsilon: float = 1e-5,
+) -> dict[str, Any]:
+    """Returns running statistics that are exactly those of the given data.
+
+    The moments of all batches are merged by their counts, what lies between the batches
+    included, and take the place of the running averages: precise batch norm on the
+    training data; on data of another domain, AdaBN. Parameters are not touched.
+
+    What `apply` normalizes with is the choice between two ways:
+
+    * In training mode each layer normalizes with the batch at hand. One pass does all
+      layers, each as it saw its input in training.
+    * In inference mode each layer normalizes with what has been recalibrated so far:
+      pass k makes the k-th layer right, so that after as many passes as the model has
+      layers in a row (`passes`) all are exact for inference.
+
+    With `prior_examples=N` the old statistics count as much as N examples, n being the
+    number of examples in `batches`::
+
+        mean = N / (N + n) old.mean + n / (N + n) mean
+        var  = N / (N + n) old.var  + n / (N + n) var  + N n / (N + n)^2 |mean - old|^2
+
+    Args:
+      apply: A function of variables and one batch (jit it) that runs the model and
+        returns its collection `batch_moments`: with Linen,
+        `model.apply(variables, batch, train, mutable=["batch_moments"])[1]` under that
+        name. Sharded and masked batches are what the model makes of them.
+      variables: What `apply` takes; nested dicts, with the running statistics under
+        "batch_stats".
+      batches: The data; gone through once a pass.
+      passes: How often; at least 1.
+      prior_examples: N, at least 0.
+      count_examples: The number of examples of a batch; by default the size of the
+        first axis of its first array. Only asked with a prior.
+      unbiased: Whether the variance is multiplied by n / (n - 1).
+      epsilon: Of the layers of batch renorm, whose `std` includes it.
+
+    Returns:
+      A new collection `batch_stats`, of the structure and dtypes of the old one. Counts
+      of updates move on by one each pass.
+
+    Raises:
+      ValueError: If there is no batch, `batches` cannot be gone through again, a layer
+        collects no moments, or a number is out of range.
+
+    References: Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3
+    (https://arxiv.org/abs/2105.07576). Li et al., 2016, Revisiting Batch Normalization
+    for Practical Domain Adaptation (https://arxiv.org/abs/1603.04779). Schneider et
+    al., 2020, Improving robustness against common corruptions by covariate shift
+    adaptation, section 3, without the term between (https://arxiv.org/abs/2006.16971).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen, jaxnorm.tools
+      >>> model = jaxnorm.linen.BatchNorm(use_running_average=False)
+      >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[8.0]])]
+      >>> variables = model.init(jax.random.key(0), batches[0])
+      >>> def apply(variables, batch):
+      ...     return model.apply(variables, batch, mutable=["batch_moments"])[1][
+      ...         "batch_moments"
+      ...     ]
+      >>> stats = jaxnorm.tools.recalibrate(apply, variables, batches)
+      >>> stats["mean"], stats["var"].round(2)
+      (Array([4.], dtype=float32), Array([8.67], dtype=float32))
+    """
+    if passes < 1:
+        raise ValueError(f"passes must be at least 1, got {passes}.")
+    if prior_examples < 0:
+        raise ValueError(f"prior_examples must be at least 0, got {prior_examples}.")
+    if isinstance(batches, Iterator) and passes > 1:
+        raise ValueError(
+            f"batches must be gone through {passes} times, got an iterator, which can "
+            "be only once. Pass a list, or an object whose __iter__ begins anew."
+        )
+    source = stats = variables["batch_stats"]
+    for _ in range(passes):
+        moments, examples = None, 0.0
+        for batch in batches:
+            new = apply({**variables, "batch_stats": stats}, batch)
+            moments = new if moments is None else merge_batch_moments([moments, new])
+            if prior_examples:
+                examples += float(jnp.asarray((count_examples or _first_axis)(batch)))
+        if moments is None:
+            raise ValueError("batches must hold at least one batch, got none.")
+        if prior_examples:
+            prior = prior_examples / max(examples, 1e-30)
+            moments = _with_prior(source, moments, prior, epsilon)
+        stats = update_batch_stats(
+            stats, moments, momentum=0.0, unbiased=unbiased, epsilon=epsilon
+        )
+    return dict(stats)
+
+
+def _first_axis(batch: Any) -> int:
+    return jnp.shape(jax.tree.leaves(batch)[0])[0]
+
+
+def _with_prior(
+    source: Tree, moments: Tree, prior: float, epsilon: float
+) -> dict[str, Any]:
+    """Returns moments merged with the old statistics, which count `prior` as much."""
+
+    def merge(
+        path: tuple[str, ...], layer: dict[str, Any], old: Tree
+    ) -> dict[str, Any]:
+        target = Moments(**layer)
+        mean = old.get("mean", target.mean)
+        var = old.get("var", target.var)
+        if "std" in old:
+            var = jnp.maximum(jnp.square(old["std"]) - epsilon, 0.0)
+        before = Moments(prior * target.count, jnp.asarray(mean), jnp.asarray(var))
+        return merge_moments(target, before)._asdict()
+
+    return map_layers(merge, moments, source)

@@ -1,0 +1,199 @@
+"""Trees of statistics: how their layers are found and moved towards moments."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxnorm.core.average import (
+    average,
+    count_update,
+    resolve_momentum,
+    unbiased_factor,
+)
+from jaxnorm.core.moments import Moments, merge_moments
+from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.validation import check_epsilon, check_flags
+
+Tree = Mapping[str, Any]
+"""Nested dicts of arrays, as Flax's collections are."""
+
+Layer = dict[str, Array]
+"""The arrays of one layer."""
+
+_STATISTICS = {"mean", "var", "std"}
+
+
+def map_layers(
+    change: Callable[..., Layer], tree: Tree, *others: Tree, path: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Returns a tree of statistics with those of each layer changed.
+
+    A layer is a dict that holds an array `mean`, `var` or `std`. All else stays.
+
+    Args:
+      change: Is given the path of a layer, its arrays, and what the others hold at that
+        path; returns the arrays that take their place.
+      tree: The tree.
+      *others: Trees in which each layer has its like.
+      path: Where the tree begins.
+
+    Raises:
+      ValueError: If another tree lacks a layer.
+    """
+    arrays = {k: jnp.asarray(v) for k, v in tree.items() if not isinstance(v, Mapping)}
+    if _STATISTICS & set(arrays):
+        arrays = change(path, arrays, *others)
+    parts = {}
+    for name, part in tree.items():
+        if isinstance(part, Mapping):
+            theirs = [_below(other, name, path, part) for other in others]
+            parts[name] = map_layers(change, part, *theirs, path=(*path, name))
+    return {**arrays, **parts}
+
+
+def layers(tree: Tree) -> dict[tuple[str, ...], Layer]:
+    """Returns the arrays of each layer of a tree of statistics, by path."""
+    found: dict[tuple[str, ...], Layer] = {}
+
+    def note(path: tuple[str, ...], layer: Layer) -> Layer:
+        found[path] = layer
+        return layer
+
+    map_layers(note, tree)
+    return found
+
+
+def merge_batch_moments(trees: Sequence[Tree]) -> dict[str, Any]:
+    """Merges collections `batch_moments` of several batches, layer by layer.
+
+    Exactly, as `jaxnorm.merge_moments` does, whatever the sizes of the batches.
+
+    Args:
+      trees: At least one collection; all of the same structure.
+
+    Returns:
+      The moments of all batches together.
+
+    Raises:
+      ValueError: If there is none, or they differ in structure or shapes.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm, jaxnorm.tools
+      >>> x = jnp.array([[1.0], [3.0], [8.0]])
+      >>> parts = [
+      ...     {"norm": jaxnorm.batch_moments(part)._asdict()} for part in (x[:2], x[2:])
+      ... ]
+      >>> jaxnorm.tools.merge_batch_moments(parts)["norm"]["mean"]
+      Array([4.], dtype=float32)
+    """
+    if not trees:
+        raise ValueError("trees must hold at least one collection, got none.")
+    merged = trees[0]
+    for tree in trees[1:]:
+        merged = map_layers(
+            lambda path, mine, theirs: merge_moments(
+                _as_moments(mine, path), _as_moments(theirs, path)
+            )._asdict(),
+            merged,
+            tree,
+        )
+    return dict(merged)
+
+
+def update_batch_stats(
+    batch_stats: Tree,
+    batch_moments: Tree,
+    *,
+    momentum: ArrayLike | Schedule = 0.99,
+    unbiased: bool = False,
+    epsilon: float = 1e-5,
+) -> dict[str, Any]:
+    """Moves the running statistics of a whole model towards collected moments.
+
+    One update, as `jaxnorm.update_batch_stats` makes it, for each layer::
+
+        mean = momentum * mean + (1 - momentum) * moments.mean
+        var  = momentum * var  + (1 - momentum) * moments.var
+        std  = momentum * std  + (1 - momentum) * sqrt(moments.var + epsilon)
+
+    Args:
+      batch_stats: Running statistics: nested dicts in which a layer has `mean`, `var`
+        (or, of batch renorm, `std`) and perhaps `count`, the number of its updates.
+      batch_moments: The collection of that name, of the same layers.
+      momentum: Weight of the old values, in [0, 1]; 0: the moments take their place. A
+        number, a traced scalar, or a function of `count`.
+      unbiased: Whether the variance is multiplied by n / (n - 1).
+      epsilon: Of the layers of batch renorm, whose `std` includes it.
+
+    Returns:
+      New statistics of the same structure and dtypes. No gradient flows into them.
+
+    Raises:
+      TypeError: If momentum is a function and a layer does not count.
+      ValueError: If a layer has no moments, or momentum is outside [0, 1].
+
+    Reference:
+      Ioffe and Szegedy, 2015, Batch Normalization, section 3.1
+      (https://arxiv.org/abs/1502.03167).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm, jaxnorm.tools
+      >>> stats = {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}
+      >>> moments = jaxnorm.batch_moments(jnp.array([[1.0], [3.0]]))
+      >>> jaxnorm.tools.update_batch_stats(
+      ...     stats, {"norm": moments._asdict()}, momentum=0.5
+      ... )
+      {'norm': {'mean': Array([1.], dtype=float32), 'var': Array([1.], dtype=float32)}}
+    """
+    check_flags(unbiased=unbiased)
+    epsilon = check_epsilon(epsilon)
+
+    def update(layer: Layer, moments: Moments) -> Layer:
+        if "count" in layer and layer["count"].ndim:  # one set of each time step
+            return jax.vmap(update)(layer, moments)
+        weight = momentum
+        if callable(momentum) and "count" in layer:
+            weight = momentum(layer["count"])
+        weight = resolve_momentum(weight, layer)
+        seen = moments.count > 0
+        var = moments.var * (unbiased_factor(moments.count) if unbiased else 1.0)
+        std = jnp.sqrt(var + epsilon)
+        targets = {"mean": moments.mean, "var": var, "std": std}
+        new = {
+            name: average(layer[name], targets[name], weight=weight, seen=seen)
+            for name in targets.keys() & layer.keys()
+        }
+        if "count" in layer:
+            new["count"] = count_update(layer["count"], seen)
+        return {name: new.get(name, old) for name, old in layer.items()}
+
+    return map_layers(
+        lambda path, layer, moments: update(layer, _as_moments(moments, path)),
+        batch_stats,
+        batch_moments,
+    )
+
+
+def _below(other: Tree, name: str, path: tuple[str, ...], part: Tree) -> Tree:
+    found: Tree = other.get(name, {})
+    if not found and (lacking := layers(part)):
+        raise ValueError(
+            f"{'/'.join((*path, name, *next(iter(lacking))))} has statistics in one "
+            "tree and none in the other. Are both of the same model, and is each of "
+            "its layers one of jaxnorm's, called in every pass?"
+        )
+    return found
+
+
+def _as_moments(layer: Mapping[str, Array], path: tuple[str, ...]) -> Moments:
+    if missing := set(Moments._fields) - set(layer):
+        raise ValueError(
+            f"{'/'.join(path) or 'the layer'} must have the moments count, mean and "
+            f"var, but {', '.join(sorted(missing))} is missing. Pass a collection "
+            "batch_moments."
+        )
+    return Moments(*(jnp.asarray(layer[name]) for name in Moments._fields))

@@ -1,0 +1,138 @@
+"""Micro-batches with the statistics of the full batch."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_net import NET, make_images, make_variables
+
+import jaxnorm.linen
+from jaxnorm.tools import full_batch_value_and_grad, update_batch_stats
+
+
+@pytest.fixture
+def images():
+    return make_images()
+
+
+@pytest.fixture
+def variables():
+    return make_variables()
+
+
+@pytest.fixture
+def labels(rng):
+    return jnp.asarray(rng.integers(0, 2, size=24))
+
+
+def cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+
+
+def split(number, *arrays):
+    return jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), arrays)
+
+
+@pytest.fixture
+def loss():
+    def loss(params, batch_stats, batch):
+        images, labels = batch
+        logits, updates = NET.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=False,
+            mutable=["batch_moments"],
+        )
+        with jax.numpy_dtype_promotion("standard"):
+            return cross_entropy(logits, labels) / 24, updates["batch_moments"]
+
+    return loss
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_equal_to_the_full_batch(variables, images, labels, loss, number):
+    def full(params):
+        logits, updates = NET.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        with jax.numpy_dtype_promotion("standard"):
+            return cross_entropy(logits, labels) / 24, updates["batch_stats"]
+
+    (expected, stats), gradients = jax.value_and_grad(full, has_aux=True)(
+        variables["params"]
+    )
+    step = jax.jit(full_batch_value_and_grad(loss, depth=3))
+    value, actual, moments = step(
+        variables["params"], variables["batch_stats"], split(number, images, labels)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
+    chex.assert_trees_all_close(actual, gradients, rtol=1e-4, atol=1e-5 * scale)
+    moved = update_batch_stats(variables["batch_stats"], moments)
+    chex.assert_trees_all_close(moved, stats, rtol=1e-5, atol=1e-6)
+
+
+def test_fewer_passes_than_layers_are_not_enough(variables, images, labels, loss):
+    def gradients(depth):
+        step = jax.jit(full_batch_value_and_grad(loss, depth=depth))
+        batches = split(3, images, labels)
+        return step(variables["params"], variables["batch_stats"], batches)[1]
+
+    exact, early, more = gradients(3), gradients(1), gradients(5)
+    chex.assert_trees_all_close(more, exact, rtol=1e-4, atol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(early, exact, rtol=1e-2, atol=1e-4)
+
+
+def test_batch_renorm_statistics_are_differentiated(rng):
+    # Its deviation includes epsilon; with wide bounds it is batch norm.
+    options = {"r_max": 1e6, "d_max": 1e6, "epsilon": 1e-2}
+    renorm = jaxnorm.linen.BatchRenorm(use_running_average=True, **options)
+    norm = jaxnorm.linen.BatchNorm(use_running_average=False, epsilon=1e-2)
+    x = jnp.asarray(rng.normal(size=(12, 3)), jnp.float32)
+    variables = renorm.init(jax.random.key(0), x)
+    stats = norm.init(jax.random.key(0), x)["batch_stats"]
+
+    def loss(shift, batch_stats, x):
+        y, new = renorm.apply(
+            {**variables, "batch_stats": batch_stats},
+            jnp.sin(x * shift),
+            mutable=["batch_moments"],
+        )
+        return jnp.sum(y**3), new["batch_moments"]
+
+    def full(shift):
+        y, _ = norm.apply(
+            {"params": variables["params"], "batch_stats": stats},
+            jnp.sin(x * shift),
+            mutable=["batch_stats"],
+        )
+        return jnp.sum(y**3)
+
+    shift = jnp.ones(())
+    step = full_batch_value_and_grad(loss, depth=1, epsilon=1e-2)
+    value, gradient, _ = step(shift, variables["batch_stats"], x.reshape(4, 3, 3))
+    np.testing.assert_allclose(value, full(shift), rtol=1e-4)
+    np.testing.assert_allclose(gradient, jax.grad(full)(shift), rtol=1e-4)
+
+
+def test_one_update_from_collected_moments(variables, images):
+    # Without gradients through the statistics: k micro-batches, one moving average.
+    moments = {}
+    for part in jnp.split(images, 3):
+        _, new = NET.apply(
+            {**variables, **moments}, part, train=True, mutable=["batch_moments"]
+        )
+        moments = new
+    first = update_batch_stats(
+        variables["batch_stats"], moments["batch_moments"], momentum=0.9
+    )["BatchNorm_0"]
+    mean = np.asarray(images, np.float64).mean((0, 1, 2))
+    np.testing.assert_allclose(first["mean"], 0.1 * mean, rtol=1e-5)
+
+
+def test_bad_depth(loss):
+    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+        full_batch_value_and_grad(loss, depth=0)

@@ -1,0 +1,152 @@
+"""What a diagnosis finds, in numbers, in words and in pictures."""
+
+import functools
+import io
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+from matplotlib.figure import Figure
+from small_net import NET, collect, make_images, make_variables
+
+from jaxnorm.tools import (
+    diagnose,
+    diagnosis_figure,
+    diagnosis_table,
+    recalibrate,
+)
+
+
+@pytest.fixture
+def images():
+    return make_images()
+
+
+@pytest.fixture
+def variables():
+    return make_variables()
+
+
+@pytest.fixture
+def apply():
+    @functools.partial(jax.jit, static_argnums=2)
+    def apply(variables, images, train):
+        y, updates = NET.apply(variables, images, train, mutable=["batch_moments"])
+        return y, updates["batch_moments"]
+
+    return apply
+
+
+@pytest.fixture
+def fitted(variables, images):
+    stats = recalibrate(collect(False), variables, [images], passes=3)
+    return {**variables, "batch_stats": stats}
+
+
+def with_first(variables, **statistics):
+    stats = variables["batch_stats"]
+    first = {**stats["BatchNorm_0"], **statistics}
+    return {**variables, "batch_stats": {**stats, "BatchNorm_0": first}}
+
+
+def words(apply, variables, images):
+    return "\n".join(diagnose(apply, variables, images).explain())
+
+
+def test_numbers(apply, variables, images):
+    mean, var = np.array([1.0, -1.0]), np.array([4.0, 9.0])
+    diagnosis = diagnose(
+        apply,
+        with_first(variables, mean=jnp.float32(mean), var=jnp.float32(var)),
+        images,
+    )
+    assert list(diagnosis.layers) == ["BatchNorm_0", "BatchNorm_1", "BatchNorm_2"]
+    layer = diagnosis.layers["BatchNorm_0"]
+    x = np.asarray(images, np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(
+        layer.mean_distance, np.abs(x.mean(0) - mean) / np.sqrt(var), rtol=1e-4
+    )
+    np.testing.assert_allclose(layer.std_ratio, x.std(0) / np.sqrt(var), rtol=1e-4)
+    np.testing.assert_allclose(layer.condition, x.mean(0) / x.std(0), rtol=1e-4)
+    assert not layer.untouched.any() and not layer.dead.any() and layer.finite.all()
+    assert diagnosis.layers["BatchNorm_1"].untouched.all()
+
+
+def test_nothing_unusual(apply, fitted, images):
+    diagnosis = diagnose(apply, fitted, images)
+    assert diagnosis.output_gap < 1e-4
+    assert len(diagnosis.explain()) == 1
+    assert diagnosis.explain()[0].startswith("Training and inference agree")
+
+
+@pytest.mark.parametrize(
+    ("damage", "data", "message"),
+    [
+        ({"mean": 30.0}, None, r"more than a standard deviation away.*BatchNorm_0"),
+        ({"var": 1e4}, None, r"not the running one in BatchNorm_0 \(0\.0\d+ times\)"),
+        ({"mean": np.nan}, None, "not finite in BatchNorm_0"),
+        ({}, lambda x: x.at[..., 1].set(0.5), r"constant .*BatchNorm_0 \(1 of 2\)"),
+        ({}, lambda x: x * 1e-1 + 1e4, "1,000 standard deviations in BatchNorm_0"),
+    ],
+)
+def test_in_words(apply, fitted, images, damage, data, message):
+    damaged = with_first(
+        fitted, **{name: jnp.full(2, value) for name, value in damage.items()}
+    )
+    if data is not None:
+        images = data(images)
+    found = words(apply, damaged, images)
+    assert re.search(message, found), found
+
+
+def test_never_updated(apply, variables, images):
+    found = words(apply, variables, images)
+    assert "never updated: mean 0 and variance 1 in BatchNorm_0, BatchNorm_1" in found
+    assert "Outputs in training and in inference differ by" in found
+
+
+def test_a_gap_that_statistics_do_not_explain(apply, fitted, images):
+    def noisy(variables, images, train):
+        y, moments = apply(variables, images, train)
+        return y + 10 * train, moments
+
+    assert "dropout" in words(noisy, fitted, images)
+
+
+def test_a_layer_that_keeps_one_statistic(apply, fitted, images):
+    stats = dict(fitted["batch_stats"])
+    layer = {"mean": stats["BatchNorm_0"]["mean"]}
+
+    def without(variables, images, train):
+        return apply(fitted, images, train)
+
+    diagnosis = diagnose(without, {"batch_stats": {"BatchNorm_0": layer}}, images)
+    assert np.isnan(diagnosis.layers["BatchNorm_0"].std_ratio).all()
+    assert len(diagnosis.explain()) == 1
+
+
+def test_table_and_figure(apply, variables, fitted, images, tmp_path):
+    history = [(0, diagnose(apply, variables, images))]
+    history.append((100, diagnose(apply, fitted, images)))
+    console = rich.console.Console(width=120, record=True, file=io.StringIO())
+    console.print(diagnosis_table(history[0][1]))
+    text = console.export_text()
+    for name in history[0][1].layers:
+        assert name in text
+    figure = diagnosis_figure(history)
+    assert isinstance(figure, Figure)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len(panels) == 6
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_bad_input(apply, variables, images):
+    with pytest.raises(ValueError, match="running statistics"):
+        diagnose(apply, {"params": {}}, images)
+    with pytest.raises(ValueError, match="BatchNorm_0 collected no moments"):
+        diagnose(lambda *_: (jnp.zeros(2), {}), variables, images)
+    with pytest.raises(ValueError, match="at least one diagnosis"):
+        diagnosis_figure([])

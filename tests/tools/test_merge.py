@@ -1,0 +1,118 @@
+"""Statistics of replicas merged: as those of the pooled data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxnorm
+from jaxnorm.tools import merge_batch_stats
+
+SIZES = (4, 9, 3, 7, 12, 5, 8, 2)  # of the data of eight replicas
+
+
+@pytest.fixture
+def parts(rng):
+    return [
+        jnp.asarray(rng.normal(10 * i, 1 + i, size=(size, 3)), jnp.float32)
+        for i, size in enumerate(SIZES)
+    ]
+
+
+def tree_of(x):
+    moments = jaxnorm.batch_moments(x, use_fast_variance=False)
+    return {"norm": {"mean": moments.mean, "var": moments.var}, "empty": {}}
+
+
+def check(layer, parts):
+    pooled = np.concatenate(parts).astype(np.float64)
+    np.testing.assert_allclose(layer["mean"], pooled.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(layer["var"], pooled.var(0), rtol=1e-6)
+
+
+def test_as_the_pooled_data(parts):
+    merged = merge_batch_stats([tree_of(x) for x in parts], counts=SIZES)
+    check(merged["norm"], parts)
+
+
+def test_counts_are_equal_by_default(parts):
+    parts = [x[:2] for x in parts]
+    check(merge_batch_stats([tree_of(x) for x in parts])["norm"], parts)
+
+
+def stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def test_in_pmap(parts):
+    merged = jax.pmap(
+        lambda tree, count: merge_batch_stats(tree, counts=count, axis_name="replica"),
+        axis_name="replica",
+    )(stack([tree_of(x) for x in parts]), jnp.asarray(SIZES))
+    for replica in range(8):
+        check(jax.tree.map(lambda x, i=replica: x[i], merged["norm"]), parts)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_in_shard_map(parts, check_vma):
+    mesh = jax.make_mesh((8,), ("replica",), (AxisType.Auto,))
+
+    def merge(tree, count):
+        tree, count = jax.tree.map(lambda x: x[0], (tree, count))
+        return merge_batch_stats(tree, counts=count, axis_name="replica")
+
+    merged = jax.jit(
+        jax.shard_map(
+            merge,
+            mesh=mesh,
+            in_specs=P("replica"),
+            out_specs=P(),
+            check_vma=check_vma,
+        )
+    )(stack([tree_of(x) for x in parts]), jnp.asarray(SIZES))
+    check(merged["norm"], parts)
+
+
+def test_what_else_layers_keep(parts):
+    trees = []
+    for number, x in enumerate(parts[:2]):
+        mean, var = (tree_of(x)["norm"][name] for name in ("mean", "var"))
+        count = jnp.float32(10 * number)
+        std = jnp.sqrt(var)
+        trees.append(
+            {
+                "renorm": {"mean": mean, "std": std, "count": count},
+                "mean_only": {"mean": mean},
+                "half": {"mean": mean.astype(jnp.bfloat16), "var": var},
+            }
+        )
+    merged = merge_batch_stats(trees, counts=SIZES[:2])
+    renorm = merged["renorm"]
+    check({"mean": renorm["mean"], "var": renorm["std"] ** 2}, parts[:2])
+    np.testing.assert_allclose(renorm["count"], 10 * 9 / 13, rtol=1e-6)
+    pooled = np.concatenate(parts[:2])
+    np.testing.assert_allclose(merged["mean_only"]["mean"], pooled.mean(0), rtol=1e-6)
+    assert merged["half"]["mean"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([], {}, "at least one"),
+        ({"norm": {"mean": jnp.zeros(1)}}, {}, "axis_name"),
+        ([{"norm": {"mean": jnp.zeros(1)}}] * 2, {"counts": [1]}, "one number a tree"),
+        ([{"norm": {"mean": jnp.zeros(1)}}] * 2, {"counts": 3}, "one number a tree"),
+        ([{"norm": {"mean": jnp.zeros(1)}}, {}], {}, "norm has statistics"),
+        (
+            [{"n": {"mean": jnp.zeros(1)}}, {"n": {"var": jnp.ones(1)}}],
+            {},
+            "same statistics",
+        ),
+        ([{"evo": {"var": jnp.ones(1)}}] * 2, {}, "evo keeps a variance without"),
+    ],
+)
+def test_bad_input(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        merge_batch_stats(arguments, **options)

@@ -1,0 +1,147 @@
+"""New running statistics from data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_net import NET, collect, make_images, make_variables
+
+from jaxnorm.tools import recalibrate
+
+FIRST = "BatchNorm_0"  # on the input itself
+
+
+@pytest.fixture
+def images():
+    return make_images()
+
+
+@pytest.fixture
+def variables():
+    return make_variables()
+
+
+def uneven(images):
+    return [images[:3], images[3:10], images[10:]]
+
+
+def test_precise_statistics_of_uneven_batches(variables, images):
+    stats = recalibrate(collect(True), variables, uneven(images))
+    x = np.asarray(images, np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(stats[FIRST]["mean"], x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats[FIRST]["var"], x.var(0), rtol=1e-6)
+    shapes = jax.tree.map(jnp.shape, variables["batch_stats"])
+    assert jax.tree.map(jnp.shape, stats) == shapes
+
+
+def test_layer_by_layer_they_are_those_of_the_full_batch(variables, images):
+    # In inference mode three passes make the three layers right, one after another,
+    # and a fourth changes nothing.
+    def recalibrated(passes):
+        return recalibrate(collect(False), variables, uneven(images), passes=passes)
+
+    stats = recalibrated(3)
+    trained = NET.apply(variables, images, True, mutable=["batch_stats"])[0]
+    inferred = NET.apply({**variables, "batch_stats": stats}, images, False)
+    np.testing.assert_allclose(inferred, trained, atol=2e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        recalibrated(4),
+        stats,
+    )
+    last = recalibrated(2)["BatchNorm_2"]["var"]
+    assert not np.allclose(last, stats["BatchNorm_2"]["var"], rtol=1e-3)
+
+
+def test_an_affine_change_of_the_input_is_undone(variables, images):
+    # The first norm is on the input, so that only epsilon is in the way.
+    known = recalibrate(collect(False), variables, [images], passes=3)
+    changed = 3 * images + 1
+    adapted = recalibrate(collect(False), variables, [changed], passes=3)
+    np.testing.assert_allclose(
+        NET.apply({**variables, "batch_stats": adapted}, changed, False),
+        NET.apply({**variables, "batch_stats": known}, images, False),
+        atol=2e-5,
+    )
+
+
+def test_padding_is_left_out(variables, images):
+    apply = collect(True)
+    padded = jnp.concatenate([images, jnp.full_like(images[:4], jnp.nan)])
+    mask = jnp.arange(len(padded)) < len(images)
+    masked = recalibrate(lambda v, b: apply(v, *b), variables, [(padded, mask)])
+    plain = recalibrate(apply, variables, [images])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        masked,
+        plain,
+    )
+
+
+def test_a_prior_of_source_examples(variables, images):
+    source = {
+        **variables["batch_stats"],
+        FIRST: {"mean": jnp.array([1.0, 5.0]), "var": jnp.array([2.0, 3.0])},
+    }
+    stats = recalibrate(
+        collect(True),
+        {**variables, "batch_stats": source},
+        uneven(images),
+        prior_examples=8,
+    )[FIRST]
+    x = np.asarray(images, np.float64).reshape(-1, 2)
+    weight = 8 / (8 + 24)
+    distance = x.mean(0) - [1.0, 5.0]
+    np.testing.assert_allclose(
+        stats["mean"], weight * np.array([1, 5]) + (1 - weight) * x.mean(0), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        stats["var"],
+        weight * np.array([2, 3])
+        + (1 - weight) * x.var(0)
+        + weight * (1 - weight) * distance**2,
+        rtol=1e-6,
+    )
+    heavy = recalibrate(
+        collect(True),
+        {**variables, "batch_stats": source},
+        [images],
+        prior_examples=8,
+        count_examples=lambda batch: 1e-3,
+    )[FIRST]
+    np.testing.assert_allclose(heavy["mean"], source[FIRST]["mean"], rtol=1e-3)
+
+
+def test_over_devices(variables, images):
+    # Each device has its part, and what it collects is that of all.
+    spread = type(NET)(axis_name="device")
+
+    def apply(variables, images):
+        moments = jax.pmap(
+            lambda part: spread.apply(variables, part, True, mutable=["batch_moments"])[
+                1
+            ]["batch_moments"],
+            axis_name="device",
+        )(images.reshape(8, -1, *images.shape[1:]))
+        return jax.tree.map(lambda leaf: leaf[0], moments)
+
+    stats = recalibrate(apply, variables, [images])[FIRST]
+    x = np.asarray(images, np.float64).reshape(-1, 2)
+    np.testing.assert_allclose(stats["mean"], x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], x.var(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "message"),
+    [
+        ([], {}, "at least one batch"),
+        ([0], {"passes": 0}, "passes must be at least 1"),
+        (iter([0]), {"passes": 2}, "got an iterator"),
+        ([0], {"prior_examples": -1}, "prior_examples"),
+    ],
+)
+def test_bad_input(variables, images, batches, options, message):
+    with pytest.raises(ValueError, match=message):
+        recalibrate(collect(True), variables, batches, **options)
+    with pytest.raises(ValueError, match="BatchNorm_0 has statistics"):
+        recalibrate(lambda *_: {}, variables, [images])

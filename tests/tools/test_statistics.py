@@ -1,0 +1,143 @@
+"""Trees of moments merged, and of statistics moved towards them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnorm
+from jaxnorm.tools import merge_batch_moments, update_batch_stats
+
+
+def tree_of(x):
+    return {"block": {"norm": jaxnorm.batch_moments(x)._asdict()}}
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(3, 2, size=(30, 4)), jnp.float32)
+
+
+def test_merged_as_one_batch(x):
+    merged = merge_batch_moments([tree_of(x[:5]), tree_of(x[5:7]), tree_of(x[7:])])
+    wide = np.asarray(x, np.float64)
+    layer = merged["block"]["norm"]
+    np.testing.assert_array_equal(layer["count"], 30)
+    np.testing.assert_allclose(layer["mean"], wide.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(layer["var"], wide.var(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_as_the_function_of_one_layer(x, momentum, unbiased):
+    stats = jaxnorm.BatchStats(jnp.arange(4.0), jnp.full(4, 3.0))
+    expected = jaxnorm.update_batch_stats(
+        stats, jaxnorm.batch_moments(x), momentum=momentum, unbiased=unbiased
+    )
+    actual = update_batch_stats(
+        {"block": {"norm": stats._asdict(), "other": {"u": jnp.ones(2)}}},
+        tree_of(x),
+        momentum=momentum,
+        unbiased=unbiased,
+    )
+    for name, value in expected._asdict().items():
+        np.testing.assert_array_equal(actual["block"]["norm"][name], value)
+    np.testing.assert_array_equal(actual["block"]["other"]["u"], 1)
+
+
+def test_counted_statistics_and_a_schedule(x):
+    def momentum(count):
+        return count / (count + 1)
+
+    stats = jaxnorm.init_batch_stats(4, counted=True)._replace(count=jnp.float32(3))
+    expected = jaxnorm.update_batch_stats(
+        stats, jaxnorm.batch_moments(x), momentum=momentum
+    )
+    tree = {"block": {"norm": stats._asdict()}}
+    layer = update_batch_stats(tree, tree_of(x), momentum=momentum)["block"]["norm"]
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(layer[name], value)
+
+
+def test_statistics_of_time_steps(x):
+    # Those of a step that saw nothing stay, and so does their count.
+    stats = jaxnorm.init_recurrent_stats(2, 4, counted=True)
+    moments = jax.tree.map(
+        lambda leaf: jnp.stack([jnp.zeros_like(leaf), leaf]), jaxnorm.batch_moments(x)
+    )
+    new = update_batch_stats(stats._asdict(), moments._asdict(), momentum=0.0)
+    np.testing.assert_array_equal(new["count"], [0, 1])
+    np.testing.assert_array_equal(new["mean"][0], 0)
+    np.testing.assert_allclose(new["mean"][1], x.mean(0), rtol=1e-6)
+
+
+def test_batch_renorm_as_its_own_update(x):
+    stats = jaxnorm.init_renorm_stats(4)
+    _, expected = jaxnorm.batch_renorm(
+        x,
+        stats,
+        r_max=1.0,
+        d_max=0.0,
+        use_running_average=False,
+        momentum=0.3,
+        epsilon=1e-2,
+    )
+    new = update_batch_stats(
+        {"block": {"norm": stats._asdict()}}, tree_of(x), momentum=0.3, epsilon=1e-2
+    )["block"]["norm"]
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(new[name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mean", "var"])
+def test_one_statistic_alone(x, name):
+    new = update_batch_stats(
+        {"block": {"norm": {name: jnp.zeros(4)}}}, tree_of(x), momentum=0.0
+    )["block"]["norm"]
+    assert set(new) == {name}
+    expected = getattr(jaxnorm.batch_moments(x), name)
+    np.testing.assert_array_equal(new[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: merge_batch_moments([]), ValueError, "at least one"),
+        (
+            lambda x: merge_batch_moments([tree_of(x), {"block": {}}]),
+            ValueError,
+            "block/norm has statistics in one tree",
+        ),
+        (
+            lambda x: merge_batch_moments([{"norm": {"mean": x, "var": x}}] * 2),
+            ValueError,
+            "count is missing",
+        ),
+        (
+            lambda x: update_batch_stats(
+                {"norm": {"mean": jnp.zeros(4)}}, tree_of(x), momentum=0.0
+            ),
+            ValueError,
+            "norm has statistics",
+        ),
+        (
+            lambda x: update_batch_stats(
+                {"block": {"norm": {"mean": jnp.zeros(4)}}}, tree_of(x), momentum=2.0
+            ),
+            ValueError,
+            "momentum",
+        ),
+        (
+            lambda x: update_batch_stats(
+                {"block": {"norm": {"mean": jnp.zeros(4)}}},
+                tree_of(x),
+                momentum=jaxnorm.warmup_momentum(),
+            ),
+            TypeError,
+            "count",
+        ),
+    ],
+)
+def test_bad_input(x, call, error, message):
+    with pytest.raises(error, match=message):
+        call(x)
