@@ -26,9 +26,9 @@ def merge(statistics: Any) -> Any:
     Args:
       statistics: a `batch_stats` collection with a leading axis of devices.
     """
-    number = len(jax.tree.leaves(statistics)[0]) if statistics else 1
+    leaves = jax.tree.leaves(statistics)
     parts = [
         jax.tree.map(lambda x, device=device: x[device], statistics)
-        for device in range(number)
+        for device in range(len(leaves[0]) if leaves else 1)
     ]
     return jax.device_get(jaxnorm.tools.merge_batch_stats(parts))

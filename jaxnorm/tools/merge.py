@@ -67,7 +67,7 @@ def merge_batch_stats(
         trees, counts = [trees], None if counts is None else [jnp.asarray(counts)]
     weights = _weights(counts, len(trees))
 
-    def merge(path: tuple[str, ...], *layers: Mapping[str, Array]) -> Layer:
+    def merge(path: tuple[str, ...], *layers: Tree) -> Layer:
         if any(set(layer) != set(layers[0]) for layer in layers):
             raise ValueError(
                 f"{'/'.join(path)} must keep the same statistics in all trees, got "

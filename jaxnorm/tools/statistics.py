@@ -189,7 +189,7 @@ def _below(other: Tree, name: str, path: tuple[str, ...], part: Tree) -> Tree:
     return found
 
 
-def _as_moments(layer: Mapping[str, Array], path: tuple[str, ...]) -> Moments:
+def _as_moments(layer: Tree, path: tuple[str, ...]) -> Moments:
     if missing := set(Moments._fields) - set(layer):
         raise ValueError(
             f"{'/'.join(path) or 'the layer'} must have the moments count, mean and "
