@@ -4,6 +4,16 @@ They know nested dicts of arrays, as Flax's collections are, and no framework.
 """
 
 from jaxnorm.tools.accumulate import full_batch_value_and_grad
+from jaxnorm.tools.convert.haiku import norms_from_haiku, norms_to_haiku
+from jaxnorm.tools.convert.insert import insert_variables
+from jaxnorm.tools.convert.keras import norms_from_keras, norms_to_keras
+from jaxnorm.tools.convert.momentum import (
+    momentum_from_haiku,
+    momentum_from_torch,
+    momentum_to_torch,
+)
+from jaxnorm.tools.convert.nnx import variables_from_nnx, variables_to_nnx
+from jaxnorm.tools.convert.torch import norms_from_torch, norms_to_torch
 from jaxnorm.tools.diagnose import Diagnosis, LayerDiagnosis, diagnose
 from jaxnorm.tools.merge import merge_batch_stats
 from jaxnorm.tools.recalibrate import recalibrate
@@ -17,8 +27,20 @@ __all__ = [
     "diagnosis_figure",
     "diagnosis_table",
     "full_batch_value_and_grad",
+    "insert_variables",
     "merge_batch_moments",
     "merge_batch_stats",
+    "momentum_from_haiku",
+    "momentum_from_torch",
+    "momentum_to_torch",
+    "norms_from_haiku",
+    "norms_from_keras",
+    "norms_from_torch",
+    "norms_to_haiku",
+    "norms_to_keras",
+    "norms_to_torch",
     "recalibrate",
     "update_batch_stats",
+    "variables_from_nnx",
+    "variables_to_nnx",
 ]

@@ -1,0 +1,55 @@
+"""Converted layers into the variables of a model, so that none is lost unseen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnorm.tools.convert.layers import Variables
+from jaxnorm.tools.convert.trees import node_at, walk
+
+
+def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:
+    """Returns variables with the leaves of others in the place of theirs.
+
+    Flax takes no offence at variables that no module reads, nor at those that stayed as
+    they were initialized. Here each new leaf must have a place.
+
+    Args:
+      variables: Those of a model, as from `init`: nested dicts of arrays.
+      new: Some of them anew, such as `norms_from_torch` returns.
+
+    Returns:
+      Nested dicts. The new leaves keep their dtypes.
+
+    Raises:
+      ValueError: If a new leaf is not in `variables`, or has another shape there.
+
+    Example:
+      >>> import numpy as np, jaxnorm.tools
+      >>> variables = {"params": {"bn": {"scale": np.ones(2), "bias": np.zeros(2)}}}
+      >>> new = {"params": {"bn": {"scale": np.array([3.0, 4.0])}}}
+      >>> jaxnorm.tools.insert_variables(variables, new)["params"]["bn"]
+      {'scale': array([3., 4.]), 'bias': array([0., 0.])}
+    """
+    for path in walk(new):
+        node = node_at(variables, path[:-1])
+        if path[-1] not in node or isinstance(node[path[-1]], Mapping):
+            raise ValueError(
+                f"The variables have no leaf at {path}; there is {sorted(node)}. Does "
+                "the correspondence of layers name the right paths?"
+            )
+        wanted = np.shape(node[path[-1]])
+        found = np.shape(node_at(new, path[:-1])[path[-1]])
+        if found != wanted:
+            raise ValueError(f"{path} must have the shape {wanted}, got {found}.")
+    return _insert(variables, new)
+
+
+def _insert(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _insert(value, new.get(key, {}))
+        if isinstance(value, Mapping)
+        else new.get(key, value)
+        for key, value in old.items()
+    }

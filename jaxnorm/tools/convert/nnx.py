@@ -1,0 +1,121 @@
+"""Flax NNX: a pure dict, where a layer's arrays stand together, to Linen and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxnorm.tools.convert.layers import COLLECTIONS, Variables
+from jaxnorm.tools.convert.trees import insert, node_at, walk
+
+AnyPath = tuple[str | int, ...]
+"""Names, and the indices of lists, from the root of a tree to a node."""
+
+
+def variables_from_nnx(
+    state: Mapping[Any, Any], paths: Mapping[AnyPath, AnyPath] | None = None
+) -> Variables:
+    """Returns the state of an NNX model as a Linen variables tree.
+
+    All leaves stay as they are, the same objects. Where a node has a mean or a var, its
+    mean, var, std and count go to `batch_stats`; all else goes to `params`.
+
+    Args:
+      state: A pure dict: `nnx.to_pure_dict(nnx.state(model, (nnx.Param,
+        nnx.BatchStat)))`. (The state of random streams has no place in variables.)
+      paths: New paths of nodes, by their old ones, for what is named otherwise in
+        Linen: `{("layers", 0): ("layers_0",)}`. The longest path that fits a leaf
+        decides. None: all stay.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}`, nested dicts.
+
+    Raises:
+      ValueError: If a path fits no leaf, or two leaves have one place.
+
+    Example:
+      >>> import jaxnorm.tools
+      >>> state = {"bn": {"scale": 1, "mean": 2, "var": 3}, "conv": {"kernel": 4}}
+      >>> variables = jaxnorm.tools.variables_from_nnx(state, {("bn",): ("norm",)})
+      >>> variables["params"]
+      {'norm': {'scale': 1}, 'conv': {'kernel': 4}}
+      >>> variables["batch_stats"]
+      {'norm': {'mean': 2, 'var': 3}}
+    """
+    _check_distinct(paths)
+    leaves = list(walk(state))
+    measured = {path[:-1] for path in leaves if path[-1] in ("mean", "var")}
+    new_paths = _rename(leaves, paths or {})
+    variables: Variables = {"params": {}, "batch_stats": {}}
+    for old, new in new_paths.items():
+        collection = "params"
+        if old[:-1] in measured:
+            collection = COLLECTIONS.get(str(old[-1]), "params")
+        insert(variables, (collection, *new), node_at(state, old[:-1])[old[-1]])
+    return variables
+
+
+def variables_to_nnx(
+    variables: Mapping[str, Any], paths: Mapping[AnyPath, AnyPath] | None = None
+) -> dict[Any, Any]:
+    """Returns a Linen variables tree as the state of an NNX model.
+
+    The way back of `variables_from_nnx`, for `nnx.replace_by_pure_dict`.
+
+    Args:
+      variables: The collections params and batch_stats.
+      paths: As in `variables_from_nnx`: the paths of Linen by those of NNX.
+
+    Returns:
+      Nested dicts, in which a layer's params and batch_stats stand together.
+
+    Raises:
+      ValueError: If there is another collection, a path fits no leaf, or two leaves
+        have one place.
+
+    Example:
+      >>> import jaxnorm.tools
+      >>> jaxnorm.tools.variables_to_nnx(
+      ...     {"params": {"bn": {"scale": 1}}, "batch_stats": {"bn": {"mean": 2}}}
+      ... )
+      {'bn': {'scale': 1, 'mean': 2}}
+    """
+    others = variables.keys() - {"params", "batch_stats"}
+    if others:
+        raise ValueError(
+            f"variables must have the collections params and batch_stats, got "
+            f"{sorted(others)} too. Convert those by themselves."
+        )
+    _check_distinct(paths)
+    inverse = {new: old for old, new in (paths or {}).items()}
+    located = [(key, path) for key in variables for path in walk(variables[key])]
+    new_paths = _rename([path for _, path in located], inverse)
+    state: dict[Any, Any] = {}
+    for collection, old in located:
+        node = node_at(variables, (collection, *old[:-1]))
+        insert(state, new_paths[old], node[old[-1]])
+    return state
+
+
+def _rename(
+    leaves: list[AnyPath], paths: Mapping[AnyPath, AnyPath]
+) -> dict[AnyPath, AnyPath]:
+    """Returns the new path of each leaf."""
+    renamed, used = {}, set()
+    for leaf in leaves:
+        # nodes are renamed, not what they hold
+        for length in range(len(leaf) - 1, -1, -1):
+            if leaf[:length] in paths:
+                used.add(leaf[:length])
+                renamed[leaf] = (*paths[leaf[:length]], *leaf[length:])
+                break
+        else:
+            renamed[leaf] = leaf
+    unused = [path for path in paths if path not in used]
+    if unused:
+        raise ValueError(f"There is no leaf below {unused}, of which paths speak.")
+    return renamed
+
+
+def _check_distinct(paths: Mapping[AnyPath, AnyPath] | None) -> None:
+    new = list((paths or {}).values())
+    if len(set(new)) < len(new):
+        raise ValueError(f"The new paths of paths must differ, got {new}.")

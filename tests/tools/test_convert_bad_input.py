@@ -1,0 +1,153 @@
+"""What cannot be converted is an error that says what is wrong and what to do."""
+
+import jaxtyping
+import numpy as np
+import pytest
+
+from jaxnorm import tools
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Without run-time checks of annotations, which would complain first."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def layer(**changes):
+    arrays = {
+        "weight": np.ones(3),
+        "bias": np.zeros(3),
+        "running_mean": np.zeros(3),
+        "running_var": np.ones(3),
+    }
+    arrays |= changes
+    return {f"bn1.{k}": v for k, v in arrays.items() if v is not None}
+
+
+BN = {"bn1": ("BatchNorm_0",)}
+FROM_TORCH = {
+    "nothing found": (layer(running_mean=None, running_var=None), {}, "no batch norm"),
+    "no such layer": (layer(), {"layers": {"bn2": ("b",)}}, r"bn2.*Near it: \['bn1'\]"),
+    "no variance": (layer(running_var=None), {}, "A mean needs one of var and std"),
+    "no mean": (layer(running_mean=None), {"layers": BN}, "A mean needs one of var"),
+    "another array": (layer(gate=np.ones(3)), {}, r"'bn1' has \['gate'\]"),
+    "a convolution": (layer(weight=np.ones((3, 2, 1, 1))), {}, "Is it a normalizer"),
+    "shapes that differ": (layer(bias=np.zeros(4)), {}, r"'bias': \(4,\)"),
+    "no count": (layer(), {"counted": True}, "without num_batches_tracked"),
+    "counts": (
+        layer(num_batches_tracked=np.arange(2)),
+        {"counted": True},
+        "count of 'bn1' must be a scalar",
+    ),
+    "integers": (layer(bias=np.zeros(3, int)), {}, "bias of 'bn1' must be floating"),
+    "strings": (layer(bias=np.array(["a"] * 3)), {}, "bn1.bias must be a numeric"),
+    "a path as a string": (layer(), {"layers": {"bn1": "bn1"}}, "with the comma"),
+    "one path twice": (
+        layer() | {"bn2.weight": np.ones(3)},
+        {"layers": {"bn1": ("b",), "bn2": ("b",)}},
+        "'bn1' and 'bn2' have one path",
+    ),
+    "a layer within an array": (
+        layer() | {"bn2.weight": np.ones(3)},
+        {"layers": {"bn1": ("b",), "bn2": ("b", "scale")}},
+        "an array already",
+    ),
+    "one element": (layer(), {"elements": 1}, "at least 2"),
+    "elements of others": (layer(), {"elements": {"bn2": 3}}, r"\['bn1'\], got"),
+}
+
+
+@pytest.mark.parametrize("case", FROM_TORCH)
+def test_from_torch(case):
+    state_dict, options, says = FROM_TORCH[case]
+    error = TypeError if case in ("integers", "strings", "a path as a string") else (
+        ValueError
+    )  # fmt: skip
+    with pytest.raises(error, match=says):
+        tools.norms_from_torch(state_dict, **options)
+
+
+def variables(**changes):
+    stats = {"mean": np.zeros(3), "var": np.ones(3)} | changes
+    return {"batch_stats": {"bn": {k: v for k, v in stats.items() if v is not None}}}
+
+
+TO_TORCH = {
+    "nothing found": ({"params": {}}, {}, "no batch norm"),
+    "no such layer": (variables(), {"layers": {"bn": ("BatchNorm_1",)}}, "none of"),
+    "another array": (variables(gate=np.ones(3)), {}, "'gate'.*no place"),
+    "no variance": (variables(var=None), {}, "A mean needs"),
+    "steps": (variables(count=np.ones(2)), {}, "must be a scalar"),
+    "renorm": (variables(var=None, std=np.ones(3)), {}, "std.*PyTorch has no place"),
+    "one element": (variables(), {"elements": 1}, "at least 2"),
+}
+
+
+@pytest.mark.parametrize("case", TO_TORCH)
+def test_to_torch(case):
+    tree, options, says = TO_TORCH[case]
+    with pytest.raises(ValueError, match=says):
+        tools.norms_to_torch(tree, **options)
+
+
+TO_HAIKU = {
+    "no counter": (variables(), {"counter": None}, "got neither"),
+    "two counters": (variables(count=np.float32(1)), {}, "got both"),
+    "a negative counter": (variables(), {"counter": -1}, "at least 0"),
+    "shape": (variables(), {"shape": (1, 2)}, r"must fit its \(3,\)"),
+    "shape of another": (variables(), {"shape": {"b": (1, -1)}}, "shape must be given"),
+    "decay rate": (variables(), {"decay_rate": 1.0}, r"in \(0, 1\)"),
+}
+
+
+@pytest.mark.parametrize("case", TO_HAIKU)
+def test_to_haiku(case):
+    tree, options, says = TO_HAIKU[case]
+    options = {"shape": (1, -1), "decay_rate": 0.9, "counter": 1} | options
+    with pytest.raises(ValueError, match=says):
+        tools.norms_to_haiku(tree, **options)
+
+
+def test_from_haiku():
+    average = {"average": np.zeros((1, 3)), "counter": np.array(1)}
+    state = {f"bn/~/{name}": average for name in ("mean_ema", "var_ema")}
+    with pytest.raises(ValueError, match="no normalizer 'norm'"):
+        tools.norms_from_haiku({}, state, {"norm": ("norm",)})
+    with pytest.raises(ValueError, match="'bn' has 'w'"):
+        tools.norms_from_haiku({"bn": {"w": np.ones((1, 3))}}, state)
+    with pytest.raises(ValueError, match="A mean needs"):
+        tools.norms_from_haiku({}, {"bn/~/mean_ema": average})
+    with pytest.raises(ValueError, match=r"without \['counter'\]"):
+        tools.norms_from_haiku({}, {"bn/~/mean_ema": {"average": np.zeros(3)}})
+    with pytest.raises(ValueError, match="no batch norm"):
+        tools.norms_from_haiku({}, {})
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.1, float("nan")])
+def test_momentum(momentum):
+    for convert in (
+        tools.momentum_from_torch,
+        tools.momentum_to_torch,
+        tools.momentum_from_haiku,
+    ):
+        with pytest.raises(ValueError, match="must lie in"):
+            convert(momentum)
+    with pytest.raises(TypeError, match="number or None, got a function"):
+        tools.momentum_to_torch(tools.momentum_from_haiku(0.9))
+
+
+def test_nnx():
+    state = {"a": {"scale": 1, "mean": 2}, "b": {"scale": 3}}
+    with pytest.raises(ValueError, match=r"no leaf below \[\('c',\)\]"):
+        tools.variables_from_nnx(state, {("c",): ("d",)})
+    with pytest.raises(ValueError, match="one place"):
+        tools.variables_from_nnx(state, {("b",): ("a",)})
+    with pytest.raises(ValueError, match="must differ"):
+        tools.variables_from_nnx(state, {("a",): ("c",), ("b",): ("c",)})
+    with pytest.raises(ValueError, match="cache"):
+        tools.variables_to_nnx({"params": {}, "cache": {}})
+    with pytest.raises(ValueError, match="one place"):
+        tools.variables_to_nnx({"params": {"mean": 1}, "batch_stats": {"mean": 2}})
