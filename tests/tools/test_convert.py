@@ -1,5 +1,8 @@
 """Checkpoints of PyTorch, Keras and Haiku, made of arrays, to variables and back."""
 
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -349,3 +352,12 @@ def test_the_same_tree_from_each_framework(layer):
     trees = [READ[name](MAKE[name](drawn)) for name in MAKE]
     for tree in trees:
         same_bits(tree, variables_of(drawn))
+
+
+def test_no_framework_is_imported():
+    frameworks = {"flax", "haiku", "keras", "tensorflow", "torch"}
+    code = f"import sys, jaxnorm.tools; print({frameworks} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
