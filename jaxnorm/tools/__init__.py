@@ -15,17 +15,23 @@ from jaxnorm.tools.convert.momentum import (
 from jaxnorm.tools.convert.nnx import variables_from_nnx, variables_to_nnx
 from jaxnorm.tools.convert.torch import norms_from_torch, norms_to_torch
 from jaxnorm.tools.diagnose import Diagnosis, LayerDiagnosis, diagnose
+from jaxnorm.tools.fold_batch_norm import fold_batch_norm
+from jaxnorm.tools.fold_model import Fold, fold_model
 from jaxnorm.tools.merge import merge_batch_stats
 from jaxnorm.tools.recalibrate import recalibrate
 from jaxnorm.tools.show import diagnosis_figure, diagnosis_table
 from jaxnorm.tools.statistics import merge_batch_moments, update_batch_stats
+from jaxnorm.tools.suggest_folds import suggest_folds
 
 __all__ = [
     "Diagnosis",
+    "Fold",
     "LayerDiagnosis",
     "diagnose",
     "diagnosis_figure",
     "diagnosis_table",
+    "fold_batch_norm",
+    "fold_model",
     "full_batch_value_and_grad",
     "insert_variables",
     "merge_batch_moments",
@@ -40,6 +46,7 @@ __all__ = [
     "norms_to_keras",
     "norms_to_torch",
     "recalibrate",
+    "suggest_folds",
     "update_batch_stats",
     "variables_from_nnx",
     "variables_to_nnx",
