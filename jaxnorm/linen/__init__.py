@@ -14,6 +14,7 @@ from jaxnorm.linen.dynamic_tanh import DynamicTanh
 from jaxnorm.linen.evo_norm_b0 import EvoNormB0
 from jaxnorm.linen.evo_norm_s0 import EvoNormS0
 from jaxnorm.linen.filter_response_norm import FilterResponseNorm
+from jaxnorm.linen.freezing import freeze_batch_norms, frozen_statistics
 from jaxnorm.linen.ghost_batch_norm import GhostBatchNorm
 from jaxnorm.linen.global_response_norm import GlobalResponseNorm
 from jaxnorm.linen.group_norm import GroupNorm
@@ -55,4 +56,6 @@ __all__ = [
     "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",
+    "freeze_batch_norms",
+    "frozen_statistics",
 ]

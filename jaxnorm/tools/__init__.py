@@ -17,7 +17,9 @@ from jaxnorm.tools.convert.torch import norms_from_torch, norms_to_torch
 from jaxnorm.tools.diagnose import Diagnosis, LayerDiagnosis, diagnose
 from jaxnorm.tools.fold_batch_norm import fold_batch_norm
 from jaxnorm.tools.fold_model import Fold, fold_model
+from jaxnorm.tools.freezing import freeze_parameters
 from jaxnorm.tools.merge import merge_batch_stats
+from jaxnorm.tools.normalization_mask import normalization_mask
 from jaxnorm.tools.recalibrate import recalibrate
 from jaxnorm.tools.show import diagnosis_figure, diagnosis_table
 from jaxnorm.tools.statistics import merge_batch_moments, update_batch_stats
@@ -32,6 +34,7 @@ __all__ = [
     "diagnosis_table",
     "fold_batch_norm",
     "fold_model",
+    "freeze_parameters",
     "full_batch_value_and_grad",
     "insert_variables",
     "merge_batch_moments",
@@ -39,6 +42,7 @@ __all__ = [
     "momentum_from_haiku",
     "momentum_from_torch",
     "momentum_to_torch",
+    "normalization_mask",
     "norms_from_haiku",
     "norms_from_keras",
     "norms_from_torch",

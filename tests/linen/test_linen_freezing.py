@@ -1,0 +1,177 @@
+"""What is frozen stays bit for bit; everything else trains."""
+
+import functools
+
+import family
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from family_modules import TABLE, draw_variables
+from flax import linen as nn
+
+import jaxnorm.linen
+from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.tools import freeze_parameters
+
+
+class Model(nn.Module):
+    """Batch norms in two places, one of them rematerialized, and a layer norm."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (3, 3))(x)
+        norm = nn.remat(jaxnorm.linen.BatchNorm)
+        x = nn.relu(norm(use_running_average=not train, name="first")(x))
+        x = jaxnorm.linen.LayerNorm(name="layer")(nn.Dense(5)(x))
+        x = jaxnorm.linen.BatchNorm(name="second")(x, not train)
+        return nn.Dense(2)(x.mean((1, 2)))
+
+
+BATCH_NORMS = {"first", "second"}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    # optax needs it
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(size=(6, 5, 5, 3)), jnp.float32)
+
+
+@pytest.fixture
+def variables(x):
+    """Not at their initial values, where too little would move."""
+    initial = jax.jit(functools.partial(Model().init, train=False))
+    return jax.tree.map(lambda leaf: leaf + 0.3, initial(jax.random.key(0), x))
+
+
+def moved(apply, optimizer, variables, x, steps=3):
+    """The paths of what is different after some steps of training."""
+
+    @jax.jit
+    def step(variables, state):
+        def loss(params):
+            y, updates = apply(
+                {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(jnp.sin(y)), updates
+
+        gradients, updates = jax.grad(loss, has_aux=True)(variables["params"])
+        change, state = optimizer.update(gradients, state, variables["params"])
+        params = optax.apply_updates(variables["params"], change)
+        return {"params": params, **updates}, state
+
+    after, state = variables, optimizer.init(variables["params"])
+    for _ in range(steps):
+        after, state = step(after, state)
+    flat = jax.tree_util.tree_flatten_with_path(after)[0]
+    return {
+        (path[0].key, path[1].key)
+        for (path, new), old in zip(flat, jax.tree.leaves(variables), strict=True)
+        if not np.array_equal(new, old)
+    }, {(path[0].key, path[1].key) for path, _ in flat}
+
+
+def adamw():
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1, weight_decay=1))
+
+
+def test_everything_moves_by_default(variables, x):
+    changed, everything = moved(Model().apply, adamw(), variables, x)
+    assert changed == everything
+
+
+def test_both(variables, x):
+    apply, optimizer = jaxnorm.linen.freeze_batch_norms(
+        Model().apply, adamw(), variables
+    )
+    changed, everything = moved(apply, optimizer, variables, x)
+    assert everything - changed == {
+        (collection, name)
+        for collection in ("params", "batch_stats")
+        for name in BATCH_NORMS
+    }
+    assert changed == {("params", n) for n in ("Conv_0", "Dense_0", "Dense_1", "layer")}
+
+
+def test_statistics_alone(variables, x):
+    apply = jaxnorm.linen.frozen_statistics(Model().apply)
+    changed, everything = moved(apply, adamw(), variables, x)
+    assert everything - changed == {("batch_stats", name) for name in BATCH_NORMS}
+
+
+def test_parameters_alone(variables, x):
+    optimizer = freeze_parameters(adamw(), variables)
+    changed, everything = moved(Model().apply, optimizer, variables, x)
+    assert everything - changed == {("params", name) for name in BATCH_NORMS}
+
+
+def test_parameters_of_all_normalizers(variables):
+    optimizer = freeze_parameters(optax.sgd(0.1), variables, only_with_statistics=False)
+    params = variables["params"]
+    change, _ = optimizer.update(params, optimizer.init(params), params)
+    still = {name for name, node in change.items() if not node["bias"].any()}
+    assert still == BATCH_NORMS | {"layer"}
+
+
+def test_the_optimizer_keeps_nothing_of_what_is_frozen(variables):
+    state = freeze_parameters(optax.adam(0.1), variables).init(variables["params"])
+    kept = [
+        jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)
+    ]
+    assert any("layer" in path for path in kept)
+    assert not any(name in path for name in BATCH_NORMS for path in kept)
+
+
+def test_gradients_that_are_not_finite_do_not_reach_what_is_frozen(variables):
+    optimizer = freeze_parameters(optax.sgd(0.1), variables)
+    params = variables["params"]
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+    change, _ = optimizer.update(gradients, optimizer.init(params), params)
+    after = optax.apply_updates(params, change)
+    jax.tree.map(np.testing.assert_array_equal, after["first"], params["first"])
+
+
+def test_nothing_to_freeze_is_an_error(variables):
+    with pytest.raises(ValueError, match=r'have none with running.*"batch_stats"'):
+        freeze_parameters(optax.sgd(0.1), variables["params"])
+
+
+def is_batch_module(name):
+    return issubclass(getattr(jaxnorm.linen, name), BatchModule)
+
+
+@pytest.mark.parametrize("name", [*filter(is_batch_module, TABLE), "BatchNormLSTMCell"])
+def test_frozen_statistics_are_used_and_kept(name):
+    entry, rows = TABLE[name], family.TABLE["rms_norm"]
+    x, *_ = family.draw_arguments(rows, 0)
+    variables = draw_variables(name, x)
+    mask = family.draw_mask(rows) if entry.masked else None
+
+    def apply(train):
+        module = entry.build(train)
+        return functools.partial(entry.apply, module, mask=mask, train=train)
+
+    @jax.jit
+    def both(variables, x):
+        frozen = jaxnorm.linen.frozen_statistics(apply(True))
+        return frozen(variables, x, mutable=["batch_stats"]), apply(False)(variables, x)
+
+    (y, updates), expected = both(variables, x)
+    np.testing.assert_array_equal(y, expected)
+    jax.tree.map(
+        np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"]
+    )
+
+
+def test_other_classes_are_not_passed_over(x):
+    model = nn.Sequential([nn.BatchNorm(use_running_average=True)])
+    variables = model.init(jax.random.key(0), x)
+    with pytest.raises(TypeError, match=r"got one of flax\.linen, layers_0"):
+        jaxnorm.linen.frozen_statistics(model.apply)(variables, x)
