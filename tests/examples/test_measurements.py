@@ -58,3 +58,10 @@ def test_scaling(rows):
     for name in ("all devices", "groups of 8"):
         assert int(cells[name][4]) <= 6
         assert cells[name][5] == f"{4 * 5 * (32 + 64 + 128):,}"
+
+
+def test_folding(rows):
+    # Times are not judged here; that both models agree is checked by the script.
+    options = ["--batch=2", "--repeats=2", "--dtype=bfloat16"]
+    cells = {tuple(row[:2]): row[2:] for row in rows("folding.py", *options)}
+    assert all(float(cell) > 0 for cell in cells["2", "bfloat16"])
