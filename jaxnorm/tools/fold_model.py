@@ -121,10 +121,10 @@ def _fold(variables: Mapping[Key, Any], folds: tuple[Fold, ...]) -> dict[Key, An
             "variables must hold arrays, got boxes with metadata. Take them off: "
             "flax.linen.meta.unbox(variables), or flax.nnx.to_pure_dict(state)."
         )
-    original = nodes(flat, starts)
     for fold in folds:
-        layer = _node(nodes(flat, starts), fold.layer, "layer", {"kernel"})
-        norm = _node(original, fold.norm, "norm", *NORM_NAMES)
+        found = nodes(flat, starts)
+        layer = _node(found, fold.layer, "layer", {"kernel"})
+        norm = _node(found, fold.norm, "norm", *NORM_NAMES)
         options = {
             field.name: getattr(fold, field.name)
             for field in dataclasses.fields(fold)

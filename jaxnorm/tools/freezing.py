@@ -23,9 +23,10 @@ def freeze_parameters(
 ) -> "optax.GradientTransformation":
     """Returns the optimizer, which then never moves the parameters of batch norms.
 
-    Not by weight decay or momentum either: the optimizer does not see them, and keeps
-    no state of them. For fine-tuning; the running statistics are another matter, see
-    `jaxnorm.linen.frozen_statistics` and `jaxnorm.linen.freeze_batch_norms`.
+    Not by weight decay or momentum either: the optimizer does not see them, keeps no
+    state of them, and counts them in no global norm. For fine-tuning. The running
+    statistics are another matter: see `jaxnorm.linen.frozen_statistics`, and
+    `jaxnorm.linen.freeze_batch_norms` for both.
 
     Args:
       optimizer: Any of optax.

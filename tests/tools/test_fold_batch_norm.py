@@ -157,6 +157,18 @@ def test_without_scale_and_bias(norm_first, rng):
     assert error(x @ kernel + bias[None], expected) < 1e-5
 
 
+def test_groups_in_the_other_layout(rng):
+    kernel = jnp.asarray(rng.normal(size=(3, 2, 8)), jnp.float32)
+    stats = jaxnorm.BatchStats(*jnp.asarray(rng.uniform(1, 2, (2, 4)), jnp.float32))
+    options = {"norm_first": True, "groups": 2, "padding": 0}
+    expected, bias = fold_batch_norm(kernel, None, stats, None, None, **options)
+    other = jnp.swapaxes(kernel, -1, -2)
+    layout = {"in_axes": -1, "out_axes": -2}
+    swapped, same = fold_batch_norm(other, None, stats, None, None, **options, **layout)
+    np.testing.assert_array_equal(jnp.swapaxes(swapped, -1, -2), expected)
+    np.testing.assert_allclose(same, bias, rtol=1e-6)
+
+
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_half_precision_rounds_once(norm_first, rng):
     features = 4 if norm_first else 3
