@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import jax
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
@@ -24,14 +25,15 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
     they are. Of `mutable=["batch_stats"]` their statistics come out as they came in.
 
     Args:
-      apply: `model.apply`, or any function that calls Linen modules.
+      apply: `model.apply`, or any function that calls Linen modules; compiled in no
+        part, since what was traced before stays as it was.
 
     Returns:
       A function of the same arguments. It may be compiled, or called in what is.
 
     Raises:
-      TypeError: When called, if there is a `flax.linen.BatchNorm`, which it does not
-        reach.
+      TypeError: If `apply` is compiled; and when called, if there is a
+        `flax.linen.BatchNorm`, which it does not reach.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -43,9 +45,13 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       >>> y.round(2).ravel(), updates["batch_stats"]["mean"]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
+    if isinstance(apply, jax.stages.Wrapped):
+        raise TypeError(
+            "apply must not be compiled, since what was traced before stays as it was, "
+            f"got {apply}. Compile what comes back: jax.jit(frozen_statistics(apply))."
+        )
 
     def frozen(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # Within, not around jit: what was compiled once is not traced again.
         with nn.intercept_methods(_use_running_average):
             return apply(*args, **kwargs)
 

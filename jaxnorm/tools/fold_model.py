@@ -78,7 +78,7 @@ def fold_model(
         these norms, whose layers have a bias.
       batch: A sample of the input, whatever the two take.
       tolerance: How far an output may be off, relative to the largest magnitude of the
-        original; that of float32 by default, for bfloat16 1e-2 is more apt. The two are
+        original; that of float32 by default, for bfloat16 3e-2 is more apt. The two are
         computed with the highest precision of products that the device has.
 
     Returns:

@@ -170,6 +170,11 @@ def test_frozen_statistics_are_used_and_kept(name):
     )
 
 
+def test_what_is_compiled_already_is_an_error():
+    with pytest.raises(TypeError, match="must not be compiled"):
+        jaxnorm.linen.frozen_statistics(jax.jit(Model().apply))
+
+
 def test_other_classes_are_not_passed_over(x):
     model = nn.Sequential([nn.BatchNorm(use_running_average=True)])
     variables = model.init(jax.random.key(0), x)
