@@ -2,19 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import pytest
 
 import jaxnorm
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Without run-time checks of annotations, which would complain first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 ALL = {

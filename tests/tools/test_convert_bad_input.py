@@ -1,19 +1,11 @@
 """What cannot be converted is an error that says what is wrong and what to do."""
 
-import jaxtyping
 import numpy as np
 import pytest
 
 from jaxnorm import tools
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Without run-time checks of annotations, which would complain first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 def layer(**changes):

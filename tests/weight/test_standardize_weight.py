@@ -5,7 +5,6 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from drawing import draw
@@ -262,15 +261,6 @@ BAD = {
     "epsilon": (w, {"epsilon": -1.0}, ("epsilon", "-1.0")),
     "dtype": (w, {"dtype": jnp.int32}, ("dtype", "int32")),
 }
-
-
-@pytest.fixture
-def as_users_run_it():
-    """Without run-time checks of annotations, which would complain first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.parametrize("how", ["arrays", "tracing"])

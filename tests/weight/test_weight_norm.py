@@ -5,7 +5,6 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from drawing import draw
@@ -316,15 +315,6 @@ BAD = {
     "init: bias": (init_weight_norm, (v, g, jnp.ones(4)), {}, ("bias", "(5,)", "(4,)")),
     "init: integers": (init_weight_norm, (v.astype(int), g, g), {}, ("y", "int32")),
 }
-
-
-@pytest.fixture
-def as_users_run_it():
-    """Without run-time checks of annotations, which would complain first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.parametrize("how", ["arrays", "tracing"])
