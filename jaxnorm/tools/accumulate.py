@@ -1,6 +1,6 @@
 """The gradients of a full batch, with its statistics, from micro-batches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -14,6 +14,7 @@ from jaxnorm.tools.statistics import (
     merge_batch_moments,
     update_batch_stats,
 )
+from jaxnorm.tools.trees import node_at
 
 Params = TypeVar("Params")
 Batch = TypeVar("Batch")
@@ -152,7 +153,7 @@ def _weigh(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
     """
     total = jnp.zeros((), jnp.float32)
     for path, own in layers(parts).items():
-        pulled, merged, layer = (_at(tree, path) for tree in (pull, whole, stats))
+        pulled, merged, layer = (node_at(tree, path) for tree in (pull, whole, stats))
         share = own["count"] / jnp.maximum(merged["count"], 1e-30)
         deviation = own["mean"] - lax.stop_gradient(merged["mean"])
         var = own["var"] + jnp.square(deviation)
@@ -163,9 +164,3 @@ def _weigh(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
         if "std" in pulled:
             total += jnp.sum(pulled["std"] * share * var / (2 * layer["std"]))
     return total
-
-
-def _at(tree: Tree, path: tuple[str, ...]) -> Mapping[str, Array]:
-    for name in path:
-        tree = tree[name]
-    return tree

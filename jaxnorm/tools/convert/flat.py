@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxnorm.tools.convert.layers import Layer, as_array, check_paths, split
-from jaxnorm.tools.convert.trees import Path
+from jaxnorm.tools.trees import Path
 
 
 @dataclasses.dataclass(frozen=True)

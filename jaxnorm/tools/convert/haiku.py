@@ -16,7 +16,7 @@ from jaxnorm.tools.convert.layers import (
     to_variables,
 )
 from jaxnorm.tools.convert.momentum import check_decay_rate
-from jaxnorm.tools.convert.trees import Path
+from jaxnorm.tools.trees import Path
 
 PARAMS = {"scale": "scale", "offset": "bias"}
 AVERAGES = {"mean_ema": "mean", "var_ema": "var"}

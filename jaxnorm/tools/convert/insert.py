@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnorm.tools.convert.layers import Variables
-from jaxnorm.tools.convert.trees import node_at, walk
+from jaxnorm.tools.trees import node_at, walk
 
 
 def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:

@@ -13,7 +13,7 @@ from jaxnorm.tools.convert.layers import (
     from_variables,
     to_variables,
 )
-from jaxnorm.tools.convert.trees import Path
+from jaxnorm.tools.trees import Path
 
 NAMES = FlatNames(
     framework="Keras",

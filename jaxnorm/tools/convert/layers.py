@@ -7,7 +7,7 @@ import numpy as np
 from jax import dlpack
 from jax import numpy as jnp
 
-from jaxnorm.tools.convert.trees import Path, insert, node_at, walk
+from jaxnorm.tools.trees import Path, insert, node_at, walk
 
 Layer = dict[str, np.ndarray]
 """One normalizer: scale, bias; mean, var or std, count. None of them is required."""
