@@ -78,6 +78,7 @@ def test_diagnosis_of_what_is_no_run(tmp_path):
         diagnose.diagnose(tmp_path, "test", num_images=64)
 
 
+@pytest.mark.slow
 def test_devices_drift_apart_without_sync(start, tmp_path):
     process = start(
         *SMALL,

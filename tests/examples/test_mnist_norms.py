@@ -27,15 +27,14 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-# The others see every example by itself, and none sees the mask.
-_SEE_PADDING = {"batch", "renorm", "ghost", "adaptive", "mean_only", "evo_b0"}
-_SEE_PADDING |= {"switchable", "batch_instance", "instance_batch", "weight", "virtual"}
+# Those that treat padding each in a way of its own.
+_OFTEN_TRAINED = {"batch", "renorm", "ghost", "switchable", "weight", "virtual"}
 
 
 @pytest.mark.parametrize(
     "norm",
     [
-        pytest.param(norm, marks=() if norm in _SEE_PADDING else pytest.mark.slow)
+        pytest.param(norm, marks=() if norm in _OFTEN_TRAINED else pytest.mark.slow)
         for norm in NORMS
     ],
 )
