@@ -1,0 +1,142 @@
+"""Weight normalization as a Flax NNX wrapper of a layer."""
+
+from typing import Any, Literal, get_args
+
+from flax import nnx
+from flax.nnx import filterlib
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.nnx.affine import PromoteDtype, hashable, keep_dtypes, read
+from jaxnorm.nnx.wrapping import KERNELS, call_with_params, own, params_of
+from jaxnorm.weight.weight_norm import weight_magnitude, weight_norm
+
+Initialization = Literal["scale_init", "preserve"]
+
+
+class WeightNorm(nnx.Module):
+    """Weight normalization of the layer that it wraps.
+
+    A drop-in superset of `flax.nnx.WeightNorm`: the same arguments, defaults and names
+    of variables. The mathematics is that of `jaxnorm.weight_norm`. Unlike in Flax, a
+    call never changes the layer: its kernel keeps its length, and gradients reach it.
+
+    Attributes:
+      layer_instance: The wrapped layer.
+      scales: `nnx.Param` by the path of the parameter, such as `("kernel",)`; None
+        without `use_scale`.
+      feature_axes: The axis or axes of the output units; None: one norm for each array.
+      use_scale: Whether to multiply by learned scales; without, each norm is 1.
+      epsilon: Added to the squared norm; at least 0.
+      dtype: Dtype of the normalized parameters; by default what parameter and scale
+        promote to.
+      param_dtype: Dtype of the scales.
+      variable_filter: Which parameters are normalized, as a filter of NNX.
+      promote_dtype: Called with parameter and scale, as in `AffineModule`.
+
+    The constructor's `initialization` says where the scales start. "scale_init": as it
+    says, 1 by default, as in Flax, which changes what the layer computes. "preserve":
+    at the norms of the parameters, so that the layer computes the same as before.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+      >>> wrapped = jaxnorm.nnx.WeightNorm(
+      ...     layer, initialization="preserve", rngs=nnx.Rngs(1)
+      ... )
+      >>> x = jnp.array([[1.0, 2.0], [3.0, -4.0]])
+      >>> jnp.allclose(wrapped(x), layer(x))
+      Array(True, dtype=bool)
+    """
+
+    def __init__(
+        self,
+        layer_instance: nnx.Module,
+        *,
+        feature_axes: Axes | None = -1,
+        use_scale: bool = True,
+        scale_init: Initializer = nnx.initializers.ones,
+        epsilon: float = 1e-12,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        variable_filter: filterlib.Filter = KERNELS,
+        promote_dtype: PromoteDtype = keep_dtypes,
+        initialization: Initialization = "scale_init",
+        rngs: nnx.Rngs,
+    ) -> None:
+        _check_initialization(initialization, use_scale)
+        self.layer_instance = layer_instance
+        self.feature_axes = () if feature_axes is None else hashable(feature_axes)
+        self.use_scale = use_scale
+        self.scale_init = scale_init
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.variable_filter = filterlib.to_predicate(variable_filter)
+        self.promote_dtype = promote_dtype
+
+        def init_scale(value: Array) -> nnx.Param[Array]:
+            features = self._features(value)
+            if initialization == "preserve":
+                length = weight_magnitude(value, feature_axes=features)
+                return nnx.Param(length.astype(param_dtype))
+            shape = sizes(value.shape, features)
+            return nnx.Param(scale_init(rngs.params(), shape, param_dtype))
+
+        self.scales: dict[Any, nnx.Param[Array]] | None = nnx.data(None)
+        if use_scale:
+            values = params_of(layer_instance, self.variable_filter)
+            self.scales = nnx.data({path: init_scale(v) for path, v in values.items()})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with normalized parameters.
+
+        Args:
+          *args: Arguments of the wrapped layer.
+          **kwargs: Keyword arguments of the wrapped layer.
+
+        Returns:
+          What the wrapped layer returns.
+
+        Raises:
+          ValueError: If the layer has parameters that it had not when it was wrapped.
+        """
+
+        def normalize(path: Any, value: Array) -> Array:
+            features = self._features(value)
+            if self.scales is None:
+                scale = jnp.ones(sizes(value.shape, features), value.dtype)
+            else:
+                scale = read(own(self.scales, path))
+            value, scale = self.promote_dtype((value, scale), dtype=self.dtype)
+            return weight_norm(
+                value,
+                scale,
+                feature_axes=features,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+            )
+
+        values = params_of(self.layer_instance, self.variable_filter)
+        normalized = {path: normalize(path, value) for path, value in values.items()}
+        return call_with_params(self.layer_instance, normalized, args, kwargs)
+
+    def _features(self, value: Array) -> tuple[int, ...]:
+        return canonical_axes(self.feature_axes, value.ndim)
+
+
+def _check_initialization(initialization: str, use_scale: bool) -> None:
+    if initialization not in get_args(Initialization):
+        raise ValueError(
+            f"initialization must be one of {get_args(Initialization)}, got "
+            f"{initialization!r}."
+        )
+    if initialization != "scale_init" and not use_scale:
+        raise ValueError(
+            f"initialization={initialization!r} says where the scales start, so "
+            "use_scale must be True, got False."
+        )

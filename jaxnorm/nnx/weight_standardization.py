@@ -1,0 +1,100 @@
+"""Weight standardization as a Flax NNX wrapper of a layer."""
+
+from typing import Any
+
+from flax import nnx
+from flax.nnx import filterlib
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.nnx.affine import hashable, read
+from jaxnorm.nnx.wrapping import KERNELS, call_with_params, own, params_of
+from jaxnorm.weight.standardize_weight import standardize_weight
+
+
+class WeightStandardization(nnx.Module):
+    """Weight standardization of the layer that it wraps, plain or scaled.
+
+    The mathematics is that of `jaxnorm.standardize_weight`. A call never changes the
+    layer.
+
+    Attributes:
+      layer_instance: The wrapped layer.
+      gains: `nnx.Param` by the path of the parameter, such as `("kernel",)`; None
+        without `use_gain`.
+      variable_filter: Which parameters are standardized, as a filter of NNX.
+      epsilon: As in `jaxnorm.linen.WeightStandardization`, like `dtype`, `param_dtype`,
+        `use_gain`, `feature_axes` and the constructor's `gain_init`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+      >>> wrapped = jaxnorm.nnx.WeightStandardization(conv, rngs=rngs)
+      >>> wrapped(jnp.ones((2, 8, 8, 3))).shape
+      (2, 8, 8, 4)
+    """
+
+    def __init__(
+        self,
+        layer_instance: nnx.Module,
+        *,
+        epsilon: float = 1e-6,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        use_gain: bool = False,
+        gain_init: Initializer = nnx.initializers.ones,
+        feature_axes: Axes = -1,
+        variable_filter: filterlib.Filter = KERNELS,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.layer_instance = layer_instance
+        self.epsilon = epsilon
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.use_gain = use_gain
+        self.feature_axes = hashable(feature_axes)
+        self.variable_filter = filterlib.to_predicate(variable_filter)
+
+        def init_gain(value: Array) -> nnx.Param[Array]:
+            shape = sizes(value.shape, self._features(value))
+            return nnx.Param(gain_init(rngs.params(), shape, param_dtype))
+
+        self.gains: dict[Any, nnx.Param[Array]] | None = nnx.data(None)
+        if use_gain:
+            values = params_of(layer_instance, self.variable_filter)
+            self.gains = nnx.data({path: init_gain(v) for path, v in values.items()})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with standardized parameters.
+
+        Args:
+          *args: Arguments of the wrapped layer.
+          **kwargs: Keyword arguments of the wrapped layer.
+
+        Returns:
+          What the wrapped layer returns.
+
+        Raises:
+          ValueError: If the layer has parameters that it had not when it was wrapped.
+        """
+
+        def standardize(path: Any, value: Array) -> Array:
+            return standardize_weight(
+                value,
+                feature_axes=self._features(value),
+                epsilon=self.epsilon,
+                gain=None if self.gains is None else read(own(self.gains, path)),
+                dtype=self.dtype,
+            )
+
+        values = params_of(self.layer_instance, self.variable_filter)
+        changed = {path: standardize(path, value) for path, value in values.items()}
+        return call_with_params(self.layer_instance, changed, args, kwargs)
+
+    def _features(self, value: Array) -> tuple[int, ...]:
+        return canonical_axes(self.feature_axes, value.ndim)

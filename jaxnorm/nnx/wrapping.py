@@ -1,0 +1,74 @@
+"""How a module computes another one with changed parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from jaxnorm.nnx.affine import read
+
+Path = tuple[Any, ...]
+Predicate = Callable[[Path, Any], bool]
+KERNELS = nnx.PathContains("kernel")
+
+
+def params_of(
+    layer: nnx.Module, predicate: Predicate | None = None
+) -> dict[Path, Array]:
+    """Returns the parameters of a layer by their path, those of the predicate if given.
+
+    Args:
+      layer: The wrapped layer.
+      predicate: Tells, of a path and a variable, whether the parameter is meant.
+    """
+    params = nnx.to_flat_state(nnx.state(layer, nnx.Param))
+    return {
+        path: read(param)
+        for path, param in params
+        if predicate is None or predicate(path, param)
+    }
+
+
+def call_with_params(
+    layer: nnx.Module,
+    params: Mapping[Path, Array],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Any:
+    """Calls a layer that sees some of its parameters changed; they stay as they are.
+
+    All its other variables are its own: statistics, caches and counts of random numbers
+    within it move as without the wrapper.
+
+    Args:
+      layer: The wrapped layer.
+      params: What it sees in the place of the parameters at these paths.
+      args: Arguments of the layer.
+      kwargs: Keyword arguments of the layer.
+
+    Returns:
+      What the layer returns.
+    """
+
+    def change(path: Path, node: Any) -> Any:
+        return node.copy(params[path]) if path in params else node
+
+    # a copy of the modules, which share their variables
+    return nnx.recursive_map(change, layer)(*args, **kwargs)
+
+
+def own(
+    variables: Mapping[Path, nnx.Variable[Array]], path: Path
+) -> nnx.Variable[Array]:
+    """Returns what a wrapper keeps for the parameter at a path.
+
+    Raises:
+      ValueError: If the layer had no such parameter when it was wrapped.
+    """
+    if path not in variables:
+        raise ValueError(
+            f"the wrapped layer has a parameter {path} that it had not when it was "
+            f"wrapped, where there were {sorted(variables)}. Wrap it when it is whole."
+        )
+    return variables[path]
