@@ -30,19 +30,22 @@ RUN = """
 import sys
 import pytest
 import flax.linen
+import flax.nnx
 import jaxnorm.linen
+import jaxnorm.nnx
 
 names, *options = sys.argv[1:]
 names = set(names.split(","))
 used = set()
-for name in names:
-    ours = getattr(jaxnorm.linen, name)
+for full_name in names:
+    package, name = full_name.split(".")
+    ours = getattr(getattr(jaxnorm, package), name)
 
-    def construct(*args, _ours=ours, _name=name, **kwargs):
+    def construct(*args, _ours=ours, _name=full_name, **kwargs):
         used.add(_name)
         return _ours(*args, **kwargs)
 
-    setattr(flax.linen, name, construct)
+    setattr(getattr(flax, package), name, construct)
 
 status = pytest.main(options)
 missing = names - used
@@ -61,13 +64,12 @@ def flax_sources(directory):
     return directory / release
 
 
-def run(sources, names, expression, **environment):
-    """Runs those that the expression selects; none may fail or be skipped."""
-    tests = sources / "tests" / "linen" / "linen_test.py"
+def run(sources, tests, names, *selection, **environment):
+    """Runs those that are selected, with our classes; none may fail or be skipped."""
     options = ["-q", "-rs", "-p", "no:cacheprovider", "-c", "/dev/null"]
     command = [sys.executable, "-c", RUN, ",".join(names)]
     result = subprocess.run(
-        [*command, f"{tests}::NormalizationTest", *options, "-k", expression],
+        [*command, str(sources / "tests" / tests), *options, *selection],
         capture_output=True,
         text=True,
         cwd=sources,
@@ -79,9 +81,26 @@ def run(sources, names, expression, **environment):
     assert " passed" in summary and "skipped" not in summary, output
 
 
+def of(package, names):
+    return [f"{package}.{name}" for name in names]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    return flax_sources(tmp_path_factory.mktemp("flax"))
+
+
 @pytest.mark.network
-def test_flax_normalization_tests_pass_with_our_classes(tmp_path):
-    sources = flax_sources(tmp_path)
-    wide = IN_FLOAT64.values()
-    run(sources, DROP_INS, " and ".join(f"not {name}" for name in wide))
-    run(sources, IN_FLOAT64, " or ".join(wide), JAX_ENABLE_X64="1")
+def test_flax_linen_tests_pass_with_our_classes(sources):
+    tests, wide = "linen/linen_test.py::NormalizationTest", IN_FLOAT64.values()
+    others = " and ".join(f"not {name}" for name in wide)
+    run(sources, tests, of("linen", DROP_INS), "-k", others)
+    selection = "-k", " or ".join(wide)
+    run(sources, tests, of("linen", IN_FLOAT64), *selection, JAX_ENABLE_X64="1")
+
+
+@pytest.mark.network
+def test_flax_nnx_tests_pass_with_our_classes(sources):
+    """They compare those of NNX with those of Linen, of which both are ours here."""
+    names = of("linen", DROP_INS) + of("nnx", DROP_INS)
+    run(sources, "nnx/nn/normalization_test.py", names)

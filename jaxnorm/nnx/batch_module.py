@@ -113,9 +113,13 @@ class BatchModule(AffineModule):
     def collect_moments(self, value: bool) -> None:
         # The variables are made here, so that no call changes the structure of a model.
         if value and self.batch_moments is None:
-            zeros = jnp.zeros_like(self.stats()[0])
-            names = jaxnorm.Moments._fields
-            self.batch_moments = nnx.data({name: BatchMoment(zeros) for name in names})
+            shape = self.stats()[0].shape
+            self.batch_moments = nnx.data(
+                {
+                    name: BatchMoment(jnp.zeros(shape, jnp.float32))
+                    for name in jaxnorm.Moments._fields
+                }
+            )
         elif not value:
             self.batch_moments = nnx.data(None)
 

@@ -65,10 +65,13 @@ class VirtualBatchNorm(AffineModule):
         self.epsilon = epsilon
         self.collect_reference = collect_reference
         # Under jit nobody can ask whether there is a reference; NaN tells.
-        missing = jnp.full(self.feature_shape, jnp.nan, jnp.float32)
-        values = {name: missing for name in jaxnorm.Moments._fields}
-        values["size"] = jnp.zeros((), jnp.float32)
-        self.reference = nnx.data({k: Reference(v) for k, v in values.items()})
+        shapes = dict.fromkeys(jaxnorm.Moments._fields, self.feature_shape)
+        self.reference = nnx.data(
+            {
+                name: Reference(jnp.full(shape, jnp.nan, jnp.float32))
+                for name, shape in (shapes | {"size": ()}).items()
+            }
+        )
 
     def __call__(
         self,

@@ -50,12 +50,14 @@ def call_with_params(
     Returns:
       What the layer returns.
     """
-
-    def change(path: Path, node: Any) -> Any:
-        return node.copy(params[path]) if path in params else node
-
-    # a copy of the modules, which share their variables
-    return nnx.recursive_map(change, layer)(*args, **kwargs)
+    # A copy of the modules, which share their variables but for the changed ones.
+    # (nnx.recursive_map would write into the variable that it is to replace.)
+    graphdef, state = nnx.split(layer)
+    variables = dict(nnx.to_flat_state(state))
+    for path, value in params.items():
+        variables[path] = variables[path].copy(value)
+    copy = nnx.merge(graphdef, nnx.from_flat_state(variables.items()))
+    return copy(*args, **kwargs)
 
 
 def own(
@@ -69,6 +71,6 @@ def own(
     if path not in variables:
         raise ValueError(
             f"the wrapped layer has a parameter {path} that it had not when it was "
-            f"wrapped, where there were {sorted(variables)}. Wrap it when it is whole."
+            f"wrapped, where there were {list(variables)}. Wrap it when it is whole."
         )
     return variables[path]
