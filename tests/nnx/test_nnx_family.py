@@ -1,0 +1,183 @@
+"""What holds for every module of `jaxnorm.nnx`: it is the Linen module, in NNX."""
+
+import chex
+import family
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family import close
+from family_modules import TABLE, draw_variables
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+from nnx_modules import NAMES, TRAINED, build, call, flatten, load, values, variables_of
+
+import jaxnorm.nnx
+
+every_module = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_optimization():
+    """Nearly all time goes into compilation, which these tests do not look at."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_the_family_is_complete():
+    own = {"BatchMoment", "Reference"}
+    assert (
+        set(jaxnorm.nnx.__all__) - own
+        == set(NAMES)
+        == set(TABLE) - {"BatchNormLSTMCell"}
+    )
+
+
+def draw_x(seed=0):
+    return family.draw_arguments(family.TABLE["rms_norm"], seed)[0]
+
+
+def draw_mask(entry):
+    return family.draw_mask(family.TABLE["rms_norm"]) if entry.masked else None
+
+
+def linen_step(name, variables, x, mask, cotangent):
+    """y, updates and gradients in training; and y in inference."""
+    entry = TABLE[name]
+
+    def forward(params, x):
+        variables_now = {**variables, "params": params}
+        return entry.apply(
+            entry.build(True), variables_now, x, mask, mutable=["batch_stats"]
+        )
+
+    y, pullback, updates = jax.vjp(forward, variables["params"], x, has_aux=True)
+    inferred = entry.apply(entry.build(False), variables, x, mask, train=False)
+    return y, updates, pullback(cotangent), inferred
+
+
+def nnx_step(name, module, x, mask, cotangent):
+    inferred = call(name, nnx.view(module, **view_of(name)), x, mask)
+
+    def loss(module, x):
+        y = call(name, module, x, mask)
+        return jnp.sum(y * cotangent), y
+
+    gradients, y = nnx.grad(loss, argnums=(0, 1), has_aux=True)(module, x)
+    return y, gradients, inferred
+
+
+def view_of(name):
+    trains = name in TRAINED or name == "SpectralNorm"
+    return {"use_running_average": True} if trains else {}
+
+
+@every_module
+def test_as_in_linen(name):
+    """Values, statistics and gradients, with NaN under the mask; traced once."""
+    entry, traces = TABLE[name], []
+    x, mask = draw_x(), draw_mask(entry)
+    variables = draw_variables(name, x)
+    if entry.masked:
+        x = jnp.where(mask, x, jnp.nan)
+    module = load(build(name), variables)
+    cotangent = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+
+    @nnx.jit
+    def step(module, x, mask):
+        traces.append(name)
+        return nnx_step(name, module, x, mask, cotangent)
+
+    expect = jax.jit(lambda *args: linen_step(name, *args, cotangent))
+    for _ in range(2):
+        before = values(module)
+        y, (gradients, dx), inferred = step(module, x, mask)
+        expected_y, updates, expected_gradients, expected_inferred = expect(
+            variables, x, mask
+        )
+        close(y, expected_y)
+        close(inferred, expected_inferred)
+        close(dx, expected_gradients[1])
+        own = {k: v[...] for k, v in variables_of(gradients).items()}
+        close(own, flatten({"params": expected_gradients[0]}))
+        variables = {**variables, **updates}
+        close(values(module), flatten(variables))
+        assert values(module).keys() == before.keys()
+        x = 2 * x - 1
+    assert len(traces) == 1
+    if "batch_stats" in variables:
+        moved = {k for k, v in values(module).items() if np.any(v != before[k])}
+        assert moved == {k for k in before if k.startswith("batch_stats")}
+
+
+@every_module
+def test_split_merge_and_abstract_construction(name):
+    module = build(name)
+    graphdef, state = nnx.split(module)
+    assert nnx.split(build(name))[0] == graphdef  # and so is traced once
+    assert hash(graphdef) == hash(nnx.split(nnx.merge(graphdef, state))[0])
+    abstract = nnx.eval_shape(lambda: build(name))
+    shapes = {k: (v.shape, v.dtype) for k, v in variables_of(abstract).items()}
+    assert {k: (v.shape, v.dtype) for k, v in values(module).items()} == shapes
+    tree = {k: f"{dtype} {shape}" for k, (shape, dtype) in shapes.items()}
+    assert tree == TABLE[name].tree
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if TABLE[n].synchronizes])
+def test_axis_name_is_handed_on(name):
+    module = build(name, axis_name=["unbound"])
+    with pytest.raises(NameError, match="unbound"):
+        call(name, module, draw_x())
+
+
+@every_module
+def test_bfloat16_result_and_float32_statistics(name):
+    """With Flax's promote_dtype, which rounds the input, as well."""
+    x = draw_x()
+    promotions = [{}]
+    if name not in ("WeightStandardization", "SpectralNorm"):
+        promotions.append({"promote_dtype": nnx.nn.dtypes.promote_dtype})
+    for promotion in promotions:
+        module = build(name, dtype=jnp.bfloat16, **promotion)
+
+        def train_and_infer(state, module=module):
+            copy = nnx.merge(nnx.graphdef(module), state)
+            y = call(name, copy, x)
+            inferred = call(name, nnx.view(copy, **view_of(name)), x)
+            return y, inferred, nnx.state(copy)
+
+        state = nnx.state(module)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            y, inferred, after = jax.eval_shape(train_and_infer, state)
+        wrapper = name in ("WeightNorm", "WeightStandardization", "SpectralNorm")
+        assert y.dtype == inferred.dtype == (jnp.float32 if wrapper else jnp.bfloat16)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_shared_over_devices(name):
+    """Eight devices, one of them empty, are one."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(1, 2, (16, 3, 4)), jnp.float32)
+    mask = jnp.arange(16).reshape(16, 1, 1) < 14
+    x = jnp.where(mask, x, jnp.nan)
+    alone = load(build(name), draw_variables(name, x))
+    y = nnx.jit(lambda module: call(name, module, x, mask))(alone)
+    shared = load(build(name, axis_name="i"), draw_variables(name, x))
+    graphdef, state = nnx.split(shared)
+
+    def step(state, x, mask):
+        copy = nnx.merge(graphdef, state)
+        y = call(name, copy, x, mask)
+        return y, nnx.state(copy)
+
+    mesh = jax.make_mesh((8,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = P("i"), P()
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), P("i"), P("i")), out_specs=split
+    )
+    actual, after = jax.jit(mapped)(state, x, mask)
+    nnx.update(shared, after)
+    close(values(shared), values(alone))
+    close(actual[:14], y[:14])

@@ -1,0 +1,105 @@
+"""The moments that batch normalizers collect on request."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from nnx_modules import TRAINED, build, call
+
+import jaxnorm.nnx
+from jaxnorm.nnx import BatchMoment, BatchNorm
+
+
+@pytest.fixture
+def batches(rng):
+    """Of different sizes and means, the second with NaN under its mask."""
+    x = rng.normal(1e3, 2, (2, 4, 6, 4))
+    masks = np.ones(x[0].shape, bool), rng.uniform(size=x[0].shape) < 0.6
+    x[1] = np.where(masks[1], x[1] + 5, np.nan)
+    return list(zip(jnp.asarray(x, jnp.float32), map(jnp.asarray, masks), strict=True))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("train", [True, False])
+def test_the_moments_of_all_batches(name, train, batches):
+    """To the float64 ones, though the means are 1000; nothing else changes."""
+    module = build(name)
+    other = nnx.clone(module)
+    module.set_attributes(collect_moments=True)
+    step = nnx.jit(lambda module, x, mask: call(name, module, x, mask))
+    for norm in (module, other):
+        norm.set_attributes(use_running_average=not train, use_fast_variance=False)
+    for x, mask in batches:
+        y, expected_y = step(module, x, mask), step(other, x, mask)
+        np.testing.assert_allclose(y, expected_y, rtol=1e-6)
+    features = [
+        np.concatenate([np.asarray(x, np.float64)[..., i][mask[..., i]]
+                        for x, mask in batches])
+        for i in range(4)
+    ]  # fmt: skip
+    if name == "InstanceBatchNorm":
+        features = features[1:]
+    expected = [[f(own) for own in features] for f in (len, np.mean, np.var)]
+    for value, expected_value in zip(
+        (module.batch_moments[k][...] for k in ("count", "mean", "var")),
+        expected,
+        strict=True,
+    ):
+        if name in ("RecurrentBatchNorm", "DomainBatchNorm"):
+            np.testing.assert_array_equal(value[0], 0)
+            np.testing.assert_array_equal(value[2], 0)
+            value = value[1]
+        np.testing.assert_allclose(value, expected_value, rtol=2e-4)
+
+
+def test_from_a_view_through_jit_and_split(batches):
+    x, _ = batches[0]
+    model = nnx.Sequential(BatchNorm(4, rngs=nnx.Rngs(0)), jnp.sin)
+    view = nnx.view(model, collect_moments=True, use_running_average=True)
+    assert not jax.tree.leaves(nnx.state(model, BatchMoment))
+    traces = []
+
+    @nnx.jit
+    def forward(model, x):
+        traces.append(1)
+        return model(x)
+
+    for _ in range(2):
+        forward(view, x)
+    assert len(traces) == 1
+    merged = nnx.merge(*nnx.split(view))
+    assert merged.layers[0].collect_moments
+    np.testing.assert_array_equal(merged.layers[0].batch_moments["count"][...], 48)
+    # what was collected is dropped, and the model is as at the start
+    merged.set_attributes(collect_moments=False, use_running_average=False)
+    assert nnx.graphdef(merged) == nnx.graphdef(model)
+
+
+def test_over_devices(batches):
+    x, _ = batches[0]
+    norm = BatchNorm(4, axis_name="i", collect_moments=True, rngs=nnx.Rngs(0))
+    norm.eval()  # where y needs no other device, but the moments do
+    graphdef, state = nnx.split(norm)
+
+    def step(state, x):
+        norm = nnx.merge(graphdef, state)
+        norm(x)
+        return nnx.to_pure_dict(nnx.state(norm, BatchMoment))["batch_moments"]
+
+    step = jax.pmap(step, axis_name="i", in_axes=(None, 0))
+    moments = step(state, x.reshape(8, 3, 4))
+    count, mean = moments["count"][0], moments["mean"][0]
+    np.testing.assert_array_equal(count, 24)
+    np.testing.assert_allclose(mean, np.asarray(x).mean((0, 1)), rtol=1e-5)
+
+
+def test_gradients_do_not_see_them(batches):
+    x, _ = batches[0]
+
+    def gradient(collect):
+        norm = BatchNorm(4, collect_moments=collect, rngs=nnx.Rngs(0))
+        return nnx.grad(lambda norm: jnp.sum(jnp.sin(norm(x))))(norm)
+
+    np.testing.assert_array_equal(gradient(True)["scale"], gradient(False)["scale"])
+    assert jaxnorm.nnx.BatchMoment is BatchMoment

@@ -1,0 +1,139 @@
+"""Weight and spectral norm of layers that they leave as they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxnorm
+from jaxnorm.nnx import SpectralNorm, WeightNorm, WeightStandardization
+
+WRAPPERS = [WeightNorm, SpectralNorm, WeightStandardization]
+every_wrapper = pytest.mark.parametrize("cls", WRAPPERS)
+
+
+class Block(nnx.Module):
+    """A layer with state of its own: statistics, and a count of random numbers."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dropout(self.norm(self.linear(x)))
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@every_wrapper
+def test_the_layer_keeps_its_parameters_and_moves_its_state(cls, x):
+    """Flax's wrappers write the normalized kernel into the layer (flax#5576)."""
+    block = Block(nnx.Rngs(0))
+    wrapped = cls(block, rngs=nnx.Rngs(1))
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(block, nnx.Param)))
+
+    @nnx.jit
+    def step(wrapped, x):
+        return nnx.grad(lambda wrapped: jnp.sum(jnp.sin(wrapped(x))))(wrapped)
+
+    for _ in range(2):
+        gradients = step(wrapped, x)
+    kernel = gradients["layer_instance"]["linear"]["kernel"][...]
+    assert np.any(kernel != 0)
+    if cls is WeightNorm:  # of the direction alone
+        along = jnp.sum(kernel * block.linear.kernel[...], 0)
+        np.testing.assert_allclose(along, 0, atol=1e-4)
+        assert np.any(gradients["scales"]["linear", "kernel"][...] != 0)
+    after = nnx.to_pure_dict(nnx.state(block, nnx.Param))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    assert np.any(block.norm.mean[...] != 0)
+    assert block.dropout.rngs.count[...] == 2
+
+
+@every_wrapper
+def test_train_and_eval_reach_the_layer(cls, x):
+    wrapped = cls(Block(nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    wrapped.eval()
+    np.testing.assert_array_equal(wrapped(x), wrapped(x))
+    stats = nnx.state(wrapped, nnx.BatchStat)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        stats,
+        nnx.state(cls(Block(nnx.Rngs(0)), rngs=nnx.Rngs(1)), nnx.BatchStat),
+    )
+
+
+def test_weight_norm_starts_at_what_the_layer_computes(x):
+    layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    wrapped = WeightNorm(layer, initialization="preserve", rngs=nnx.Rngs(1))
+    np.testing.assert_allclose(wrapped(x), layer(x), rtol=1e-5, atol=1e-6)
+    kernel = np.asarray(layer.kernel[...], np.float64)
+    np.testing.assert_allclose(
+        wrapped.scales["kernel",][...], np.linalg.norm(kernel, axis=0), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"feature_axes": None}, {"use_scale": False}])
+def test_weight_norm_of_a_convolution(options, rng):
+    """Norms over all axes but the last, or over all; as from NumPy."""
+    conv = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
+    wrapped = WeightNorm(conv, **options, rngs=nnx.Rngs(1))
+    x = jnp.asarray(rng.normal(size=(1, 5, 5, 2)), jnp.float32)
+    kernel = np.asarray(conv.kernel[...], np.float64)
+    axes = None if "feature_axes" in options else (0, 1, 2)
+    expected = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
+    unit = kernel / np.sqrt((kernel**2).sum(axes))
+    expected.kernel.set_value(jnp.asarray(unit, jnp.float32))
+    np.testing.assert_allclose(wrapped(x), expected(x), rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_divides_by_the_largest_singular_value(x):
+    layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    wrapped = SpectralNorm(layer, warm_up_steps=50, rngs=nnx.Rngs(1))
+    y = nnx.jit(lambda wrapped, x: wrapped(x, update_stats=False))(wrapped, x)
+    kernel = np.asarray(layer.kernel[...], np.float64)
+    expected = np.asarray(x, np.float64) @ kernel / np.linalg.svd(kernel)[1][0]
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    assert wrapped.batch_stats["kernel", "sigma"][...] == 1  # not updated
+    nnx.view(wrapped, use_running_average=True)(x)
+    assert wrapped.batch_stats["kernel", "sigma"][...] == 1
+    wrapped(x)
+    assert wrapped.batch_stats["kernel", "sigma"][...] != 1
+
+
+def test_standardization_with_gain(x):
+    layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    wrapped = WeightStandardization(layer, use_gain=True, rngs=nnx.Rngs(1))
+    gain = jnp.array([1.0, 2.0, 3.0])
+    wrapped.gains["kernel",].set_value(gain)
+    kernel = jaxnorm.standardize_weight(layer.kernel[...], gain=gain)
+    np.testing.assert_allclose(wrapped(x), x @ kernel, rtol=1e-5, atol=1e-6)
+
+
+def test_bad_wrappers(x):
+    rngs = nnx.Rngs(0)
+    linear, conv = nnx.Linear(4, 3, rngs=rngs), nnx.Conv(2, 3, (3, 3), rngs=rngs)
+    with pytest.raises(Exception, match=r"initialization must be one of|Type-check"):
+        WeightNorm(linear, initialization="zeros", rngs=rngs)
+    with pytest.raises(ValueError, match="use_scale must be True"):
+        WeightNorm(linear, initialization="preserve", use_scale=False, rngs=rngs)
+    with pytest.raises(ValueError, match="parameter is 4D but error_on_non_matrix"):
+        SpectralNorm(conv, error_on_non_matrix=True, rngs=rngs)
+    model = nnx.Sequential(linear)
+    for cls in (WeightNorm, SpectralNorm):
+        wrapped = cls(model, rngs=rngs)
+        model.layers = nnx.List([linear, nnx.Linear(3, 3, rngs=rngs)])
+        with pytest.raises(ValueError, match="had not when it was wrapped"):
+            wrapped(x)
+        model.layers = nnx.List([linear])
