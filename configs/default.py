@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_shift = 0  # training images move by up to so many pixels, at random
 
     # Model.
+    config.api = "linen"  # linen | nnx
     config.norm = "batch"  # what else there is: main.py --help
     config.norm_placement = "after_activation"  # after_activation | before_activation
     config.dropout_rate = 0.0

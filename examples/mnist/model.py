@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import ml_collections
+import model_nnx
 from flax import linen as nn
+from flax import nnx
 from norms import NORMS, Norm, NormOptions
 
 import jaxnorm
@@ -90,8 +92,8 @@ class CNN(nn.Module):
 
 def create_model(
     config: ml_collections.ConfigDict, axis_name: str | None, num_steps: int = 160_000
-) -> CNN:
-    """Returns the model that `config` describes.
+) -> CNN | model_nnx.Functional:
+    """Returns the model that `config` describes; in NNX, with `init` and `apply`.
 
     Args:
       config: see `configs/default.py`.
@@ -105,9 +107,8 @@ def create_model(
         # an epoch.
         fixed_momentum = min(config.bn_momentum, 0.9)
     dtype = jnp.dtype(config.compute_dtype)
-    return CNN(
-        norm=NORMS[config.norm],
-        norm_options=NormOptions(
+    options = {
+        "norm_options": NormOptions(
             axis_name=axis_name,
             momentum=momentum,
             fixed_momentum=fixed_momentum,
@@ -116,7 +117,14 @@ def create_model(
             virtual_batch_size=config.virtual_batch_size,
             num_steps=num_steps,
         ),
-        norm_placement=config.norm_placement,
-        dropout_rate=config.dropout_rate,
-        dtype=dtype,
-    )
+        "norm_placement": config.norm_placement,
+        "dropout_rate": config.dropout_rate,
+        "dtype": dtype,
+    }
+    if config.api == "linen":
+        return CNN(norm=NORMS[config.norm], **options)
+
+    def make(rngs: nnx.Rngs) -> model_nnx.CNN:
+        return model_nnx.CNN(WIDTHS, config.norm, **options, rngs=rngs)
+
+    return model_nnx.Functional(make)

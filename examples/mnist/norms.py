@@ -76,14 +76,22 @@ def _ghost(options: NormOptions, train: bool) -> Normalize:
     return _over_batch(jl.GhostBatchNorm, virtual_batch_size=size)(options, train)
 
 
-def _renorm(options: NormOptions, train: bool) -> Normalize:
-    # The paper's schedule, for about 160,000 steps, made as long as this run.
-    bounds = jaxnorm.warmup_renorm(
-        start=options.num_steps // 32,
-        r_end=options.num_steps // 4 + 1,
-        d_end=options.num_steps * 5 // 32 + 1,
+def renorm_bounds(num_steps: int) -> jaxnorm.RenormBounds:
+    """Returns the paper's schedule, for about 160,000 steps, made as long as the run.
+
+    Args:
+      num_steps: of the whole run.
+    """
+    return jaxnorm.warmup_renorm(
+        start=num_steps // 32,
+        r_end=num_steps // 4 + 1,
+        d_end=num_steps * 5 // 32 + 1,
     )
-    return _over_batch(jl.BatchRenorm, **bounds._asdict())(options, train)
+
+
+def _renorm(options: NormOptions, train: bool) -> Normalize:
+    bounds = renorm_bounds(options.num_steps)._asdict()
+    return _over_batch(jl.BatchRenorm, **bounds)(options, train)
 
 
 class Gain(nn.Module):

@@ -62,6 +62,7 @@ RULES: dict[str, Rule] = {
     "num_train": _optional(_whole(1)),
     "num_test": _optional(_whole(1)),
     "max_shift": _whole(0, 27),
+    "api": _one_of("linen", "nnx"),
     "norm": _one_of(*NORMS),
     "norm_placement": _one_of("after_activation", "before_activation"),
     "num_groups": _divisor(*WIDTHS),

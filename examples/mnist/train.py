@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 import optax
 import processes
-from flax.linen import Module
 from journal import Journal
-from model import create_model
+from model import CNN, create_model
+from model_nnx import Functional
 from optimizer import create_optimizer
 from parallel import PARALLELISMS, padded_size, stack, statistics_axis
 from run import Run
@@ -20,7 +20,7 @@ from step import TrainState, collect_reference, eval_step, train_step
 
 
 def create_state(
-    model: Module, optimizer: optax.GradientTransformation, seed: int
+    model: CNN | Functional, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
     """Returns the state before the first step."""
     images = np.zeros((1, 28, 28, 1), np.uint8)

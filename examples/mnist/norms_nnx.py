@@ -1,0 +1,135 @@
+"""The normalizers of `norms.py` as modules of NNX; what each one is stands there."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from norms import NormOptions, renorm_bounds
+
+import jaxnorm.nnx as jn
+
+# Called with (options, number of features, rngs); None makes nothing.
+Make = Callable[[NormOptions, int, nnx.Rngs], nnx.Module | None]
+
+
+def _over_batch(module: type[nnx.Module], *, schedule: bool = True) -> Make:
+    def make(options: NormOptions, features: int, rngs: nnx.Rngs, **more) -> nnx.Module:
+        return module(
+            features,
+            momentum=options.momentum if schedule else options.fixed_momentum,
+            axis_name=options.axis_name,
+            dtype=options.dtype,
+            rngs=rngs,
+            **more,
+        )
+
+    return make
+
+
+def _by_example(module: type[nnx.Module], **more) -> Make:
+    def make(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
+        return module(features, dtype=options.dtype, rngs=rngs, **more)
+
+    return make
+
+
+def _in_groups(module: type[nnx.Module]) -> Make:
+    def make(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
+        groups = options.num_groups
+        return _by_example(module, num_groups=groups)(options, features, rngs)
+
+    return make
+
+
+def _ghost(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
+    size = options.virtual_batch_size
+    make = _over_batch(jn.GhostBatchNorm)
+    return make(options, features, rngs, virtual_batch_size=size)
+
+
+def _renorm(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
+    bounds = renorm_bounds(options.num_steps)._asdict()
+    return _over_batch(jn.BatchRenorm)(options, features, rngs, **bounds)
+
+
+class Gain(nnx.Module):
+    """Multiplies by a learned number; see `norms.Gain`."""
+
+    def __init__(self):
+        self.gain = nnx.Param(jnp.full((), 2.0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `x` times the gain."""
+        return x * self.gain[...].astype(x.dtype)
+
+
+def _bare(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
+    return layer
+
+
+def _weight_norm(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
+    return jn.WeightNorm(layer, initialization="preserve", rngs=rngs)
+
+
+def _spectral_norm(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
+    return jn.SpectralNorm(layer, warm_up_steps=15, rngs=rngs)
+
+
+def _standardized(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
+    return jn.WeightStandardization(layer, rngs=rngs)
+
+
+class Norm(NamedTuple):
+    """What NNX needs of a choice of `config.norm`.
+
+    Attributes:
+      make: makes the normalizer of a hidden layer's activations.
+      make_dense: the same for a dense layer, if it is another.
+      masked: whether it sees which examples are padding.
+      wrap: `wrap(layer, rngs)` is the layer with normalized weights.
+    """
+
+    make: Make
+    make_dense: Make | None = None
+    masked: bool = False
+    wrap: Callable[[nnx.Module, nnx.Rngs], nnx.Module] = _bare
+
+
+_BATCH = _over_batch(jn.BatchNorm)
+_LAYER = _by_example(jn.LayerNorm)
+_GROUP = _in_groups(jn.GroupNorm)
+_MEAN_ONLY = _over_batch(jn.MeanOnlyBatchNorm, schedule=False)
+
+NORMS: dict[str, Norm] = {
+    "none": Norm(lambda options, features, rngs: None),
+    "batch": Norm(_BATCH, masked=True),
+    "renorm": Norm(_renorm, masked=True),
+    "ghost": Norm(_ghost, masked=True),
+    "virtual": Norm(_by_example(jn.VirtualBatchNorm)),
+    "adaptive": Norm(_over_batch(jn.AdaptiveBatchNorm), masked=True),
+    "mean_only": Norm(_MEAN_ONLY, masked=True),
+    "evo_b0": Norm(_over_batch(jn.EvoNormB0, schedule=False), masked=True),
+    "layer": Norm(_LAYER),
+    "rms": Norm(_by_example(jn.RMSNorm)),
+    "group": Norm(_GROUP),
+    "instance": Norm(_by_example(jn.InstanceNorm), _LAYER),
+    "filter_response": Norm(
+        _by_example(jn.FilterResponseNorm),
+        _by_example(
+            jn.FilterResponseNorm,
+            use_learned_epsilon=True,
+            learned_epsilon_init=nnx.initializers.ones,
+        ),
+    ),
+    "global_response": Norm(_by_example(jn.GlobalResponseNorm)),
+    "dynamic_tanh": Norm(_by_example(jn.DynamicTanh)),
+    "evo_s0": Norm(_in_groups(jn.EvoNormS0)),
+    "switchable": Norm(_over_batch(jn.SwitchableNorm), _BATCH, masked=True),
+    "batch_instance": Norm(_over_batch(jn.BatchInstanceNorm), _BATCH, masked=True),
+    "instance_batch": Norm(_over_batch(jn.InstanceBatchNorm), _BATCH, masked=True),
+    "weight": Norm(_MEAN_ONLY, masked=True, wrap=_weight_norm),
+    "weight_standardization": Norm(_GROUP, wrap=_standardized),
+    "spectral": Norm(lambda options, features, rngs: Gain(), wrap=_spectral_norm),
+}
