@@ -4,10 +4,11 @@ Those that `flax.linen` has too are drop-in supersets of its classes: the same
 arguments, defaults, variables and initialization.
 """
 
+from jaxnorm.batch.lstm_step import LSTMCarry
 from jaxnorm.linen.adaptive_batch_norm import AdaptiveBatchNorm
 from jaxnorm.linen.batch_instance_norm import BatchInstanceNorm
 from jaxnorm.linen.batch_norm import BatchNorm
-from jaxnorm.linen.batch_norm_lstm import BatchNormLSTMCell, LSTMCarry
+from jaxnorm.linen.batch_norm_lstm import BatchNormLSTMCell
 from jaxnorm.linen.batch_renorm import BatchRenorm
 from jaxnorm.linen.domain_batch_norm import DomainBatchNorm
 from jaxnorm.linen.dynamic_tanh import DynamicTanh

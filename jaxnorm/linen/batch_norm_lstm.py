@@ -1,7 +1,6 @@
 """The LSTM of recurrent batch normalization, as a Flax Linen cell."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 from flax import linen as nn
@@ -11,26 +10,9 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.batch.lstm_step import LSTMCarry, lstm_step
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
-
-
-class LSTMCarry(NamedTuple):
-    """What a `BatchNormLSTMCell` hands on from one time step to the next.
-
-    Attributes:
-      c: Memory, (batch, features).
-      h: Output, (batch, features).
-      step: Index of the next time step, (batch,) int32, the same for all.
-      length: Number of time steps of each sequence, (batch,) int32. Beyond it an
-        example reaches no statistic.
-    """
-
-    c: Array
-    h: Array
-    step: Array
-    length: Array
 
 
 class BatchNormLSTMCell(nn.RNNCellBase):
@@ -118,7 +100,7 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         Returns:
           The new carry, and its h.
         """
-        c, h, step, length = carry
+        _, h, step, length = carry
         now = jnp.max(step)
         mask = jnp.expand_dims(step < length, -1)
 
@@ -157,15 +139,13 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         gates = norm("norm_h", from_h, use_bias=False)
         gates = gates + norm("norm_x", from_x, use_bias=False)
         gates = gates + jnp.broadcast_to(bias.astype(gates.dtype), gates.shape)
-        # What is carried keeps its dtype, whatever that of the computation is.
-        wide = accumulation_dtype(gates.dtype, c.dtype)
-        f, i, o, g = jnp.split(gates.astype(wide), 4, axis=-1)
-        memory = self.gate_fn(f) * c.astype(wide)
-        memory = memory + self.gate_fn(i) * self.activation_fn(g)
-        normalized = norm("norm_c", memory, use_bias=True).astype(wide)
-        y = (self.gate_fn(o) * self.activation_fn(normalized)).astype(gates.dtype)
-        carry = LSTMCarry(memory.astype(c.dtype), y.astype(h.dtype), step + 1, length)
-        return carry, y
+        return lstm_step(
+            carry,
+            gates,
+            lambda memory: norm("norm_c", memory, use_bias=True),
+            self.gate_fn,
+            self.activation_fn,
+        )
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LSTMCarry:

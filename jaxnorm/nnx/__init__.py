@@ -4,10 +4,12 @@ Those that `flax.nnx` has too are drop-in supersets of its classes: the same arg
 defaults and variables.
 """
 
+from jaxnorm.batch.lstm_step import LSTMCarry
 from jaxnorm.nnx.adaptive_batch_norm import AdaptiveBatchNorm
 from jaxnorm.nnx.batch_instance_norm import BatchInstanceNorm
 from jaxnorm.nnx.batch_module import BatchMoment
 from jaxnorm.nnx.batch_norm import BatchNorm
+from jaxnorm.nnx.batch_norm_lstm import BatchNormLSTMCell
 from jaxnorm.nnx.batch_renorm import BatchRenorm
 from jaxnorm.nnx.domain_batch_norm import DomainBatchNorm
 from jaxnorm.nnx.dynamic_tanh import DynamicTanh
@@ -34,6 +36,7 @@ __all__ = [
     "BatchInstanceNorm",
     "BatchMoment",
     "BatchNorm",
+    "BatchNormLSTMCell",
     "BatchRenorm",
     "DomainBatchNorm",
     "DynamicTanh",
@@ -45,6 +48,7 @@ __all__ = [
     "GroupNorm",
     "InstanceBatchNorm",
     "InstanceNorm",
+    "LSTMCarry",
     "LayerNorm",
     "MeanOnlyBatchNorm",
     "RMSNorm",

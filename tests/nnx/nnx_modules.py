@@ -36,6 +36,8 @@ def build(name, **options):
     cls, rngs = getattr(jaxnorm.nnx, name), nnx.Rngs(0)
     if name in WRAPPERS:
         return cls(nnx.Linear(WIDTH, WIDTH, rngs=rngs), rngs=rngs, **options)
+    if name == "BatchNormLSTMCell":
+        return nnx.RNN(cls(WIDTH, WIDTH, max_steps=5, rngs=rngs, **options))
     own = {"momentum": 0.5} if name in TRAINED else {}
     return cls(WIDTH, rngs=rngs, **(own | SETTINGS.get(name, {}) | options))
 

@@ -1,0 +1,174 @@
+"""The LSTM of recurrent batch normalization, as a Flax NNX cell."""
+
+from collections.abc import Callable, Sequence
+
+from flax import nnx
+from flax.typing import Initializer
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jaxnorm.batch.lstm_step import LSTMCarry, lstm_step
+from jaxnorm.core.momentum import Schedule
+from jaxnorm.nnx.affine import read
+from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
+
+_SMALL = nnx.initializers.constant(0.1)
+_KERNEL = nnx.initializers.lecun_normal()
+_RECURRENT = nnx.initializers.orthogonal()
+
+
+class BatchNormLSTMCell(nnx.RNNCellBase):
+    """An LSTM whose recurrent, input and memory terms are batch-normalized.
+
+    The equations and their source are those of `jaxnorm.linen.BatchNormLSTMCell`. Use
+    it in `nnx.RNN(cell)`, which carries the statistics from step to step. For sequences
+    of unequal length give their lengths with the first carry::
+
+        carry = cell.initialize_carry((batch, in_features), rngs)
+        rnn(x, initial_carry=carry._replace(length=lengths), seq_lengths=lengths)
+
+    Attributes:
+      input: The product with W_x, an `nnx.Linear` without bias.
+      recurrent: That with W_h.
+      bias: `nnx.Param`, of the four gates.
+      norm_x: `RecurrentBatchNorm` of the one product, without bias.
+      norm_h: That of the other.
+      norm_c: That of the memory, with bias.
+      in_features: Width of the input.
+      hidden_features: Width of memory and output.
+      gate_fn: Activation of the gates.
+      activation_fn: Activation of the memory and of its update.
+
+    The constructor's other arguments are, with the same meaning, attributes of
+    `jaxnorm.linen.BatchNormLSTMCell`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> cell = jaxnorm.nnx.BatchNormLSTMCell(3, 4, max_steps=5, rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(0), (8, 5, 3))  # batch, time, features
+      >>> y = nnx.RNN(cell)(x)
+      >>> y.shape, cell.norm_x.mean.shape
+      ((8, 5, 4), (5, 16))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        max_steps: int,
+        use_running_average: bool | None = False,
+        momentum: float | Schedule = 0.9,
+        epsilon: float = 1e-5,
+        axis_name: str | Sequence[str] | None = None,
+        gate_fn: Callable[[Array], Array] = nnx.sigmoid,
+        activation_fn: Callable[[Array], Array] = jnp.tanh,
+        kernel_init: Initializer = _KERNEL,
+        recurrent_kernel_init: Initializer = _RECURRENT,
+        bias_init: Initializer = nnx.initializers.zeros,
+        scale_init: Initializer = _SMALL,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        gates = 4 * hidden_features
+
+        def dense(inputs: int, kernel_init: Initializer) -> nnx.Linear:
+            return nnx.Linear(
+                inputs,
+                gates,
+                use_bias=False,
+                kernel_init=kernel_init,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        def norm(features: int, *, use_bias: bool) -> RecurrentBatchNorm:
+            return RecurrentBatchNorm(
+                features,
+                max_steps=max_steps,
+                use_running_average=use_running_average,
+                momentum=momentum,
+                epsilon=epsilon,
+                axis_name=axis_name,
+                use_bias=use_bias,
+                scale_init=scale_init,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        self.input = dense(in_features, kernel_init)
+        self.recurrent = dense(hidden_features, recurrent_kernel_init)
+        self.bias = nnx.Param(bias_init(rngs.params(), (gates,), param_dtype))
+        self.norm_x = norm(gates, use_bias=False)
+        self.norm_h = norm(gates, use_bias=False)
+        self.norm_c = norm(hidden_features, use_bias=True)
+        self.in_features = in_features
+        self.hidden_features = hidden_features
+        self.gate_fn = gate_fn
+        self.activation_fn = activation_fn
+        self.param_dtype = param_dtype
+
+    def __call__(
+        self, carry: LSTMCarry, inputs: Float[Array, "... in"]
+    ) -> tuple[LSTMCarry, Float[Array, "... features"]]:
+        """Takes one time step.
+
+        Args:
+          carry: From `initialize_carry`, or of the time step before.
+          inputs: (batch, in_features).
+
+        Returns:
+          The new carry, and its h.
+        """
+        now = jnp.max(carry.step)
+        mask = jnp.expand_dims(carry.step < carry.length, -1)
+        # Else NaN in the padding would reach the gradient of the kernel.
+        inputs = jnp.where(mask, inputs, jnp.zeros_like(inputs))
+        gates = self.norm_h(self.recurrent(carry.h), now, mask=mask)
+        gates = gates + self.norm_x(self.input(inputs), now, mask=mask)
+        bias = read(self.bias).astype(gates.dtype)
+        return lstm_step(
+            carry,
+            gates + jnp.broadcast_to(bias, gates.shape),
+            lambda memory: self.norm_c(memory, now, mask=mask),
+            self.gate_fn,
+            self.activation_fn,
+        )
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> LSTMCarry:
+        """Returns the carry before the first time step.
+
+        Args:
+          input_shape: Shape of the input of one time step.
+          rngs: Random numbers, for `carry_init`.
+          carry_init: Initializer of memory and output; by default they are 0.
+
+        Raises:
+          ValueError: If there is a `carry_init`, but no `rngs`.
+        """
+        batch = input_shape[:-1]
+        shape = (*batch, self.hidden_features)
+        c = h = jnp.zeros(shape, self.param_dtype)
+        if carry_init is not None:
+            if rngs is None:
+                raise ValueError("carry_init needs random numbers, got rngs=None.")
+            stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+            c, h = (carry_init(stream(), shape, self.param_dtype) for _ in range(2))
+        endless = jnp.full(batch, jnp.iinfo(jnp.int32).max)
+        return LSTMCarry(c, h, jnp.zeros(batch, jnp.int32), endless)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The number of feature axes of the input."""
+        return 1
