@@ -9,6 +9,7 @@ import diagnose
 import jax
 import numpy as np
 import pytest
+import recalibrate
 from model import create_model
 from norms import NORMS
 
@@ -72,8 +73,12 @@ def test_a_run_and_what_it_leaves(start, tmp_path, get_config, capsys):
     assert any("raining and " in sentence for sentence in found)
     assert (workdir / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
 
+    found = recalibrate.accuracies(workdir, num_images=70)
+    assert list(found) == ["as they are", "pixels * 3 + 1"]
+    assert all(0 <= x <= 1 for pair in found.values() for x in pair)
 
-def test_diagnosis_of_what_is_no_run(tmp_path):
+
+def test_what_is_no_finished_run(tmp_path):
     with pytest.raises(ValueError, match=r"holds no run: there is no run\.json"):
         diagnose.diagnose(tmp_path, "test", num_images=64)
 

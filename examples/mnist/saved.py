@@ -1,0 +1,78 @@
+"""What the working directory of a run holds, read without disturbing the run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import data
+import jax
+import ml_collections
+from checkpoint import find_damage, load_variables
+from model import create_model
+from optimizer import create_optimizer
+from train import create_state
+from workdir import DESCRIPTION
+
+
+class SavedRun:
+    """A run, finished or not.
+
+    Args:
+      workdir: of the run.
+
+    Attributes:
+      workdir: the same.
+      config: of the run.
+      model: of the run, for one device.
+
+    Raises:
+      ValueError: there is no run in `workdir`.
+    """
+
+    def __init__(self, workdir: Path):
+        path = workdir / DESCRIPTION
+        if not path.is_file():
+            raise ValueError(f"{workdir} holds no run: there is no {DESCRIPTION}")
+        self.workdir = workdir
+        described = json.loads(path.read_text())["config"]
+        self.config = ml_collections.ConfigDict(described)
+        self.model = create_model(self.config, axis_name=None)
+
+    def splits(self) -> dict[str, data.Split]:
+        """Returns the data that the run was trained and tested on, by name.
+
+        Raises:
+          tfds_mnist.DataUnavailableError: the full data set cannot be had.
+        """
+        return dict(zip(("train", "test"), data.load(self.config), strict=True))
+
+    def states(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields the steps of whole checkpoints, ascending, and the variables at each.
+
+        None where statistics are not synchronized: there are those of each device.
+        """
+        if not self.config.sync:
+            return
+        optimizer = create_optimizer(self.config, num_steps=1)
+        like = jax.device_get(create_state(self.model, optimizer, self.config.seed))
+        directory = self.workdir / "checkpoints"
+        steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+        for step in sorted(steps):
+            if find_damage(directory / str(step)) is None:
+                state = load_variables(directory / str(step) / "state", like)
+                yield step, {"params": state.params, "batch_stats": state.batch_stats}
+
+    def final(self) -> dict[str, Any]:
+        """Returns the variables at the end of the run.
+
+        Raises:
+          ValueError: the run is not finished.
+        """
+        path = self.workdir / "variables"
+        if not path.is_dir():
+            raise ValueError(f"{self.workdir} holds no final variables: go on with it")
+        optimizer = create_optimizer(self.config, num_steps=1)
+        state = create_state(self.model, optimizer, self.config.seed)
+        like = {"params": state.params, "batch_stats": state.batch_stats}
+        return load_variables(path, jax.device_get(like))
