@@ -66,6 +66,15 @@ def test_the_same_logits_and_statistics_from_the_same_variables(
     assert_close(actual, ((y, as_nnx(updates)), inferred))
 
 
+def shapes(tree):
+    return sorted(leaf.shape for leaf in jax.tree.leaves(tree))
+
+
+def names_and_shapes(stats):
+    flat = traverse_util.flatten_dict(stats)
+    return sorted((path[-1].split("/")[-1], v.shape) for path, v in flat.items())
+
+
 def test_every_normalizer_has_its_module_in_nnx(get_config, digits):
     """Of as many parameters and statistics as in Linen, which a step gives back."""
     assert set(NNX_NORMS) == set(NORMS)
@@ -94,8 +103,7 @@ def test_every_normalizer_has_its_module_in_nnx(get_config, digits):
             assert logits.shape == (32, 10)
             stats = variables.get("batch_stats", {})
             assert updates.get("batch_stats", {}) == stats
-            leaves = jax.tree.leaves((variables["params"], stats))
-            sizes.append(sorted(leaf.shape for leaf in leaves))
+            sizes.append((shapes(variables["params"]), names_and_shapes(stats)))
         assert sizes[0] == sizes[1], norm
 
 

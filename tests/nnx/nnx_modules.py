@@ -5,14 +5,23 @@ The Linen table, `family_modules.TABLE`, says the rest. Variables have Linen's n
     params/scale    batch_stats/mean    params/layer_instance/kernel/scale
 """
 
+import sys
+from pathlib import Path
+
 import family
 import jax
-from family_entries import WIDTH
-from family_modules import TABLE
 from flax import nnx
 
 import jaxnorm.nnx
 from jaxnorm.nnx.batch_module import BatchModule
+
+# Where the Linen table is.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "linen"))
+
+from family_entries import WIDTH
+from family_modules import TABLE, draw_variables
+
+__all__ = ["TABLE", "draw_variables"]
 
 SETTINGS = {
     "BatchRenorm": {"r_max": 1.1, "d_max": 0.2},

@@ -1,6 +1,7 @@
 """The drop-in classes beside those of `flax.nnx`, and what they add."""
 
 import chex
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +175,15 @@ def test_train_eval_and_view(x):
     norm.train()
     norm(x)
     assert (norm.mean[...] != mean).all()
+
+
+def test_inference_writes_nothing(x):
+    """So that a model may be closed over."""
+    norm = OURS(8, use_running_average=True, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(jax.jit(lambda x: norm(x))(x), norm(x), rtol=1e-6)
+    norm.train()
+    with pytest.raises(flax.errors.TraceContextError):
+        jax.jit(lambda x: norm(x))(x)
 
 
 def test_metadata_and_sharding(x):

@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from family import close
-from family_modules import TABLE, draw_variables
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from nnx_modules import NAMES, TRAINED, build, call, flatten, load, values, variables_of
+from nnx_modules import (
+    NAMES,
+    TABLE,
+    TRAINED,
+    build,
+    call,
+    draw_variables,
+    flatten,
+    load,
+    values,
+    variables_of,
+)
 
 import jaxnorm.nnx
 

@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_modules import TABLE, draw_variables
 from flax import nnx
-from nnx_modules import build, flatten, load, values
+from nnx_modules import TABLE, build, draw_variables, flatten, load, values
 
 
 def test_sequences_of_unequal_length(rng):
