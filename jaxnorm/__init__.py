@@ -1,7 +1,7 @@
 """Normalization for JAX with explicit state.
 
 Pure functions; those whose statistics cross examples return `(y, new_stats)`. Flax
-modules over them are in `jaxnorm.linen`, imported by name.
+modules over them are in `jaxnorm.linen` and `jaxnorm.nnx`, imported by name.
 """
 
 from jaxnorm.batch.adaptive_batch_norm import adaptive_batch_norm
