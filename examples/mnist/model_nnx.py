@@ -15,6 +15,7 @@ _COLLECTIONS: dict[str, type[nnx.Variable]] = {
     "params": nnx.Param,
     "batch_stats": nnx.BatchStat,
     "reference": jaxnorm.nnx.Reference,
+    "batch_moments": jaxnorm.nnx.BatchMoment,
 }
 
 
@@ -149,8 +150,11 @@ class Functional:
         state = nnx.from_flat_state(self._fill(variables, mutable))
         model = nnx.merge(self._graphdef, state)
         (model.train if train else model.eval)()
-        collects = "reference" in mutable
-        model.set_attributes(collect_reference=collects, raise_if_not_found=False)
+        model.set_attributes(
+            collect_reference="reference" in mutable,
+            collect_moments="batch_moments" in mutable,
+            raise_if_not_found=False,
+        )
         logits = model(images, **inputs)
         return (logits, self._collect(model, mutable)) if mutable else logits
 
@@ -181,5 +185,7 @@ def _address(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
         n for n, kind in _COLLECTIONS.items() if isinstance(variable, kind)
     )
     # Of what a wrapper keeps for a parameter, the name is a path.
-    names = ("/".join(n) if isinstance(n, tuple) else str(n) for n in path)
+    names = ["/".join(n) if isinstance(n, tuple) else str(n) for n in path]
+    if collection == "batch_moments":  # a layer has them in an attribute of that name
+        names.remove("batch_moments")
     return collection, *names

@@ -2,7 +2,7 @@
 
 import jax
 from jax import numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 
 def promote(*dtypes: DTypeLike) -> jnp.dtype:
@@ -50,3 +50,9 @@ def output_dtype(dtype: DTypeLike | None, *inputs: jax.Array | None) -> jnp.dtyp
 
 def _is_complex(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.complexfloating))
+
+
+def floating_input(x: ArrayLike) -> jax.Array:
+    """Returns x as an array; integers and booleans as float32, as Flax takes them."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)

@@ -1,11 +1,11 @@
-"""The scale and bias of normalizing modules, and the input that goes with them."""
+"""The scale and bias of normalizing modules."""
 
 from typing import Any, Protocol, runtime_checkable
 
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 
 @runtime_checkable
@@ -53,9 +53,3 @@ def affine_params(
             module.param("bias", module.bias_init, feature_shape, module.param_dtype)
         )
     return scale, bias
-
-
-def floating_input(x: ArrayLike) -> Array:
-    """Returns x as an array; integers and booleans as float32, as Flax takes them."""
-    x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)

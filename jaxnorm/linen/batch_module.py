@@ -13,8 +13,8 @@ import jaxnorm
 from jaxnorm.batch.call import BatchOptions
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
+from jaxnorm.core.dtypes import floating_input
 from jaxnorm.core.momentum import Schedule
-from jaxnorm.linen.affine import floating_input
 
 _MOMENTS = jaxnorm.Moments._fields
 

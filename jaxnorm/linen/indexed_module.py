@@ -6,7 +6,8 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 import jaxnorm
-from jaxnorm.linen.affine import affine_params, floating_input
+from jaxnorm.core.dtypes import floating_input
+from jaxnorm.linen.affine import affine_params
 from jaxnorm.linen.batch_module import BatchModule
 
 

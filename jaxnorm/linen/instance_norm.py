@@ -12,7 +12,8 @@ from jaxtyping import Shaped
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
-from jaxnorm.linen.affine import affine_params, floating_input
+from jaxnorm.core.dtypes import floating_input
+from jaxnorm.linen.affine import affine_params
 
 
 class InstanceNorm(nn.Module):

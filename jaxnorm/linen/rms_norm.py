@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
-from jaxnorm.linen.affine import floating_input
+from jaxnorm.core.dtypes import floating_input
 
 
 class RMSNorm(nn.Module):

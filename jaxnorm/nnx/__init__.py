@@ -11,6 +11,7 @@ from jaxnorm.nnx.batch_module import BatchMoment
 from jaxnorm.nnx.batch_norm import BatchNorm
 from jaxnorm.nnx.batch_norm_lstm import BatchNormLSTMCell
 from jaxnorm.nnx.batch_renorm import BatchRenorm
+from jaxnorm.nnx.collecting import collecting, set_batch_stats
 from jaxnorm.nnx.domain_batch_norm import DomainBatchNorm
 from jaxnorm.nnx.dynamic_tanh import DynamicTanh
 from jaxnorm.nnx.evo_norm_b0 import EvoNormB0
@@ -59,4 +60,6 @@ __all__ = [
     "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",
+    "collecting",
+    "set_batch_stats",
 ]

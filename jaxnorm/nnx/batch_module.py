@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 from flax import nnx
 from flax.nnx.module import first_from
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Shaped
 
@@ -14,8 +14,8 @@ import jaxnorm
 from jaxnorm.batch.call import BatchOptions
 from jaxnorm.core.axes import Axes, canonical_axes
 from jaxnorm.core.collectives import Groups
+from jaxnorm.core.dtypes import floating_input
 from jaxnorm.core.momentum import Schedule
-from jaxnorm.linen.affine import floating_input
 from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable, read
 
 
@@ -190,36 +190,31 @@ class BatchModule(AffineModule):
         )
         options = self.options(x, use_running_average, mask)
         if self.batch_moments is not None:
-            self._collect(self.batch_moments, x, stats, options, index)
+            self._collect(self.batch_moments, self.moments(x, options), index)
         y, new = normalize(x, stats, scale, bias, **options)
         if not options["use_running_average"]:
             for name, value in new._asdict().items():
                 getattr(self, name).set_value(value)
         return y
 
-    def measure(self, x: Array, stats: Any, options: BatchOptions) -> jaxnorm.Moments:
-        """Returns the moments of x that are collected, given its statistics."""
+    def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+        """Returns the exact moments of the features that the batch normalizes."""
         return jaxnorm.batch_moments(
             x,
             feature_axes=options["feature_axes"],
             mask=options["mask"],
             axis_name=options["axis_name"],
             axis_index_groups=options["axis_index_groups"],
-            use_fast_variance=options["use_fast_variance"],
-            shift=getattr(stats, "mean", None),
+            use_fast_variance=False,
         )
 
     def _collect(
         self,
         collected: dict[str, BatchMoment],
-        x: Array,
-        stats: Any,
-        options: BatchOptions,
+        new: jaxnorm.Moments,
         index: tuple[Array, ...],
     ) -> None:
         old = jaxnorm.Moments(**{name: read(v) for name, v in collected.items()})
-        own_stats = jax.tree.map(lambda leaf: leaf[index], stats)
-        new = lax.stop_gradient(self.measure(x, own_stats, options))
         own = jaxnorm.merge_moments(jax.tree.map(lambda leaf: leaf[index], old), new)
         for name, whole, value in zip(old._fields, old, own, strict=True):
             merged = whole.astype(value.dtype).at[index].set(value)

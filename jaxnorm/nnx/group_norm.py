@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes
-from jaxnorm.linen.affine import floating_input
+from jaxnorm.core.dtypes import floating_input
 from jaxnorm.nnx.affine import hashable
 from jaxnorm.nnx.sample_module import SampleModule, SampleOptions
 from jaxnorm.sample.group_norm import group_length

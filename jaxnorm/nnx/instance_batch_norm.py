@@ -5,7 +5,6 @@ from typing import Any, Unpack
 import jax
 from flax import nnx
 from jax import Array
-from jax import numpy as jnp
 
 import jaxnorm
 from jaxnorm.batch.call import BatchOptions
@@ -53,12 +52,10 @@ class InstanceBatchNorm(BatchLayer):
         own = max(features - self.instance_features, 0)
         return jaxnorm.init_batch_stats(own, counted=counted)
 
-    def measure(self, x: Array, stats: Any, options: BatchOptions) -> jaxnorm.Moments:
-        """Returns the moments of the features that the batch normalizes."""
+    def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+        """Returns the exact moments of the features that the batch normalizes."""
         first = self.instance_features
-        of_all = stats._replace(mean=jnp.pad(stats.mean, (first, 0)))
-        moments = super().measure(x, of_all, options)
-        return jax.tree.map(lambda leaf: leaf[first:], moments)
+        return jax.tree.map(lambda leaf: leaf[first:], super().moments(x, options))
 
     def normalize(
         self,

@@ -9,7 +9,7 @@ from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes
-from jaxnorm.linen.affine import floating_input
+from jaxnorm.core.dtypes import floating_input
 from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable, read
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from jaxnorm.tools.statistics import Tree, layers
+from jaxnorm.tools.statistics import Tree, layers, named
 
 Batch = TypeVar("Batch")
 
@@ -144,7 +144,7 @@ def diagnose(
     collected = layers(moments)
     if missing := [path for path in running if path not in collected]:
         raise ValueError(
-            f"{'/'.join(missing[0]) or 'the layer'} collected no moments. Is the "
+            f"{named(missing[0])} collected no moments. Is the "
             'collection "batch_moments" mutable in apply, and does training use the '
             "layer?"
         )
@@ -154,7 +154,7 @@ def diagnose(
     difference = np.sqrt(np.mean((trained - inferred) ** 2))
     return Diagnosis(
         {
-            "/".join(path): _compare(layer, collected[path], epsilon)
+            "/".join(map(str, path)): _compare(layer, collected[path], epsilon)
             for path, layer in running.items()
         },
         float(difference / max(trained.std(), np.finfo(np.float32).tiny)),

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import inner
-from jaxnorm.tools.statistics import Layer, Tree, map_layers
+from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
 
 
 def merge_batch_stats(
@@ -67,15 +67,15 @@ def merge_batch_stats(
         trees, counts = [trees], None if counts is None else [jnp.asarray(counts)]
     weights = _weights(counts, len(trees))
 
-    def merge(path: tuple[str, ...], *layers: Tree) -> Layer:
+    def merge(path: tuple[Any, ...], *layers: Tree) -> Layer:
         if any(set(layer) != set(layers[0]) for layer in layers):
             raise ValueError(
-                f"{'/'.join(path)} must keep the same statistics in all trees, got "
+                f"{named(path)} must keep the same statistics in all trees, got "
                 f"{sorted({tuple(sorted(layer)) for layer in layers})}."
             )
         if {"var", "std"} & set(layers[0]) and "mean" not in layers[0]:
             raise ValueError(
-                f"{'/'.join(path)} keeps a variance without its mean, so that how far "
+                f"{named(path)} keeps a variance without its mean, so that how far "
                 "the replicas' means lie apart is unknown, and their variances cannot "
                 "be merged. Recalibrate it with data: jaxnorm.tools.recalibrate."
             )

@@ -129,7 +129,7 @@ def _with_prior(
     """Returns moments merged with the old statistics, which count `prior` as much."""
 
     def merge(
-        path: tuple[str, ...], layer: dict[str, Any], old: Tree
+        path: tuple[Any, ...], layer: dict[str, Any], old: Tree
     ) -> dict[str, Any]:
         target = Moments(**layer)
         mean = old.get("mean", target.mean)

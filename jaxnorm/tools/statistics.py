@@ -18,7 +18,7 @@ from jaxnorm.core.moments import Moments, merge_moments
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.core.validation import check_epsilon, check_flags
 
-Tree = Mapping[str, Any]
+Tree = Mapping[Any, Any]
 """Nested dicts of arrays, as Flax's collections are."""
 
 Layer = dict[str, Array]
@@ -28,7 +28,7 @@ _STATISTICS = {"mean", "var", "std"}
 
 
 def map_layers(
-    change: Callable[..., Layer], tree: Tree, *others: Tree, path: tuple[str, ...] = ()
+    change: Callable[..., Layer], tree: Tree, *others: Tree, path: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
     """Returns a tree of statistics with those of each layer changed.
 
@@ -55,16 +55,21 @@ def map_layers(
     return {**arrays, **parts}
 
 
-def layers(tree: Tree) -> dict[tuple[str, ...], Layer]:
+def layers(tree: Tree) -> dict[tuple[Any, ...], Layer]:
     """Returns the arrays of each layer of a tree of statistics, by path."""
-    found: dict[tuple[str, ...], Layer] = {}
+    found: dict[tuple[Any, ...], Layer] = {}
 
-    def note(path: tuple[str, ...], layer: Layer) -> Layer:
+    def note(path: tuple[Any, ...], layer: Layer) -> Layer:
         found[path] = layer
         return layer
 
     map_layers(note, tree)
     return found
+
+
+def named(path: tuple[object, ...]) -> str:
+    """Returns a path as a text; names are strings, or the integers of a list."""
+    return "/".join(map(str, path)) or "the layer"
 
 
 def merge_batch_moments(trees: Sequence[Tree]) -> dict[str, Any]:
@@ -178,21 +183,21 @@ def update_batch_stats(
     )
 
 
-def _below(other: Tree, name: str, path: tuple[str, ...], part: Tree) -> Tree:
+def _below(other: Tree, name: str | int, path: tuple[Any, ...], part: Tree) -> Tree:
     found: Tree = other.get(name, {})
     if not found and (lacking := layers(part)):
         raise ValueError(
-            f"{'/'.join((*path, name, *next(iter(lacking))))} has statistics in one "
+            f"{named((*path, name, *next(iter(lacking))))} has statistics in one "
             "tree and none in the other. Are both of the same model, and is each of "
             "its layers one of jaxnorm's, called in every pass?"
         )
     return found
 
 
-def _as_moments(layer: Tree, path: tuple[str, ...]) -> Moments:
+def _as_moments(layer: Tree, path: tuple[Any, ...]) -> Moments:
     if missing := set(Moments._fields) - set(layer):
         raise ValueError(
-            f"{'/'.join(path) or 'the layer'} must have the moments count, mean and "
+            f"{named(path)} must have the moments count, mean and "
             f"var, but {', '.join(sorted(missing))} is missing. Pass a collection "
             "batch_moments."
         )

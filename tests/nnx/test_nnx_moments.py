@@ -29,7 +29,7 @@ def test_the_moments_of_all_batches(name, train, batches):
     module.set_attributes(collect_moments=True)
     step = nnx.jit(lambda module, x, mask: call(name, module, x, mask))
     for norm in (module, other):
-        norm.set_attributes(use_running_average=not train, use_fast_variance=False)
+        norm.set_attributes(use_running_average=not train)
     for x, mask in batches:
         y, expected_y = step(module, x, mask), step(other, x, mask)
         np.testing.assert_allclose(y, expected_y, rtol=1e-6)
@@ -50,7 +50,7 @@ def test_the_moments_of_all_batches(name, train, batches):
             np.testing.assert_array_equal(value[0], 0)
             np.testing.assert_array_equal(value[2], 0)
             value = value[1]
-        np.testing.assert_allclose(value, expected_value, rtol=2e-4)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-5)
 
 
 def test_from_a_view_through_jit_and_split(batches):
@@ -94,24 +94,14 @@ def test_over_devices(batches):
     np.testing.assert_allclose(mean, np.asarray(x).mean((0, 1)), rtol=1e-5)
 
 
-def test_one_pass_is_shifted_by_the_running_mean(batches):
-    x, _ = batches[0]
-    norm = BatchNorm(4, collect_moments=True, rngs=nnx.Rngs(0))
-    norm.mean.set_value(jnp.full(4, 1e3))
-    norm.eval()
-    norm(x)
-    expected = np.var(np.asarray(x, np.float64), axis=(0, 1))
-    np.testing.assert_allclose(norm.batch_moments["var"][...], expected, rtol=1e-5)
+def test_gradients_flow_through_them(batches):
+    x = batches[0][0] - 1e3
 
-
-def test_they_carry_no_derivative(batches):
-    x, _ = batches[0]
-
-    def moments(x):
+    def var(x):
         norm = BatchNorm(4, collect_moments=True, rngs=nnx.Rngs(0))
         norm(x)
-        return nnx.to_pure_dict(nnx.state(norm, BatchMoment))
+        return jnp.sum(norm.batch_moments["var"][...])
 
-    _, tangents = jax.jvp(moments, (x,), (x,))
-    for tangent in jax.tree.leaves(tangents):
-        np.testing.assert_array_equal(tangent, 0)
+    deviation = x - x.mean((0, 1), keepdims=True)
+    expected = 2 * deviation / x[..., 0].size
+    np.testing.assert_allclose(jax.grad(var)(x), expected, atol=1e-6)

@@ -1,0 +1,93 @@
+"""NNX models as the tools for whole models take them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from jaxnorm.nnx.batch_module import BatchMoment
+
+Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[str, Any]]]
+
+
+def collecting(
+    model: nnx.Module, call: Callable[[Any, Any], Any] | None = None
+) -> tuple[Apply, dict[str, Any]]:
+    """Returns a model as a pure function that collects moments, and its variables.
+
+    What `jaxnorm.tools` asks for: `diagnose` takes the function as it is, `recalibrate`
+    what it returns second. The model itself stays as it was.
+
+    Args:
+      model: The model, with batch normalizers of `jaxnorm.nnx`.
+      call: A function of model and batch; by default `model(batch)`.
+
+    Returns:
+      `apply(variables, batch, train) -> (outputs, batch_moments)`, to be compiled with
+      `train` static; and the variables, pure dicts under "params" and "batch_stats".
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx, jaxnorm.tools
+      >>> from flax import nnx
+      >>> model = jaxnorm.nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+      >>> apply, variables = jaxnorm.nnx.collecting(model)
+      >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[8.0]])]
+      >>> stats = jaxnorm.tools.recalibrate(
+      ...     lambda variables, x: apply(variables, x, True)[1], variables, batches
+      ... )
+      >>> jaxnorm.nnx.set_batch_stats(model, stats)
+      >>> model.mean[...]
+      Array([4.], dtype=float32)
+    """
+    graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    params, stats, rest = states
+
+    def apply(
+        variables: Mapping[str, Any], batch: Any, train: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        parts = [nnx.clone(params), nnx.clone(stats)]
+        for part, name in zip(parts, ("params", "batch_stats"), strict=True):
+            nnx.replace_by_pure_dict(part, dict(variables[name]))
+        copy = nnx.merge(graphdef, *parts, rest, copy=True)
+        (copy.train if train else copy.eval)()
+        copy.set_attributes(collect_moments=True, raise_if_not_found=False)
+        outputs = copy(batch) if call is None else call(copy, batch)
+        return outputs, _of_layers(nnx.to_pure_dict(nnx.state(copy, BatchMoment)))
+
+    return apply, {
+        "params": nnx.to_pure_dict(params),
+        "batch_stats": nnx.to_pure_dict(stats),
+    }
+
+
+def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
+    """Gives a model other running statistics, in place.
+
+    Args:
+      model: The model.
+      batch_stats: Of all its layers: a pure dict, as `jaxnorm.tools` returns it.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> model = jaxnorm.nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+      >>> jaxnorm.nnx.set_batch_stats(
+      ...     model, {"mean": jnp.array([4.0]), "var": jnp.array([2.0])}
+      ... )
+      >>> model.var[...]
+      Array([2.], dtype=float32)
+    """
+    state = nnx.state(model, nnx.BatchStat)
+    nnx.replace_by_pure_dict(state, dict(batch_stats))
+    nnx.update(model, state)
+
+
+def _of_layers(tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Returns moments at the paths of their layers, without the attribute's name."""
+    found: dict[Any, Any] = {}
+    for name, node in tree.items():
+        if name == "batch_moments":
+            found |= node
+        else:
+            found[name] = _of_layers(node)
+    return found
