@@ -7,7 +7,7 @@ from flax import nnx
 
 from jaxnorm.nnx.batch_module import BatchMoment
 
-Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[str, Any]]]
+Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[Any, Any]]]
 
 
 def collecting(
@@ -44,7 +44,7 @@ def collecting(
 
     def apply(
         variables: Mapping[str, Any], batch: Any, train: bool
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Any, dict[Any, Any]]:
         parts = [nnx.clone(params), nnx.clone(stats)]
         for part, name in zip(parts, ("params", "batch_stats"), strict=True):
             nnx.replace_by_pure_dict(part, dict(variables[name]))

@@ -25,7 +25,7 @@ def full_batch_value_and_grad(
     *,
     depth: int,
     epsilon: float = 1e-5,
-) -> Callable[[Params, Tree, Batch], tuple[Array, Params, dict[str, Any]]]:
+) -> Callable[[Params, Tree, Batch], tuple[Array, Params, dict[Any, Any]]]:
     """Returns a function that computes what one step on the full batch would.
 
     Micro-batches that are simply accumulated are normalized each by itself. Here each
@@ -85,11 +85,11 @@ def full_batch_value_and_grad(
 
     def value_and_grad(
         params: Params, batch_stats: Tree, batches: Batch
-    ) -> tuple[Array, Params, dict[str, Any]]:
-        def collect(stats: Tree) -> dict[str, Any]:
+    ) -> tuple[Array, Params, dict[Any, Any]]:
+        def collect(stats: Tree) -> dict[Any, Any]:
             return _merge_all(lambda batch: loss(params, stats, batch)[1], batches)
 
-        def settle(_: Array, stats: Tree) -> dict[str, Any]:
+        def settle(_: Array, stats: Tree) -> dict[Any, Any]:
             return update_batch_stats(
                 stats, collect(stats), momentum=0.0, epsilon=epsilon
             )
@@ -100,7 +100,7 @@ def full_batch_value_and_grad(
 
         def differentiate(
             pull: Tree,
-        ) -> tuple[Array, tuple[Params, dict[str, Any]]]:
+        ) -> tuple[Array, tuple[Params, dict[Any, Any]]]:
             """Returns the loss, and gradients of it and of what `pull` weighs."""
 
             def with_moments(
@@ -132,10 +132,10 @@ def full_batch_value_and_grad(
     return value_and_grad
 
 
-def _merge_all(collect: Callable[[Batch], Tree], batches: Batch) -> dict[str, Any]:
+def _merge_all(collect: Callable[[Batch], Tree], batches: Batch) -> dict[Any, Any]:
     """Returns the moments of all micro-batches."""
 
-    def merge(merged: Tree, batch: Batch) -> tuple[dict[str, Any], None]:
+    def merge(merged: Tree, batch: Batch) -> tuple[dict[Any, Any], None]:
         return merge_batch_moments([merged, collect(batch)]), None
 
     first, others = (

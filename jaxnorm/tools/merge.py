@@ -18,7 +18,7 @@ def merge_batch_stats(
     *,
     counts: Sequence[ArrayLike] | ArrayLike | None = None,
     axis_name: str | Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Merges the running statistics of models that trained apart.
 
     By the law of total variance, with the share w_i = counts_i / sum(counts)::

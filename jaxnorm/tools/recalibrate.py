@@ -28,7 +28,7 @@ def recalibrate(
     count_examples: Callable[[Batch], ArrayLike] | None = None,
     unbiased: bool = False,
     epsilon: float = 1e-5,
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Returns running statistics that are exactly those of the given data.
 
     The moments of all batches are merged by their counts, what lies between the batches
@@ -125,12 +125,12 @@ def _first_axis(batch: Any) -> int:
 
 def _with_prior(
     source: Tree, moments: Tree, prior: float, epsilon: float
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Returns moments merged with the old statistics, which count `prior` as much."""
 
     def merge(
-        path: tuple[Any, ...], layer: dict[str, Any], old: Tree
-    ) -> dict[str, Any]:
+        path: tuple[Any, ...], layer: dict[Any, Any], old: Tree
+    ) -> dict[Any, Any]:
         target = Moments(**layer)
         mean = old.get("mean", target.mean)
         var = old.get("var", target.var)

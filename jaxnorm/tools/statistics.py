@@ -29,7 +29,7 @@ _STATISTICS = {"mean", "var", "std"}
 
 def map_layers(
     change: Callable[..., Layer], tree: Tree, *others: Tree, path: tuple[Any, ...] = ()
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Returns a tree of statistics with those of each layer changed.
 
     A layer is a dict that holds an array `mean`, `var` or `std`. All else stays.
@@ -72,7 +72,7 @@ def named(path: tuple[object, ...]) -> str:
     return "/".join(map(str, path)) or "the layer"
 
 
-def merge_batch_moments(trees: Sequence[Tree]) -> dict[str, Any]:
+def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
     """Merges collections `batch_moments` of several batches, layer by layer.
 
     Exactly, as `jaxnorm.merge_moments` does, whatever the sizes of the batches.
@@ -116,7 +116,7 @@ def update_batch_stats(
     momentum: ArrayLike | Schedule = 0.99,
     unbiased: bool = False,
     epsilon: float = 1e-5,
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Moves the running statistics of a whole model towards collected moments.
 
     One update, as `jaxnorm.update_batch_stats` makes it, for each layer::

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from small_net import NET, collect, make_images, make_variables
 
+import jaxnorm.linen
 from jaxnorm.tools import recalibrate
 
 FIRST = "BatchNorm_0"  # on the input itself
@@ -63,6 +65,28 @@ def test_an_affine_change_of_the_input_is_undone(variables, images):
         NET.apply({**variables, "batch_stats": known}, images, False),
         atol=2e-5,
     )
+
+
+def test_an_affine_change_is_undone_through_a_valid_convolution(images):
+    # Without padding, a convolution of an affine input is affine in each channel.
+    model = nn.Sequential(
+        [
+            nn.Conv(3, (3, 3), padding="VALID"),
+            jaxnorm.linen.BatchNorm(use_running_average=True),
+        ]
+    )
+    variables = model.init(jax.random.key(0), images)
+
+    def collect(variables, images):
+        return model.apply(variables, images, mutable=["batch_moments"])[1][
+            "batch_moments"
+        ]
+
+    def output(images):
+        stats = recalibrate(collect, variables, [images])
+        return model.apply({**variables, "batch_stats": stats}, images)
+
+    np.testing.assert_allclose(output(3 * images + 1), output(images), atol=2e-5)
 
 
 def test_padding_is_left_out(variables, images):

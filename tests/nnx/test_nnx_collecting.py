@@ -1,0 +1,58 @@
+"""NNX models go through the tools for whole models as Linen's do."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxnorm.nnx
+from jaxnorm import tools
+
+
+@pytest.fixture
+def model():
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(
+        jaxnorm.nnx.BatchNorm(3, rngs=rngs),
+        nnx.Linear(3, 4, rngs=rngs),
+        jaxnorm.nnx.BatchNorm(4, rngs=rngs),
+    )
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(5, 2, size=(20, 3)), jnp.float32)
+
+
+def test_recalibrated_layer_by_layer(model, x):
+    model.train()
+    expected = nnx.clone(model)(x)
+    apply, variables = jaxnorm.nnx.collecting(model)
+    stats = tools.recalibrate(
+        lambda variables, x: apply(variables, x, False)[1],
+        variables,
+        [x[:3], x[3:]],
+        passes=2,
+    )
+    np.testing.assert_array_equal(model.layers[0].mean[...], 0)  # as it was
+    jaxnorm.nnx.set_batch_stats(model, stats)
+    model.eval()
+    np.testing.assert_allclose(model(x), expected, atol=1e-5)
+
+
+def test_diagnosed(model, x):
+    apply, variables = jaxnorm.nnx.collecting(model, lambda model, x: model(2 * x))
+    diagnosis = tools.diagnose(apply, variables, x)
+    assert list(diagnosis.layers) == ["layers/0", "layers/2"]
+    mean = 2 * np.asarray(x, np.float64).mean(0)
+    np.testing.assert_allclose(
+        diagnosis.layers["layers/0"].mean_distance, np.abs(mean), rtol=1e-4
+    )
+    assert "never updated" in "\n".join(diagnosis.explain())
+    assert not jaxnorm.nnx.BatchNorm.collect_moments.fget(model.layers[0])
+
+
+def test_a_layer_that_is_missing_is_named(model, x):
+    _, variables = jaxnorm.nnx.collecting(model)
+    with pytest.raises(ValueError, match="layers/0 has statistics"):
+        tools.recalibrate(lambda *_: {}, variables, [x])
