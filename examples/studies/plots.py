@@ -1,0 +1,87 @@
+"""How all figures of the studies look."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Told apart by the colour-blind, too (Okabe and Ito, 2008).
+COLOURS = (
+    "#0072B2",  # blue
+    "#D55E00",  # vermilion
+    "#009E73",  # green
+    "#CC79A7",  # purple
+    "#E69F00",  # orange
+    "#56B4E9",  # sky blue
+    "#000000",  # black
+    "#F0E442",  # yellow
+)
+# So that colour is never all that tells lines apart.
+MARKERS = "osD^vXP*"
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "axes.titlesize": "medium",
+}
+
+
+def new(
+    message: str, columns: int = 1, rows: int = 1, height: float = 3.6, **options
+) -> tuple[Figure, np.ndarray]:
+    """Returns a figure 800 pixels wide and its axes, (rows, columns).
+
+    Args:
+      message: what it shows, in one sentence, above it.
+      columns: of axes.
+      rows: of axes.
+      height: of the whole, in hundreds of pixels.
+      **options: of `Figure.subplots`, such as `sharey=True`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, height), dpi=100, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
+    figure.suptitle(message, fontsize="medium")
+    return figure, axes
+
+
+def line(
+    axes: Axes, x: Sequence[float], by_seed: Sequence, label: str, index: int
+) -> None:
+    """Draws the mean over seeds, and the range between the extremes as a band.
+
+    Args:
+      axes: to draw on.
+      x: (N,) numbers.
+      by_seed: (N, seeds) numbers; None, and what is not finite, is left out.
+      label: in the legend.
+      index: of colour and marker.
+    """
+    values = np.array(by_seed, np.float64)
+    values[~np.isfinite(values)] = np.nan
+    values = np.ma.masked_invalid(values)
+    colour = COLOURS[index % len(COLOURS)]
+    marker = MARKERS[index % len(MARKERS)] if len(x) <= 20 else None
+    axes.plot(x, values.mean(1), color=colour, marker=marker, ms=4, label=label)
+    low, high = values.min(1), values.max(1)
+    axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def per_cent(axes: Axes) -> None:
+    """Labels the numbers of the y axis, fractions, as per cent."""
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG of few colours, so that it is small."""
+    from PIL import Image
+
+    whole = path.with_suffix(".part.png")
+    figure.savefig(whole, dpi=100)
+    Image.open(whole).convert("RGB").quantize(64).save(whole, optimize=True)
+    whole.replace(path)

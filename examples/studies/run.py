@@ -1,0 +1,73 @@
+"""Answers a question about normalization with runs and a picture.
+
+    python examples/studies/run.py --list
+    python examples/studies/run.py placement
+    python examples/studies/run.py placement --config.size=full --config.seeds=5
+
+Every option of `configs/study_NAME.py` can be set as `--config.<option>=<value>`. What
+has finished is not repeated; the same command goes on where it was ended.
+"""
+
+import sys
+
+import conduct
+import digits  # noqa: F401  (which knows the way to the example's files)
+import jax
+import study
+from absl import app, flags, logging
+from ml_collections import config_flags
+from tfds_mnist import DataUnavailableError
+
+FLAGS = flags.FLAGS
+_SIZE = "--config.size="
+
+flags.DEFINE_bool("list", False, "Says what studies there are.")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake in it is one line and exit code 2."""
+    try:
+        if len(argv) > 1 and not argv[1].startswith("-"):
+            # Which defaults there are depends on the size.
+            sizes = [a.removeprefix(_SIZE) for a in argv if a.startswith(_SIZE)]
+            default = f"{study.config_path(argv[1])}:{(sizes or ['small'])[-1]}"
+            config_flags.DEFINE_config_file("config", default, "Of the study.")
+        rest = FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(_complain(f"there is no such option: {error.args[0].strip("'")}"))
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        sys.exit(_complain(error))
+    if len(rest) != 2 and not FLAGS.list:
+        sys.exit(_complain("name one study; --list says what there is"))
+    return rest
+
+
+def main(argv: list[str]) -> int:
+    """Runs a study; returns the exit code."""
+    logging.set_verbosity(logging.FATAL)
+    if FLAGS.list:
+        for name in study.names():
+            print(f"{name:16} {study.load(name).question}")
+        return 0
+    name = argv[1]
+    try:
+        found = study.load(name)
+        # Before JAX looks for devices; of no effect on accelerators.
+        jax.config.update("jax_num_cpu_devices", found.cpu_devices)
+        conduct.conduct(name, found, FLAGS.config)
+    except (study.StudyError, DataUnavailableError) as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on")
+        return 130
+    return 0
+
+
+def _complain(message: object) -> int:
+    text = " ".join(str(message).split())
+    print(f"run.py: error: {text}", file=sys.stderr, flush=True)
+    return 2
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

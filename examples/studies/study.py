@@ -1,0 +1,85 @@
+"""What a study is, and where to find one."""
+
+import difflib
+import importlib
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import ml_collections
+from matplotlib.figure import Figure
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+# One combination of what is swept: names and plain values.
+Point = dict[str, Any]
+# What was found there: names and plain numbers, or lists of them, by seed.
+Result = dict[str, Any]
+
+
+class StudyError(ValueError):
+    """A study that cannot be run; the message is one line for the user."""
+
+
+class Finding(NamedTuple):
+    """A point, and what was found there."""
+
+    point: Point
+    result: Result
+
+
+class Study(NamedTuple):
+    """A question, and how it is answered.
+
+    Attributes:
+      question: in one line.
+      run: `run(config, points)` yields a finding for each point as soon as it is there.
+      draw: `draw(config, findings)` is the figure.
+      points: `points(config)` are those to run; by default, all combinations of
+        `config.sweep`.
+      choices: what values there are, where not all are possible, by name in
+        `config.sweep`.
+      cpu_devices: how many devices to simulate where JAX has nothing but a CPU.
+    """
+
+    question: str
+    run: Callable[[ml_collections.ConfigDict, list[Point]], Iterable[Finding]]
+    draw: Callable[[ml_collections.ConfigDict, list[Finding]], Figure]
+    points: Callable[[ml_collections.ConfigDict], list[Point]] = lambda config: list(
+        combinations(config.sweep)
+    )
+    cpu_devices: int = 1
+
+
+def combinations(sweep: ml_collections.ConfigDict) -> Iterator[Point]:
+    """Yields a point for each combination of the values."""
+    names = list(sweep.keys())
+    for values in itertools.product(*(sweep[name] for name in names)):
+        yield dict(zip(names, values, strict=True))
+
+
+def names() -> list[str]:
+    """Returns the names of all studies."""
+    return sorted(
+        path.stem.removeprefix("study_") for path in CONFIGS.glob("study_*.py")
+    )
+
+
+def config_path(name: str) -> Path:
+    """Returns where the configuration of a study is.
+
+    Raises:
+      StudyError: there is no such study.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        guess = f"did you mean {' or '.join(near)}?" if near else "--list says which"
+        raise StudyError(f"there is no study {name!r}; {guess}")
+    return CONFIGS / f"study_{name}.py"
+
+
+def load(name: str) -> Study:
+    """Returns the study of that name; its file is called as it is."""
+    return importlib.import_module(name).STUDY

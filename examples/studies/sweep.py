@@ -1,0 +1,70 @@
+"""Points of a sweep, all seeds at once, with as few compilations as can be."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import digits
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from study import Finding, Point
+
+
+def over_seeds(
+    build: Callable[..., Callable[..., dict[str, jax.Array]]],
+    static: tuple[str, ...] = (),
+) -> Callable[[ml_collections.ConfigDict, list[Point]], Iterator[Finding]]:
+    """Returns the `run` of a study that trains on digits.
+
+    Args:
+      build: `build(config, **values)`, with what `static` names, is a function
+        `f(digits, seed, **numbers)` of the rest of the point, which JAX can trace. It
+        returns arrays, which become lists by seed.
+      static: names of what changes the program. Points that agree there share one.
+
+    Returns:
+      `run(config, points)`.
+    """
+
+    def run(
+        config: ml_collections.ConfigDict, points: list[Point]
+    ) -> Iterator[Finding]:
+        data = digits.load(config)
+        size = config.points_at_once
+
+        def program(point: Point) -> list[Any]:
+            return [point[name] for name in static]
+
+        for _, group in itertools.groupby(sorted(points, key=_text(program)), program):
+            group = list(group)
+            function = build(config, **{name: group[0][name] for name in static})
+
+            def of_pair(data, seed, numbers, function=function):
+                return function(data, seed, **numbers)
+
+            compiled = jax.jit(jax.vmap(of_pair, (None, 0, 0)))
+            for start in range(0, len(group), size):
+                chunk = group[start : start + size]
+                # All have one shape, so that the last one needs no compilation.
+                filled = chunk + [chunk[-1]] * (size - len(chunk))
+                numbers = {
+                    name: jnp.repeat(
+                        jnp.array([p[name] for p in filled], jnp.float32), config.seeds
+                    )
+                    for name in chunk[0].keys() - set(static)
+                }
+                seeds = jnp.tile(jnp.arange(config.seeds), size)
+                results = jax.device_get(compiled(data, seeds, numbers))
+                by_seed = jax.tree.map(
+                    lambda x: np.reshape(x, (size, config.seeds, *x.shape[1:])), results
+                )
+                for i, point in enumerate(chunk):
+                    yield Finding(point, {k: x[i].tolist() for k, x in by_seed.items()})
+
+    return run
+
+
+def _text(program: Callable[[Point], list[Any]]) -> Callable[[Point], str]:
+    return lambda point: repr(program(point))

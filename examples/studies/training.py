@@ -1,0 +1,192 @@
+"""Training as a pure function of seed and numbers, for `jit` and `vmap`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from digits import Digits, Examples, order
+from flax import linen as nn
+from jax import lax
+
+# Collections of a model.
+Variables = dict[str, Any]
+_EVALUATED_AT_ONCE = 500
+
+
+class Trained(NamedTuple):
+    """What training gives.
+
+    Attributes:
+      variables: after the last step.
+      losses: (num_steps,) of each step's batch.
+      evaluations: what `evaluate` returned, with a leading axis: one entry for every
+        `eval_every` steps.
+    """
+
+    variables: Variables
+    losses: jax.Array
+    evaluations: Any
+
+
+def sgd(
+    learning_rate: float | jax.Array, weight_decay: float | jax.Array = 0.0
+) -> optax.GradientTransformation:
+    """Returns gradient descent with a momentum of 0.9; both numbers may be traced.
+
+    The decay is L2 regularization of all weights but scales and biases.
+    """
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    return optax.chain(
+        optax.masked(optax.add_decayed_weights(weight_decay), kernels),
+        optax.sgd(learning_rate, momentum=0.9),
+    )
+
+
+def train(
+    net: nn.Module,
+    optimizer: optax.GradientTransformation,
+    digits: Digits,
+    seed: jax.Array,
+    *,
+    num_steps: int,
+    batch_size: int,
+    eval_every: int | None = None,
+    evaluate: Callable[[nn.Module, Variables, Digits], Any] | None = None,
+    reference_size: int = 0,
+) -> Trained:
+    """Trains a net from its initialization.
+
+    Args:
+      net: called as `nets.Net` is.
+      optimizer: its numbers may be traced.
+      digits: to train with.
+      seed: an integer; of the initialization, of the order, of dropout.
+      num_steps: at least 1.
+      batch_size: at most the number of training examples.
+      eval_every: steps between evaluations, a divisor of `num_steps`; None: once, after
+        the last step.
+      evaluate: a function of net, variables and digits; None: `accuracies`.
+      reference_size: the examples of virtual batch norm's reference; 0: it has none.
+    """
+    evaluate = accuracies if evaluate is None else evaluate
+    eval_every = eval_every or num_steps
+    init_key, order_key, step_key = jax.random.split(jax.random.key(seed), 3)
+    reference = digits.train.images[:reference_size]
+
+    def with_reference(variables: Variables) -> Variables:
+        if not reference_size:
+            return variables
+        _, updates = net.apply(variables, reference, train=False, mutable=["reference"])
+        return {**variables, **updates}
+
+    def loss(params, batch_stats, batch: Examples, key):
+        variables = with_reference({"params": params, "batch_stats": batch_stats})
+        logits, updates = net.apply(
+            variables,
+            batch.images,
+            dropout_key=key,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return jnp.mean(losses), updates.get("batch_stats", batch_stats)
+
+    def step(state, inputs):
+        params, batch_stats, optimizer_state = state
+        number, indices = inputs
+        batch = jax.tree.map(lambda x: x[indices], digits.train)
+        (value, batch_stats), gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, batch_stats, batch, jax.random.fold_in(step_key, number)
+        )
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, batch_stats, optimizer_state), value
+
+    def until_evaluation(state, inputs):
+        state, losses = lax.scan(step, state, inputs)
+        return state, (losses, evaluate(net, variables_of(state), digits))
+
+    def variables_of(state) -> Variables:
+        return with_reference({"params": state[0], "batch_stats": state[1]})
+
+    variables = net.init(init_key, digits.train.images[:1], train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    indices = order(order_key, len(digits.train.labels), batch_size, num_steps)
+    inputs = jax.tree.map(
+        lambda x: x.reshape((-1, eval_every, *x.shape[1:])),
+        (jnp.arange(num_steps), indices),
+    )
+    state = params, batch_stats, optimizer.init(params)
+    state, (losses, evaluations) = lax.scan(until_evaluation, state, inputs)
+    return Trained(variables_of(state), losses.reshape(-1), evaluations)
+
+
+def accuracies(
+    net: nn.Module, variables: Variables, digits: Digits, **options: Any
+) -> dict[str, jax.Array]:
+    """Returns mean losses and accuracies, with running statistics.
+
+    Those in training are of as many of the first training examples as there are test
+    examples.
+
+    Args:
+      net: called as `nets.Net` is.
+      variables: its collections.
+      digits: of which all test examples count once.
+      **options: for the net, in place of `train=False`.
+
+    Returns:
+      `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`, float32 scalars.
+    """
+    size = len(digits.test.labels)
+    splits = {"train": jax.tree.map(lambda x: x[:size], digits.train)}
+    splits["test"] = digits.test
+    # One loop over both, so that the net is compiled once.
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), *splits.values())
+    results = measure(net, variables, both, **options)
+    num_train = len(splits["train"].labels)
+    parts = {"train": slice(num_train), "test": slice(num_train, None)}
+    return {
+        f"{split}_{quantity}": jnp.mean(values[part])
+        for split, part in parts.items()
+        for quantity, values in results.items()
+    }
+
+
+def measure(
+    net: nn.Module, variables: Variables, examples: Examples, **options: Any
+) -> dict[str, jax.Array]:
+    """Returns loss and correctness of each example, in masked batches.
+
+    Args:
+      net: called as `nets.Net` is.
+      variables: its collections.
+      examples: N of them.
+      **options: for the net, in place of `train=False`.
+
+    Returns:
+      `loss` and `accuracy`, (N,) float32; the latter is 0 or 1.
+    """
+    count = len(examples.labels)
+    size = min(_EVALUATED_AT_ONCE, count)
+    rows = jnp.arange(-(-count // size) * size).reshape((-1, size))
+    options = {"train": False} | options
+
+    def batch(rows: jax.Array) -> dict[str, jax.Array]:
+        mask = rows < count
+        part = jax.tree.map(lambda x: x[jnp.where(mask, rows, 0)], examples)
+        logits = net.apply(variables, part.images, mask=mask, **options)
+        return {
+            "loss": optax.softmax_cross_entropy_with_integer_labels(
+                logits, part.labels
+            ),
+            "accuracy": (jnp.argmax(logits, -1) == part.labels).astype(jnp.float32),
+        }
+
+    results = lax.map(batch, rows)
+    return jax.tree.map(lambda x: x.reshape(-1)[:count], results)
