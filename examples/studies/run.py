@@ -34,7 +34,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             config_flags.DEFINE_config_file("config", default, "Of the study.")
         rest = FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        sys.exit(_complain(f"there is no such option: {error.args[0].strip("'")}"))
+        option = str(error).strip("'\"")
+        sys.exit(_complain(f"there is no such option in the configuration: {option}"))
     except (flags.Error, OSError, TypeError, ValueError) as error:
         sys.exit(_complain(error))
     if len(rest) != 2 and not FLAGS.list:

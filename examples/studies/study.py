@@ -50,6 +50,7 @@ class Study(NamedTuple):
     points: Callable[[ml_collections.ConfigDict], list[Point]] = lambda config: list(
         combinations(config.sweep)
     )
+    choices: Mapping[str, Collection[Any]] = MappingProxyType({})
     cpu_devices: int = 1
 
 
