@@ -23,9 +23,10 @@ RATIOS = [0, 1, 10, 30, 1e2, 1e3, 1e4]
 EXAMPLES, FEATURES = 4096, 8
 
 
-def batch(ratio: float) -> np.ndarray:
+def batch(ratio: float, seed: int = 0) -> np.ndarray:
     """Returns float32 examples whose mean is `ratio` standard deviations."""
-    return np.random.default_rng(0).normal(ratio, 1, (EXAMPLES, FEATURES)).astype("f4")
+    rng = np.random.default_rng(seed)
+    return rng.normal(ratio, 1, (EXAMPLES, FEATURES)).astype("f4")
 
 
 def exact(x: np.ndarray) -> np.ndarray:
@@ -38,9 +39,9 @@ def ours(*, warm: bool, **options: bool) -> Callable[[np.ndarray, float], jax.Ar
     """Batch norm of this package."""
 
     def normalize(x: np.ndarray, ratio: float) -> jax.Array:
-        stats = jaxnorm.init_batch_stats(FEATURES)
+        stats = jaxnorm.init_batch_stats(x.shape[-1])
         if warm:
-            stats = stats._replace(mean=jnp.full(FEATURES, ratio + 1.0))
+            stats = stats._replace(mean=jnp.full(x.shape[-1], ratio + 1.0))
         y, _ = jaxnorm.batch_norm(
             jnp.asarray(x), stats, use_running_average=False, **options
         )

@@ -38,7 +38,7 @@ def load(config: ml_collections.ConfigDict) -> Digits:
     """Returns the digits that `config` names, each pixel the mean of some.
 
     Raises:
-      StudyError: a batch is larger than the data, or pixels cannot be averaged.
+      StudyError: pixels cannot be averaged so.
       DataUnavailableError: the full data set cannot be had.
     """
     train, test = data.load(
@@ -51,11 +51,6 @@ def load(config: ml_collections.ConfigDict) -> Digits:
             }
         )
     )
-    if not 1 <= config.batch_size <= len(train.labels):
-        raise StudyError(
-            f"config.batch_size must be between 1 and the {len(train.labels):,} "
-            f"training examples; it is {config.batch_size}"
-        )
     if config.pool < 1 or 28 % config.pool:
         raise StudyError(f"config.pool must divide 28; it is {config.pool}")
     return Digits(*(_place(split, config.pool) for split in (train, test)))
@@ -77,7 +72,15 @@ def order(
 
     Returns:
       (num_steps, batch_size) int32 indices.
+
+    Raises:
+      StudyError: a batch is larger than the data.
     """
+    if not 1 <= batch_size <= num_examples:
+        raise StudyError(
+            f"a batch must be between 1 and the {num_examples:,} training examples "
+            f"large; it is {batch_size}"
+        )
     per_epoch = num_examples // batch_size
     keys = jax.random.split(key, -(-num_steps // per_epoch))
     epochs = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(keys)

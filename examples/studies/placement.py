@@ -27,15 +27,8 @@ def build(config: ml_collections.ConfigDict, placement: str) -> Callable:
     def run(
         digits: Digits, seed: jax.Array, learning_rate: jax.Array
     ) -> dict[str, jax.Array]:
-        trained = train(
-            net,
-            sgd(learning_rate),
-            digits,
-            seed,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
-        )
-        return {name: x[-1] for name, x in trained.evaluations.items()}
+        steps = {"num_steps": config.num_steps, "batch_size": config.batch_size}
+        return train(net, sgd(learning_rate), digits, seed, **steps).last
 
     return run
 
@@ -57,7 +50,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
         )
     axes.set(xscale="log", xlabel="learning rate", ylabel="test accuracy")
     plots.per_cent(axes)
-    axes.legend()
+    plots.legend(figure, axes)
     return figure
 
 

@@ -72,6 +72,17 @@ def line(
     axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
 
 
+def legend(figure: Figure, axes: Axes) -> None:
+    """Says below the figure what the lines of `axes` are, so that it covers none."""
+    lines, labels = axes.get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 6))
+
+
+def norm_label(norm: str) -> str:
+    """Returns how a legend calls a norm."""
+    return "no norm" if norm == "none" else f"{norm.replace('_', ' ')} norm"
+
+
 def per_cent(axes: Axes) -> None:
     """Labels the numbers of the y axis, fractions, as per cent."""
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))

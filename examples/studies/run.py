@@ -53,8 +53,9 @@ def main(argv: list[str]) -> int:
     name = argv[1]
     try:
         found = study.load(name)
-        # Before JAX looks for devices; of no effect on accelerators.
-        jax.config.update("jax_num_cpu_devices", found.cpu_devices)
+        if found.cpu_devices > 1:
+            # Before JAX looks for devices; of no effect on accelerators.
+            jax.config.update("jax_num_cpu_devices", found.cpu_devices)
         conduct.conduct(name, found, FLAGS.config)
     except (study.StudyError, DataUnavailableError) as error:
         return _complain(error)

@@ -10,6 +10,8 @@ from digits import Digits, Examples, order
 from flax import linen as nn
 from jax import lax
 
+from jaxnorm import tools
+
 # Collections of a model.
 Variables = dict[str, Any]
 _EVALUATED_AT_ONCE = 500
@@ -28,6 +30,11 @@ class Trained(NamedTuple):
     variables: Variables
     losses: jax.Array
     evaluations: Any
+
+    @property
+    def last(self) -> Any:
+        """The evaluation after the last step."""
+        return jax.tree.map(lambda x: x[-1], self.evaluations)
 
 
 def sgd(
@@ -127,7 +134,7 @@ def train(
 
 
 def accuracies(
-    net: nn.Module, variables: Variables, digits: Digits, **options: Any
+    net: nn.Module, variables: Variables, digits: Digits
 ) -> dict[str, jax.Array]:
     """Returns mean losses and accuracies, with running statistics.
 
@@ -138,7 +145,6 @@ def accuracies(
       net: called as `nets.Net` is.
       variables: its collections.
       digits: of which all test examples count once.
-      **options: for the net, in place of `train=False`.
 
     Returns:
       `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`, float32 scalars.
@@ -148,7 +154,7 @@ def accuracies(
     splits["test"] = digits.test
     # One loop over both, so that the net is compiled once.
     both = jax.tree.map(lambda *x: jnp.concatenate(x), *splits.values())
-    results = measure(net, variables, both, **options)
+    results = measure(net, variables, both)
     num_train = len(splits["train"].labels)
     parts = {"train": slice(num_train), "test": slice(num_train, None)}
     return {
@@ -159,7 +165,12 @@ def accuracies(
 
 
 def measure(
-    net: nn.Module, variables: Variables, examples: Examples, **options: Any
+    net: nn.Module,
+    variables: Variables,
+    examples: Examples,
+    *,
+    batch_size: int = _EVALUATED_AT_ONCE,
+    train: bool = False,
 ) -> dict[str, jax.Array]:
     """Returns loss and correctness of each example, in masked batches.
 
@@ -167,20 +178,22 @@ def measure(
       net: called as `nets.Net` is.
       variables: its collections.
       examples: N of them.
-      **options: for the net, in place of `train=False`.
+      batch_size: at least 1.
+      train: normalize by the statistics of each batch; no statistic moves.
 
     Returns:
       `loss` and `accuracy`, (N,) float32; the latter is 0 or 1.
     """
     count = len(examples.labels)
-    size = min(_EVALUATED_AT_ONCE, count)
+    size = min(batch_size, count)
     rows = jnp.arange(-(-count // size) * size).reshape((-1, size))
-    options = {"train": False} | options
 
     def batch(rows: jax.Array) -> dict[str, jax.Array]:
         mask = rows < count
         part = jax.tree.map(lambda x: x[jnp.where(mask, rows, 0)], examples)
-        logits = net.apply(variables, part.images, mask=mask, **options)
+        logits, _ = net.apply(
+            variables, part.images, mask=mask, train=train, mutable=["batch_stats"]
+        )
         return {
             "loss": optax.softmax_cross_entropy_with_integer_labels(
                 logits, part.labels
@@ -190,3 +203,25 @@ def measure(
 
     results = lax.map(batch, rows)
     return jax.tree.map(lambda x: x.reshape(-1)[:count], results)
+
+
+def recalibrated(
+    net: nn.Module, variables: Variables, images: jax.Array, prior_examples: int = 0
+) -> Variables:
+    """Returns variables whose running statistics are exactly those of some images.
+
+    Args:
+      net: called as `nets.Net` is.
+      variables: its collections.
+      images: (N, H, W, 1), all at once.
+      prior_examples: so many count as much as the statistics that were there.
+    """
+
+    def collect(variables: Variables, images: jax.Array) -> Variables:
+        _, updates = net.apply(variables, images, train=True, mutable=["batch_moments"])
+        return updates["batch_moments"]
+
+    stats = tools.recalibrate(
+        collect, variables, [images], prior_examples=prior_examples
+    )
+    return {**variables, "batch_stats": stats}

@@ -1,0 +1,84 @@
+"""Test accuracy over the first steps, with running statistics of several kinds."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import nets
+import plots
+from digits import Digits
+from flax import linen as nn
+from matplotlib.figure import Figure
+from study import Finding, Study, StudyError
+from sweep import over_seeds
+from training import Variables, measure, recalibrated, sgd, train
+
+import jaxnorm
+
+# The weight of the old average, or a function of the number of updates.
+_MOMENTA = {
+    "momentum 0.9": 0.9,
+    "momentum 0.99": 0.99,
+    "momentum 0.999": 0.999,
+    "warm-up to 0.99": lambda count: jaxnorm.warmup_momentum(0.99)(count),
+    "cumulative": lambda count: count / (count + 1.0),
+    "precise": 0.9,
+}
+
+
+def build(config: ml_collections.ConfigDict, average: str) -> Callable:
+    """Returns a run with one kind of average."""
+    if config.num_steps % config.eval_every:
+        raise StudyError(
+            f"config.eval_every must divide config.num_steps, {config.num_steps}; it "
+            f"is {config.eval_every}"
+        )
+    options = nets.norm_options(config, momentum=_MOMENTA[average])
+    net = nets.create(config, config.norm, options=options)
+
+    def evaluate(
+        net: nn.Module, variables: Variables, digits: Digits
+    ) -> dict[str, jax.Array]:
+        if average == "precise":
+            images = digits.train.images[: config.recalibrated_with]
+            variables = recalibrated(net, variables, images)
+        results = measure(net, variables, digits.test)
+        return {f"test_{name}": jnp.mean(x) for name, x in results.items()}
+
+    def run(digits: Digits, seed: jax.Array) -> dict[str, jax.Array]:
+        return train(
+            net,
+            sgd(config.learning_rate),
+            digits,
+            seed,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            eval_every=config.eval_every,
+            evaluate=evaluate,
+        ).evaluations
+
+    return run
+
+
+def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
+    """Draws test accuracy over steps, a line for each kind of average."""
+    figure, [[axes]] = plots.new(
+        "The same nets, tested with running statistics of several kinds"
+    )
+    steps = range(config.eval_every, config.num_steps + 1, config.eval_every)
+    for index, (point, result) in enumerate(findings):
+        by_step = list(zip(*result["test_accuracy"], strict=True))
+        plots.line(axes, steps, by_step, point["average"], index)
+    axes.set(xlabel="steps of training", ylabel="test accuracy")
+    plots.per_cent(axes)
+    plots.legend(figure, axes)
+    return figure
+
+
+STUDY = Study(
+    question="Why does evaluation fail early in training, and what mends it?",
+    run=over_seeds(build, static=("average",)),
+    draw=draw,
+    choices={"average": _MOMENTA},
+)
