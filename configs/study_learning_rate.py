@@ -17,7 +17,6 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     full = size == "full"
     config.widths = 8 * (32 if full else 8,)  # of the convolutions
     config.dense_widths = 8 * (256 if full else 32,)
-    config.halve_every = 4
     config.num_steps = 1_000 if full else 100
     config.sweep.net = ("cnn", "mlp")
     config.sweep.norm = ("none", "batch", "layer")

@@ -38,7 +38,9 @@ def conduct(name: str, study: Study, config: ml_collections.ConfigDict) -> Path:
     missing = [point for point in points if store.find(point) is None]
     begin = time.perf_counter(), time.process_time()
     done = len(points) - len(missing)
-    with tqdm(total=len(points), initial=done, desc=name, leave=False) as bar:
+    with tqdm(
+        total=len(points), initial=done, desc=name, leave=False, disable=None
+    ) as bar:
         if missing:
             for finding in study.run(config, missing):
                 store.add(finding)

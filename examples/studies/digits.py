@@ -72,15 +72,7 @@ def order(
 
     Returns:
       (num_steps, batch_size) int32 indices.
-
-    Raises:
-      StudyError: a batch is larger than the data.
     """
-    if not 1 <= batch_size <= num_examples:
-        raise StudyError(
-            f"a batch must be between 1 and the {num_examples:,} training examples "
-            f"large; it is {batch_size}"
-        )
     per_epoch = num_examples // batch_size
     keys = jax.random.split(key, -(-num_steps // per_epoch))
     epochs = jax.vmap(lambda key: jax.random.permutation(key, num_examples))(keys)

@@ -15,7 +15,7 @@ from training import sgd, train
 
 def build(config: ml_collections.ConfigDict, net: str, norm: str) -> Callable:
     """Returns a run of one net with one norm as a function of the numbers."""
-    attributes = {"halve_every": config.halve_every}
+    attributes = {}
     if net == "mlp":
         attributes = {"dense": True, "widths": tuple(config.dense_widths)}
     model = nets.create(config, norm, **attributes)

@@ -16,8 +16,8 @@ class Net(nn.Module):
       widths: features of the hidden layers.
       norm: a name in the example's `NORMS`.
       options: for the norm.
-      dense: hidden layers see all pixels, in place of 3 x 3 pixels around their own.
-      halve_every: so many layers, the last of which halves height and width.
+      dense: hidden layers see all pixels, in place of 3 x 3 pixels around their own. As
+        convolutions, each second one halves the image.
       placement: "before_activation" or "after_activation".
       init_scale: times the standard deviation sqrt(2 / inputs) of the initial weights;
         may be traced.
@@ -29,7 +29,6 @@ class Net(nn.Module):
     norm: str
     options: NormOptions
     dense: bool = False
-    halve_every: int = 2
     placement: str = "before_activation"
     init_scale: float | jax.Array = 1.0
     dropout_rate: float | jax.Array | None = None
@@ -60,7 +59,7 @@ class Net(nn.Module):
         x = images.reshape((len(images), -1)) if self.dense else images
         for layer, width in enumerate(self.widths):
             if not self.dense:
-                x = patches(x, stride=1 if (layer + 1) % self.halve_every else 2)
+                x = patches(x, stride=1 + layer % 2)
             x = self._hidden(width, x, mask, train)
             if self.dropout_rate is not None and dropout_key is not None:
                 key = jax.random.fold_in(dropout_key, layer)
@@ -91,8 +90,8 @@ class Net(nn.Module):
 def patches(x: jax.Array, stride: int) -> jax.Array:
     """Returns the 3 x 3 positions around each one, with zeros beyond the border.
 
-    A convolution is a dense layer over them. With weights that differ by seed, a CPU
-    runs it six times as fast as `lax.conv`.
+    A convolution is a dense layer over them. So, a CPU trains these small nets in a
+    fifth of the time that it takes with `flax.linen.Conv`, one seed or several.
 
     Args:
       x: (N, H, W, C).

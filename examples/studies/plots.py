@@ -25,6 +25,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "axes.titlesize": "medium",
@@ -75,7 +76,10 @@ def line(
 def legend(figure: Figure, axes: Axes) -> None:
     """Says below the figure what the lines of `axes` are, so that it covers none."""
     lines, labels = axes.get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    # About so many letters fit into a row.
+    widest = max(len(label) for label in labels)
+    columns = max(1, min(len(labels), 80 // (widest + 5)))
+    figure.legend(lines, labels, loc="outside lower center", ncols=columns)
 
 
 def norm_label(norm: str) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from study import Finding, Point
+from study import Finding, Point, StudyError
 
 
 def over_seeds(
@@ -25,7 +25,8 @@ def over_seeds(
       static: names of what changes the program. Points that agree there share one.
 
     Returns:
-      `run(config, points)`.
+      `run(config, points)`. It raises StudyError where a batch, as `batch_size` of the
+      configuration or of a point says, is larger than the data.
     """
 
     def run(
@@ -33,6 +34,14 @@ def over_seeds(
     ) -> Iterator[Finding]:
         data = digits.load(config)
         size = config.points_at_once
+        num_train = len(data.train.labels)
+        for point in points:
+            batch_size = point.get("batch_size", config.batch_size)
+            if not 1 <= batch_size <= num_train:
+                raise StudyError(
+                    f"a batch must have between 1 and the {num_train:,} training "
+                    f"examples; batch_size is {batch_size}"
+                )
 
         def program(point: Point) -> list[Any]:
             return [point[name] for name in static]
