@@ -73,6 +73,32 @@ def line(
     axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
 
 
+def dots(
+    axes: Axes, x: Sequence[float], by_seed: Sequence, label: str, index: int
+) -> None:
+    """Draws the mean over seeds as a point, and the extremes as a bar around it.
+
+    Args:
+      axes: to draw on.
+      x: (N,) places.
+      by_seed: (N, seeds) finite numbers.
+      label: in the legend.
+      index: of colour and marker.
+    """
+    values = np.array(by_seed, np.float64)
+    mean = values.mean(1)
+    axes.errorbar(
+        x,
+        mean,
+        yerr=[mean - values.min(1), values.max(1) - mean],
+        fmt=MARKERS[index % len(MARKERS)],
+        color=COLOURS[index % len(COLOURS)],
+        ms=5,
+        capsize=2,
+        label=label,
+    )
+
+
 def legend(figure: Figure, axes: Axes) -> None:
     """Says below the figure what the lines of `axes` are, so that it covers none."""
     lines, labels = axes.get_legend_handles_labels()

@@ -15,6 +15,8 @@ from study import Finding, Point, StudyError
 def over_seeds(
     build: Callable[..., Callable[..., dict[str, jax.Array]]],
     static: tuple[str, ...] = (),
+    *,
+    compile_quickly: bool = False,
 ) -> Callable[[ml_collections.ConfigDict, list[Point]], Iterator[Finding]]:
     """Returns the `run` of a study that trains on digits.
 
@@ -23,6 +25,8 @@ def over_seeds(
         `f(digits, seed, **numbers)` of the rest of the point, which JAX can trace. It
         returns arrays, which become lists by seed.
       static: names of what changes the program. Points that agree there share one.
+      compile_quickly: with fewer optimizations on a CPU, in half of the time; for
+        studies of many programs, which take longer to compile than to run.
 
     Returns:
       `run(config, points)`. It raises StudyError where a batch, as `batch_size` of the
@@ -43,6 +47,10 @@ def over_seeds(
                     f"examples; batch_size is {batch_size}"
                 )
 
+        options = {}
+        if compile_quickly and jax.default_backend() == "cpu":
+            options["xla_backend_optimization_level"] = 1
+
         def program(point: Point) -> list[Any]:
             return [point[name] for name in static]
 
@@ -53,7 +61,10 @@ def over_seeds(
             def of_pair(data, seed, numbers, function=function):
                 return function(data, seed, **numbers)
 
-            compiled = jax.jit(jax.vmap(of_pair, (None, 0, 0)))
+            compiled = jax.jit(
+                jax.vmap(of_pair, (None, 0, 0)),
+                compiler_options=options,
+            )
             for start in range(0, len(group), size):
                 chunk = group[start : start + size]
                 # All have one shape, so that the last one needs no compilation.

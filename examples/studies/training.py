@@ -221,7 +221,10 @@ def recalibrated(
         _, updates = net.apply(variables, images, train=True, mutable=["batch_moments"])
         return updates["batch_moments"]
 
-    stats = tools.recalibrate(
-        collect, variables, [images], prior_examples=prior_examples
-    )
+    stats = tools.recalibrate(collect, variables, [images])
+    if prior_examples:
+        # What `prior_examples` of `recalibrate` does, which is not for `jit`.
+        stats = tools.merge_batch_stats(
+            [variables["batch_stats"], stats], counts=[prior_examples, len(images)]
+        )
     return {**variables, "batch_stats": stats}

@@ -33,6 +33,7 @@ TINY = {
         "recalibrated_with": 8,
         "sweep.average": ("cumulative", "precise"),
     },
+    "domain_shift": {"adapted_with": 4, "sweep.norm": ("batch", "instance")},
     "mean_scale": {"shape": (2, 8), "sweep.ratio": (1.0, 100.0)},
 }
 # Where a study has them: few digits of few pixels, one layer.
