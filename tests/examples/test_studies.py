@@ -33,6 +33,14 @@ TINY = {
         "recalibrated_with": 8,
         "sweep.average": ("cumulative", "precise"),
     },
+    "batch_size": {
+        "num_examples": 16,
+        "ghost_size": 2,
+        "reference_size": 4,
+        "recalibrated_with": 8,
+        "sweep.batch_size": (8,),
+        "sweep.norm": ("ghost", "virtual"),
+    },
     "domain_shift": {"adapted_with": 4, "sweep.norm": ("batch", "instance")},
     "mean_scale": {"shape": (2, 8), "sweep.ratio": (1.0, 100.0)},
 }
@@ -201,6 +209,8 @@ def test_patches_are_those_of_a_convolution(rng, stride):
         ("placement", {"sweep.learning_rate": ()}, "must be some values"),
         ("learning_rate", {"sweep.norm": ("instance",)}, "needs axes of space"),
         ("running_average", {"eval_every": 3}, "eval_every must divide"),
+        ("batch_size", {"sweep.batch_size": (17,)}, "between 1 and the 16"),
+        ("batch_size", {"sweep.batch_size": (3,)}, "ghost_size must divide"),
     ],
 )
 def test_what_cannot_run_is_an_error(configure, name, changes, message):

@@ -1,0 +1,101 @@
+"""Small batches, with norms that need large ones and norms that do not."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import nets
+import plots
+from digits import Digits
+from flax import linen as nn
+from matplotlib.figure import Figure
+from study import Finding, Study, StudyError
+from sweep import over_seeds
+from training import Variables, measure, recalibrated, sgd, train
+
+_STATISTICS = {
+    "running": "running statistics",
+    "batch": "those of test batches, as large",
+    "recalibrated": "running, recalibrated",
+}
+
+
+def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Callable:
+    """Returns a run with one size of the batch and one norm."""
+    num_steps = max(1, config.num_examples // batch_size)
+    ghost_size = min(batch_size, config.ghost_size)
+    if batch_size % ghost_size:
+        raise StudyError(
+            f"config.ghost_size must divide the batch sizes that are larger; it is "
+            f"{ghost_size}, and one is {batch_size}"
+        )
+    options = nets.norm_options(
+        config, virtual_batch_size=ghost_size, num_steps=num_steps
+    )
+    net = nets.create(config, norm, options=options)
+
+    def evaluate(
+        net: nn.Module, variables: Variables, digits: Digits
+    ) -> dict[str, jax.Array]:
+        results = {"running": measure(net, variables, digits.test)}
+        if variables.get("batch_stats"):
+            # In testing, ghosts would be no other than these.
+            results["batch"] = measure(
+                net, variables, digits.test, batch_size=batch_size, train=True
+            )
+            images = digits.train.images[: config.recalibrated_with]
+            new = recalibrated(net, variables, images)
+            results["recalibrated"] = measure(net, new, digits.test)
+        return {name: jnp.mean(x["accuracy"]) for name, x in results.items()}
+
+    def run(digits: Digits, seed: jax.Array) -> dict[str, jax.Array]:
+        return train(
+            net,
+            sgd(config.learning_rate * batch_size / 128),
+            digits,
+            seed,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            evaluate=evaluate,
+            reference_size=config.reference_size if norm == "virtual" else 0,
+        ).last
+
+    return run
+
+
+def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
+    """Draws test accuracy over sizes: by norm, and batch norm's by statistics."""
+    figure, [[norms, kinds]] = plots.new(
+        "What small batches do, by norm and by the statistics of the test",
+        columns=2,
+        height=3.8,
+        sharey=True,
+    )
+    sizes = config.sweep.batch_size
+    for index, norm in enumerate(config.sweep.norm):
+        found = {
+            f.point["batch_size"]: f.result for f in findings if f.point["norm"] == norm
+        }
+        running = [found[size]["running"] for size in sizes]
+        plots.line(norms, sizes, running, plots.norm_label(norm), index)
+        if norm == "batch":
+            for place, (kind, label) in enumerate(_STATISTICS.items()):
+                values = [found[size][kind] for size in sizes]
+                plots.line(kinds, sizes, values, label, place)
+    norms.set(title="each norm as it is used", ylabel="test accuracy")
+    kinds.set(title="batch norm, tested with other statistics")
+    for axes in (norms, kinds):
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="examples in a training batch")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.legend(fontsize="small", loc="lower left")
+    plots.per_cent(norms)
+    return figure
+
+
+STUDY = Study(
+    question="What do small batches do, and what mends it?",
+    run=over_seeds(build, static=("batch_size", "norm"), compile_quickly=True),
+    draw=draw,
+)
