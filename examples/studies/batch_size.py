@@ -89,7 +89,8 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set(xlabel="examples in a training batch")
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.legend(fontsize="small", loc="lower left")
+        if axes.lines:  # none without batch norm
+            axes.legend(fontsize="small", loc="lower left")
     plots.per_cent(norms)
     return figure
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
@@ -102,16 +103,17 @@ def recalibrate(
         )
     source = stats = variables["batch_stats"]
     for _ in range(passes):
-        moments, examples = None, 0.0
+        moments, examples = None, jnp.zeros((), jnp.float32)
         for batch in batches:
             new = apply({**variables, "batch_stats": stats}, batch)
             moments = new if moments is None else merge_batch_moments([moments, new])
             if prior_examples:
-                examples += float(jnp.asarray((count_examples or _first_axis)(batch)))
+                number = (count_examples or _first_axis)(batch)
+                examples += jnp.asarray(number, jnp.float32)
         if moments is None:
             raise ValueError("batches must hold at least one batch, got none.")
         if prior_examples:
-            prior = prior_examples / max(examples, 1e-30)
+            prior = prior_examples / jnp.maximum(examples, 1e-30)
             moments = _with_prior(source, moments, prior, epsilon)
         stats = update_batch_stats(
             stats, moments, momentum=0.0, unbiased=unbiased, epsilon=epsilon
@@ -124,7 +126,7 @@ def _first_axis(batch: Any) -> int:
 
 
 def _with_prior(
-    source: Tree, moments: Tree, prior: float, epsilon: float
+    source: Tree, moments: Tree, prior: Array, epsilon: float
 ) -> dict[Any, Any]:
     """Returns moments merged with the old statistics, which count `prior` as much."""
 

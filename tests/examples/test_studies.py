@@ -39,7 +39,7 @@ TINY = {
         "reference_size": 4,
         "recalibrated_with": 8,
         "sweep.batch_size": (8,),
-        "sweep.norm": ("ghost", "virtual"),
+        "sweep.norm": ("batch", "virtual"),
     },
     "domain_shift": {"adapted_with": 4, "sweep.norm": ("batch", "instance")},
     "mean_scale": {"shape": (2, 8), "sweep.ratio": (1.0, 100.0)},
@@ -89,8 +89,18 @@ def test_study_is_in_the_gallery(name):
         assert image.width == 800
 
 
+# Its programs are the largest.
+_SELDOM = {"batch_size"}
+
+
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in _SELDOM else ())
+        for name in TINY
+    ],
+)
 def test_study(configure, tmp_path, name):
     config = configure(name)
     found = study.load(name)
