@@ -29,7 +29,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The first example of a law compiles, so that no deadline is fair to it.
 hypothesis.settings.register_profile(
-    "jaxnorm", deadline=None, derandomize=True, database=None, max_examples=40
+    "jaxnorm", deadline=None, derandomize=True, database=None, max_examples=20
 )
 hypothesis.settings.load_profile("jaxnorm")
 

@@ -51,6 +51,7 @@ def test_accuracy(rows):
     assert max(map(float, errors["jaxnorm, cold"])) < 10
 
 
+@pytest.mark.slow
 def test_scaling(rows):
     # Three layers: one each forward, and at most one each backward; what they carry is
     # five numbers a feature, on any number of devices.

@@ -134,6 +134,7 @@ def test_without_sync_statistics_can_be_merged(run, build, norm):
     assert shapes(drift.merge(statistics)) == shapes(one)
 
 
+@pytest.mark.slow
 def test_virtual_batch_norm_needs_no_batch(build, digits, get_config):
     # Evaluated with the current weights' reference, alone or with others.
     config = get_config(norm="virtual")

@@ -20,7 +20,9 @@ def test_every_configuration_is_valid_from_any_directory(
 
 
 def test_all_configurations_are_tested(root):
-    assert sorted(path.stem for path in (root / "configs").glob("*.py")) == CONFIGS
+    found = sorted(path.stem for path in (root / "configs").glob("*.py"))
+    # test_studies.py has the others
+    assert [name for name in found if not name.startswith("stud")] == CONFIGS
 
 
 @pytest.mark.parametrize(

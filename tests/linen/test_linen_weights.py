@@ -133,6 +133,7 @@ def test_weight_norm_has_the_tree_and_values_of_flax(name, x):
     check_same(ours, flax, jnp.bfloat16 in options.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"param_dtype": jnp.bfloat16}], ids=str)
 def test_weight_norm_of_bfloat16_parameters(options, x):
     ours, flax = (
