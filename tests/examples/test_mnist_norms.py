@@ -60,12 +60,10 @@ def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
 
 
 _GHOSTS_OF_TWO_DEVICES = {"norm": "ghost", "virtual_batch_size": 16}
-_OFTEN = [
-    *((parallelism, _GHOSTS_OF_TWO_DEVICES) for parallelism in PARALLELISMS),
+_OFTEN = [(parallelism, _GHOSTS_OF_TWO_DEVICES) for parallelism in PARALLELISMS]
+_SELDOM = [
     ("shard_map", {"norm": "renorm"}),
     ("pmap", {"norm": "virtual"}),
-]
-_SELDOM = [
     ("pmap", {"norm": "renorm"}),
     ("jit", {"norm": "renorm"}),
     ("jit", {"norm": "virtual"}),

@@ -53,7 +53,9 @@ def test_padding_may_hold_anything(run, assert_close, monkeypatch):
     assert_close(run("pmap", range(13), size=64), expected, tolerance=0)
 
 
-@pytest.mark.parametrize("parallelism", ["pmap", "shard_map"])
+@pytest.mark.parametrize(
+    "parallelism", [pytest.param("pmap", marks=pytest.mark.slow), "shard_map"]
+)
 def test_without_sync_each_device_has_the_statistics_of_its_examples(
     run, assert_close, parallelism
 ):
