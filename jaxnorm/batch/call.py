@@ -11,7 +11,7 @@ from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.measure import CenteredMoments, measure
-from jaxnorm.core.moments import Moments, per_feature
+from jaxnorm.core.moments import Moments, batch_moments, per_feature
 from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction
@@ -200,3 +200,22 @@ class BatchCall:
     def keep_if_skipped(self, batch: object, new: _State, old: _State) -> _State:
         """Returns `new`, or `old` where non-finite statistics are to be skipped."""
         return keep_unless_finite(batch, new, old) if self.skip_nonfinite else new
+
+
+def exact_moments(x: Array, options: BatchOptions) -> Moments:
+    """Returns the moments of what a call with these options normalizes.
+
+    In two passes, so that they are exact whatever the running statistics are.
+
+    Args:
+      x: Input.
+      options: Of the call; all those that say which elements belong together.
+    """
+    return batch_moments(
+        x,
+        feature_axes=options["feature_axes"],
+        mask=options["mask"],
+        axis_name=options["axis_name"],
+        axis_index_groups=options["axis_index_groups"],
+        use_fast_variance=False,
+    )

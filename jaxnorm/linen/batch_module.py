@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.batch.call import BatchOptions
+from jaxnorm.batch.call import BatchOptions, exact_moments
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.dtypes import floating_input
@@ -156,14 +156,7 @@ class BatchModule(nn.Module):
 
     def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
         """Returns the exact moments of the features that the batch normalizes."""
-        return jaxnorm.batch_moments(
-            x,
-            feature_axes=options["feature_axes"],
-            mask=options["mask"],
-            axis_name=options["axis_name"],
-            axis_index_groups=options["axis_index_groups"],
-            use_fast_variance=False,
-        )
+        return exact_moments(x, options)
 
     @property
     def _collects(self) -> bool:

@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.batch.call import BatchOptions
+from jaxnorm.batch.call import BatchOptions, exact_moments
 from jaxnorm.core.axes import Axes, canonical_axes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.dtypes import floating_input
@@ -199,14 +199,7 @@ class BatchModule(AffineModule):
 
     def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
         """Returns the exact moments of the features that the batch normalizes."""
-        return jaxnorm.batch_moments(
-            x,
-            feature_axes=options["feature_axes"],
-            mask=options["mask"],
-            axis_name=options["axis_name"],
-            axis_index_groups=options["axis_index_groups"],
-            use_fast_variance=False,
-        )
+        return exact_moments(x, options)
 
     def _collect(
         self,

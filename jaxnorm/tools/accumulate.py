@@ -30,8 +30,8 @@ def full_batch_value_and_grad(
 
     Micro-batches that are simply accumulated are normalized each by itself. Here each
     is normalized with the statistics of all of them together, and gradients flow
-    through these statistics, as if the batch had never been split; the memory is that
-    of one micro-batch.
+    through these statistics, as if the batch had never been split. The micro-batches
+    are gone through one after another.
 
     With statistics s, losses l_i and the moments of all micro-batches M(params, s)::
 

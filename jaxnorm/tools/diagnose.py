@@ -43,6 +43,11 @@ class LayerDiagnosis(NamedTuple):
     untouched: np.ndarray
     finite: np.ndarray
 
+    @property
+    def ill_conditioned(self) -> np.ndarray:
+        """Whether it is no constant, and its mean above 1,000 standard deviations."""
+        return (self.condition > _CONDITION) & ~self.dead
+
 
 class Diagnosis(NamedTuple):
     """What `diagnose` found.
@@ -252,7 +257,7 @@ def _ill_conditioned(found: dict[str, LayerDiagnosis]) -> list[str]:
     names = [
         f"{name or 'the layer'}"
         for name, layer in found.items()
-        if np.any((layer.condition > _CONDITION) & ~layer.dead)
+        if layer.ill_conditioned.any()
     ]
     return _say(
         names,

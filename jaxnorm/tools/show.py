@@ -42,7 +42,6 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
         table.add_column(column, justify="right")
     for name, layer in diagnosis.layers.items():
         distance, ratio = layer.mean_distance, layer.std_ratio
-        ill = (layer.condition > 1e3) & ~layer.dead
         table.add_row(
             name or "(the layer)",
             str(distance.size),
@@ -51,7 +50,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
             f"{ratio.min():.2g}",
             f"{ratio.max():.2g}",
             str(layer.dead.sum()),
-            str(ill.sum()),
+            str(layer.ill_conditioned.sum()),
         )
     return table
 
