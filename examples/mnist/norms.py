@@ -15,7 +15,7 @@ class NormOptions(NamedTuple):
     """What the configuration says about normalization; each normalizer takes its part.
 
     Attributes:
-      axis_name: the device axis over which statistics are summed, or None.
+      axis_name: the device axis or axes over which statistics are summed, or None.
       momentum: the weight of the old running average, in [0, 1], or a schedule of it.
       fixed_momentum: the same as a number, for normalizers that take no schedule.
       dtype: the dtype of the output; statistics stay float32.
@@ -24,7 +24,7 @@ class NormOptions(NamedTuple):
       num_steps: steps of the whole run, at least 1.
     """
 
-    axis_name: str | None
+    axis_name: str | tuple[str, ...] | None
     momentum: float | Callable[[jax.Array], jax.Array]
     fixed_momentum: float
     dtype: jnp.dtype

@@ -70,10 +70,15 @@ def check(study: Study, config: ml_collections.ConfigDict) -> None:
     """Raises `StudyError` for what a study cannot run with."""
     if config.size not in ("small", "full"):
         raise StudyError(f"config.size must be small or full; it is {config.size!r}")
-    whole = ("seeds", "points_at_once", "batch_size", "num_steps")
+    whole = ("seeds", "points_at_once", "batch_size", "num_steps", "eval_every")
     for key in whole:
         if key in config and config[key] < 1:
             raise StudyError(f"config.{key} must be at least 1; it is {config[key]}")
+    if "eval_every" in config and config.num_steps % config.eval_every:
+        raise StudyError(
+            f"config.eval_every must divide config.num_steps, {config.num_steps}; it "
+            f"is {config.eval_every}"
+        )
     for key, values in config.sweep.items():
         if not isinstance(values, tuple) or not values:
             raise StudyError(

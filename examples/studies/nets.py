@@ -12,6 +12,9 @@ from study import StudyError
 class Net(nn.Module):
     """Layers with norm and relu, a mean over positions, and a dense layer of logits.
 
+    What the relus see is in the collection `intermediates`, on request, as
+    `activation_inputs`, a tuple with an array for each layer.
+
     Attributes:
       widths: features of the hidden layers.
       norm: a name in the example's `NORMS`.
@@ -79,9 +82,12 @@ class Net(nn.Module):
         mask = mask.reshape((-1,) + (1,) * (x.ndim - 1))
         if norm.activates:
             return normalize(x, mask=mask)
-        if self.placement == "before_activation":
-            return nn.relu(normalize(x, mask=mask))
-        return normalize(nn.relu(x), mask=mask)
+        before = self.placement == "before_activation"
+        if before:
+            x = normalize(x, mask=mask)
+        self.sow("intermediates", "activation_inputs", x)
+        x = nn.relu(x)
+        return x if before else normalize(x, mask=mask)
 
     def _kernel_init(self, *arguments) -> jax.Array:
         return self.init_scale * nn.initializers.he_normal()(*arguments)

@@ -110,7 +110,8 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def norm_label(norm: str) -> str:
     """Returns how a legend calls a norm."""
-    return "no norm" if norm == "none" else f"{norm.replace('_', ' ')} norm"
+    other = {"none": "no norm", "dynamic_tanh": "dynamic tanh"}
+    return other.get(norm, f"{norm.replace('_', ' ')} norm")
 
 
 def per_cent(axes: Axes) -> None:
@@ -119,10 +120,10 @@ def per_cent(axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG of few colours, so that it is small."""
+    """Writes a PNG with a palette, so that it is small."""
     from PIL import Image
 
     whole = path.with_suffix(".part.png")
     figure.savefig(whole, dpi=100)
-    Image.open(whole).convert("RGB").quantize(64).save(whole, optimize=True)
+    Image.open(whole).convert("RGB").quantize(256).save(whole, optimize=True)
     whole.replace(path)

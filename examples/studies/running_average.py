@@ -10,7 +10,7 @@ import plots
 from digits import Digits
 from flax import linen as nn
 from matplotlib.figure import Figure
-from study import Finding, Study, StudyError
+from study import Finding, Study
 from sweep import over_seeds
 from training import Variables, measure, recalibrated, sgd, train
 
@@ -29,11 +29,6 @@ _MOMENTA = {
 
 def build(config: ml_collections.ConfigDict, average: str) -> Callable:
     """Returns a run with one kind of average."""
-    if config.num_steps % config.eval_every:
-        raise StudyError(
-            f"config.eval_every must divide config.num_steps, {config.num_steps}; it "
-            f"is {config.eval_every}"
-        )
     options = nets.norm_options(config, momentum=_MOMENTA[average])
     net = nets.create(config, config.norm, options=options)
 

@@ -12,10 +12,15 @@ import numpy as np
 from study import Finding, Point, StudyError
 
 
+def _batch_size(config: ml_collections.ConfigDict, point: Point) -> int:
+    return point.get("batch_size", config.batch_size)
+
+
 def over_seeds(
     build: Callable[..., Callable[..., dict[str, jax.Array]]],
     static: tuple[str, ...] = (),
     *,
+    batch_size: Callable[[ml_collections.ConfigDict, Point], int] = _batch_size,
     compile_quickly: bool = False,
 ) -> Callable[[ml_collections.ConfigDict, list[Point]], Iterator[Finding]]:
     """Returns the `run` of a study that trains on digits.
@@ -25,12 +30,13 @@ def over_seeds(
         `f(digits, seed, **numbers)` of the rest of the point, which JAX can trace. It
         returns arrays, which become lists by seed.
       static: names of what changes the program. Points that agree there share one.
+      batch_size: `batch_size(config, point)` is the examples of a step; by default
+        what the point says, or else the configuration.
       compile_quickly: with fewer optimizations on a CPU, in half of the time; for
         studies of many programs, which take longer to compile than to run.
 
     Returns:
-      `run(config, points)`. It raises StudyError where a batch, as `batch_size` of the
-      configuration or of a point says, is larger than the data.
+      `run(config, points)`. It raises StudyError where a batch is larger than the data.
     """
 
     def run(
@@ -40,11 +46,11 @@ def over_seeds(
         size = config.points_at_once
         num_train = len(data.train.labels)
         for point in points:
-            batch_size = point.get("batch_size", config.batch_size)
-            if not 1 <= batch_size <= num_train:
+            examples = batch_size(config, point)
+            if not 1 <= examples <= num_train:
                 raise StudyError(
                     f"a batch must have between 1 and the {num_train:,} training "
-                    f"examples; batch_size is {batch_size}"
+                    f"examples; one has {examples}"
                 )
 
         options = {}

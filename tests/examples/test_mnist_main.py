@@ -99,18 +99,20 @@ def test_devices_drift_apart_without_sync(start, tmp_path):
 
 
 @pytest.mark.tfds
+@pytest.mark.usefixtures("compiled_for_speed")
 def test_brief_training_on_the_full_data_set(start, tmp_path, root, mnist_dir):
     process = start(
         f"--config={root / 'configs' / 'mnist.py'}",
         f"--config.data_dir={mnist_dir}",
-        "--config.num_train=3000",
-        "--config.num_test=1000",
+        "--config.num_train=1800",
+        "--config.num_test=500",
+        "--config.batch_size=64",
         "--config.num_epochs=1",
         f"--workdir={tmp_path}",
     )
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "mnist, 3,000 training and 1,000 test images" in output
+    assert "mnist, 1,800 training and 500 test images" in output
     assert read_lines(tmp_path / "metrics.jsonl")[0]["test_accuracy"] > 0.85
 
 

@@ -42,6 +42,19 @@ TINY = {
         "sweep.norm": ("batch", "virtual"),
     },
     "domain_shift": {"adapted_with": 4, "sweep.norm": ("batch", "instance")},
+    "synchronization": {
+        "devices": 2,
+        "num_examples": 16,
+        "sweep.per_device": (2,),
+        "sweep.shared_by": ("all", "none"),
+    },
+    "activations": {"eval_every": 1, "seen": 8, "sweep.norm": ("none", "batch")},
+    "sequence": {
+        "features": 4,
+        "num_blocks": 1,
+        "sweep.model": ("LSTM, recurrent_batch", "transformer, batch"),
+        "sweep.learning_rate": (0.01,),
+    },
     "mean_scale": {"shape": (2, 8), "sweep.ratio": (1.0, 100.0)},
 }
 # Where a study has them: few digits of few pixels, one layer.
@@ -221,6 +234,14 @@ def test_patches_are_those_of_a_convolution(rng, stride):
         ("running_average", {"eval_every": 3}, "eval_every must divide"),
         ("batch_size", {"sweep.batch_size": (17,)}, "between 1 and the 16"),
         ("batch_size", {"sweep.batch_size": (3,)}, "ghost_size must divide"),
+        ("synchronization", {"sweep.per_device": (9,)}, "between 1 and the 16"),
+        ("synchronization", {"devices": 3}, "devices must be even"),
+        (
+            "sequence",
+            {"features": 3, "sweep.model": ("transformer, layer",)},
+            "num_heads must divide config.features",
+        ),
+        ("sequence", {"sweep.model": ("LSTM, rms",)}, "can hold LSTM, none"),
     ],
 )
 def test_what_cannot_run_is_an_error(configure, name, changes, message):
