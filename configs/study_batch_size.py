@@ -23,6 +23,13 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.reference_size = 64  # virtual
     config.recalibrated_with = 1_000  # training examples, at most
     config.sweep.batch_size = (2, 8, 32, 512)
-    # As well: adaptive, ghost, virtual.
-    config.sweep.norm = ("batch", "renorm", "group", "layer")
+    config.sweep.norm = (
+        "batch",
+        "renorm",
+        "ghost",
+        "virtual",
+        "adaptive",
+        "group",
+        "layer",
+    )
     return config

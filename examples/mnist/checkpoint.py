@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+import signals
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
@@ -48,6 +49,7 @@ class Checkpoints:
         one with the best score is kept, too.
     """
 
+    @signals.deferred()
     def __init__(self, directory: Path, keep: int):
         self._directory = directory.absolute()
         self._directory.mkdir(exist_ok=True)
@@ -67,6 +69,7 @@ class Checkpoints:
         self._sealing: Future[None] | None = None
         self._failed = False
 
+    @signals.deferred()
     def save(
         self, step: int, state: Any, position: dict[str, Any], score: float | None
     ) -> None:
@@ -110,6 +113,7 @@ class Checkpoints:
         if sealing is not None:
             sealing.result()
 
+    @signals.deferred()
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns step, state and position of the newest checkpoint, or None.
 
@@ -128,6 +132,7 @@ class Checkpoints:
         )
         return step, restored.state, restored.position
 
+    @signals.deferred()
     def close(self) -> None:
         """Waits, and lets go of the directory."""
         try:
@@ -191,6 +196,7 @@ def find_damage(checkpoint: Path) -> str | None:
     return None
 
 
+@signals.deferred()
 def save_variables(path: Path, variables: Any) -> None:
     """Writes a tree of arrays into the directory `path`, in place of what it held."""
     with ocp.StandardCheckpointer(multiprocessing_options=_ALONE) as checkpointer:

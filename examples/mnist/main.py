@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 import checkpoint
 import jax
@@ -100,28 +101,26 @@ def main(argv: list[str]) -> int:
         checkpoint.WriteError,
         processes.RefusedError,
     ) as error:
-        return _leave(_complain(error, 1))
+        _leave(_complain(error, 1))
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        return _leave(_complain(f"lost another process, or the network: {error}", 1))
+        _leave(_complain(f"lost another process, or the network: {error}", 1))
     except signals.Terminated:
         if processes.is_first():
             print("\nterminated; all is saved, and the same command goes on")
         return 0
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from {workdir}")
-        return _leave(130)
+        _leave(130)
     return 0
 
 
-def _leave(code: int) -> int:
-    if jax.process_count() > 1:
-        # The usual way out would wait for processes that are lost, or that wait for
-        # this one.
-        sys.stdout.flush()
-        os._exit(code)
-    return code
+def _leave(code: int) -> NoReturn:
+    # The usual way out would wait for processes that are lost, or that wait for this
+    # one, and let threads of Orbax complain that could not write.
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _complain(message: object, code: int) -> int:

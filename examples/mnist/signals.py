@@ -3,11 +3,15 @@
 Python raises KeyboardInterrupt wherever the program happens to be. Within a destructor,
 or a callback of the garbage collector (JAX has one), an exception is printed and
 forgotten, and training would go on. So signals are remembered, and training asks.
+Within another library, an exception would leave behind what that one did not expect; so
+there a Ctrl-C is remembered only.
 """
 
+import contextlib
 import itertools
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
@@ -16,6 +20,7 @@ from jax.experimental import multihost_utils
 _interrupted = threading.Event()
 _terminated = threading.Event()
 _questions = itertools.count()
+_deferring = threading.Event()
 
 
 class Terminated(Exception):  # noqa: N818
@@ -55,6 +60,21 @@ def check_together() -> None:
         raise Terminated
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within, a first Ctrl-C raises nothing, and waits for `check`; a second raises."""
+    if _deferring.is_set():
+        yield
+        return
+    _deferring.set()
+    try:
+        yield
+    finally:
+        _deferring.clear()
+
+
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    first = not _interrupted.is_set()
     _interrupted.set()
-    signal.default_int_handler(signal_number, frame)
+    if not (first and _deferring.is_set()):
+        signal.default_int_handler(signal_number, frame)

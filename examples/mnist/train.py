@@ -1,6 +1,6 @@
 """Sets up a run of the MNIST model, and lets it go."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def train_and_evaluate(
     config: ml_collections.ConfigDict,
     workdir: Path,
     devices: Sequence[jax.Device] | None = None,
+    journal: Callable[..., Journal] = Journal,
 ) -> None:
     """Trains as `config` says, and evaluates after every epoch.
 
@@ -47,6 +48,7 @@ def train_and_evaluate(
       config: a valid configuration (see `settings.py`).
       workdir: where results go; made if need be.
       devices: those to run on, of all processes; None: all there are.
+      journal: makes the run's journal, from the arguments of `Journal`.
 
     Raises:
       signals.Terminated: there was a SIGTERM; a checkpoint is saved.
@@ -79,10 +81,10 @@ def train_and_evaluate(
         config.sync,
     )
     size = padded_size(config.batch_size, len(devices))
-    with Journal(workdir, config, state) as journal:
+    with journal(workdir, config, state) as opened:
         if processes.is_first():
             print(describe(config, workdir, devices, train, test), flush=True)
-        Run(config, parallel, journal, train, test, size, jax.jit(collect)).go()
+        Run(config, parallel, opened, train, test, size, jax.jit(collect)).go()
 
 
 def describe(

@@ -69,7 +69,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     figure, [[norms, kinds]] = plots.new(
         "What small batches do, by norm and by the statistics of the test",
         columns=2,
-        height=3.8,
+        height=4.4,
         sharey=True,
     )
     sizes = config.sweep.batch_size
@@ -89,9 +89,10 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set(xlabel="examples in a training batch")
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        if axes.lines:  # none without batch norm
-            axes.legend(fontsize="small", loc="lower left")
+    if kinds.lines:  # none without batch norm
+        kinds.legend(fontsize="small", loc="lower left")
     plots.per_cent(norms)
+    plots.legend(figure, norms)
     return figure
 
 

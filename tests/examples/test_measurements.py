@@ -66,3 +66,12 @@ def test_folding(rows):
     options = ["--batch=2", "--repeats=2", "--dtype=bfloat16"]
     cells = {tuple(row[:2]): row[2:] for row in rows("folding.py", *options)}
     assert all(float(cell) > 0 for cell in cells["2", "bfloat16"])
+
+
+@pytest.mark.slow
+def test_checkpointing(rows, tmp_path):
+    options = ["--pairs=2", "--every=1", "--num_train=200", f"--directory={tmp_path}"]
+    times = {row[0]: row[1:3] for row in rows("checkpointing.py", *options)}
+    for name in ("wall", "processor"):
+        assert all(float(seconds) > 0 for seconds in times[name])
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,142 @@
+"""Measures what the checkpoints of the MNIST example cost.
+
+One run, in which every other epoch is without checkpoints. An epoch with them has all
+of their cost: that after the epoch before, those every so many steps, and the wait
+until the last one is on disk, which a run has only at its end.
+
+  python examples/checkpointing.py
+  python examples/checkpointing.py --pairs=30 --every=10 --directory=/mnt/slow
+"""
+
+import argparse
+import contextlib
+import io
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from absl import logging
+from benchmark import Row, show
+
+EXAMPLES = Path(__file__).resolve().parent
+sys.path.insert(0, str(EXAMPLES / "mnist"))
+
+from journal import Journal, Progress  # noqa: E402
+from report import Metrics  # noqa: E402
+from train import train_and_evaluate  # noqa: E402
+
+
+class Stopwatch(Journal):
+    """A journal that saves in every other epoch, the second one first.
+
+    Attributes:
+      seconds: of each epoch, evaluation included.
+      processor_seconds: the same, of all threads.
+    """
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.seconds: list[float] = []
+        self.processor_seconds: list[float] = []
+        self._begin = time.perf_counter(), time.process_time()
+
+    def save(self, progress: Progress, test_accuracy: float | None) -> None:
+        """Saves, if the epoch is one of those with checkpoints."""
+        if progress.epochs % 2:
+            super().save(progress, test_accuracy)
+
+    def add(self, metrics: Metrics) -> None:
+        """Reports an epoch, and takes its time."""
+        super().add(metrics)
+        self.wait()
+        now = time.perf_counter(), time.process_time()
+        self.seconds.append(now[0] - self._begin[0])
+        self.processor_seconds.append(now[1] - self._begin[1])
+        self._begin = now
+
+
+def measure(
+    pairs: int, every: int, num_train: int | None, directory: Path | None
+) -> Stopwatch:
+    """Trains on the embedded digits; returns the times of all epochs.
+
+    Args:
+      pairs: of epochs, without and with checkpoints; one more comes before, in which
+        programs are compiled, and one without after.
+      every: steps between checkpoints.
+      num_train: training digits; None: all 4,000.
+      directory: where they go; None: the temporary one.
+    """
+    config = runpy.run_path(str(EXAMPLES.parent / "configs" / "default.py"))
+    config = config["get_config"]()
+    config.num_epochs = 2 * pairs + 3
+    config.checkpoint_every = every
+    config.num_train = num_train
+    journals = []
+
+    def journal(*arguments) -> Stopwatch:
+        journals.append(Stopwatch(*arguments))
+        return journals[0]
+
+    with (
+        tempfile.TemporaryDirectory(dir=directory) as workdir,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        train_and_evaluate(config, Path(workdir), journal=journal)
+    return journals[0]
+
+
+def row(name: str, seconds: list[float]) -> Row:
+    """Compares epochs with checkpoints to the mean of those before and after."""
+    # The first one compiled.
+    without, saving = seconds[2::2], seconds[3::2]
+    longer = [
+        2 * middle / (before + after) - 1
+        for before, middle, after in zip(without, saving, without[1:], strict=False)
+    ]
+    low, median, high = statistics.quantiles(longer, n=4)
+    return {
+        "time": name,
+        "an epoch without, s": f"{statistics.median(without):.3f}",
+        "with, s": f"{statistics.median(saving):.3f}",
+        "longer by": f"{median:+.1%}",
+        "quartiles": f"{low:+.1%} {high:+.1%}",
+    }
+
+
+def main() -> None:
+    """Parses the flags, measures, prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=20, help="of epochs, at least 2")
+    parser.add_argument("--every", type=int, default=50, help="steps")
+    parser.add_argument("--num_train", type=int, help="digits; default: all 4,000")
+    parser.add_argument("--directory", type=Path, help="default: the temporary one")
+    flags = parser.parse_args()
+    if flags.pairs < 2:
+        parser.error(f"--pairs must be at least 2; it is {flags.pairs}")
+
+    logging.set_verbosity(logging.FATAL)
+    # Before JAX looks for devices; of no effect on accelerators.
+    jax.config.update("jax_num_cpu_devices", 4)
+    times = measure(flags.pairs, flags.every, flags.num_train, flags.directory)
+    device = jax.devices()[0]
+    print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
+    show(
+        f"The MNIST example with a checkpoint every {flags.every} steps",
+        iter(
+            [
+                row("wall", times.seconds),
+                row("processor", times.processor_seconds),
+            ]
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
