@@ -21,7 +21,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.learning_rate = 0.1
     config.ghost_size = 16  # at most; a smaller batch is one ghost
     config.reference_size = 64  # virtual
-    config.recalibrated_with = 1_000  # training examples, at most
+    config.recalibrated_with = 1_024  # training examples, at most; whole ghosts
     config.sweep.batch_size = (2, 8, 32, 512)
     config.sweep.norm = (
         "batch",

@@ -20,6 +20,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.num_heads = 4 if full else 2
     config.num_steps = 2_000 if full else 200
     config.max_gradient_norm = 1.0
+    config.recalibrated_with = 1_000  # training examples, at most
     config.sweep.model = (
         "LSTM, none",
         "LSTM, layer",

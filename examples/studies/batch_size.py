@@ -25,11 +25,12 @@ def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Call
     """Returns a run with one size of the batch and one norm."""
     num_steps = max(1, config.num_examples // batch_size)
     ghost_size = min(batch_size, config.ghost_size)
-    if batch_size % ghost_size:
-        raise StudyError(
-            f"config.ghost_size must divide the batch sizes that are larger; it is "
-            f"{ghost_size}, and one is {batch_size}"
-        )
+    for size in (batch_size, config.recalibrated_with):
+        if size % ghost_size:
+            raise StudyError(
+                "config.ghost_size must divide config.recalibrated_with and the batch "
+                f"sizes that are larger; it is {ghost_size}, and one is {size}"
+            )
     options = nets.norm_options(
         config, virtual_batch_size=ghost_size, num_steps=num_steps
     )

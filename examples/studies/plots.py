@@ -110,8 +110,11 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 def norm_label(norm: str) -> str:
     """Returns how a legend calls a norm."""
-    other = {"none": "no norm", "dynamic_tanh": "dynamic tanh"}
-    return other.get(norm, f"{norm.replace('_', ' ')} norm")
+    name = norm.replace("_", " ")
+    if norm in ("ghost", "virtual", "adaptive"):
+        return f"{name} batch norm"
+    other = {"none": "no norm", "renorm": "batch renorm", "dynamic_tanh": name}
+    return other.get(norm, f"{name} norm")
 
 
 def per_cent(axes: Axes) -> None:
