@@ -1,5 +1,6 @@
 """What every test runs under: eight CPU devices and strict numerics."""
 
+import gc
 import os
 from importlib import metadata
 
@@ -28,6 +29,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nobody looks up where in a test an instruction of a compiled program comes from.
 jax.config.update("jax_traceback_in_locations_limit", 0)
+# Tracing makes many objects that live, through which the collector goes in vain.
+gc.set_threshold(100_000)
 
 # The first example of a law compiles, so that no deadline is fair to it.
 hypothesis.settings.register_profile(

@@ -65,7 +65,7 @@ class BatchNormLSTMCell(nn.RNNCellBase):
       ... )
       >>> rnn = nn.RNN(cell, variable_carry="batch_stats")
       >>> x = jax.random.normal(jax.random.key(0), (8, 5, 3))  # batch, time, features
-      >>> variables = rnn.init(jax.random.key(1), x)
+      >>> variables = jax.jit(rnn.init)(jax.random.key(1), x)
       >>> y, updates = rnn.apply(variables, x, mutable=["batch_stats"])
       >>> y.shape, updates["batch_stats"]["cell"]["norm_x"]["mean"].shape
       ((8, 5, 4), (5, 16))

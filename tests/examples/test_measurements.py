@@ -44,6 +44,7 @@ def test_collectives(rows):
     assert counts["shard_map, check_vma=False", "jaxnorm"] == ["2", "3"]
 
 
+@pytest.mark.slow
 def test_accuracy(rows):
     errors = {row[0]: row[1:] for row in rows("accuracy.py")}
     for name in ("jaxnorm, warm", "jaxnorm, cold, two passes"):
@@ -61,6 +62,7 @@ def test_scaling(rows):
         assert cells[name][5] == f"{4 * 5 * (32 + 64 + 128):,}"
 
 
+@pytest.mark.slow
 def test_folding(rows):
     # Times are not judged here; that both models agree is checked by the script.
     options = ["--batch=2", "--repeats=2", "--dtype=bfloat16"]

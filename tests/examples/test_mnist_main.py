@@ -98,6 +98,7 @@ def test_devices_drift_apart_without_sync(start, tmp_path):
     assert read_lines(tmp_path / "metrics.jsonl")[0]["stats_spread"] > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.tfds
 @pytest.mark.usefixtures("compiled_for_speed")
 def test_brief_training_on_the_full_data_set(start, tmp_path, root, mnist_dir):

@@ -75,6 +75,7 @@ def names_and_shapes(stats):
     return sorted((path[-1].split("/")[-1], v.shape) for path, v in flat.items())
 
 
+@pytest.mark.slow
 def test_every_normalizer_has_its_module_in_nnx(get_config, digits):
     """Of as many parameters and statistics as in Linen, which a step gives back."""
     assert set(NNX_NORMS) == set(NORMS)

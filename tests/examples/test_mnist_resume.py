@@ -127,6 +127,7 @@ def test_an_end_within_evaluation(go, monkeypatch):
     assert_equal(variables(parts), variables(whole))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint(go, capsys):
     whole = go("whole")
     parts = go("parts", 9)
