@@ -65,8 +65,8 @@ def measure(
     """Trains on the embedded digits; returns the times of all epochs.
 
     Args:
-      pairs: of epochs, without and with checkpoints; one more comes before, in which
-        programs are compiled, and one without after.
+      pairs: of epochs, without and with checkpoints; two more come before, to warm up,
+        and one without after.
       every: steps between checkpoints.
       num_train: training digits; None: all 4,000.
       directory: where they go; None: the temporary one.
@@ -92,7 +92,7 @@ def measure(
 
 def row(name: str, seconds: list[float]) -> Row:
     """Compares epochs with checkpoints to the mean of those before and after."""
-    # The first one compiled.
+    # The first two warmed up.
     without, saving = seconds[2::2], seconds[3::2]
     longer = [
         2 * middle / (before + after) - 1
