@@ -108,7 +108,13 @@ def test_every_normalizer_has_its_module_in_nnx(get_config, digits):
         assert sizes[0] == sizes[1], norm
 
 
-@pytest.mark.parametrize("parallelism", PARALLELISMS)
+@pytest.mark.parametrize(
+    "parallelism",
+    [
+        pytest.param(name, marks=() if name == "pmap" else pytest.mark.slow)
+        for name in PARALLELISMS
+    ],
+)
 def test_a_step_equals_that_of_one_device(run, assert_close, parallelism):
     expected = run("jit", range(61), size=61, num_devices=1, api="nnx")
     gradients, statistics, sums = run(parallelism, range(61), size=64, api="nnx")

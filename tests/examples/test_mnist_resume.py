@@ -149,6 +149,7 @@ def test_metrics_that_are_ahead_of_the_checkpoint(go):
     assert [line["epoch"] for line in lines(parts)] == [1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_to_do_and_may_be_longer(go):
     workdir = go("run")
     before = lines(workdir), variables(workdir)
