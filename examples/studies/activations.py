@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, sgd, train
+from training import Variables, sgd, steps_of, train
 
 # Those of Ioffe and Szegedy (2015), figure 1.
 _PERCENTILES = (15, 50, 85)
@@ -56,10 +56,8 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
             sgd(config.learning_rate),
             digits,
             seed,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
-            eval_every=config.eval_every,
             evaluate=evaluate,
+            **steps_of(config),
         ).evaluations
 
     return run

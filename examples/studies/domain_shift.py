@@ -15,7 +15,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, measure, recalibrated, sgd, train
+from training import Variables, measure, recalibrated, sgd, steps_of, train
 
 # Functions of pixels in [0, 1].
 _LOOKS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -66,9 +66,8 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
             sgd(config.learning_rate),
             digits,
             seed,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
             evaluate=evaluate,
+            **steps_of(config),
         ).last
 
     return run

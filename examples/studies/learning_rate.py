@@ -10,7 +10,7 @@ from digits import Digits
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import sgd, train
+from training import sgd, steps_of, train
 
 
 def build(config: ml_collections.ConfigDict, net: str, norm: str) -> Callable:
@@ -27,8 +27,7 @@ def build(config: ml_collections.ConfigDict, net: str, norm: str) -> Callable:
         init_scale: jax.Array,
     ) -> dict[str, jax.Array]:
         scaled = model.clone(init_scale=init_scale)
-        steps = {"num_steps": config.num_steps, "batch_size": config.batch_size}
-        return train(scaled, sgd(learning_rate), digits, seed, **steps).last
+        return train(scaled, sgd(learning_rate), digits, seed, **steps_of(config)).last
 
     return run
 

@@ -10,7 +10,7 @@ from digits import Digits
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import sgd, train
+from training import sgd, steps_of, train
 
 _LABELS = {
     "before_activation": "norm, relu",
@@ -27,8 +27,7 @@ def build(config: ml_collections.ConfigDict, placement: str) -> Callable:
     def run(
         digits: Digits, seed: jax.Array, learning_rate: jax.Array
     ) -> dict[str, jax.Array]:
-        steps = {"num_steps": config.num_steps, "batch_size": config.batch_size}
-        return train(net, sgd(learning_rate), digits, seed, **steps).last
+        return train(net, sgd(learning_rate), digits, seed, **steps_of(config)).last
 
     return run
 

@@ -11,7 +11,7 @@ from digits import Digits
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import sgd, train
+from training import sgd, steps_of, train
 
 
 def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
@@ -26,8 +26,7 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
     ) -> dict[str, jax.Array]:
         dropping = net.clone(dropout_rate=dropout_rate)
         optimizer = sgd(config.learning_rate, weight_decay)
-        steps = {"num_steps": config.num_steps, "batch_size": config.batch_size}
-        return train(dropping, optimizer, digits, seed, **steps).last
+        return train(dropping, optimizer, digits, seed, **steps_of(config)).last
 
     return run
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, measure, recalibrated, sgd, train
+from training import Variables, measure, recalibrated, sgd, steps_of, train
 
 import jaxnorm
 
@@ -47,10 +47,8 @@ def build(config: ml_collections.ConfigDict, average: str) -> Callable:
             sgd(config.learning_rate),
             digits,
             seed,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
-            eval_every=config.eval_every,
             evaluate=evaluate,
+            **steps_of(config),
         ).evaluations
 
     return run

@@ -13,7 +13,7 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, measure, train
+from training import Variables, measure, steps_of, train
 
 # Lines of the legend.
 _STATISTICS = {"running": "{norm}", "recalibrated": "{norm}, recalibrated"}
@@ -51,9 +51,8 @@ def build(config: ml_collections.ConfigDict, model: str) -> Callable:
             optimizer,
             digits,
             seed,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
             evaluate=evaluate,
+            **steps_of(config),
         ).last
 
     return run

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 from digits import Digits, Examples, order
 from flax import linen as nn
@@ -52,6 +53,12 @@ def sgd(
         optax.masked(optax.add_decayed_weights(weight_decay), kernels),
         optax.sgd(learning_rate, momentum=0.9),
     )
+
+
+def steps_of(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Returns the arguments of `train` that a configuration says by the same names."""
+    names = "num_steps", "batch_size", "eval_every"
+    return {name: config[name] for name in names if name in config}
 
 
 def train(
