@@ -22,7 +22,8 @@ _STATISTICS = {"running": "{norm}", "recalibrated": "{norm}, recalibrated"}
 def build(config: ml_collections.ConfigDict, model: str) -> Callable:
     """Returns a run of one model as a function of the learning rate."""
     net = readers.create(config, model)
-    # Whose running statistics are those of the last batch.
+    # Whose running statistics are those of the last batch; `training.recalibrated`
+    # collects moments, which `nn.RNN` carries only where they are there before.
     config = config.copy_and_resolve_references()
     config.bn_momentum = 0.0
     forgetful = readers.create(config, model)

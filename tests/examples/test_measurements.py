@@ -77,3 +77,14 @@ def test_checkpointing(rows, tmp_path):
     for name in ("wall", "processor"):
         assert all(float(seconds) > 0 for seconds in times[name])
     assert not any(tmp_path.iterdir())
+
+
+def test_epochs_with_checkpoints_are_compared_to_those_around_them(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "examples")
+    import checkpointing
+
+    # Two to warm up; then without, with, without, with, without.
+    cells = checkpointing.row("wall", [9.0, 9.0, 2.0, 3.0, 2.0, 6.0, 4.0])
+    assert cells["longer by"] == "+75.0%"  # between +50 and +100%
+    assert float(cells["an epoch without, s"]) == 2
+    assert float(cells["with, s"]) == 4.5

@@ -163,6 +163,21 @@ def test_runs_are_functions_of_their_seeds(configure):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_devices_that_share_statistics_do_not_drift(configure):
+    config = configure("synchronization", devices=4)
+    config.sweep.shared_by = ("all", "pairs", "none")
+    found = study.load("synchronization")
+    drifts = {
+        finding.point["shared_by"]: np.array(finding.result["drift"])
+        for finding in found.run(config, found.points(config))
+    }
+    np.testing.assert_allclose(drifts["all"], 0, atol=1e-6)
+    assert np.all(drifts["pairs"] > 1e-4)
+    assert np.all(drifts["none"] > drifts["pairs"])
+
+
 def test_points_at_once_are_those_one_by_one(configure):
     def build(config, shift):
         def run(data, seed, factor):
