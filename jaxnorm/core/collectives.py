@@ -62,8 +62,7 @@ class MappedAxis:
                 f"axis_name must be a name or a sequence of names, got {axis_name!r}."
             )
         names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-        manual = frozenset(jax.sharding.get_abstract_mesh().manual_axes)
-        tracked = manual if _varying(x) else frozenset()
+        tracked = _manual_axes() if _varying(x) else frozenset()
         if axis_index_groups is None:
             return cls(names, None, tracked)
         if len(names) != 1:
@@ -201,7 +200,16 @@ def vary_together(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
     return tuple(moved)
 
 
+def _manual_axes() -> frozenset[str]:
+    mesh = jax.sharding.get_abstract_mesh()
+    return frozenset() if mesh.empty else frozenset(mesh.manual_axes)
+
+
 def _varying(value: Array) -> frozenset[str]:
+    # Where no axis is manual, no value varies. Types are not asked, so that a change of
+    # JAX's interface to them reaches only those who map.
+    if not _manual_axes():
+        return frozenset()
     return frozenset(jax.typeof(value).manual_axis_type.varying)
 
 

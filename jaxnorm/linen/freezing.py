@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import jax
 from flax import linen as nn
-from flax.linen.module import InterceptorContext
 
 from jaxnorm.linen.batch_module import BatchModule
 from jaxnorm.tools.freezing import freeze_parameters
 
 if TYPE_CHECKING:
     import optax
+    from flax.linen.module import InterceptorContext
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -95,7 +95,7 @@ def _use_running_average(
     call: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    context: InterceptorContext,
+    context: "InterceptorContext",
 ) -> Any:
     if isinstance(context.module, nn.BatchNorm):
         raise TypeError(

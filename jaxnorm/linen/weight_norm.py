@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from flax import linen as nn
-from flax.core import meta
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
@@ -127,7 +126,7 @@ class WeightNorm(nn.Module):
             initial = self.scale_init(key, shape, dtype)
             if given is None:
                 return initial
-            return meta.replace_boxed(initial, given.astype(dtype))
+            return nn.meta.replace_boxed(initial, given.astype(dtype))
 
         shape = sizes(value.shape, self._features(value))
         return self.param(f"{name}/scale", init, shape, self.param_dtype)

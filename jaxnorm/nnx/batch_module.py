@@ -5,7 +5,6 @@ from typing import Any, Unpack
 
 import jax
 from flax import nnx
-from flax.nnx.module import first_from
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Shaped
@@ -143,16 +142,18 @@ class BatchModule(AffineModule):
         self, x: Array, use_running_average: bool | None, mask: Array | None
     ) -> BatchOptions:
         """Returns the keyword options that all functions of the family take."""
-        # begins in the words of Flax, which callers may look for
-        missing = (
-            "No `use_running_average` argument was provided to "
-            f"{type(self).__name__}. Pass it to the constructor or to the call, or set "
-            "it: model.train(), model.eval(), nnx.view(model, use_running_average=True)"
-        )
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        if use_running_average is None:
+            # begins in the words of Flax, which callers may look for
+            raise ValueError(
+                "No `use_running_average` argument was provided to "
+                f"{type(self).__name__}. Pass it to the constructor or to the call, or "
+                "set it: model.train(), model.eval(), "
+                "nnx.view(model, use_running_average=True)"
+            )
         return {
-            "use_running_average": first_from(
-                use_running_average, self.use_running_average, error_msg=missing
-            ),
+            "use_running_average": use_running_average,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "feature_axes": canonical_axes(self.axis, x.ndim, "axis"),

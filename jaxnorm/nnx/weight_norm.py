@@ -3,7 +3,6 @@
 from typing import Any, Literal, get_args
 
 from flax import nnx
-from flax.nnx import filterlib
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
@@ -11,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.nnx.affine import PromoteDtype, hashable, keep_dtypes, read
-from jaxnorm.nnx.wrapping import KERNELS, call_with_params, own, params_of
+from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.weight_norm import weight_magnitude, weight_norm
 
 Initialization = Literal["scale_init", "preserve"]
@@ -63,7 +62,7 @@ class WeightNorm(nnx.Module):
         epsilon: float = 1e-12,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        variable_filter: filterlib.Filter = KERNELS,
+        variable_filter: Filter = KERNELS,
         promote_dtype: PromoteDtype = keep_dtypes,
         initialization: Initialization = "scale_init",
         rngs: nnx.Rngs,
@@ -76,7 +75,7 @@ class WeightNorm(nnx.Module):
         self.epsilon = epsilon
         self.dtype = dtype
         self.param_dtype = param_dtype
-        self.variable_filter = filterlib.to_predicate(variable_filter)
+        self.variable_filter = nnx.All(variable_filter)
         self.promote_dtype = promote_dtype
 
         def init_scale(value: Array) -> nnx.Param[Array]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from flax import nnx
-from flax.nnx import filterlib
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
@@ -11,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.nnx.affine import hashable, read
-from jaxnorm.nnx.wrapping import KERNELS, call_with_params, own, params_of
+from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.standardize_weight import standardize_weight
 
 
@@ -49,7 +48,7 @@ class WeightStandardization(nnx.Module):
         use_gain: bool = False,
         gain_init: Initializer = nnx.initializers.ones,
         feature_axes: Axes = -1,
-        variable_filter: filterlib.Filter = KERNELS,
+        variable_filter: Filter = KERNELS,
         rngs: nnx.Rngs,
     ) -> None:
         self.layer_instance = layer_instance
@@ -58,7 +57,7 @@ class WeightStandardization(nnx.Module):
         self.param_dtype = param_dtype
         self.use_gain = use_gain
         self.feature_axes = hashable(feature_axes)
-        self.variable_filter = filterlib.to_predicate(variable_filter)
+        self.variable_filter = nnx.All(variable_filter)
 
         def init_gain(value: Array) -> nnx.Param[Array]:
             shape = sizes(value.shape, self._features(value))

@@ -1,12 +1,17 @@
 """How a module computes another one with changed parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 from jax import Array
 
 from jaxnorm.nnx.affine import read
+
+if TYPE_CHECKING:
+    from flax.nnx.filterlib import Filter
+else:
+    Filter = Any  # Flax exports filters, not their type
 
 Path = tuple[Any, ...]
 Predicate = Callable[[Path, Any], bool]
