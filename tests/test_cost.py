@@ -48,6 +48,15 @@ def test_saved_for_the_backward_pass_are_x_and_vectors(dtype, bar, mask):
     assert vectors <= 8 * 4 * FEATURES
 
 
+def test_what_stands_behind_a_barrier_is_x_alone():
+    """A cotangent there could not be fused with what computes it."""
+    args = arguments(jnp.bfloat16)
+    step = gradient(dtype=jnp.float32)  # the dtype of cotangents, and not of x
+    text = jax.jit(step).lower(*args).as_text()
+    barriers = re.findall(r"stablehlo.optimization_barrier .* : (.*)", text)
+    assert barriers == ["tensor<16x8x8x16xbf16>"]
+
+
 def collectives(function, *args):
     """How many all-reduces the compiled program has."""
     compiled = jax.jit(function).lower(*args).compile().as_text()

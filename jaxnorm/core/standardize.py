@@ -12,6 +12,9 @@ over x and one collective, which give the gradients of scale and bias too. As a
 `jax.custom_jvp` it serves forward mode, reverse mode and any order of both, with the
 collectives where JAX's own transposition rules know them; as the linear part runs under
 `jax.checkpoint`, what is saved for the backward pass is x itself and small vectors.
+
+A network is fast where XLA fuses this backward pass with that of its neighbors, so x
+alone stands behind an optimization barrier, and no cotangent does.
 """
 
 import dataclasses
@@ -93,7 +96,9 @@ def _standardize_jvp(
     tx, _, tscale, tbias, _ = tangents
     y = standardize(spec, *primals)
     # What the checkpointed part is given is all that is saved; it casts by itself.
-    tangent = jax.checkpoint(functools.partial(_tangent, spec))
+    # The barrier that prevent_cse=True puts on all of its operands would hold the
+    # cotangent too, and keep it from being fused with what computes it.
+    tangent = jax.checkpoint(functools.partial(_tangent, spec), prevent_cse=False)
     return y, tangent((x, moments, scale, mask), (tx, tscale, tbias))
 
 
@@ -103,6 +108,8 @@ def _tangent(
     tangents: tuple[Array, Array, Array],
 ) -> Array:
     x, moments, scale, mask = primals
+    # Or else XLA would keep the forward pass's x - mean, in float32, in place of x.
+    x = lax.optimization_barrier(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
     rstd = _rstd(spec, moments, dtype)
