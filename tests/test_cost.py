@@ -57,6 +57,21 @@ def test_what_stands_behind_a_barrier_is_x_alone():
     assert barriers == ["tensor<16x8x8x16xbf16>"]
 
 
+@pytest.mark.parametrize("norm", [jaxnorm.instance_norm, jaxnorm.group_norm])
+def test_sums_over_examples_are_of_each_example_s_sums(norm):
+    """XLA for GPUs would make one sum of the two, with an array in between."""
+    x, _, scale, bias = arguments(jnp.bfloat16)
+
+    def loss(x, scale, bias):
+        options = {"num_groups": 4} if norm is jaxnorm.group_norm else {}
+        return jnp.sum(jnp.sin(norm(x, scale, bias, dtype=jnp.float32, **options)))
+
+    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, scale, bias).as_text()
+    barriers = re.findall(r"stablehlo.optimization_barrier .* : (.*)", text)
+    sums = ["tensor<16x1x1x16xf32>"] * 2
+    assert sorted(barriers) == sorted(["tensor<16x8x8x16xbf16>", *sums])
+
+
 def collectives(function, *args):
     """How many all-reduces the compiled program has."""
     compiled = jax.jit(function).lower(*args).compile().as_text()

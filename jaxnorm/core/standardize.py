@@ -114,31 +114,47 @@ def _tangent(
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
     rstd = _rstd(spec, moments, dtype)
     k = scale.astype(dtype) * rstd
-    xhat = _center(spec, x, moments, mask, dtype) * rstd
+    centered = _center(spec, x, moments, mask, dtype)
     tx = keep_usable(mask, x, tx)
 
-    tmean, tvar = _moment_tangents(spec, moments, mask, xhat, tx)
-    tmean, tvar, tscale, tbias = vary_together((tmean, tvar, tscale, tbias), like=k)
-    slope = tscale - k * spec.reduction.spread(tvar)
+    tmean, cov = _moment_tangents(spec, moments, mask, centered, tx)
+    tmean, cov, tscale, tbias = vary_together((tmean, cov, tscale, tbias), like=k)
+    # rstd multiplies the sums of centered * dy, and not what is summed, which XLA for
+    # GPUs would otherwise write to memory as well.
+    slope = rstd * (tscale - k * (rstd * spec.reduction.spread(cov)))
     offset = -k * spec.reduction.spread(tmean)
     slope, offset, tbias = vary_together((slope, offset, tbias), like=x)
     offset = keep_usable(mask, x, offset)
-    return (k * tx + xhat * slope + (offset + tbias)).astype(spec.dtype)
+    slope = _sum_apart(slope, tscale, x)
+    offset = _sum_apart(offset + tbias, tbias, x)
+    return (k * tx + centered * slope + offset).astype(spec.dtype)
+
+
+def _sum_apart(value: Array, parameter: Array, x: Array) -> Array:
+    """Returns `value`, behind a barrier where its gradient is summed once more.
+
+    The gradient of a value per example and feature is a sum over x, and that of the
+    parameter per feature is the sum of those. XLA for GPUs makes one sum of the two,
+    for which it writes what is summed to memory, in float32.
+    """
+    if 1 < parameter.size < value.size < x.size:
+        return lax.optimization_barrier(value)
+    return value
 
 
 def _moment_tangents(
     spec: Standardization,
     moments: CenteredMoments,
     mask: Array | None,
-    xhat: Array,
+    centered: Array,
     tx: Array,
 ) -> tuple[Array, Array]:
-    """Returns M[tx] and M[Re(conj(xhat) tx)], or 0 for what is not a function of x."""
+    """Returns M[tx] and M[Re(conj(centered) tx)], or 0 for what x does not move."""
     products = []
     if spec.center:
         products.append(tx)
     if spec.rescale:
-        products.append(inner(xhat, tx))
+        products.append(inner(centered, tx))
     sums = spec.reduction.sums(*(weigh(mask, product) for product in products))
     count = nonzero(moments.count)
     means = [total / count.astype(total.dtype) for total in sums]
@@ -149,8 +165,8 @@ def _moment_tangents(
         return tmean, zero
     # A variance that its rounding noise holds up does not follow x.
     follows = moments.var > rounding_noise(moments.delta)
-    tvar = jnp.where(follows, means[0], jnp.zeros_like(means[0]))
-    return tmean, tvar.astype(tx.dtype)
+    cov = jnp.where(follows, means[0], jnp.zeros_like(means[0]))
+    return tmean, cov.astype(tx.dtype)
 
 
 def _center(
