@@ -119,7 +119,7 @@ def with_shard_map(
 
     def equal_statistics_step(state, batch):
         state, sums = step(state, batch)
-        equal = jax.tree.map(_as_equal, state.batch_stats)
+        equal = jax.tree_util.tree_map_with_path(_as_equal, state.batch_stats)
         return state.replace(batch_stats=equal), sums
 
     def place_state(state):
@@ -227,12 +227,12 @@ def _place_rows(
     return jax.tree.map(join, *shards)
 
 
-def _as_equal(statistic: jax.Array) -> jax.Array:
-    # What a layer keeps of its weights, such as a singular vector, is equal on all
+def _as_equal(path: tuple[Any, ...], statistic: jax.Array) -> jax.Array:
+    # Spectral norm's u and sigma depend on the weights alone, so they are equal on all
     # devices, yet typed as varying, since the weights were for their gradients' sake.
-    if AXIS not in jax.typeof(statistic).manual_axis_type.varying:
-        return statistic
-    return lax.pmean(statistic, AXIS)
+    key = path[-1].key  # "Conv_0/kernel/u" in Linen, ("kernel", "u") in NNX
+    name = key.split("/")[-1] if isinstance(key, str) else key[-1]
+    return lax.pmean(statistic, AXIS) if name in ("u", "sigma") else statistic
 
 
 def _shards(x: jax.Array) -> list[np.ndarray]:
