@@ -1,7 +1,9 @@
 """Flax's own normalization tests pass with our classes in the place of Flax's.
 
 They come from the source distribution of the installed version, and run in a process of
-their own, under the standard dtype promotion that they are written for.
+their own, under the standard dtype promotion that they are written for. They take
+minutes; `linen/test_linen_sample.py`, `linen/test_linen_batch_norm.py` and their
+neighbours hold each class against Flax's in the default tier.
 """
 
 import os
@@ -90,6 +92,7 @@ def sources(tmp_path_factory):
     return flax_sources(tmp_path_factory.mktemp("flax"))
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_flax_linen_tests_pass_with_our_classes(sources):
     tests, wide = "linen/linen_test.py::NormalizationTest", IN_FLOAT64.values()
@@ -99,6 +102,7 @@ def test_flax_linen_tests_pass_with_our_classes(sources):
     run(sources, tests, of("linen", IN_FLOAT64), *selection, JAX_ENABLE_X64="1")
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_flax_nnx_tests_pass_with_our_classes(sources):
     """They compare those of NNX with those of Linen, of which both are ours here."""

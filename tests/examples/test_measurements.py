@@ -1,4 +1,8 @@
-"""The measurements run, and show what the README says of them."""
+"""The measurements run, and show what the README says of them.
+
+Each is a process, compiled as for users. In the default tier `tests/test_cost.py` and
+its neighbours count the same bytes and collectives.
+"""
 
 import os
 import subprocess
@@ -26,6 +30,7 @@ def rows(root):
     return rows
 
 
+@pytest.mark.slow
 def test_benchmark(rows):
     options = ["--shape=16,4,4,32", "--dtype=bfloat16", "--repeats=2"]
     options += ["--norm=batch", "--norm=layer"]
@@ -37,6 +42,7 @@ def test_benchmark(rows):
         assert float(saved[norm, "16x4x4x32", "bfloat16", "flax.linen"]) > 2 * ours
 
 
+@pytest.mark.slow
 def test_collectives(rows):
     counts = {tuple(row[:2]): row[2:] for row in rows("collectives.py")}
     assert counts["jit", "jaxnorm"] == ["1", "2"]

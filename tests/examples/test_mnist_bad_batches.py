@@ -38,7 +38,10 @@ def metrics(workdir):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("parallelism", ["pmap", "jit", "shard_map"])
+@pytest.mark.parametrize(
+    "parallelism",
+    ["pmap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("jit", "shard_map"))],
+)
 def test_a_bad_step_changes_nothing_but_the_step(build, digits, parallelism, value):
     parallel, state = build(parallelism, learning_rate=0.1)
 

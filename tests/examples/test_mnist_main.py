@@ -117,6 +117,8 @@ def test_brief_training_on_the_full_data_set(start, tmp_path, root, mnist_dir):
     assert read_lines(tmp_path / "metrics.jsonl")[0]["test_accuracy"] > 0.85
 
 
+# In the default tier, test_mnist_signals.py tests the handlers.
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
     process = start(*SMALL, "--config.num_epochs=100000", f"--workdir={tmp_path}")
     for line in process.stdout:
@@ -134,12 +136,18 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.learning_rat=1"], "did you mean learning_rate?"),
+        # One that the flags find, and one that is found before the first step.
         (["--config.batch_size=many"], "batch_size"),
-        (["--config=missing.py"], "missing.py"),
-        (["--num_processes=2"], "--process_id go together"),
         (["--config.norm=ghost", "--config.batch_size=48"], "virtual_batch_size"),
-        (["--config.dataset=mnist", "--config.data_dir=missing"], "no MNIST in"),
+        *(
+            pytest.param(arguments, message, marks=pytest.mark.slow)
+            for arguments, message in [
+                (["--config.learning_rat=1"], "did you mean learning_rate?"),
+                (["--config=missing.py"], "missing.py"),
+                (["--num_processes=2"], "--process_id go together"),
+                (["--config.dataset=mnist", "--config.data_dir=none"], "no MNIST in"),
+            ]
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(start, arguments, message):
@@ -152,6 +160,7 @@ def test_bad_input_is_one_line_and_exit_code_2(start, arguments, message):
     assert message in errors
 
 
+@pytest.mark.slow
 def test_help_tells_of_every_norm(start):
     output, _ = start("--help").communicate(timeout=200)
     words = " ".join(output.split())

@@ -292,6 +292,7 @@ def run():
     return run
 
 
+@pytest.mark.slow
 def test_list(run):
     code, output, _ = run("--list")
     assert code == 0
@@ -303,12 +304,18 @@ def test_list(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["placment"], "there is no study 'placment'; did you mean placement?"),
-        ([], "name one study"),
-        (["placement", "mean_scale"], "name one study"),
-        (["placement", "--config.nope=1"], "no such option in the configuration: nope"),
-        (["placement", "--config.seeds=x"], "--config.seeds=x"),
         (["placement", "--config.batch_size=4001"], "the 4,000 training examples"),
+        # Each starts a process of its own; what a study refuses is tested above.
+        *(
+            pytest.param(arguments, message, marks=pytest.mark.slow)
+            for arguments, message in [
+                (["placment"], "no study 'placment'; did you mean placement?"),
+                ([], "name one study"),
+                (["placement", "mean_scale"], "name one study"),
+                (["placement", "--config.nope=1"], "in the configuration: nope"),
+                (["placement", "--config.seeds=x"], "--config.seeds=x"),
+            ]
+        ),
     ],
 )
 def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
