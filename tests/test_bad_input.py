@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from refusals import refused
 
 import jaxnorm
 
@@ -108,11 +109,8 @@ def call(bad, inference=False):
 
 
 def fails(bad, function, *arguments):
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*bad.says):
         function(*arguments)
-    message = str(caught.value)
-    for words in bad.says:
-        assert words in message, f"{words!r} is not in: {message}"
 
 
 @pytest.mark.parametrize("bad", TABLE, ids=lambda bad: bad.name)
@@ -165,7 +163,7 @@ def test_traced_flags(flag):
         options = {"use_running_average": False} | {flag: value}
         return jaxnorm.batch_norm(x, stats, **options)
 
-    bad = Bad("traced flag", (flag, "static"), {})
+    bad = Bad("traced flag", (flag, "static_argnames"), {})
     fails(bad, function, True)
 
 

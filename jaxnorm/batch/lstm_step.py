@@ -7,6 +7,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.validation import check_inexact, check_real
 
 
 class LSTMCarry(NamedTuple):
@@ -24,6 +25,17 @@ class LSTMCarry(NamedTuple):
     h: Array
     step: Array
     length: Array
+
+
+def check_inputs(inputs: Array) -> Array:
+    """Returns the inputs of a time step as an array.
+
+    Raises:
+      TypeError: If they are not real and floating.
+    """
+    inputs = check_inexact(inputs, "inputs")
+    check_real("a gate lets through a share of 0 to 1", inputs=inputs)
+    return inputs
 
 
 def lstm_step(

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxnorm.batch.lstm_step import LSTMCarry, lstm_step
+from jaxnorm.batch.lstm_step import LSTMCarry, check_inputs, lstm_step
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
 
@@ -99,7 +99,11 @@ class BatchNormLSTMCell(nn.RNNCellBase):
 
         Returns:
           The new carry, and its h.
+
+        Raises:
+          TypeError: If the inputs are not real and floating.
         """
+        inputs = check_inputs(inputs)
         _, h, step, length = carry
         now = jnp.max(step)
         mask = jnp.expand_dims(step < length, -1)

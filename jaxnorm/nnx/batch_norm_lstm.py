@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxnorm.batch.lstm_step import LSTMCarry, lstm_step
+from jaxnorm.batch.lstm_step import LSTMCarry, check_inputs, lstm_step
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.nnx.affine import read
 from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
@@ -125,7 +125,11 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
 
         Returns:
           The new carry, and its h.
+
+        Raises:
+          TypeError: If the inputs are not real and floating.
         """
+        inputs = check_inputs(inputs)
         now = jnp.max(carry.step)
         mask = jnp.expand_dims(carry.step < carry.length, -1)
         # Else NaN in the padding would reach the gradient of the kernel.

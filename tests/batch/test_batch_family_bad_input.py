@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from refusals import refused
 
 import jaxnorm
 
@@ -51,10 +52,8 @@ def call(name, replaced=None, **options):
 
 
 def fails(says, name, replaced=None, **options):
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         call(name, replaced, **options)
-    for words in says:
-        assert words in str(caught.value), f"{words!r} is not in: {caught.value}"
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -99,7 +98,11 @@ OPTIONS = [  # what has to be in the message, the function, the options
         "virtual_batch_norm",
         {"reference_size": jnp.ones(5)},
     ),
-    (("include_self", "static"), "virtual_batch_norm", {"include_self": jnp.array(1)}),
+    (
+        ("include_self", "static_argnames"),
+        "virtual_batch_norm",
+        {"include_self": jnp.array(1)},
+    ),
 ]
 
 
@@ -159,7 +162,8 @@ def test_arguments(says, name, place, value):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_names_of_options(name):
-    fails(("eps",), name, eps=1e-3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eps'"):
+        call(name, eps=1e-3)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -168,7 +172,11 @@ def test_options_that_all_share(name):
     fails(("feature_axes", "3"), name, feature_axes=3)
     if name not in STATELESS:
         fails(("momentum", "1.5"), name, momentum=1.5)
-        fails(("use_running_average", "static"), name, use_running_average=jnp.array(1))
+        fails(
+            ("use_running_average", "static_argnames"),
+            name,
+            use_running_average=jnp.array(1),
+        )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,7 @@ def test_options_that_all_share(name):
 )
 def test_ghosts_over_devices(size, says):
     options = {"virtual_batch_size": size, "axis_name": "rows"}
-    with pytest.raises(ValueError, match="virtual_batch_size") as caught:
+    with refused("virtual_batch_size", *says):
         jax.vmap(
             functools.partial(
                 jaxnorm.ghost_batch_norm, use_running_average=False, **options
@@ -189,8 +197,6 @@ def test_ghosts_over_devices(size, says):
             in_axes=(0, None),
             axis_name="rows",
         )(X.reshape(2, 4, 6, 5), STATS)
-    for words in says:
-        assert words in str(caught.value)
 
 
 def test_groups_and_ghosts():
@@ -220,7 +226,5 @@ def test_groups_and_ghosts():
     ],
 )
 def test_what_makes_states_and_schedules(says, make):
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         make()
-    for words in says:
-        assert words in str(caught.value)

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     masked: bool = True
     synchronizes: bool = False  # takes axis_name
     counts: bool = False  # momentum may be a function of the number of updates
-    integers: bool = True
+    integers: bool | None = True  # whether it takes them; None: the wrapped layer says
     rounds_once: bool = True  # in half precision
 
     def apply(self, module, variables, x, mask=None, train=True, **options):
@@ -108,7 +108,7 @@ def of_weight(cls, tree, normalize, **fields):
             collections
         )
 
-    fields |= {"masked": False, "integers": False, "rounds_once": False}
+    fields |= {"masked": False, "integers": None, "rounds_once": False}
     return Entry(build, DENSE | tree, compute, **fields)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from refusals import refused
 
 from jaxnorm.linen.batch_norm import BatchNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
@@ -300,7 +301,7 @@ BAD_INITIALIZATION = {
         {"initialization": "data", "feature_axes": None}, nn.Dense(3), ("bias", "(3,)")
     ),
     "units on another axis": (
-        {"initialization": "data", "feature_axes": 0}, nn.Dense(4), ("g ", "(3,)")
+        {"initialization": "data", "feature_axes": 0}, nn.Dense(4), ("g", "(3,)")
     ),
     "a string as a filter": (
         {"variable_filter": "kernel"}, nn.Dense(3), ("variable_filter", "{'kernel'}")
@@ -309,12 +310,10 @@ BAD_INITIALIZATION = {
 
 
 @pytest.mark.parametrize("name", BAD_INITIALIZATION)
-def test_bad_options_of_weight_norm(name, x):
+def test_bad_options_of_weight_norm(name, x, as_users_run_it):
     options, inner, says = BAD_INITIALIZATION[name]
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         WeightNorm(inner, **options).init(KEY, x)
-    for words in says:
-        assert words in str(caught.value)
 
 
 # ---- spectral norm

@@ -252,30 +252,57 @@ def test_pmap_equals_one_device(rng):
 
 
 BAD = {
-    "features": (lambda: OURS(7, rngs=nnx.Rngs(0))(jnp.ones(SHAPE)), "feature shape"),
-    "groups": (lambda: jaxnorm.nnx.GroupNorm(8, 3, rngs=nnx.Rngs(0)), "divide"),
-    "both": (lambda: jaxnorm.nnx.GroupNorm(8, 4, 2, rngs=nnx.Rngs(0)), "one of num_g"),
+    "features": (
+        lambda: OURS(7, rngs=nnx.Rngs(0))(jnp.ones(SHAPE)),
+        ValueError,
+        "must have the feature shape",
+    ),
+    "groups": (
+        lambda: jaxnorm.nnx.GroupNorm(8, 3, rngs=nnx.Rngs(0)),
+        ValueError,
+        "num_groups must divide",
+    ),
+    "both": (
+        lambda: jaxnorm.nnx.GroupNorm(8, 4, 2, rngs=nnx.Rngs(0)),
+        ValueError,
+        "one of num_groups and group_size must be given",
+    ),
     "steps": (
         lambda: jaxnorm.nnx.RecurrentBatchNorm(8, max_steps=0, rngs=nnx.Rngs(0)),
-        "at least 1",
+        ValueError,
+        "max_steps must be at least 1",
     ),
     "bias of RMS": (
         lambda: jaxnorm.nnx.RMSNorm(8, use_bias=True, rngs=nnx.Rngs(0)),
-        "use_bias",
+        TypeError,
+        "multiple values for keyword argument 'use_bias'",
     ),
     "flag": (
         lambda: nnx.jit(lambda norm, flag: norm(jnp.ones(SHAPE), flag))(
             OURS(8, rngs=nnx.Rngs(0)), True
         ),
-        "Python bool|Type-check",
+        TypeError,
+        "use_running_average must be a Python bool",
     ),
     "late schedule": (
         lambda: late_schedule(OURS(8, rngs=nnx.Rngs(0))),
-        "count",
+        TypeError,
+        "needs statistics that count their updates",
     ),
     "view": (
         lambda: nnx.view(OURS(8, rngs=nnx.Rngs(0)), collect_momentum=True),
-        "collect_momentum",
+        ValueError,
+        "Unused keys found .*collect_momentum",
+    ),
+    "integers for an LSTM": (
+        lambda: lstm_of(jnp.ones((2, 3, 4), jnp.int32)),
+        TypeError,
+        "inputs must be floating or complex, got int32",
+    ),
+    "complex numbers for an LSTM": (
+        lambda: lstm_of(jnp.ones((2, 3, 4), jnp.complex64)),
+        TypeError,
+        "inputs must be real, since .* got complex64",
     ),
 }
 
@@ -285,9 +312,14 @@ def late_schedule(norm):
     norm(jnp.ones(SHAPE))
 
 
+def lstm_of(x):
+    cell = jaxnorm.nnx.BatchNormLSTMCell(4, 2, max_steps=3, rngs=nnx.Rngs(0))
+    return nnx.RNN(cell)(x)
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(case):
-    make, message = BAD[case]
-    with pytest.raises(Exception, match=message) as error:
+def test_bad_input(case, as_users_run_it):
+    make, error, message = BAD[case]
+    with pytest.raises(error, match=message) as caught:
         make()
-    assert isinstance(error.value, ValueError | TypeError)
+    assert caught.type is error  # no subclass, as are JAX's errors

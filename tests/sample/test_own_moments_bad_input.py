@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from refusals import refused
 
 import jaxnorm
 
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 ALL = {
     "integer x": (dict(x=jnp.int32), ("x", "int32", "astype")),
     "bool x": (dict(x=bool), ("x", "bool")),
-    "integer scale": (dict(scale=jnp.ones(6, int)), ("scale", "int")),
+    "integer scale": (dict(scale=jnp.ones(6, int)), ("scale", "int32")),
     "scale of another size": (dict(scale=jnp.ones(5)), ("scale", "(5,)", "(6,)")),
     "scale of another rank": (dict(scale=jnp.ones((4, 6))), ("scale", "(4, 6)")),
     "scale as a number": (dict(scale=jnp.float32(1)), ("scale", "()", "(6,)")),
@@ -82,10 +83,8 @@ def call(function, x=jnp.float32, scale=None, **options):
 
 @pytest.mark.parametrize(("function", "options", "says"), TABLE)
 def test_while_tracing(function, options, says):
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         call(function, **options)
-    for words in says:
-        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("function", OWN)

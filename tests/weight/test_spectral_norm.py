@@ -10,6 +10,7 @@ import pytest
 from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
+from refusals import refused
 
 from jaxnorm.weight.spectral_norm import spectral_norm
 
@@ -251,13 +252,11 @@ BAD = {
 def test_bad_input(name, how, as_users_run_it):
     w, u, options, says = BAD[name]
     function = functools.partial(spectral_norm, **options)
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         if how == "tracing":
             jax.eval_shape(function, w, u)
         else:
             function(w, u)
-    for words in says:
-        assert words in str(caught.value)
 
 
 def test_traced_n_steps(as_users_run_it):

@@ -11,6 +11,7 @@ from drawing import draw
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
+from refusals import refused
 
 from jaxnorm.weight.standardize_weight import standardize_weight
 
@@ -268,10 +269,8 @@ BAD = {
 def test_bad_input(name, how, as_users_run_it):
     w, options, says = BAD[name]
     function = functools.partial(standardize_weight, **options)
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         if how == "tracing":
             jax.eval_shape(function, w)
         else:
             function(w)
-    for words in says:
-        assert words in str(caught.value)

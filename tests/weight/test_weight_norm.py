@@ -10,6 +10,7 @@ import pytest
 from drawing import draw
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
+from refusals import refused
 
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
@@ -322,10 +323,8 @@ BAD = {
 def test_bad_input(name, how, as_users_run_it):
     function, args, options, says = BAD[name]
     function = functools.partial(function, **options)
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with refused(*says):
         if how == "tracing":
             jax.eval_shape(function, *args)
         else:
             function(*args)
-    for words in says:
-        assert words in str(caught.value)
