@@ -224,5 +224,9 @@ def test_skip_nonfinite(value, counted, rng):
     x = draw(rng, (8, 5)).at[2, 3].set(value)  # 1e30: the variance overflows
     y, moved = jax.jit(train)(x, stats)
     guarded, new = jax.jit(functools.partial(train, skip_nonfinite=True))(x, stats)
-    np.testing.assert_array_equal(guarded, y)
-    chex.assert_trees_all_equal(new, moved if value == 3.0 else stats)
+    # Another program may round in another way.
+    np.testing.assert_allclose(guarded, y, rtol=1e-5, atol=1e-6)
+    if value == 3.0:
+        chex.assert_trees_all_close(new, moved, rtol=1e-5, atol=1e-6)
+    else:
+        chex.assert_trees_all_equal(new, stats)

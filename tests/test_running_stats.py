@@ -21,7 +21,7 @@ def test_momentum_may_be_traced(counted, rng):
     x, stats = draw(rng, (8, 5)), cold((5,), counted=counted)
     traced = jax.jit(lambda m: train(x, stats, momentum=m)[1])
     chex.assert_trees_all_close(
-        traced(0.75), train(x, stats, momentum=0.75)[1], atol=1e-6
+        traced(0.75), train(x, stats, momentum=0.75)[1], atol=1e-5
     )
 
 
@@ -95,7 +95,7 @@ def test_momentum_zero_forgets_even_nan(rng):
     x = draw(rng, (16, 5))
     poisoned = jaxnorm.BatchStats(jnp.full(5, jnp.nan), jnp.full(5, jnp.inf))
     _, new = train(x, poisoned, momentum=0.0)
-    chex.assert_trees_all_close(new, train(x, cold((5,)), momentum=0.0)[1], atol=1e-6)
+    chex.assert_trees_all_close(new, train(x, cold((5,)), momentum=0.0)[1], atol=1e-5)
 
 
 def test_what_overflows_when_stored_is_not_finite(rng):

@@ -2,7 +2,6 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import oracle
@@ -47,8 +46,8 @@ def remat_losses(rng):
 def test_remat_gives_the_same_gradients(rng):
     w = draw(rng, (1, 1, 5), loc=1)
     plain, dropped, kept = (loss(w) for loss in remat_losses(rng))
-    chex.assert_trees_all_close(dropped, plain, rtol=1e-5)
-    chex.assert_trees_all_close(kept, plain, rtol=1e-5)
+    for remat in (dropped, kept):  # next to the largest: sums of terms that cancel
+        assert oracle.error(remat, plain) <= 1e-5
 
 
 def count_primitives(name, function, *args):

@@ -25,9 +25,9 @@ def test_infinitely_strong_is_batch_norm(inference, rng):
     options = {"use_running_average": inference}
     y, new = adaptive(x, stats, strength=np.inf, **options)
     expected, wanted = jaxnorm.batch_norm(x, stats, **options)
-    assert oracle.error(y, expected) <= 1e-6
+    assert oracle.error(y, expected) <= 1e-5
     for a, b in zip(new, wanted, strict=True):
-        assert oracle.error(a, b) <= 1e-6
+        assert oracle.error(a, b) <= 1e-5
 
 
 @both
@@ -62,7 +62,7 @@ def test_examples_of_the_batch_are_left_and_a_strange_one_is_brought_back(
     plain, _ = jaxnorm.batch_norm(x, stats, **options)
     strange, others = np.arange(16) == 5, np.arange(16) != 5
     if inference:
-        assert oracle.error(y[others], plain[others]) <= 1e-6
+        assert oracle.error(y[others], plain[others]) <= 1e-5
     assert np.mean(plain[strange]) > 3
     assert abs(np.mean(y[strange])) < 0.6 * abs(np.mean(plain[strange]))
     if inference:  # but for the threshold, 4 / sqrt(400)
@@ -76,4 +76,4 @@ def test_one_position_has_no_statistics(shape, inference, rng):
     options = {"use_running_average": inference}
     y, _ = adaptive(x, stats, strength=0.5, **options)
     expected, _ = jaxnorm.batch_norm(x, stats, **options)
-    assert oracle.error(y, expected) <= 1e-6
+    assert oracle.error(y, expected) <= 1e-5

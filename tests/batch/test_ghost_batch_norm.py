@@ -30,7 +30,7 @@ def test_one_ghost_is_batch_norm(rule, unbiased, rng, make_mask):
     actual = ghost(8, rule, **options)(x, stats)
     normalize = functools.partial(jaxnorm.batch_norm, **TRAIN, **options)
     expected = jax.jit(normalize)(x, stats)
-    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-6)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_a_ghost_of_one_example_is_instance_norm(rng, make_mask):
@@ -38,7 +38,7 @@ def test_a_ghost_of_one_example_is_instance_norm(rng, make_mask):
     mask = make_mask("bool", x.shape)
     y, _ = ghost(1, mask=mask)(x, draw_stats(rng, 5), scale, bias)
     expected = jaxnorm.instance_norm(x, scale, bias, mask=mask, epsilon=1e-5)
-    assert oracle.error(y, expected) <= 1e-6
+    assert oracle.error(y, expected) <= 1e-5
 
 
 @each_rule
@@ -106,7 +106,7 @@ def test_inference_asks_for_no_ghosts(rng):
     x, stats = draw(rng, (7, 5)), draw_stats(rng, 5)
     y, _ = ghost(4, use_running_average=True)(x, stats)
     expected, _ = jaxnorm.batch_norm(x, stats, use_running_average=True)
-    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shards", [2, 4, 8])

@@ -36,9 +36,9 @@ def test_only_the_row_of_the_step_moves(step, counted, rng, stats):
     own = jax.tree.map(lambda leaf: leaf[row], stats)
     options = {"use_running_average": False, "momentum": 0.8}
     expected, moved = jaxnorm.batch_norm(x, own, **options)
-    assert oracle.error(y, expected) <= 1e-6
+    assert oracle.error(y, expected) <= 1e-5
     for old, value, wanted in zip(stats, new, moved, strict=True):
-        assert oracle.error(value[row], wanted) <= 1e-6
+        assert oracle.error(value[row], wanted) <= 1e-5
         others = np.arange(STEPS) != row
         np.testing.assert_array_equal(value[others], old[others])
         assert np.all(value[row] != old[row])

@@ -37,7 +37,7 @@ def test_the_reference_is_normalized_as_by_batch_norm(kind, rng, make_mask):
     expected = oracle.batch_norm(x, np.zeros(5), np.ones(5), scale, bias, mask=mask)[0]
     assert oracle.error(y, expected) <= 1e-5
     for value, wanted in zip(moments, oracle.moments(x, mask=mask), strict=True):
-        assert oracle.error(value, wanted) <= 1e-6
+        assert oracle.error(value, wanted) <= 1e-5
     valid = np.ones(8) if mask is None else np.any(np.asarray(mask) != 0, (1, 2))
     assert float(size) == valid.sum()
 
@@ -48,7 +48,7 @@ def test_an_example_does_not_see_its_neighbours(rng):
     changed = virtual(x.at[1:].multiply(9.0), reference, size)
     alone = virtual(x[:1], reference, size)
     np.testing.assert_array_equal(together[0], changed[0])
-    assert oracle.error(alone, together[:1]) <= 1e-6
+    assert oracle.error(alone, together[:1]) <= 1e-5
 
 
 def test_without_the_example_it_is_inference(rng):
@@ -60,7 +60,7 @@ def test_without_the_example_it_is_inference(rng):
     mixed = virtual(x, reference, size)
     assert oracle.error(mixed, expected) > 1e-3
     many = virtual(x, reference, 1e9)
-    assert oracle.error(many, expected) <= 1e-6
+    assert oracle.error(many, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5), (1, 5)])

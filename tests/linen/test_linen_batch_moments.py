@@ -38,7 +38,7 @@ def check(collected, expected, index=None):
             others = np.delete(np.asarray(value), index, 0)
             np.testing.assert_array_equal(others, 0)
             value = value[index]
-        np.testing.assert_allclose(value, expected[name], rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("train", [True, False])

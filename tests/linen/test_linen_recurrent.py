@@ -176,7 +176,7 @@ def test_sequences_that_ended_are_as_if_they_were_not_there(x, variables):
     for expected, steps in (whole, slice(0, 2)), (alone, slice(2, 4)):
         own = [s["cell"]["norm_x"] for s in (stats, expected)]
         own = jax.tree.map(lambda leaf, steps=steps: leaf[steps], own)
-        chex.assert_trees_all_close(*own, rtol=1e-5)
+        chex.assert_trees_all_close(*own, rtol=1e-5, atol=1e-6)
 
 
 def test_steps_beyond_the_last_use_its_statistics(rng, variables):
@@ -187,7 +187,7 @@ def test_steps_beyond_the_last_use_its_statistics(rng, variables):
     chex.assert_tree_all_finite((y, stats))
     _, _, shorter = run(variables, x[:, :STEPS], lengths)
     mean = [s["cell"]["norm_x"]["mean"] for s in (stats, shorter)]
-    np.testing.assert_allclose(mean[0][:-1], mean[1][:-1], rtol=1e-6)
+    np.testing.assert_allclose(mean[0][:-1], mean[1][:-1], rtol=1e-5, atol=1e-6)
     kernel = variables["params"]["cell"]["input"]["kernel"]
     expected = np.asarray(mean[1][-1])
     for step in (STEPS, STEPS + 1):
@@ -201,7 +201,7 @@ def test_vmap_over_models_equals_a_loop(x, variables):
     actual = jax.jit(jax.vmap(lambda v: run(v, x)))(both)
     for i, model in enumerate((variables, other)):
         own = jax.tree.map(lambda leaf, i=i: leaf[i], actual)
-        chex.assert_trees_all_close(own, run(model, x), rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(own, run(model, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

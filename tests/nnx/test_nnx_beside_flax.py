@@ -180,7 +180,8 @@ def test_train_eval_and_view(x):
 def test_inference_writes_nothing(x):
     """So that a model may be closed over."""
     norm = OURS(8, use_running_average=True, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(jax.jit(lambda x: norm(x))(x), norm(x), rtol=1e-6)
+    y = jax.jit(lambda x: norm(x))(x)
+    np.testing.assert_allclose(y, norm(x), rtol=1e-5, atol=1e-6)
     norm.train()
     with pytest.raises(flax.errors.TraceContextError):
         jax.jit(lambda x: norm(x))(x)

@@ -28,11 +28,13 @@ def test_the_moments_of_all_batches(name, train, batches):
     other = nnx.clone(module)
     module.set_attributes(collect_moments=True)
     step = nnx.jit(lambda module, x, mask: call(name, module, x, mask))
+    # In one pass about 0, the variance of such a batch is rounding, and another program
+    # rounds in another way.
     for norm in (module, other):
-        norm.set_attributes(use_running_average=not train)
+        norm.set_attributes(use_running_average=not train, use_fast_variance=False)
     for x, mask in batches:
         y, expected_y = step(module, x, mask), step(other, x, mask)
-        np.testing.assert_allclose(y, expected_y, rtol=1e-6)
+        np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=1e-5)
     features = [
         np.concatenate([np.asarray(x, np.float64)[..., i][mask[..., i]]
                         for x, mask in batches])
@@ -50,7 +52,8 @@ def test_the_moments_of_all_batches(name, train, batches):
             np.testing.assert_array_equal(value[0], 0)
             np.testing.assert_array_equal(value[2], 0)
             value = value[1]
-        np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+        # The rounding of a float32 mean at 1000 times the distance of the batches.
+        np.testing.assert_allclose(value, expected_value, rtol=1e-4)
 
 
 def test_from_a_view_through_jit_and_split(batches):

@@ -18,10 +18,10 @@ def test_sequences_of_unequal_length(rng):
     given = {"initial_carry": carry, "seq_lengths": lengths}
     expected, updates = linen.apply(variables, x, **given, mutable=["batch_stats"])
     actual = nnx.jit(lambda rnn, x: rnn(x, **given))(rnn, x)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     own = {k: v for k, v in values(rnn).items() if k.startswith("batch_stats")}
     for path, value in flatten(updates).items():
-        np.testing.assert_allclose(own[path], value, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(own[path], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_carry_of_random_numbers(rng):

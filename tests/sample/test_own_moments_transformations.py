@@ -88,7 +88,7 @@ def test_remat_that_keeps_the_moments_repeats_no_reduction(name, rng):
         sums = [count_primitives("reduce_sum", f, w) for f in gradients]
         assert sums[0] == sums[2] < sums[1]
     plain, kept = jax.jit(lambda w: [f(w) for f in gradients[::2]])(w)
-    np.testing.assert_allclose(kept, plain, rtol=1e-5)
+    np.testing.assert_allclose(kept, plain, rtol=1e-4)
 
 
 @every_norm

@@ -175,7 +175,7 @@ def test_padding_changes_nothing(name, rng):
     wide = {k: jnp.pad(p, (0, more[-1] - 4)) for k, p in parameters.items()}
     y = norm.function(padded, **wide, mask=mask, **norm.options)
     expected = norm.function(x, **parameters, **norm.options)
-    assert oracle.error(y[:, :5, :4], expected) <= 1e-6
+    assert oracle.error(y[:, :5, :4], expected) <= 1e-5
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4])

@@ -1,5 +1,7 @@
 """Micro-batches with the statistics of the full batch."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -81,9 +83,10 @@ def test_fewer_passes_than_layers_are_not_enough(variables, images, labels, loss
         return step(variables["params"], variables["batch_stats"], batches)[1]
 
     exact, early, more = gradients(3), gradients(1), gradients(5)
-    chex.assert_trees_all_close(more, exact, rtol=1e-4, atol=1e-6)
-    with pytest.raises(AssertionError):
-        chex.assert_trees_all_close(early, exact, rtol=1e-2, atol=1e-4)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(exact))
+    chex.assert_trees_all_close(more, exact, rtol=1e-4, atol=1e-5 * scale)
+    close = functools.partial(np.allclose, rtol=1e-2, atol=1e-4)
+    assert not all(jax.tree.leaves(jax.tree.map(close, early, exact)))
 
 
 def test_batch_renorm_statistics_are_differentiated(rng):

