@@ -84,8 +84,8 @@ def test_masks(kind, fast, rng, make_mask):
     ],
 )
 def test_dtypes(dtype, mean_dtype, wide, tolerance, fast, rng, x64):
-    # Sum, sum of squares and count are beyond what 16 bits hold. In what order 3,200
-    # numbers are added hangs on the processor, and costs more digits than a few do.
+    # Sum, sum of squares and count are beyond what 16 bits hold. The order of a sum of
+    # 3,200 numbers depends on the processor, and with it the last two digits.
     x = rng.normal(30, 10, (64, 50, 2))
     if dtype.startswith("complex"):
         x = x + 1j * rng.normal(-20, 5, x.shape)
@@ -114,7 +114,8 @@ def test_moments_do_not_depend_on_the_shift(fast, rng):
     x = rng.normal(2, 1, (64, 3)).astype(np.float32)
     shift = np.array([-3, 0, 5], np.float32)
     moments = batch_moments(x, shift=shift, use_fast_variance=fast)
-    check(moments, oracle.moments(x), 1e-5)
+    # One pass about a shift that is 5 deviations off loses the digits of 26.
+    check(moments, oracle.moments(x), 1e-4 if fast else 1e-5)
 
 
 @pytest.mark.parametrize("fast", [True, False])
