@@ -18,11 +18,18 @@ quickly = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
+    # After 40 seconds, which pass on a busy machine, a device that waits for the others
+    # would end the process.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
 ]
 if metadata.version("jaxlib").startswith("0.10."):  # which others do not know
     quickly.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(quickly))
 
+# An accelerator is another number of devices, with another rounding. The processes that
+# tests start are told, too.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 # Before anything touches a device: later, the number of devices is fixed.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
