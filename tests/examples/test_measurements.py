@@ -20,7 +20,7 @@ def rows(root):
             [sys.executable, str(root / "examples" / script), *options],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
             env={**os.environ, "XLA_FLAGS": ""},  # what users run
         )
         assert result.returncode == 0, result.stderr
