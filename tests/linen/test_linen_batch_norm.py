@@ -141,11 +141,11 @@ def test_same_names_in_a_model(x):
 
 
 def test_initialization_needs_no_axis_and_updates_nothing(x):
-    norm = OURS(use_running_average=False, axis_name="unbound")
+    norm = OURS(use_running_average=False, axis_name="elsewhere")
     variables = norm.init(jax.random.key(0), x)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
     np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
-    with pytest.raises(NameError, match="unbound"):
+    with pytest.raises(NameError, match="elsewhere"):
         norm.apply(variables, x, mutable=["batch_stats"])
 
 

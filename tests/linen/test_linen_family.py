@@ -109,7 +109,9 @@ def compiled(name):
 def test_initial_variables(name):
     """Names, shapes and dtypes; no statistic has moved, and no axis is needed."""
     entry = TABLE[name]
-    module = entry.build(True, **{"axis_name": "unbound"} if entry.synchronizes else {})
+    module = entry.build(
+        True, **{"axis_name": "elsewhere"} if entry.synchronizes else {}
+    )
     keywords = entry.keywords(None, True)
     variables = jax.jit(
         lambda key: module.init(key, draw_x(), *entry.extra, **keywords)
@@ -125,7 +127,7 @@ def test_initial_variables(name):
         if path.startswith("batch_stats") and not entry.updates:
             np.testing.assert_array_equal(leaf, initial[path.split("/")[-1]])
     if entry.synchronizes:
-        with pytest.raises(NameError, match="unbound"):
+        with pytest.raises(NameError, match="elsewhere"):
             jax.eval_shape(
                 functools.partial(entry.apply, module, mutable=COLLECTIONS),
                 variables,

@@ -132,8 +132,8 @@ def test_split_merge_and_abstract_construction(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if TABLE[n].synchronizes])
 def test_axis_name_is_handed_on(name):
-    module = build(name, axis_name=["unbound"])
-    with pytest.raises(NameError, match="unbound"):
+    module = build(name, axis_name=["elsewhere"])
+    with pytest.raises(NameError, match="elsewhere"):
         call(name, module, draw_x())
 
 
