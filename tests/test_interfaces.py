@@ -60,7 +60,7 @@ def test_where_nothing_is_mapped_types_are_not_asked_for_mapped_axes(name, monke
 
 def test_where_an_axis_is_mapped_types_are_asked(monkeypatch):
     """Or else the test above would find nothing."""
-    x, params, state = family.draw_arguments(family.TABLE["layer_norm"])
+    x, params, _ = family.draw_arguments(family.TABLE["layer_norm"])
     mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")
     norm = functools.partial(jaxnorm.layer_norm, **params)
