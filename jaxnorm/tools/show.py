@@ -1,6 +1,7 @@
 """Diagnoses as a table in the terminal, and as a figure over training."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+@contextlib.contextmanager
+def _import_for(function: str) -> Iterator[None]:
+    """Says which extra has the package whose import fails in the body."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise ModuleNotFoundError(
+            f"{function} needs {package}, which is not installed; "
+            'pip install "jaxnorm[show]"',
+            name=error.name,
+        ) from error
+
+
 def diagnosis_table(diagnosis: Diagnosis) -> "Table":
-    """Returns a table of one row a layer, for `rich.print`; needs rich.
+    """Returns a table of one row a layer, for `rich.print`.
 
     The columns are, over the features: the median and the largest distance of the
     means, the smallest and the largest ratio of the standard deviations, and how many
@@ -21,8 +36,12 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
 
     Args:
       diagnosis: From `jaxnorm.tools.diagnose`.
+
+    Raises:
+      ImportError: If rich is not installed; the extra `jaxnorm[show]` has it.
     """
-    from rich.table import Table
+    with _import_for("diagnosis_table"):
+        from rich.table import Table
 
     table = Table(
         title="Statistics of the batch beside the running ones",
@@ -56,7 +75,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
 
 
 def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
-    """Returns a figure of layers and features over training; needs matplotlib.
+    """Returns a figure of layers and features over training.
 
     Each layer has two panels with a row a feature and a column a step: how many
     standard deviations the running mean is away from the batch's, and the ratio of the
@@ -67,9 +86,11 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
         all of the same model.
 
     Raises:
+      ImportError: If matplotlib is not installed; the extra `jaxnorm[show]` has it.
       ValueError: If there is none.
     """
-    from matplotlib.figure import Figure
+    with _import_for("diagnosis_figure"):
+        from matplotlib.figure import Figure
 
     if not history:
         raise ValueError("history must hold at least one diagnosis, got none.")

@@ -3,6 +3,7 @@
 import functools
 import io
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from small_net import NET, collect, make_images, make_variables
 
 from jaxnorm.tools import (
+    Diagnosis,
     diagnose,
     diagnosis_figure,
     diagnosis_table,
@@ -141,6 +143,21 @@ def test_table_and_figure(apply, variables, fitted, images, tmp_path):
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 6
     figure.savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize(
+    ("show", "argument", "module"),
+    [
+        (diagnosis_table, Diagnosis({}, 0.0), "rich.table"),
+        (diagnosis_figure, [(0, Diagnosis({}, 0.0))], "matplotlib.figure"),
+    ],
+)
+def test_a_missing_package(show, argument, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # so that its import fails
+    package = module.split(".")[0]
+    message = rf'{show.__name__} needs {package}.*pip install "jaxnorm\[show\]"'
+    with pytest.raises(ImportError, match=message):
+        show(argument)
 
 
 def test_bad_input(apply, variables, images):
