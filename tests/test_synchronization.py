@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from modes import (
     AXIS,
     DEVICES,
+    MODES,
     ROWS,
     SAME,
     SHAPE,
@@ -39,6 +40,17 @@ def test_unequal_masks_and_an_empty_device(mode, fast, rng):
 def test_weights(mode, rng):
     problem = draw_problem(rng, "weights")
     check(runner(mode, use_fast_variance=True)(*problem), problem)
+
+
+@pytest.mark.parametrize(
+    "mode", ["pmap", "vmap, grad outside", "unchecked, grad inside"]
+)
+def test_without_a_mask(mode, rng):
+    """The count is known while tracing: that of all devices."""
+    problem = draw_problem(rng, "full")
+    normalize = forward_pass(axis_name=AXIS, unbiased=True)
+    run = MODES[mode](lambda x, mask, *others: normalize(x, None, *others))
+    check(run(*problem), problem, unbiased=True)
 
 
 @pytest.mark.parametrize("running", ["warm", "cold"])

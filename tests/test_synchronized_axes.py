@@ -40,11 +40,17 @@ def test_tuple_of_axes(build, data, check_vma, fast, rng):
     check(run(*problem), problem)
 
 
-def test_an_axis_that_x_does_not_vary_over_counts_once(rng):
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_axis_that_x_does_not_vary_over_counts_once(masked, rng):
     """Which the types say, so that the factor W / (W - 1) comes out right."""
-    problem = draw_problem(rng)
+    problem = draw_problem(rng, "bool" if masked else "full")
+    normalize = forward_pass(axis_name=("a", "b"), unbiased=True)
+
+    def forward(x, mask, *others):
+        return normalize(x, mask if masked else None, *others)
+
     run = shard_map_inside(
-        forward_pass(axis_name=("a", "b"), unbiased=True),
+        forward,
         mesh=mesh_of(AxisType.Auto, (4, 2), ("a", "b")),
         data=P("a"),
     )

@@ -65,6 +65,55 @@ def test_one_device_and_eight(name, mode):
         assert oracle.error(value, wanted) <= WHOLE
 
 
+def over_devices(normalizer, x, mask, states, params, **options):
+    """y and the leaves of the new state, the same on all devices of a pmap."""
+    forward = normalizer.ours(axis_name=AXIS, **options)
+    data = {"x": x} if mask is None else {"x": x, "mask": mask}
+    rows = {key: a.reshape(DEVICES, -1, *SHAPE[1:]) for key, a in data.items()}
+
+    def local(rows, state):
+        return forward(rows["x"], rows.get("mask"), state, *params)
+
+    y, new = jax.device_get(jax.pmap(local, AXIS)(rows, states))
+    for leaf in jax.tree.leaves(new):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[0], leaf.shape))
+    return y.reshape(SHAPE), *(leaf[0] for leaf in jax.tree.leaves(new))
+
+
+def on_each(state):
+    return jax.tree.map(lambda s: np.stack([s] * DEVICES), state)
+
+
+@pytest.mark.parametrize(
+    "name", ["ghosts of 8, mean", "ghosts of 2, sequential", "switchable", "evo"]
+)
+def test_two_passes_without_a_mask(name):
+    """Counts are known while tracing, those of ghosts that span devices too."""
+    normalizer, rng = ALL[name], np.random.default_rng(0)
+    x, *_ = draw_problem(rng, "full", ratio=10)
+    state = normalizer.draw_state(rng, SHAPE[-1:])
+    params = normalizer.draw_params(rng, SHAPE[-1:])
+    options = {"unbiased": True, "use_fast_variance": False}
+    actual = over_devices(normalizer, x, None, on_each(state), params, **options)
+    expected = normalizer.oracle(x, None, state, unbiased=True)(x, *params)
+    for value, wanted in zip(actual, expected, strict=True):
+        assert oracle.error(value, wanted) <= WHOLE
+
+
+def test_a_ghost_that_is_not_finite_is_alone():
+    """Of four, each on two devices."""
+    (x, mask, _, state, *params), _ = problem_and_results("ghosts of 8, mean")
+    x = np.where(mask, x, 0)
+    bad = x.copy()
+    bad[8:16] = np.nan
+    expected, actual = (
+        over_devices(ALL["ghosts of 8, mean"], v, None, on_each(state), params)[0]
+        for v in (x, bad)
+    )
+    others = np.delete(np.arange(32), np.s_[8:16])
+    np.testing.assert_array_equal(actual[others], expected[others])
+
+
 @pytest.mark.parametrize("name", ["renorm", "evo", "ghosts of 8, mean"])
 def test_drifted_replicas_leave_equal(name):
     """They act as their average."""
@@ -76,14 +125,7 @@ def test_drifted_replicas_leave_equal(name):
         lambda s, d: (np.asarray(s) * d).astype(s.dtype), state, drift
     )
     average = jax.tree.map(lambda s: np.mean(s, 0, np.float64), stacked)
-    local = jax.pmap(
-        normalizer.ours(axis_name=AXIS), AXIS, in_axes=(0, 0, 0, *[None] * len(params))
-    )
-    rows = (a.reshape(DEVICES, -1, *SHAPE[1:]) for a in (x, mask))
-    y, new = jax.device_get(local(*rows, stacked, *params))
-    for leaf in jax.tree.leaves(new):
-        np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[0], leaf.shape))
-    actual = y.reshape(SHAPE), *(leaf[0] for leaf in jax.tree.leaves(new))
+    actual = over_devices(normalizer, x, mask, stacked, params)
     expected = normalizer.oracle(x, mask, average)(x, *params)
     for value, wanted in zip(actual, expected, strict=True):
         assert oracle.error(value, wanted) <= WHOLE
