@@ -135,6 +135,17 @@ def test_gradients(fast, rng, make_mask):
     assert oracle.error(actual, expected) <= 1e-5
 
 
+def test_no_gradient_through_a_variance_that_rounding_holds_up(rng):
+    """Nor through the floor itself, which follows the mean."""
+    x = rng.normal(1e4, 1e-2, (8, 3)).astype(np.float32)
+
+    def total(x):
+        return jnp.sum(batch_moments(x).var)
+
+    assert total(x) > 100
+    np.testing.assert_array_equal(jax.grad(total)(x), 0)
+
+
 # ---- merging
 
 
@@ -186,6 +197,14 @@ def test_count_zero_is_the_identity(seed, offset, owner):
                 check(merged, part, 0)
             else:
                 assert all(np.all(np.isfinite(m)) for m in merged)
+
+
+def test_moments_of_nothing_may_be_anything(rng):
+    part = batch_moments(rng.normal(size=(8, 3)).astype(np.float32))
+    nan = jnp.full(3, jnp.nan)
+    nothing = jaxnorm.Moments(jnp.zeros(3), nan, nan)
+    for merged in (merge(part, nothing), merge(nothing, part)):
+        check(merged, part, 0)
 
 
 def test_merge_keeps_a_common_offset_exactly(rng):
