@@ -201,11 +201,51 @@ def test_what_is_not_finite_under_the_mask_is_harmless(name):
     x, *others = *draw_arguments(entry), mask
     expected = compiled(name)(x, *others)
     chex.assert_tree_all_finite(expected)
+    hidden = []
     for bad in (x + 1, jnp.nan, jnp.inf, -jnp.inf, 1e30):
         (dx, dparams), y, new = compiled(name)(jnp.where(mask, x, bad), *others)
+        hidden.append(y[~mask])
         y = jnp.where(mask, y, expected[1])
         close(((dx, dparams), y, new), expected, 1e-6)
         np.testing.assert_array_equal(dx[~mask], 0)
+    for values in hidden[2:]:  # all come out alike, the huge ones too
+        np.testing.assert_array_equal(values, hidden[1])
+
+
+# The others have the rule of the core, which knows no derivative in a mask.
+BY_JAX = {
+    "batch_norm",  # for the core
+    "virtual_batch_norm",
+    "adaptive_batch_norm",
+    "evo_norm_b0",
+    "filter_response_norm",
+    "global_response_norm",
+    "evo_norm_s0",
+    "switchable_norm",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in BY_JAX else pytest.param(name, marks=pytest.mark.slow)
+        for name in TABLE
+        if TABLE[name].masked
+    ],
+)
+def test_weights_are_constants(name):
+    """They weigh, and have no gradient."""
+    entry = TABLE[name]
+    arguments = draw_arguments(entry)
+    weights = jnp.where(draw_mask(entry), 2.0, 0.5)
+
+    def loss(weights):
+        y, _ = entry.call(*arguments, weights)
+        return jnp.sum(jnp.sin(y)), y
+
+    gradient, y = jax.jit(jax.grad(loss, has_aux=True))(weights)
+    np.testing.assert_array_equal(gradient, 0)
+    assert np.all(np.isfinite(y))
 
 
 @pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].inference])
