@@ -106,6 +106,17 @@ def test_what_overflows_when_stored_is_not_finite(rng):
     chex.assert_trees_all_equal(kept, stats)
 
 
+def test_a_poisoned_feature_does_not_stop_the_others(rng):
+    """It was not finite before, so that no update is skipped because of it."""
+    x, stats = draw(rng, (16, 5)), draw_stats(rng, 5)
+    stats = stats._replace(mean=stats.mean.at[1].set(jnp.nan))
+    step = functools.partial(train, momentum=0.5)
+    _, expected = jax.jit(step)(x, stats)
+    _, new = jax.jit(functools.partial(step, skip_nonfinite=True))(x, stats)
+    chex.assert_trees_all_close(new, expected, rtol=1e-6)
+    assert np.all(new.var != stats.var)
+
+
 def test_schedules_of_the_same_limit_are_the_same():
     warmup = jaxnorm.warmup_momentum
     assert warmup(0.9) == warmup(0.9) != warmup(0.99)

@@ -82,6 +82,19 @@ def test_poisoned_statistics_do_not_reach_y(name, rng):
         assert oracle.error(value, wanted) <= 1e-5
 
 
+@each
+def test_poisoned_statistics_show_in_inference(name, rng):
+    """In their own feature, the last one, and in no other."""
+    normalizer, state, params = problem(name, rng)
+    poisoned = jax.tree.map(
+        lambda leaf: leaf.at[..., -1].set(jnp.nan) if leaf.ndim else leaf, state
+    )
+    y, _ = run(normalizer, draw(rng, SHAPE), poisoned, params, use_running_average=True)
+    np.testing.assert_array_equal(
+        np.isnan(y), np.broadcast_to(np.arange(5) == 4, SHAPE)
+    )
+
+
 @pytest.mark.parametrize("poison", ["mean", "std"])
 def test_renorm_does_not_correct_towards_what_is_not_finite(poison, rng):
     """One feature; the others are corrected as before."""
