@@ -184,6 +184,7 @@ def test_options_that_all_share(name):
     [
         (3, ("4 examples", "2 devices", "got 3")),
         (6, ("4 examples", "2 devices", "got 6")),
+        (10, ("4 examples", "2 devices", "got 10")),
         (16, ("4 examples", "2 devices", "got 16")),
     ],
 )

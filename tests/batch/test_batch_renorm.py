@@ -151,7 +151,7 @@ def test_keras(rng, x64):
     stats = jaxnorm.RenormStats(jnp.zeros(5), jnp.ones(5), jnp.float32(0))
     mean, std = np.zeros(5), np.ones(5)
     for _ in range(5):
-        x = rng.normal(0.5, 2, SHAPE)
+        x = rng.normal([0.5, -0.5, 0.5, -0.5, 0], 2, SHAPE)  # d is clipped both ways
         y, stats = renorm(jnp.asarray(x), stats, **options)
         expected, mean, std, moving_mean, moving_var = keras_renorm(
             x, mean, std, **options

@@ -156,6 +156,13 @@ def test_what_has_no_valid_element_comes_out_as_the_bias(name, rng):
         assert np.all(gradients[0][0] != 0)
 
 
+def test_scale_offset_is_added_before_rounding(rng):
+    """Of a scale in bfloat16, next to 0: with 1 it would be 1."""
+    case = CASES["rms, offset"]
+    x, scale = draw(rng, (4, 6)), draw(rng, 6, jnp.bfloat16, std=1e-3)
+    assert oracle.error(case.ours()(x, scale), case.oracle()(x, scale)) <= 1e-5
+
+
 def test_unequal_weights_are_not_members(rng):
     """Which a test against Flax could not see: it makes booleans of them."""
     x = draw(rng, (4, 6))
