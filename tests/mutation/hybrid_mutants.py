@@ -1,0 +1,68 @@
+"""Faults in the normalizers that mix those of a batch and of an example."""
+
+SWITCHABLE = "hybrid/test_switchable_norm.py"
+BATCH_INSTANCE = "hybrid/test_batch_instance_norm.py"
+INSTANCE_BATCH = "hybrid/test_instance_batch_norm.py"
+FAMILY = "batch/test_batch_family.py"
+
+MUTANTS = {
+    "hybrid/switchable_norm.py": [
+        (
+            "shares of mean and variance swapped",
+            'mean_share = _shares(mean_logits, "mean_logits")\n'
+            '    var_share = _shares(var_logits, "var_logits")',
+            'mean_share = _shares(var_logits, "var_logits")\n'
+            '    var_share = _shares(mean_logits, "mean_logits")',
+            f"{SWITCHABLE}::test_mean_and_variance_are_chosen_apart",
+        ),
+        (
+            "shares that do not add up to 1",
+            "return jax.nn.softmax(logits.astype(accumulation_dtype(logits.dtype)))",
+            "return jax.nn.sigmoid(logits.astype(accumulation_dtype(logits.dtype)))",
+            f"{SWITCHABLE}::test_equal_logits_are_thirds",
+        ),
+        (
+            "NaN of a running mean hidden in inference",
+            "batch = instances._replace(delta=mean, var=call.align(stats.var))",
+            "batch = instances._replace("
+            "delta=0 * instances.shift, var=call.align(stats.var))",
+            f"{SWITCHABLE}::test_a_poisoned_batch_part_in_inference_shows",
+        ),
+    ],
+    "hybrid/batch_instance_norm.py": [
+        (
+            "the gate the wrong way round",
+            "scale=scale * (1 - gate),",
+            "scale=scale * gate,",
+            f"{BATCH_INSTANCE}::test_gates_of_one_and_zero",
+        ),
+        (
+            "both parts rounded before they are added",
+            "wide = dataclasses.replace(call.spec, dtype=dtype)",
+            "wide = call.spec",
+            f"{BATCH_INSTANCE}::test_the_sum_is_rounded_once",
+        ),
+    ],
+    "hybrid/instance_batch_norm.py": [
+        (
+            "the instance part without the mask",
+            "mask=masks[0],",
+            "mask=None,",
+            f"{INSTANCE_BATCH}::test_its_two_parts",
+        ),
+        (
+            "the instance part with its default epsilon",
+            "        epsilon=call.spec.epsilon,\n",
+            "",
+            f"{FAMILY}::test_training",
+        ),
+    ],
+    "hybrid/gates.py": [
+        (
+            "gates not clipped at 1",
+            "return jnp.clip(leaf, 0, 1)",
+            "return jnp.maximum(leaf, 0)",
+            f"{BATCH_INSTANCE}::test_project_gates",
+        ),
+    ],
+}

@@ -1,0 +1,138 @@
+"""Faults in the normalizers of single examples."""
+
+OWN = "sample/test_own_moments.py"
+OWN_DEVICES = "sample/test_own_moments_over_devices.py"
+RESPONSE = "sample/test_response_norms.py"
+TRANSFORMED = "sample/test_response_norms_under_transformations.py"
+BAD = "sample/test_own_moments_bad_input.py"
+
+MUTANTS = {
+    "sample/own_moments.py": [
+        (
+            "scale_offset ignored",
+            "if given and scale_offset:",
+            "if False:",
+            f"{OWN}::test_oracle",
+        ),
+        (
+            "scale_offset added in the dtype of scale",
+            "scale = scale.astype(accumulation_dtype(scale.dtype)) + scale_offset",
+            "scale = scale + scale_offset",
+            f"{OWN}::test_scale_offset_is_added_before_rounding",
+        ),
+        (
+            "RMS norm by the standard deviation",
+            "moments = measure_power(x, reduction, mask=mask)",
+            "shift = jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype))\n"
+            "        moments = measure("
+            "x, reduction, mask=mask, shift=shift, use_fast_variance=False)",
+            f"{OWN}::test_oracle",
+        ),
+        (
+            "RMS norm differentiated as if it subtracted the mean",
+            "spec = Standardization(reduction, epsilon, result, center=center)",
+            "spec = Standardization(reduction, epsilon, result)",
+            f"{OWN}::test_oracle",
+        ),
+        (
+            "one pass from the shift 0",
+            "shift=shift, use_fast_variance=False)",
+            "shift=shift, use_fast_variance=True)",
+            f"{OWN}::test_large_offsets",
+        ),
+        (
+            "examples without elements divided by nothing",
+            "return standardize(spec, x, moments.or_nothing_where_empty(), "
+            "scale, bias, mask)",
+            "return standardize(spec, x, moments, scale, bias, mask)",
+            f"{OWN}::test_what_has_no_valid_element_comes_out_as_the_bias",
+        ),
+        (
+            "features on other devices not seen",
+            "reduction = Reduction(reduction_axes, across, blocks)",
+            "reduction = Reduction(reduction_axes, MappedAxis.nowhere(), blocks)",
+            f"{OWN_DEVICES}::test_divided",
+        ),
+    ],
+    "sample/rms_norm.py": [
+        (
+            "RMS norm that subtracts the mean",
+            "center=False,",
+            "center=True,",
+            f"{OWN}::test_oracle",
+        ),
+    ],
+    "sample/layer_norm.py": [
+        (
+            "layer norm over the axes of its parameters",
+            'reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),',
+            "reduction_axes=canonical_axes(feature_axes, x.ndim),",
+            f"{OWN}::test_oracle",
+        ),
+    ],
+    "sample/group_norm.py": [
+        (
+            "groups that do not divide the features accepted",
+            "if number is None or number < 1 or features % number:",
+            "if number is None or number < 1 or features < number:",
+            f"{BAD}::test_while_tracing",
+        ),
+    ],
+    "sample/filter_response_norm.py": [
+        (
+            "a negative learned epsilon subtracted",
+            "power = power + jnp.abs(learned_epsilon).astype(power.dtype)",
+            "power = power + learned_epsilon.astype(power.dtype)",
+            f"{RESPONSE}::test_learned_epsilon",
+        ),
+        (
+            "a feature without elements not the bias of filter response norm",
+            "power = jnp.where(moments.count > 0, moments.var, jnp.inf)",
+            "power = moments.var",
+            f"{RESPONSE}::test_mask",
+        ),
+    ],
+    "sample/global_response_norm.py": [
+        (
+            "features without elements share the mean",
+            "seen = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)",
+            "seen = jnp.ones_like(square)",
+            f"{RESPONSE}::test_mask",
+        ),
+        (
+            "the infinite slope of a root at 0",
+            "root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))",
+            "root = jnp.sqrt(square)",
+            f"{TRANSFORMED}::test_global_response_of_next_to_nothing",
+        ),
+        (
+            "norms without a name",
+            "square, part = (checkpoint_name(value, MOMENTS_NAME) "
+            "for value in (square, part))",
+            "pass",
+            f"{TRANSFORMED}::test_remat_that_keeps_the_moments_repeats_no_reduction",
+        ),
+    ],
+    "sample/evo_norm_s0.py": [
+        (
+            "epsilon outside the root of EvoNorm S0",
+            "rstd = reduction.spread(lax.rsqrt(var + epsilon)).astype(wide)",
+            "rstd = reduction.spread(1 / (jnp.sqrt(var) + epsilon)).astype(wide)",
+            f"{RESPONSE}::test_oracle",
+        ),
+        (
+            "a group without elements not the bias of EvoNorm S0",
+            "var = jnp.where(moments.count > 0, moments.var, jnp.inf)",
+            "var = moments.var",
+            f"{RESPONSE}::test_mask",
+        ),
+    ],
+    "sample/dynamic_tanh.py": [
+        (
+            "the tanh saved",
+            "squash = jax.checkpoint(functools.partial(_squash, result))",
+            "squash = functools.partial(_squash, result)",
+            f"{TRANSFORMED}::test_saved_for_the_backward_pass_are_x_and_vectors",
+        ),
+    ],
+}

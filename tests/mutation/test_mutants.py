@@ -1,0 +1,80 @@
+"""The tests can fail: each fault of a table is noticed by the tests named beside it.
+
+Every mutant is a copy of the package in which one text is replaced. The tests that it
+names run on that copy, in a process of their own, without the run-time checks of
+annotations, and have to fail by an assertion.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import verdict
+from mutants import TABLE
+
+ROOT = pathlib.Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+
+
+def copy_package(folder):
+    return shutil.copytree(
+        ROOT / "jaxnorm", folder / "jaxnorm", ignore=shutil.ignore_patterns("*.pyc")
+    )
+
+
+def run(package, file, tests):
+    """Runs tests of the default tier on a copy of the package."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(package.parent), str(TESTS / "mutation"))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MUTATED_PACKAGE": str(package),
+        "MUTATED_FILE": file,
+    }
+    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
+    command += ["-o", "addopts=--strict-markers", "-m", "not slow", "-x", "-q"]
+    command += ["-n", "0", "-p", "no:cacheprovider", "-p", verdict.__name__]
+    return subprocess.run(
+        [*command, *(TESTS / test for test in tests)],
+        cwd=package.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_the_table_follows_the_code(tmp_path):
+    """Each text is found once, and each test exists."""
+    names = [mutant.name for mutant in TABLE]
+    assert len(set(names)) == len(names) >= 75
+    for mutant in TABLE:
+        assert mutant.before != mutant.after, mutant.name
+        path = tmp_path / mutant.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "jaxnorm" / mutant.file, path)
+        mutant.apply(tmp_path)
+        for test in mutant.tests.split():
+            file, _, function = test.partition("::")
+            source = (TESTS / file).read_text()
+            assert f"def {function or 'test_'}" in source, (mutant.name, test)
+
+
+@pytest.mark.slow
+def test_without_a_fault_the_tests_pass(tmp_path):
+    tests = dict.fromkeys(t for mutant in TABLE for t in mutant.tests.split())
+    done = run(copy_package(tmp_path), "__init__.py", tests)
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", TABLE, ids=lambda mutant: mutant.name)
+def test_a_fault_is_noticed(mutant, tmp_path):
+    package = copy_package(tmp_path)
+    mutant.apply(package)
+    done = run(package, mutant.file, mutant.tests.split())
+    assert done.returncode != pytest.ExitCode.OK, f"it survives {mutant.tests}"
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout

@@ -1,0 +1,137 @@
+"""Faults in the normalization of weights."""
+
+NORM = "weight/test_weight_norm.py"
+STANDARDIZE = "weight/test_standardize_weight.py"
+SPECTRAL = "weight/test_spectral_norm.py"
+
+MUTANTS = {
+    "weight/weight_norm.py": [
+        (
+            "the norm over the output axis",
+            "v.astype(wide), other_axes(features, v.ndim), epsilon",
+            "v.astype(wide), features, epsilon",
+            f"{NORM}::test_oracle",
+        ),
+        (
+            "epsilon of weight norm ignored",
+            "+ (least / unit) ** 2",
+            "+ 0 * (least / unit) ** 2",
+            f"{NORM}::test_oracle",
+        ),
+        (
+            "squares that overflow",
+            "unit = jnp.where(unit == 0, jnp.ones_like(unit), unit)",
+            "unit = jnp.ones_like(unit)",
+            f"{NORM}::test_lengths_whose_squares_leave_float32",
+        ),
+        (
+            "NaN gradients of a unit of zeros",
+            "root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))",
+            "root = jnp.sqrt(square)",
+            f"{NORM}::test_a_unit_of_zeros",
+        ),
+        (
+            "the norm without conj",
+            "square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True)",
+            "square = jnp.sum((v * v).real, axes, keepdims=True)",
+            f"{NORM}::test_magnitude_of_half_precision_and_complex",
+        ),
+        (
+            "the new bias not divided by the deviation",
+            "moved = (bias.astype(wide) - mean.astype(wide)) / std.astype(wide)",
+            "moved = bias.astype(wide) - mean.astype(wide)",
+            f"{NORM}::test_init_gives_mean_0_and_variance_1_in_every_layer",
+        ),
+        (
+            "constant units blown up",
+            "std = jnp.where(std <= noise, jnp.ones_like(std), std)",
+            "std = jnp.where(std <= 0, jnp.ones_like(std), std)",
+            f"{NORM}::test_init_leaves_the_length_of_constant_units",
+        ),
+        (
+            "data-dependent initialization on each device alone",
+            "mask=mask,\n        axis_name=axis_name,",
+            "mask=mask,\n        axis_name=None,",
+            f"{NORM}::test_init_over_space_masks_and_devices",
+        ),
+    ],
+    "weight/standardize_weight.py": [
+        (
+            "fan-in ignored",
+            "inverse = lax.rsqrt(jnp.maximum(fan_in * var, _LEAST_FAN_IN_VARIANCE))",
+            "inverse = lax.rsqrt(jnp.maximum(var, _LEAST_FAN_IN_VARIANCE))",
+            f"{STANDARDIZE}::test_oracle",
+        ),
+        (
+            "fan-in with the outputs in it",
+            "fan_in = math.prod(sizes(w.shape, axes))",
+            "fan_in = w.size",
+            f"{STANDARDIZE}::test_oracle",
+        ),
+        (
+            "the least fan-in variance dropped",
+            "inverse = lax.rsqrt(jnp.maximum(fan_in * var, _LEAST_FAN_IN_VARIANCE))",
+            "inverse = lax.rsqrt(jnp.maximum(fan_in * var, 1e-12))",
+            f"{STANDARDIZE}::test_fan_in_variance_is_kept_above_1e_4",
+        ),
+        (
+            "the rounding of the first mean left in",
+            "for _ in range(2):",
+            "for _ in range(1):",
+            f"{STANDARDIZE}::test_far_from_zero",
+        ),
+        (
+            "weights standardized by the unbiased variance",
+            "var = jnp.mean(square, axes, keepdims=True)",
+            "var = jnp.sum(square, axes, keepdims=True)\n"
+            "    var = var / (math.prod(sizes(w.shape, axes)) - 1)",
+            f"{STANDARDIZE}::test_oracle",
+        ),
+        (
+            "infinite inverse of a constant unit",
+            "inverse = lax.rsqrt(jnp.where(var == 0, jnp.ones_like(var), var))",
+            "inverse = lax.rsqrt(var)",
+            f"{STANDARDIZE}::test_constant_units_come_out_as_0_with_finite_gradients",
+        ),
+    ],
+    "weight/spectral_norm.py": [
+        (
+            "gradients through the iterations",
+            "constant = lax.stop_gradient(matrix)",
+            "constant = matrix",
+            f"{SPECTRAL}::test_gradient_of_sigma_is_the_outer_product "
+            f"{SPECTRAL}::test_no_gradient_through_the_new_u",
+        ),
+        (
+            "a gradient in the first u",
+            "right = lax.stop_gradient(u.astype(wide)).reshape(",
+            "right = u.astype(wide).reshape(",
+            f"{SPECTRAL}::test_no_gradient_through_the_new_u",
+        ),
+        (
+            "u not updated",
+            "return normalized.astype(result), "
+            "right.reshape(u.shape).astype(u.dtype), sigma",
+            "return normalized.astype(result), lax.stop_gradient(u), sigma",
+            f"{SPECTRAL}::test_oracle",
+        ),
+        (
+            "one step, however many are asked for",
+            "for _ in range(n_steps):",
+            "for _ in range(1):",
+            f"{SPECTRAL}::test_oracle",
+        ),
+        (
+            "sigma a constant",
+            "normalized = (matrix / unit) / (divisor / unit)",
+            "normalized = matrix / unit",
+            f"{SPECTRAL}::test_derivatives_are_those_of_the_formula",
+        ),
+        (
+            "division by a sigma of 0",
+            "divisor = jnp.where(sigma != 0, sigma, jnp.ones_like(sigma))",
+            "divisor = sigma",
+            f"{SPECTRAL}::test_sigma_0_leaves_the_weight",
+        ),
+    ],
+}
