@@ -322,8 +322,8 @@ MUTANTS = {
         ),
         (
             "the variance a constant of the backward pass",
-            "slope = tscale - k * spec.reduction.spread(tvar)",
-            "slope = tscale",
+            "slope = rstd * (tscale - k * (rstd * spec.reduction.spread(cov)))",
+            "slope = rstd * tscale",
             f"{NORM}::test_oracle",
         ),
         (
@@ -342,9 +342,16 @@ MUTANTS = {
         ),
         (
             "the linear part not recomputed",
-            "tangent = jax.checkpoint(functools.partial(_tangent, spec))",
+            "tangent = jax.checkpoint(functools.partial(_tangent, spec), "
+            "prevent_cse=False)",
             "tangent = functools.partial(_tangent, spec)",
             f"{COST}::test_saved_for_the_backward_pass_are_x_and_vectors",
+        ),
+        (
+            "cotangents behind the barrier",
+            "(_tangent, spec), prevent_cse=False)",
+            "(_tangent, spec))",
+            f"{COST}::test_what_stands_behind_a_barrier_is_x_alone",
         ),
         (
             "gradients where a masked number is not finite",
