@@ -1,28 +1,30 @@
 """Images that are moved at random."""
 
+from functools import partial
+
 import augment
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 
+@partial(jax.jit, static_argnames="pixels")
+def random_shift(images, pixels):
+    keys = jax.random.split(jax.random.key(0), len(images))
+    return augment.random_shift(keys, images, pixels)
+
+
 def test_no_shift_changes_nothing(rng):
-    images = jnp.asarray(rng.integers(0, 256, (3, 28, 28, 1), np.uint8))
-    shifted = augment.random_shift(
-        jax.random.split(jax.random.key(0), len(images)), images, pixels=0
-    )
-    np.testing.assert_array_equal(shifted, images)
+    images = rng.integers(0, 256, (3, 28, 28, 1), np.uint8)
+    np.testing.assert_array_equal(random_shift(images, pixels=0), images)
 
 
 @pytest.mark.parametrize("pixels", [1, 2])
 def test_each_image_moves_by_at_most_so_many_pixels(pixels):
     image = np.zeros((28, 28, 1), np.uint8)
     image[10, 15] = 255
-    images = jnp.stack([image] * 200)
-    shifted = augment.random_shift(
-        jax.random.split(jax.random.key(0), len(images)), images, pixels
-    )
+    images = np.stack([image] * 200)
+    shifted = random_shift(images, pixels)
     assert shifted.shape == images.shape and shifted.dtype == images.dtype
     example, row, column, _ = np.nonzero(shifted)
     np.testing.assert_array_equal(example, np.arange(200))
@@ -32,9 +34,6 @@ def test_each_image_moves_by_at_most_so_many_pixels(pixels):
 
 
 def test_what_leaves_on_one_side_does_not_enter_on_the_other():
-    images = jnp.ones((50, 28, 28, 1))
-    shifted = augment.random_shift(
-        jax.random.split(jax.random.key(0), len(images)), images, pixels=2
-    )
+    shifted = random_shift(np.ones((50, 28, 28, 1), np.float32), pixels=2)
     lost = 28 * 28 - np.sum(shifted, axis=(1, 2, 3))
     assert lost.max() == 28 * 28 - 26 * 26

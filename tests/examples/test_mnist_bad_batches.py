@@ -91,6 +91,7 @@ def test_too_many_in_a_row_end_the_run(poison, get_config, tmp_path):
     assert (tmp_path / "checkpoints" / "3").exists()
 
 
+@pytest.mark.slow
 def test_without_the_guard_no_bad_state_is_saved(poison, get_config, tmp_path):
     config = get_config(
         **OPTIONS, max_bad_batches=2, checkpoint_every=1, skip_nonfinite=False

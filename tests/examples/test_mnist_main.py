@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from functools import partial
 
 import checkpoint
 import diagnose
@@ -60,13 +61,15 @@ def test_a_run_and_what_it_leaves(start, tmp_path, get_config, capsys):
 
     model = create_model(get_config(), axis_name=None)
     images = np.zeros((1, 28, 28, 1), np.uint8)
-    fresh = model.init(jax.random.key(1), images, train=False)
+    init = partial(model.init, train=False)
+    fresh = jax.jit(init)(jax.random.key(1), images)
     variables = checkpoint.load_variables(workdir / "variables", like=fresh)
     jax.tree.map(
         lambda a, b: np.testing.assert_equal(a.shape, b.shape), variables, fresh
     )
     assert variables["batch_stats"]["BatchNorm_0"]["count"] == 6
-    assert np.isfinite(model.apply(variables, images, train=False)).all()
+    infer = jax.jit(partial(model.apply, train=False))
+    assert np.isfinite(infer(variables, images)).all()
 
     found = diagnose.diagnose(workdir, "train", num_images=64)
     assert "BatchNorm_2" in capsys.readouterr().out

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,15 @@ def images(rng):
 
 
 def init(model, images):
-    return model.init(jax.random.key(0), images, train=False)
+    return jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
+
+
+def abstract_variables(model, images):
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
 
 
 def test_variables_of_the_default_model(get_config, images):
-    variables = init(create_model(get_config(), axis_name=None), images)
+    variables = abstract_variables(create_model(get_config(), axis_name=None), images)
     shapes = jax.tree.map(jnp.shape, variables)
     assert shapes["params"]["Conv_0"]["kernel"] == (3, 3, 1, 32)
     assert shapes["params"]["Conv_1"]["kernel"] == (3, 3, 32, 64)
@@ -29,7 +35,7 @@ def test_variables_of_the_default_model(get_config, images):
 
 def test_a_constant_momentum_needs_no_count(get_config, images):
     config = get_config(bn_momentum_warmup=False)
-    variables = init(create_model(config, axis_name=None), images)
+    variables = abstract_variables(create_model(config, axis_name=None), images)
     assert set(variables["batch_stats"]["BatchNorm_0"]) == {"mean", "var"}
 
 
@@ -38,9 +44,13 @@ def test_placement(get_config, images, placement):
     # After the activation, the average of what is normalized cannot be negative.
     config = get_config(norm_placement=placement, bn_momentum_warmup=False)
     model = create_model(config, axis_name=None)
-    _, updates = model.apply(
-        init(model, images), images, train=True, mutable=["batch_stats"]
-    )
+
+    @jax.jit
+    def first_step(images):
+        variables = model.init(jax.random.key(0), images, train=False)
+        return model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    _, updates = first_step(images)
     lowest = min(
         float(stats["mean"].min()) for stats in updates["batch_stats"].values()
     )
@@ -48,17 +58,17 @@ def test_placement(get_config, images, placement):
 
 
 def test_no_normalization_has_no_statistics(get_config, images):
-    variables = init(create_model(get_config(norm="none"), axis_name=None), images)
+    model = create_model(get_config(norm="none"), axis_name=None)
+    variables = abstract_variables(model, images)
     assert set(variables) == {"params"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_parameters_statistics_and_logits_are_float32(get_config, images, dtype):
     model = create_model(get_config(compute_dtype=dtype), axis_name=None)
-    variables = init(model, images)
-    logits, intermediates = model.apply(
-        variables, images, train=False, capture_intermediates=True
-    )
+    variables = abstract_variables(model, images)
+    apply = partial(model.apply, train=False, capture_intermediates=True)
+    logits, intermediates = jax.eval_shape(apply, variables, images)
     assert logits.dtype == jnp.float32
     for leaf in jax.tree.leaves(variables):
         assert leaf.dtype == jnp.float32
@@ -70,12 +80,12 @@ def test_dropout_is_a_function_of_the_key_of_each_example(get_config, images):
     model = create_model(get_config(dropout_rate=0.5, norm="none"), axis_name=None)
     variables = init(model, images)
 
-    def logits(*seeds):
-        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    @jax.jit
+    def logits(seeds):
+        keys = jax.vmap(jax.random.key)(seeds)
         return model.apply(variables, images, dropout_keys=keys, train=True)
 
-    few = logits(*range(len(images)))
-    others = logits(7, *range(1, len(images)))
+    few, others = logits(np.array([0, 1, 2, 3])), logits(np.array([7, 1, 2, 3]))
     assert not np.allclose(few[0], others[0])
     np.testing.assert_allclose(few[1:], others[1:], rtol=1e-6)
 
@@ -85,7 +95,8 @@ def test_no_keys_no_dropout(get_config, images):
     model = create_model(config, axis_name=None)
     without = create_model(get_config(), axis_name=None)
     variables = init(model, images)
-    np.testing.assert_array_equal(
-        model.apply(variables, images, train=False),
-        without.apply(variables, images, train=False),
-    )
+    logits = [
+        jax.jit(partial(m.apply, train=False))(variables, images)
+        for m in (model, without)
+    ]
+    np.testing.assert_array_equal(*logits)

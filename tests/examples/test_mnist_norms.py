@@ -27,9 +27,9 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-# Those that need more of the step than a mask; test_mnist_parallel.py pads batch norm,
-# and the masks of the others are tested with the functions.
-_OFTEN_TRAINED = {"ghost", "virtual"}
+# test_mnist_parallel.py pads batch norm, test_mnist_nnx.py trains with a reference, and
+# the masks of the others are tested with the functions.
+_OFTEN_TRAINED = {"ghost"}
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,8 @@ def test_types_under_shard_map(get_config, digits, norm, sync):
     assert shapes(after) == shapes(state)
 
 
-@pytest.mark.parametrize(
-    "norm", [pytest.param("renorm", marks=pytest.mark.slow), "spectral"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["renorm", "spectral"])
 def test_without_sync_statistics_can_be_merged(run, build, norm):
     options = {"sync": False, "norm": norm}
     _, statistics, _ = run("shard_map", range(16), size=16, **options)
