@@ -13,8 +13,9 @@ over x and one collective, which give the gradients of scale and bias too. As a
 collectives where JAX's own transposition rules know them; as the linear part runs under
 `jax.checkpoint`, what is saved for the backward pass is x itself and small vectors.
 
-A network is fast where XLA fuses this backward pass with that of its neighbors, so x
-alone stands behind an optimization barrier, and no cotangent does.
+XLA fuses the backward pass with those of the neighboring layers, which is where a
+network's speed is won or lost. So only x is put behind an optimization barrier, and
+never a cotangent.
 """
 
 import dataclasses
@@ -95,9 +96,9 @@ def _standardize_jvp(
     x, moments, scale, _, mask = primals
     tx, _, tscale, tbias, _ = tangents
     y = standardize(spec, *primals)
-    # What the checkpointed part is given is all that is saved; it casts by itself.
-    # The barrier that prevent_cse=True puts on all of its operands would hold the
-    # cotangent too, and keep it from being fused with what computes it.
+    # Only the arguments of the checkpointed part are saved; it casts them by itself.
+    # prevent_cse=True would put a barrier on all of its operands, the cotangent among
+    # them, which then could not be fused with the operation that computes it.
     tangent = jax.checkpoint(functools.partial(_tangent, spec), prevent_cse=False)
     return y, tangent((x, moments, scale, mask), (tx, tscale, tbias))
 
@@ -108,7 +109,8 @@ def _tangent(
     tangents: tuple[Array, Array, Array],
 ) -> Array:
     x, moments, scale, mask = primals
-    # Or else XLA would keep the forward pass's x - mean, in float32, in place of x.
+    # Otherwise XLA would merge x - mean with that of the forward pass, and so keep an
+    # array in float32 between the passes in place of x.
     x = lax.optimization_barrier(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
@@ -119,23 +121,24 @@ def _tangent(
 
     tmean, cov = _moment_tangents(spec, moments, mask, centered, tx)
     tmean, cov, tscale, tbias = vary_together((tmean, cov, tscale, tbias), like=k)
-    # rstd multiplies the sums of centered * dy, and not what is summed, which XLA for
-    # GPUs would otherwise write to memory as well.
+    # The backward pass sums centered * dy, and multiplies the sums by rstd. XLA for GPUs
+    # would write xhat * dy to memory before it sums it.
     slope = rstd * (tscale - k * (rstd * spec.reduction.spread(cov)))
     offset = -k * spec.reduction.spread(tmean)
     slope, offset, tbias = vary_together((slope, offset, tbias), like=x)
     offset = keep_usable(mask, x, offset)
-    slope = _sum_apart(slope, tscale, x)
-    offset = _sum_apart(offset + tbias, tbias, x)
+    slope = _reduce_in_two_stages(slope, tscale, x)
+    offset = _reduce_in_two_stages(offset + tbias, tbias, x)
     return (k * tx + centered * slope + offset).astype(spec.dtype)
 
 
-def _sum_apart(value: Array, parameter: Array, x: Array) -> Array:
-    """Returns `value`, behind a barrier where its gradient is summed once more.
+def _reduce_in_two_stages(value: Array, parameter: Array, x: Array) -> Array:
+    """Returns `value`, with a barrier between the two reductions of its transpose.
 
-    The gradient of a value per example and feature is a sum over x, and that of the
-    parameter per feature is the sum of those. XLA for GPUs makes one sum of the two,
-    for which it writes what is summed to memory, in float32.
+    In group and instance norm, the cotangent of x is reduced to one number for each
+    example and feature, and these to one for each feature, the gradient of the
+    parameter. XLA for GPUs would merge the two reductions into one, for which it writes
+    the product of x and the cotangent to memory, in float32.
     """
     if 1 < parameter.size < value.size < x.size:
         return lax.optimization_barrier(value)
