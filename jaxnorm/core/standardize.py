@@ -121,8 +121,8 @@ def _tangent(
 
     tmean, cov = _moment_tangents(spec, moments, mask, centered, tx)
     tmean, cov, tscale, tbias = vary_together((tmean, cov, tscale, tbias), like=k)
-    # The backward pass sums centered * dy, and multiplies the sums by rstd. XLA for GPUs
-    # would write xhat * dy to memory before it sums it.
+    # The backward pass sums centered * dy and multiplies the sums by rstd; xhat * dy
+    # would be written to memory on GPUs before it is summed.
     slope = rstd * (tscale - k * (rstd * spec.reduction.spread(cov)))
     offset = -k * spec.reduction.spread(tmean)
     slope, offset, tbias = vary_together((slope, offset, tbias), like=x)
