@@ -42,6 +42,7 @@ def batches(digits):
 def compute(parallelism: str):
     """Returns gradients, statistics of every device, and sums; by name of the batch."""
     import data
+    import model as narrow
     import train
     from model import create_model
     from parallel import PARALLELISMS, statistics_axis
@@ -50,6 +51,9 @@ def compute(parallelism: str):
     default = runpy.run_path(str(ROOT / "configs" / "default.py"))
     config = default["get_config"]()
     config.max_shift, config.dropout_rate = 2, 0.3
+    # A filter's gradient sums terms that cancel, in an order that depends on the
+    # processor. XLA's float64 convolutions on CPUs are slow, so the layers are narrow.
+    config.compute_dtype, narrow.WIDTHS = "float64", (4, 6, 8)
     digits, _ = data.load(config)
     model = create_model(config, statistics_axis(parallelism, sync=True))
     parallel = PARALLELISMS[parallelism](
@@ -85,6 +89,7 @@ def main() -> None:
         processes.start(others[0], num_processes, int(others[2]))
     # Otherwise most of the time would go into making fast what runs three times.
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_enable_x64", True)
     results = {
         parallelism: compute(parallelism)
         for parallelism in ("pmap", "jit", "shard_map")
