@@ -129,6 +129,7 @@ MUTANTS = {
             "lengths[self.blocks.axis] = self.blocks.size",
             "pass",
             f"{OWN}::test_oracle",
+            "share",
         ),
     ],
     "core/measure.py": [
@@ -224,6 +225,15 @@ MUTANTS = {
             f"{MOMENTS}::test_dtypes",
         ),
         (
+            "squares in the dtype of x",
+            "x = select(mask, x.astype(dtype))\n"
+            "    count, power = weighted_sums(inner(x, x),",
+            "x = select(mask, x)\n"
+            "    count, power = weighted_sums(inner(x, x).astype(dtype),",
+            f"{INVARIANTS}::test_half_precision",
+            "rms",
+        ),
+        (
             "the moments stopped",
             "return named(_from_sums(shift, *sums))",
             "return lax.stop_gradient(named(_from_sums(shift, *sums)))",
@@ -261,6 +271,7 @@ MUTANTS = {
             "    sums = reduction.sums(one, one.astype(weight.dtype) * parts.delta, "
             "square)",
             f"{FAMILY}::test_training",
+            "pooled",
         ),
         (
             "the name of the moments dropped",
@@ -372,6 +383,7 @@ MUTANTS = {
             "return y.astype(result)",
             "return y",
             f"{INVARIANTS}::test_half_precision",
+            "virtual",
         ),
         (
             "epsilon outside the root in inference",

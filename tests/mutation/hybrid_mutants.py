@@ -55,6 +55,7 @@ MUTANTS = {
             "        epsilon=call.spec.epsilon,\n",
             "",
             f"{FAMILY}::test_training",
+            "instance-batch",
         ),
     ],
     "hybrid/gates.py": [

@@ -24,6 +24,7 @@ class Mutant(NamedTuple):
       before: Text that occurs once in the file.
       after: What replaces it.
       tests: Test files or functions of the default tier, separated by spaces.
+      only: Which of their parametrizations are quick to notice it, for pytest's `-k`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Mutant(NamedTuple):
     before: str
     after: str
     tests: str
+    only: str = ""
 
     def apply(self, package: pathlib.Path) -> pathlib.Path:
         """Changes a copy of the package, and returns the changed file."""

@@ -13,6 +13,7 @@ MUTANTS = {
             "if given and scale_offset:",
             "if False:",
             f"{OWN}::test_oracle",
+            "offset",
         ),
         (
             "scale_offset added in the dtype of scale",
@@ -27,12 +28,14 @@ MUTANTS = {
             "        moments = measure("
             "x, reduction, mask=mask, shift=shift, use_fast_variance=False)",
             f"{OWN}::test_oracle",
+            "rms",
         ),
         (
             "RMS norm differentiated as if it subtracted the mean",
             "spec = Standardization(reduction, epsilon, result, center=center)",
             "spec = Standardization(reduction, epsilon, result)",
             f"{OWN}::test_oracle",
+            "rms",
         ),
         (
             "one pass from the shift 0",
@@ -60,6 +63,7 @@ MUTANTS = {
             "center=False,",
             "center=True,",
             f"{OWN}::test_oracle",
+            "rms",
         ),
     ],
     "sample/layer_norm.py": [
@@ -90,14 +94,23 @@ MUTANTS = {
             "power = jnp.where(moments.count > 0, moments.var, jnp.inf)",
             "power = moments.var",
             f"{RESPONSE}::test_mask",
+            "filter",
         ),
     ],
     "sample/global_response_norm.py": [
+        (
+            "norms accumulated in the dtype of x",
+            "valid = select(mask, x.astype(accumulation_dtype(x.dtype)))",
+            "valid = select(mask, x)",
+            "test_family_invariants.py::test_half_precision",
+            "global",
+        ),
         (
             "features without elements share the mean",
             "seen = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)",
             "seen = jnp.ones_like(square)",
             f"{RESPONSE}::test_mask",
+            "global",
         ),
         (
             "the infinite slope of a root at 0",
@@ -111,6 +124,7 @@ MUTANTS = {
             "for value in (square, part))",
             "pass",
             f"{TRANSFORMED}::test_remat_that_keeps_the_moments_repeats_no_reduction",
+            "global",
         ),
     ],
     "sample/evo_norm_s0.py": [
@@ -119,12 +133,21 @@ MUTANTS = {
             "rstd = reduction.spread(lax.rsqrt(var + epsilon)).astype(wide)",
             "rstd = reduction.spread(1 / (jnp.sqrt(var) + epsilon)).astype(wide)",
             f"{RESPONSE}::test_oracle",
+            "evo",
+        ),
+        (
+            "EvoNorm S0 in float32, whatever its dtype",
+            "return (y + bias.astype(wide)).astype(result)",
+            "return y + bias.astype(wide)",
+            "test_family_invariants.py::test_half_precision",
+            "s0",
         ),
         (
             "a group without elements not the bias of EvoNorm S0",
             "var = jnp.where(moments.count > 0, moments.var, jnp.inf)",
             "var = moments.var",
             f"{RESPONSE}::test_mask",
+            "evo",
         ),
     ],
     "sample/dynamic_tanh.py": [
@@ -133,6 +156,7 @@ MUTANTS = {
             "squash = jax.checkpoint(functools.partial(_squash, result))",
             "squash = functools.partial(_squash, result)",
             f"{TRANSFORMED}::test_saved_for_the_backward_pass_are_x_and_vectors",
+            "tanh",
         ),
     ],
 }

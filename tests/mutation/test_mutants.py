@@ -25,7 +25,7 @@ def copy_package(folder):
     )
 
 
-def run(package, file, tests):
+def run(package, file, tests, only=""):
     """Runs tests of the default tier on a copy of the package."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join((str(package.parent), str(TESTS / "mutation"))),
@@ -34,7 +34,16 @@ def run(package, file, tests):
         "MUTATED_FILE": file,
     }
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
-    command += ["-o", "addopts=--strict-markers", "-m", "not slow", "-x", "-q"]
+    command += [
+        "-o",
+        "addopts=--strict-markers",
+        "-m",
+        "not slow",
+        "-k",
+        only,
+        "-x",
+        "-q",
+    ]
     command += ["-n", "0", "-p", "no:cacheprovider", "-p", verdict.__name__]
     return subprocess.run(
         [*command, *(TESTS / test for test in tests)],
@@ -43,7 +52,7 @@ def run(package, file, tests):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 
@@ -75,6 +84,6 @@ def test_without_a_fault_the_tests_pass(tmp_path):
 def test_a_fault_is_noticed(mutant, tmp_path):
     package = copy_package(tmp_path)
     mutant.apply(package)
-    done = run(package, mutant.file, mutant.tests.split())
+    done = run(package, mutant.file, mutant.tests.split(), mutant.only)
     assert done.returncode != pytest.ExitCode.OK, f"it survives {mutant.tests}"
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
