@@ -109,7 +109,23 @@ def test_jit_equals_eager(name):
     close(tuple(actual), TABLE[name].call(*arguments))
 
 
-@every_function
+# One for each kind of state, and each rule of derivatives; all are slow.
+LOOPED = {
+    "batch_norm",
+    "batch_renorm",
+    "ghost_batch_norm",
+    "mean_only_batch_norm",
+    "recurrent_batch_norm",
+    "layer_norm",
+    "global_response_norm",
+    "spectral_norm",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in LOOPED else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+)
 def test_vmap_of_scan_of_checkpoint(name):
     """Models at once, steps with state as the carry, and x recomputed: as in loops."""
     entry, mask = TABLE[name], draw_mask(TABLE[name])
@@ -183,8 +199,19 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         close(product, curvature, 1e-6)
 
 
-@every_function
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+# bfloat16 for all; float16, which takes the same paths, for two; all are slow.
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, jnp.bfloat16) for name in TABLE),
+        *((name, jnp.float16) for name in ("batch_norm", "layer_norm")),
+        *(
+            pytest.param(name, jnp.float16, marks=pytest.mark.slow)
+            for name in TABLE
+            if name not in ("batch_norm", "layer_norm")
+        ),
+    ],
+)
 def test_half_precision(name, dtype):
     """Computed as in float32, and rounded once; the state is that of float32."""
     entry, mask = TABLE[name], draw_mask(TABLE[name])
