@@ -157,7 +157,31 @@ def test_vmap_of_scan_of_checkpoint(name):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], actual), expected, 1e-4)
 
 
-@every_function
+# To the second order these have tests of their own: in test_derivatives.py, in
+# sample/test_own_moments_derivatives.py, in
+# sample/test_response_norms_under_transformations.py, and in weight; here they are slow.
+DERIVED_ELSEWHERE = {
+    "batch_norm",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "instance_norm",
+    "filter_response_norm",
+    "dynamic_tanh",
+    "evo_norm_s0",
+    "weight_norm",
+    "standardize_weight",
+    "spectral_norm",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in DERIVED_ELSEWHERE else n
+        for n in TABLE
+    ],
+)
 def test_derivatives_are_those_of_the_values(name, x64, rng):
     """Forward mode against reverse mode, and both orders against differences."""
     entry = TABLE[name]

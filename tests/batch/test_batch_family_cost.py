@@ -97,18 +97,26 @@ UNDER_JIT = [(name, True) for name in ALL]
 UNDER_JIT += [("inside, pooled", True), ("inside, mean", False)]
 
 
-# On an Explicit mesh all; on an Auto one some, and all are slow.
-AUTO = ("renorm", "switchable", "inside, pooled")
+# On an Explicit mesh one of each kind, on an Auto one a few; all are slow.
+EXPLICIT = (
+    "renorm",
+    "recurrent",
+    "switchable",
+    "evo",
+    "inside, pooled",
+    "inside, mean",
+)
+AUTO = ("renorm", "inside, pooled")
 
 
 @pytest.mark.parametrize(
     ("name", "masked", "kind"),
     [
-        pytest.param(*row, kind, marks=pytest.mark.slow)
-        if kind == AxisType.Auto and row[0] not in AUTO
-        else (*row, kind)
+        (*row, kind)
+        if row[0] in often
+        else pytest.param(*row, kind, marks=pytest.mark.slow)
         for row in UNDER_JIT
-        for kind in (AxisType.Auto, AxisType.Explicit)
+        for kind, often in ((AxisType.Auto, AUTO), (AxisType.Explicit, EXPLICIT))
     ],
 )
 def test_collectives_under_jit(name, masked, kind, rng):

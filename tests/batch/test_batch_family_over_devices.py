@@ -36,13 +36,15 @@ TWO = ("unchecked, grad inside", "jit, Auto")
 MIXED = ("shard_map, grad outside", "jit, Explicit")
 SOME = {
     "adaptive": MIXED,
+    "switchable": MIXED,
     "batch-instance": MIXED,
     "instance-batch": MIXED,
     "ghosts of 8, mean": tuple(MODES),
     "ghosts of 1, mean": TWO,
-    "ghosts of 2, sequential": (*FEW, "vmap, grad inside"),
+    "ghosts of 2, sequential": (*MIXED, "vmap, grad inside"),
     "ghosts of 4, pooled": TWO,
-    "ghosts of 16, sequential": (*FEW, "vmap, grad outside"),
+    "ghosts of 16, sequential": (*MIXED, "vmap, grad outside"),
+    "ghosts of 32, pooled": MIXED,
     "mean only": ("unchecked, grad outside",),
     "recurrent": ("shard_map, grad inside",),
 }

@@ -93,16 +93,31 @@ def test_oracle(name, rng, make_mask):
     )
 
 
+DTYPES = {
+    "bfloat16": ("bfloat16", None, "bfloat16", 1e-2),
+    "float16": ("float32", "float32", "float32", 2e-3),
+    "float64": ("float64", None, "float64", 1e-10),
+    "complex64": ("complex64", None, "complex64", 3e-5),
+}
+# All for layer norm, some for the others; all are slow.
+OFTEN = {
+    "layer": tuple(DTYPES),
+    "rms": ("float16", "complex64"),
+    "group": ("bfloat16", "complex64"),
+    "instance": ("float64",),
+}
+
+
 @pytest.mark.parametrize(
-    "dtype, affine, option, output, tolerance",
+    "name, dtype, affine, option, output, tolerance",
     [
-        ("bfloat16", "bfloat16", None, "bfloat16", 1e-2),
-        ("float16", "float32", "float32", "float32", 2e-3),
-        ("float64", "float64", None, "float64", 1e-10),
-        ("complex64", "complex64", None, "complex64", 3e-5),
+        (name, dtype, *row)
+        if dtype in OFTEN[name]
+        else pytest.param(name, dtype, *row, marks=pytest.mark.slow)
+        for name in PLAIN
+        for dtype, row in DTYPES.items()
     ],
 )
-@every_norm
 def test_dtypes(name, dtype, affine, option, output, tolerance, rng, make_mask, x64):
     case = PLAIN[name]
     y, _ = check(
