@@ -157,9 +157,9 @@ def test_vmap_of_scan_of_checkpoint(name):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], actual), expected, 1e-4)
 
 
-# To the second order these have tests of their own: in test_derivatives.py, in
-# sample/test_own_moments_derivatives.py, in
-# sample/test_response_norms_under_transformations.py, and in weight; here they are slow.
+# To the second order these have tests of their own, so that here they are slow: in
+# test_derivatives.py, sample/test_own_moments_derivatives.py,
+# sample/test_response_norms_under_transformations.py, and the files of weight.
 DERIVED_ELSEWHERE = {
     "batch_norm",
     "layer_norm",

@@ -103,8 +103,8 @@ DTYPES = {
 OFTEN = {
     "layer": tuple(DTYPES),
     "rms": ("float16", "complex64"),
-    "group": ("bfloat16", "complex64"),
-    "instance": ("float64",),
+    "group": ("float16", "complex64"),
+    "instance": ("float16",),
 }
 
 
