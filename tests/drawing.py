@@ -13,9 +13,14 @@ def draw(rng, shape, dtype=np.float32, loc=0.0, std=1.0):
     values = rng.normal(loc, std, shape)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         values = values + 1j * rng.normal(-loc, std, shape)
-    return jnp.asarray(values, dtype)
+    return place(values, dtype)
 
 
 def draw_stats(rng, shape, dtype=np.float32):
     mean, var = rng.normal(0.3, 0.2, shape), rng.uniform(0.5, 2, shape)
-    return jaxnorm.BatchStats(jnp.asarray(mean, dtype), jnp.asarray(var, dtype))
+    return jaxnorm.BatchStats(place(mean, dtype), place(var, dtype))
+
+
+def place(values, dtype=np.float32):
+    """A JAX array of NumPy's, rounded by NumPy: JAX would compile a conversion."""
+    return jnp.asarray(np.asarray(values, dtype))

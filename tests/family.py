@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
-from drawing import draw_stats
+from drawing import draw_stats, place
 
 import jaxnorm
 
@@ -79,19 +79,20 @@ def batch_stats(rng, x, features=FEATURES):
 def renorm_stats(rng, x):
     """So far from any batch here that both corrections are clipped, and constant."""
     del rng, x
-    full = functools.partial(jnp.full, FEATURES, dtype=jnp.float32)
-    return jaxnorm.RenormStats(full(9.0), full(7.0), jnp.zeros((), jnp.float32))
+    mean, std = place(np.full(FEATURES, 9.0)), place(np.full(FEATURES, 7.0))
+    return jaxnorm.RenormStats(mean, std, place(0.0))
 
 
 def recurrent_stats(rng, x):
-    return jax.tree.map(lambda *s: jnp.stack(s), *[batch_stats(rng, x)] * STEPS)
+    stats = batch_stats(rng, x)
+    return jax.tree.map(lambda s: place(np.stack([s] * STEPS)), stats)
 
 
 def singular_vector(rng, x):
     """The last one of the iteration, where the gradient is the function's."""
     del rng
     matrix = np.asarray(x, np.float64).reshape(-1, FEATURES)
-    return jnp.asarray(np.linalg.svd(matrix)[2][0], jnp.float32)
+    return place(np.linalg.svd(matrix)[2][0])
 
 
 def virtual_batch_norm(x, params, state, mask):
@@ -191,9 +192,9 @@ TABLE = {
 def draw_arguments(entry, seed=0):
     """x, params and state, in float32; an empty tuple for no state."""
     rng = np.random.default_rng(seed)
-    x = jnp.asarray(rng.normal(0.5, 1.5, SHAPE), jnp.float32)
+    x = place(rng.normal(0.5, 1.5, SHAPE))
     params = {
-        name: jnp.asarray(rng.normal(p.loc, p.std, p.shape), jnp.float32)
+        name: place(rng.normal(p.loc, p.std, p.shape))
         for name, p in entry.params.items()
     }
     return x, params, entry.state(rng, x) if entry.state else ()
@@ -206,7 +207,7 @@ def draw_mask(entry):
 
 
 def cast(tree, dtype):
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+    return jax.tree.map(lambda leaf: place(leaf, dtype), tree)
 
 
 def close(actual, expected, tolerance=1e-5):

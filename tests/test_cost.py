@@ -5,7 +5,9 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,13 +23,9 @@ def training_norm(x, stats, scale, bias, **options):
 
 
 def arguments(dtype=jnp.float32):
-    x = jax.random.normal(jax.random.key(0), SHAPE).astype(dtype)
-    return (
-        x,
-        jaxnorm.init_batch_stats(FEATURES),
-        jnp.ones(FEATURES),
-        jnp.zeros(FEATURES),
-    )
+    x = draw(np.random.default_rng(0), SHAPE, dtype)
+    stats = jaxnorm.init_batch_stats(FEATURES)
+    return x, stats, place(np.ones(FEATURES)), place(np.zeros(FEATURES))
 
 
 @pytest.mark.parametrize("mask", [None, "examples"])
@@ -35,16 +33,21 @@ def arguments(dtype=jnp.float32):
 def test_saved_for_the_backward_pass_are_x_and_vectors(dtype, bar, mask):
     x, stats, scale, bias = arguments(dtype)
     if mask is not None:
-        mask = jnp.arange(SHAPE[0]).reshape(-1, 1, 1, 1) < 10
+        mask = jnp.asarray(np.arange(SHAPE[0]).reshape(-1, 1, 1, 1) < 10)
 
     def norm(x, scale, bias):
         return training_norm(x, stats, scale, bias, mask=mask)[0]
 
-    _, backward = jax.vjp(norm, x, scale, bias)
-    saved = jax.tree.leaves(backward)
-    vectors = sum(leaf.nbytes for leaf in saved if leaf.size != x.size)
+    def backward(*arguments):
+        return jax.vjp(norm, *arguments)[1]
+
+    def nbytes(leaves):
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    saved = jax.tree.leaves(jax.eval_shape(backward, x, scale, bias))
+    vectors = nbytes(leaf for leaf in saved if leaf.size != x.size)
     assert [leaf.dtype for leaf in saved if leaf.size == x.size] == [dtype]
-    assert (sum(leaf.nbytes for leaf in saved) - vectors) / x.size == bar
+    assert (nbytes(saved) - vectors) / x.size == bar
     assert vectors <= 8 * 4 * FEATURES
 
 
@@ -140,8 +143,8 @@ def test_one_agreement_for_all_layers():
 def test_one_collective_forward_and_one_backward_in_pmap():
     x, *rest = arguments()
     args = (
-        x.reshape(8, -1, *SHAPE[1:]),
-        *jax.tree.map(lambda a: jnp.stack([a] * 8), rest),
+        np.asarray(x).reshape(8, -1, *SHAPE[1:]),
+        *jax.tree.map(lambda a: np.stack([a] * 8), rest),
     )
 
     def mapped(function):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from drawing import place
 from family import TABLE, cast, close, draw_arguments, draw_mask
 
 import jaxnorm
@@ -56,6 +57,17 @@ def test_the_table_is_complete():
 TRACES = collections.Counter()
 
 
+def stack(*trees):
+    """Each leaf of all, by NumPy: JAX would compile it for each shape."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+@functools.cache
+def jitted(name):
+    """The function itself, compiled once for each dtype."""
+    return jax.jit(TABLE[name].call)
+
+
 @functools.cache
 def compiled(name):
     """Gradients in x and params of a loss of the valid elements, y, and new state."""
@@ -74,22 +86,51 @@ def compiled(name):
 
 
 @every_function
-def test_jit_equals_eager_and_traces_once(name):
+def test_traces_once(name):
     entry, traces = TABLE[name], []
     for seed in range(2):
-        arguments = *draw_arguments(entry, seed), draw_mask(entry)
-        _, *actual = compiled(name)(*arguments)
+        compiled(name)(*draw_arguments(entry, seed), draw_mask(entry))
         traces.append(TRACES[name])
-        close(tuple(actual), entry.call(*arguments))
     assert traces[0] == traces[1] > 0
 
 
-@every_function
+# Without jit each operation is compiled by itself. Docstrings call every function so,
+# and here one with the rule of the core and a state, one with groups, and one without.
+EAGER = {"batch_norm", "group_norm", "spectral_norm"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in EAGER else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+)
+def test_jit_equals_eager(name):
+    arguments = *draw_arguments(TABLE[name]), draw_mask(TABLE[name])
+    _, *actual = compiled(name)(*arguments)
+    close(tuple(actual), TABLE[name].call(*arguments))
+
+
+# One for each kind of state, and each rule of derivatives; all are slow.
+LOOPED = {
+    "batch_norm",
+    "batch_renorm",
+    "ghost_batch_norm",
+    "mean_only_batch_norm",
+    "recurrent_batch_norm",
+    "layer_norm",
+    "global_response_norm",
+    "spectral_norm",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in LOOPED else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+)
 def test_vmap_of_scan_of_checkpoint(name):
     """Models at once, steps with state as the carry, and x recomputed: as in loops."""
     entry, mask = TABLE[name], draw_mask(TABLE[name])
     models = [draw_arguments(entry, seed) for seed in range(2)]
-    models = [(jnp.stack([x, 2 * x - 1]), *others) for x, *others in models]
+    models = [(stack(x, 2 * np.asarray(x) - 1), *others) for x, *others in models]
 
     def together(xs, params, state):
         def step(params, state, x):
@@ -104,20 +145,43 @@ def test_vmap_of_scan_of_checkpoint(name):
 
         return jax.grad(loss, (0, 1), has_aux=True)(xs, params)
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
-    actual = jax.jit(jax.vmap(together))(*stacked)
+    actual = jax.device_get(jax.jit(jax.vmap(together))(*stack(*models)))
     for i, (xs, params, state) in enumerate(models):
         steps = []
         for x in xs:
             gradients, y, state = compiled(name)(x, params, state, mask)
             steps.append((*gradients, y))
-        dxs, dparams, ys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps)
-        dparams = jax.tree.map(lambda leaf: jnp.sum(leaf, 0), dparams)
+        dxs, dparams, ys = stack(*steps)
+        dparams = jax.tree.map(lambda leaf: np.sum(leaf, 0), dparams)
         expected = (dxs, dparams), (ys, state)
         close(jax.tree.map(lambda leaf, i=i: leaf[i], actual), expected, 1e-4)
 
 
-@every_function
+# To the second order these have tests of their own, so that here they are slow: in
+# test_derivatives.py, sample/test_own_moments_derivatives.py,
+# sample/test_response_norms_under_transformations.py, and the files of weight.
+DERIVED_ELSEWHERE = {
+    "batch_norm",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "instance_norm",
+    "filter_response_norm",
+    "dynamic_tanh",
+    "evo_norm_s0",
+    "weight_norm",
+    "standardize_weight",
+    "spectral_norm",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in DERIVED_ELSEWHERE else n
+        for n in TABLE
+    ],
+)
 def test_derivatives_are_those_of_the_values(name, x64, rng):
     """Forward mode against reverse mode, and both orders against differences."""
     entry = TABLE[name]
@@ -159,14 +223,25 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         close(product, curvature, 1e-6)
 
 
-@every_function
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+# bfloat16 for all; float16, which takes the same paths, for two; all are slow.
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, jnp.bfloat16) for name in TABLE),
+        *((name, jnp.float16) for name in ("batch_norm", "layer_norm")),
+        *(
+            pytest.param(name, jnp.float16, marks=pytest.mark.slow)
+            for name in TABLE
+            if name not in ("batch_norm", "layer_norm")
+        ),
+    ],
+)
 def test_half_precision(name, dtype):
     """Computed as in float32, and rounded once; the state is that of float32."""
     entry, mask = TABLE[name], draw_mask(TABLE[name])
     x, params, state = draw_arguments(entry)
     x, params = cast((x, params), dtype)
-    y, new = jax.jit(entry.call)(x, params, state, mask)
+    y, new = jitted(name)(x, params, state, mask)
     gradients = jax.eval_shape(compiled(name), x, params, state, mask)[0]
     chex.assert_trees_all_equal_dtypes(gradients, (x, params))
     assert y.dtype == dtype
@@ -183,14 +258,14 @@ def test_complex(name, as_users_run_it):
     """Without imaginary part it is the same as real; or it is refused."""
     entry, mask = TABLE[name], draw_mask(TABLE[name])
     x, params, state = draw_arguments(entry)
-    arguments = x.astype(jnp.complex64), params, state, mask
+    arguments = cast(x, jnp.complex64), params, state, mask
     if not entry.takes_complex:
         with pytest.raises(TypeError, match=r"must be real.* got complex64"):
             jax.eval_shape(entry.call, *arguments)
         return
-    y, new = jax.jit(entry.call)(*arguments)
+    y, new = jitted(name)(*arguments)
     _, real, new_real = compiled(name)(x, params, state, mask)
-    close(y, real.astype(jnp.complex64))
+    close(y, cast(real, jnp.complex64))
     assert jax.tree.structure(new) == jax.tree.structure(state)
     close(cast(new, jnp.complex64), cast(new_real, jnp.complex64))
 
@@ -199,13 +274,14 @@ def test_complex(name, as_users_run_it):
 def test_what_is_not_finite_under_the_mask_is_harmless(name):
     entry, mask = TABLE[name], draw_mask(TABLE[name])
     x, *others = *draw_arguments(entry), mask
-    expected = compiled(name)(x, *others)
+    expected = jax.device_get(compiled(name)(x, *others))
     chex.assert_tree_all_finite(expected)
-    hidden = []
-    for bad in (x + 1, jnp.nan, jnp.inf, -jnp.inf, 1e30):
-        (dx, dparams), y, new = compiled(name)(jnp.where(mask, x, bad), *others)
+    x, mask, hidden = np.asarray(x), np.asarray(mask), []
+    for bad in (x + 1, np.nan, np.inf, -np.inf, 1e30):
+        x_with_bad = place(np.where(mask, x, bad))
+        (dx, dparams), y, new = jax.device_get(compiled(name)(x_with_bad, *others))
         hidden.append(y[~mask])
-        y = jnp.where(mask, y, expected[1])
+        y = np.where(mask, y, expected[1])
         close(((dx, dparams), y, new), expected, 1e-6)
         np.testing.assert_array_equal(dx[~mask], 0)
     for values in hidden[2:]:  # all come out alike, the huge ones too

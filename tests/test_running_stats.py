@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from drawing import draw, draw_stats
+from drawing import draw, draw_stats, place
 
 import jaxnorm
 
 train = functools.partial(jaxnorm.batch_norm, use_running_average=False)
+train_jitted = jax.jit(train, static_argnames=("momentum", "skip_nonfinite"))
 cold = jaxnorm.init_batch_stats
 
 
@@ -21,7 +22,7 @@ def test_momentum_may_be_traced(counted, rng):
     x, stats = draw(rng, (8, 5)), cold((5,), counted=counted)
     traced = jax.jit(lambda m: train(x, stats, momentum=m)[1])
     chex.assert_trees_all_close(
-        traced(0.75), train(x, stats, momentum=0.75)[1], atol=1e-5
+        traced(0.75), train_jitted(x, stats, momentum=0.75)[1], atol=1e-5
     )
 
 
@@ -45,8 +46,8 @@ def test_cumulative_mean_in_a_scan(rng):
 
 
 def test_an_empty_batch_is_no_update(rng):
-    stats = jaxnorm.CountedBatchStats(*draw_stats(rng, 5), jnp.float32(3))
-    _, new = train(draw(rng, (8, 5)), stats, mask=jnp.zeros((8, 1), bool))
+    stats = jaxnorm.CountedBatchStats(*draw_stats(rng, 5), place(3.0))
+    _, new = train_jitted(draw(rng, (8, 5)), stats, mask=np.zeros((8, 1), bool))
     chex.assert_trees_all_equal(new, stats)
 
 
@@ -78,9 +79,14 @@ def test_one_trace_and_the_same_state(dtype, stats_dtype, counted, rng):
 
 def test_inference_returns_the_statistics_themselves(rng):
     stats = draw_stats(rng, 5)
-    x = draw(rng, (8, 5))
-    _, new = jaxnorm.batch_norm(x, stats, use_running_average=True)
-    assert new is stats
+    x, same = draw(rng, (8, 5)), []
+
+    def infer(x):
+        _, new = jaxnorm.batch_norm(x, stats, use_running_average=True)
+        same.append(new is stats)
+
+    jax.eval_shape(infer, x)
+    assert same == [True]
 
 
 def test_new_statistics_carry_no_gradient(rng):
@@ -93,16 +99,17 @@ def test_new_statistics_carry_no_gradient(rng):
 
 def test_momentum_zero_forgets_even_nan(rng):
     x = draw(rng, (16, 5))
-    poisoned = jaxnorm.BatchStats(jnp.full(5, jnp.nan), jnp.full(5, jnp.inf))
-    _, new = train(x, poisoned, momentum=0.0)
-    chex.assert_trees_all_close(new, train(x, cold((5,)), momentum=0.0)[1], atol=1e-5)
+    nan, infinite = place(np.full(5, np.nan)), place(np.full(5, np.inf))
+    _, new = train_jitted(x, jaxnorm.BatchStats(nan, infinite), momentum=0.0)
+    _, expected = train_jitted(x, cold((5,)), momentum=0.0)
+    chex.assert_trees_all_close(new, expected, atol=1e-5)
 
 
 def test_what_overflows_when_stored_is_not_finite(rng):
     x = draw(rng, (64, 5), std=3e4)
     stats = cold((5,), jnp.float16)  # holds no variance of 9e8
-    assert not np.isfinite(train(x, stats, momentum=0.5)[1].var).any()
-    _, kept = train(x, stats, momentum=0.5, skip_nonfinite=True)
+    assert not np.isfinite(train_jitted(x, stats, momentum=0.5)[1].var).any()
+    _, kept = train_jitted(x, stats, momentum=0.5, skip_nonfinite=True)
     chex.assert_trees_all_equal(kept, stats)
 
 

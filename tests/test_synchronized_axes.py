@@ -1,9 +1,12 @@
 """Synchronization over several axes, over groups, and beside sharded features."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import (
@@ -18,15 +21,33 @@ from modes import (
     shard_map_inside,
     shard_map_outside,
     split,
+    split_all,
 )
 
 import jaxnorm
 
+BUILD = (shard_map_inside, shard_map_outside)
+DATA = (P(("a", "b")), P("a"))
 
-@pytest.mark.parametrize("data", [P(("a", "b")), P("a")])
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("build", [shard_map_inside, shard_map_outside])
+
+# In one pass all, in two passes two; all are slow.
+@pytest.mark.parametrize(
+    ("build", "data", "check_vma", "fast"),
+    [
+        *itertools.product(BUILD, DATA, (True, False), [True]),
+        (shard_map_outside, DATA[0], True, False),
+        (shard_map_inside, DATA[1], False, False),
+        *(
+            pytest.param(*row, False, marks=pytest.mark.slow)
+            for row in itertools.product(BUILD, DATA, (True, False))
+            if row
+            not in (
+                (shard_map_outside, DATA[0], True),
+                (shard_map_inside, DATA[1], False),
+            )
+        ),
+    ],
+)
 def test_tuple_of_axes(build, data, check_vma, fast, rng):
     """Also where x does not vary over one of them."""
     problem = draw_problem(rng)
@@ -62,8 +83,9 @@ def test_tuple_of_axes_under_vmap(rng):
     step = differentiate(forward_pass(axis_name=("a", "b")))
     for name in ("a", "b"):
         step = jax.vmap(step, in_axes=(0, 0, 0, None, None, None), axis_name=name)
-    data = (a.reshape(4, 2, -1, *SHAPE[1:]) for a in (x, mask, weight))
-    y, new, dx, *rest = jax.jit(step)(*data, stats, *affine)
+    data = (np.asarray(a).reshape(4, 2, -1, *SHAPE[1:]) for a in (x, mask, weight))
+    results = jax.jit(step)(*data, stats, *affine)
+    y, new, dx, *rest = jax.device_get(results)
     new = jax.tree.map(lambda leaf: leaf[0, 0], new)
     rest = (d.sum((0, 1)) for d in rest)
     check((y.reshape(SHAPE), new, dx.reshape(SHAPE), *rest), problem)
@@ -80,7 +102,7 @@ def test_groups_of_devices(mode, groups, rng):
     )
     if mode == "pmap":
         step = jax.pmap(step, axis_name=AXIS, in_axes=(0, 0, 0, None, None, None))
-        results = step(split(x), split(mask), split(weight), stats, *affine)
+        results = step(*split_all(x, mask, weight), stats, *affine)
     else:
 
         def local(*arguments):
@@ -95,7 +117,7 @@ def test_groups_of_devices(mode, groups, rng):
                 out_specs=P(AXIS),
                 check_vma=False,
             )
-        )(split(x), split(mask), split(weight), stats, *affine)
+        )(*split_all(x, mask, weight), stats, *affine)
     y, new, dx, *rest = jax.tree.map(np.asarray, results)
     for group in map(list, groups):
         part = [join(split(np.asarray(a))[group]) for a in (x, mask, weight)]
@@ -110,14 +132,22 @@ def test_groups_of_devices(mode, groups, rng):
         check(actual, (*part, stats, *affine))
 
 
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+# In one pass all, in two passes one; all are slow.
+@pytest.mark.parametrize(
+    ("axis_type", "fast", "masked"),
+    [
+        *itertools.product((AxisType.Auto, AxisType.Explicit), [True], (True, False)),
+        (AxisType.Explicit, False, True),
+        pytest.param(AxisType.Explicit, False, False, marks=pytest.mark.slow),
+        pytest.param(AxisType.Auto, False, True, marks=pytest.mark.slow),
+        pytest.param(AxisType.Auto, False, False, marks=pytest.mark.slow),
+    ],
+)
 def test_sharded_features(axis_type, fast, masked, rng):
     """Rows over one axis of the mesh, features and their statistics over another."""
     x, mask, *others = draw_problem(rng, "bool" if masked else "full")
     problem = (x, mask if masked else None, *others)
-    problem = jax.tree.map(lambda a: a[..., :4], problem)
+    problem = jax.tree.map(lambda a: np.asarray(a)[..., :4], problem)
     mesh = mesh_of(axis_type, (4, 2), ("a", "b"))
     specs = (P("a", None, "b"),) * 3 + (P("b"),) * 3
     placed = tuple(
@@ -131,8 +161,8 @@ def test_sharded_features(axis_type, fast, masked, rng):
 
 def test_one_example_at_a_time_under_vmap(rng):
     x, _, weight, stats, *affine = draw_problem(rng, "full")
-    x, weight = x[:, 0], weight[:, 0]
-    mask = jnp.arange(len(x)) % 3 > 0
+    x, weight = (place(np.asarray(a)[:, 0]) for a in (x, weight))
+    mask = jnp.asarray(np.arange(len(x)) % 3 > 0)
     step = jax.vmap(
         forward_pass(axis_name=AXIS),
         in_axes=(0, 0, None, None, None),
@@ -140,7 +170,7 @@ def test_one_example_at_a_time_under_vmap(rng):
         axis_name=AXIS,
     )
     actual = jax.jit(differentiate(step))(x, mask, weight, stats, *affine)
-    check(actual, (x, mask[:, None], weight, stats, *affine))
+    check(actual, (x, np.asarray(mask)[:, None], weight, stats, *affine))
 
 
 @pytest.mark.parametrize("data", [P("batch"), P("batch", None, "model")])
@@ -148,8 +178,8 @@ def test_one_example_at_a_time_under_vmap(rng):
 def test_a_mask_sharded_otherwise_on_an_explicit_mesh(data, masked, rng):
     x, mask, weight, stats, *affine = draw_problem(rng)
     pad = ((0, 0), (0, 0), (0, 1))  # an even number of features
-    x, weight, mask = (jnp.pad(a, pad) for a in (x, weight, mask))
-    shared = jax.tree.map(lambda a: jnp.pad(a, (0, 1)), (stats, *affine))
+    x, weight, mask = (jnp.asarray(np.pad(a, pad)) for a in (x, weight, mask))
+    shared = jax.tree.map(lambda a: place(np.pad(a, (0, 1))), (stats, *affine))
     mesh = mesh_of(AxisType.Explicit, (4, 2), ("batch", "model"))
     features = P(*data[2:])
 

@@ -15,7 +15,8 @@ cold = jaxnorm.init_batch_stats
 
 def test_vmap_over_models(rng):
     x, stats = draw(rng, (3, 8, 5), loc=1), draw_stats(rng, (3, 5))
-    y, new = jax.jit(jax.vmap(train))(x, stats)
+    y, new = jax.device_get(jax.jit(jax.vmap(train))(x, stats))
+    x, stats = jax.device_get((x, stats))
     for model in range(3):
         expected = oracle.batch_norm(x[model], stats.mean[model], stats.var[model])
         actual = (y[model], new.mean[model], new.var[model])

@@ -63,12 +63,12 @@ def adaptive_batch_norm(
       Correlation, section 3.1 (https://arxiv.org/abs/2208.05117).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
-      >>> x = jnp.array([-1.0, 1.0]).repeat(50).reshape(1, 100, 1)
-      >>> x = jnp.concatenate([x, x + 100.0])  # the second one is far off
-      >>> y, _ = jaxnorm.adaptive_batch_norm(
-      ...     x, jaxnorm.init_batch_stats(1), use_running_average=True
-      ... )
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> @jax.jit
+      ... def infer(x, stats):
+      ...     return jaxnorm.adaptive_batch_norm(x, stats, use_running_average=True)
+      >>> x = jnp.array([[-1.0, 1.0] * 50, [99.0, 101.0] * 50])  # the second is far off
+      >>> y, _ = infer(x[..., None], jaxnorm.init_batch_stats(1))
       >>> jnp.abs(y[1]).max() < 2
       Array(True, dtype=bool)
     """

@@ -106,11 +106,14 @@ def batch_renorm(
       (https://arxiv.org/abs/1702.03275).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> @jax.jit
+      ... def train(x, stats):
+      ...     return jaxnorm.batch_renorm(
+      ...         x, stats, r_max=3.0, d_max=5.0, use_running_average=False
+      ...     )
       >>> x, stats = jnp.array([[1.0], [3.0]]), jaxnorm.init_renorm_stats(1)
-      >>> y, stats = jaxnorm.batch_renorm(
-      ...     x, stats, r_max=3.0, d_max=5.0, use_running_average=False
-      ... )
+      >>> y, stats = train(x, stats)
       >>> y.round()  # as the running mean 0 and std 1 give it
       Array([[1.],
              [3.]], dtype=float32)

@@ -62,11 +62,12 @@ def evo_norm_b0(
       (https://arxiv.org/abs/2004.02967).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
-      >>> x = jnp.array([-1.0, 1.0]).reshape(1, 2, 1)
-      >>> y, running_var = jaxnorm.evo_norm_b0(
-      ...     x, jnp.ones(1), jnp.ones(1), use_running_average=False
-      ... )
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> @jax.jit
+      ... def train(x, running_var, v):
+      ...     return jaxnorm.evo_norm_b0(x, running_var, v, use_running_average=False)
+      >>> x = jnp.array([[[-1.0], [1.0]]])
+      >>> y, running_var = train(x, jnp.ones(1), jnp.ones(1))
       >>> y[0, :, 0].round(2)
       Array([-1. ,  0.5], dtype=float32)
     """

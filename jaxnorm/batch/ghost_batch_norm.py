@@ -73,12 +73,15 @@ def ghost_batch_norm(
       (https://arxiv.org/abs/1705.08741).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> @jax.jit
+      ... def train(x, stats):
+      ...     return jaxnorm.ghost_batch_norm(
+      ...         x, stats, virtual_batch_size=2, momentum=0.0,
+      ...         use_running_average=False,
+      ...     )
       >>> x = jnp.array([[1.0], [3.0], [10.0], [30.0]])
-      >>> y, stats = jaxnorm.ghost_batch_norm(
-      ...     x, jaxnorm.init_batch_stats(1), virtual_batch_size=2, momentum=0.0,
-      ...     use_running_average=False,
-      ... )
+      >>> y, stats = train(x, jaxnorm.init_batch_stats(1))
       >>> y[:, 0].round(3)
       Array([-1.,  1., -1.,  1.], dtype=float32)
       >>> stats.mean

@@ -74,12 +74,11 @@ def virtual_batch_norm(
       (https://arxiv.org/abs/1606.03498).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
-      >>> _, reference, size = jaxnorm.collect_reference(
-      ...     jnp.array([[0.0], [2.0], [4.0]])
-      ... )
-      >>> x = jnp.array([[2.0], [100.0]])
-      >>> y = jaxnorm.virtual_batch_norm(x, reference, reference_size=size)
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> collect = jax.jit(jaxnorm.collect_reference)
+      >>> _, reference, size = collect(jnp.array([[0.0], [2.0], [4.0]]))
+      >>> normalize = jax.jit(jaxnorm.virtual_batch_norm)
+      >>> y = normalize(jnp.array([[2.0], [100.0]]), reference, reference_size=size)
       >>> y[:, 0].round(2)
       Array([0.  , 1.73], dtype=float32)
     """

@@ -55,11 +55,14 @@ def batch_instance_norm(
       Neural Networks, equation 3 (https://arxiv.org/abs/1805.07925).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> @jax.jit
+      ... def train(x, stats, gate):
+      ...     return jaxnorm.batch_instance_norm(
+      ...         x, stats, gate, use_running_average=False
+      ...     )
       >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])
-      >>> y, _ = jaxnorm.batch_instance_norm(
-      ...     x, jaxnorm.init_batch_stats(1), jnp.zeros(1), use_running_average=False
-      ... )
+      >>> y, _ = train(x, jaxnorm.init_batch_stats(1), jnp.zeros(1))
       >>> y[..., 0].round(3)
       Array([[-1.,  1.],
              [-1.,  1.]], dtype=float32)

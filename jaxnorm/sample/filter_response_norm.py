@@ -74,10 +74,11 @@ def filter_response_norm(
       (https://arxiv.org/abs/1911.09737).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
+      >>> import jax, jax.numpy as jnp, jaxnorm
       >>> x = jnp.array([[[3.0], [-3.0]]])  # one example, two positions
       >>> scale, bias, threshold = jnp.ones(1), jnp.zeros(1), jnp.full(1, -0.5)
-      >>> jaxnorm.filter_response_norm(x, scale, bias, threshold).round(3)
+      >>> normalize = jax.jit(jaxnorm.filter_response_norm)
+      >>> normalize(x, scale, bias, threshold).round(3)
       Array([[[ 1. ],
               [-0.5]]], dtype=float32)
     """

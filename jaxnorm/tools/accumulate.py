@@ -73,7 +73,7 @@ def full_batch_value_and_grad(
       ...     variables = {"params": params, "batch_stats": batch_stats}
       ...     y, moments = model.apply(variables, x, mutable=["batch_moments"])
       ...     return jnp.sum(y**3), moments["batch_moments"]
-      >>> step = jaxnorm.tools.full_batch_value_and_grad(loss, depth=1)
+      >>> step = jax.jit(jaxnorm.tools.full_batch_value_and_grad(loss, depth=1))
       >>> value, gradients, moments = step(
       ...     variables["params"], variables["batch_stats"], x
       ... )

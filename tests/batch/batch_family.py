@@ -10,7 +10,7 @@ import batch_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-from drawing import draw, draw_stats
+from drawing import draw, draw_stats, place
 
 import jaxnorm
 
@@ -76,7 +76,7 @@ class Normalizer(NamedTuple):
             case None:
                 return ()
             case "renorm":
-                return jaxnorm.RenormStats(*stats, jnp.float32(3))
+                return jaxnorm.RenormStats(*stats, place(3.0))
             case "mean" | "var":
                 return getattr(stats, self.state)
             case "steps":
@@ -92,9 +92,9 @@ class Normalizer(NamedTuple):
                 case "logits":
                     return draw(rng, 3, dtype)
                 case "gate":
-                    return jnp.asarray(rng.uniform(0, 1, own), dtype)
+                    return place(rng.uniform(0, 1, own), dtype)
                 case "v":
-                    return jnp.asarray(rng.uniform(0.5, 2, own), dtype)
+                    return place(rng.uniform(0.5, 2, own), dtype)
                 case "mean" | "var":  # of a reference
                     return getattr(draw_stats(rng, shape, dtype), kind)
             return draw(rng, own, dtype, loc=1 if kind == "scale" else 0)

@@ -1,13 +1,12 @@
 """Recurrent batch norm: one row of the statistics for each time step."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from drawing import draw, draw_stats
+from drawing import draw, draw_stats, place
+from jitted import jitted
 
 import jaxnorm
 
@@ -19,10 +18,14 @@ def stats(rng):
     return draw_stats(rng, (STEPS, 5))
 
 
-def train(x, stats, step, **options):
+def train(x, stats, step, mask=None, **options):
     options = {"use_running_average": False, "momentum": 0.8} | options
-    function = functools.partial(jaxnorm.recurrent_batch_norm, **options)
-    return jax.jit(function)(x, stats, step)
+    return jitted(jaxnorm.recurrent_batch_norm, **options)(x, stats, step, mask=mask)
+
+
+def row_of(tree, row):
+    """A row of each leaf, without compiling."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[row]), tree)
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -31,11 +34,12 @@ def test_only_the_row_of_the_step_moves(step, counted, rng, stats):
     """Steps beyond the last have the last one's."""
     x, row = draw(rng, (8, 5), loc=1), min(step, STEPS - 1)
     if counted:
-        stats = jaxnorm.CountedBatchStats(*stats, jnp.arange(3.0))
-    y, new = train(x, stats, step)
-    own = jax.tree.map(lambda leaf: leaf[row], stats)
+        stats = jaxnorm.CountedBatchStats(*stats, place(np.arange(3)))
+    y, new = jax.device_get(train(x, stats, step))
+    own = row_of(stats, row)
     options = {"use_running_average": False, "momentum": 0.8}
-    expected, moved = jaxnorm.batch_norm(x, own, **options)
+    expected, moved = jitted(jaxnorm.batch_norm, **options)(x, own)
+    stats = jax.device_get(stats)
     assert oracle.error(y, expected) <= 1e-5
     for old, value, wanted in zip(stats, new, moved, strict=True):
         assert oracle.error(value[row], wanted) <= 1e-5
@@ -48,8 +52,8 @@ def test_inference_uses_the_row_of_the_step(rng, stats):
     x = draw(rng, (8, 5))
     for step in range(STEPS + 2):
         y, _ = train(x, stats, step, use_running_average=True)
-        own = jax.tree.map(lambda leaf: leaf[min(step, STEPS - 1)], stats)  # noqa: B023
-        expected, _ = jaxnorm.batch_norm(x, own, use_running_average=True)
+        own = row_of(stats, min(step, STEPS - 1))
+        expected, _ = jitted(jaxnorm.batch_norm, use_running_average=True)(x, own)
         assert oracle.error(y, expected) <= 1e-6
 
 
@@ -57,7 +61,7 @@ def test_the_counter_of_a_scan_and_sequences_of_unequal_length(rng):
     """The third step has no sequence left, so its row stays as it was."""
     x, lengths = draw(rng, (4, 8, 5), loc=1), jnp.asarray([1, 2, 2, 2, 1, 2, 1, 1])
     going = np.arange(4)[:, None] < np.asarray(lengths)
-    x = jnp.where(going[..., None], x, jnp.nan)
+    x = place(np.where(going[..., None], x, np.nan))
     start = jaxnorm.init_recurrent_stats(4, 5, counted=True)
 
     @jax.jit
@@ -71,7 +75,8 @@ def test_the_counter_of_a_scan_and_sequences_of_unequal_length(rng):
         (stats, _), y = jax.lax.scan(step, (stats, jnp.int32(0)), x)
         return y, stats
 
-    y, new = run(x, start)
+    y, new = jax.device_get(run(x, start))
+    x, start = jax.device_get((x, start))
     for t in range(4):
         own = jax.tree.map(lambda leaf: leaf[t], start)  # noqa: B023
         mask = going[t, :, None]

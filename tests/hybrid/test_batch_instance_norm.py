@@ -1,24 +1,22 @@
 """Batch-instance norm: its two ends, and what keeps the gate between them."""
 
-import functools
-
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import oracle
 import pytest
-from drawing import draw, draw_stats
+from drawing import draw, draw_stats, place
+from jitted import jitted
 
 import jaxnorm
 
 SHAPE = (4, 12, 5)
 
 
-def mixed(gate, x, stats, scale, bias, **options):
-    function = functools.partial(jaxnorm.batch_instance_norm, **options)
-    return jax.jit(function)(x, stats, jnp.full(5, gate), scale, bias)
+def mixed(gate, x, stats, scale, bias, mask=None, **options):
+    function = jitted(jaxnorm.batch_instance_norm, **options)
+    return function(x, stats, place(np.full(5, gate)), scale, bias, mask=mask)
 
 
 @pytest.fixture
@@ -31,26 +29,29 @@ def problem(rng):
 def test_gates_of_one_and_zero(inference, problem, make_mask):
     x, _, scale, bias = problem
     mask = make_mask("bool", SHAPE)
-    options = {"mask": mask, "use_running_average": inference}
-    by_batch, new = jaxnorm.batch_norm(*problem, **options)
-    by_instance = jaxnorm.instance_norm(x, scale, bias, mask=mask, epsilon=1e-5)
+    options = {"use_running_average": inference}
+    by_batch, new = jitted(jaxnorm.batch_norm, **options)(*problem, mask=mask)
+    instance_norm = jitted(jaxnorm.instance_norm, epsilon=1e-5)
+    by_instance = instance_norm(x, scale, bias, mask=mask)
     for gate, expected in ((1.0, by_batch), (0.0, by_instance)):
-        y, moved = mixed(gate, *problem, **options)
+        y, moved = mixed(gate, *problem, mask, **options)
         assert oracle.error(y, expected) <= 1e-5
         chex.assert_trees_all_close(moved, new, rtol=1e-5, atol=1e-6)
-    y, _ = mixed(0.25, *problem, **options)
-    assert oracle.error(y, 0.25 * by_batch + 0.75 * by_instance) <= 1e-5
+    y, _ = mixed(0.25, *problem, mask, **options)
+    expected = 0.25 * oracle.wide(by_batch) + 0.75 * oracle.wide(by_instance)
+    assert oracle.error(y, expected) <= 1e-5
 
 
 def test_the_sum_is_rounded_once(problem):
     """In bfloat16 both parts are added before they are rounded."""
     x, *others = problem
-    narrow = x.astype(jnp.bfloat16)
+    narrow = place(x, jnp.bfloat16)
     options = {"use_running_average": False}
     wide, _ = mixed(0.5, narrow, *others, dtype=jnp.float32, **options)
     y, _ = mixed(0.5, narrow, *others, dtype=jnp.bfloat16, **options)
     # The two programs may differ in the last bits of float32.
-    low, high = ((wide + bits).astype(jnp.bfloat16) for bits in (-2e-6, 2e-6))
+    y, wide = np.asarray(y), np.asarray(wide)
+    low, high = ((wide + np.float32(d)).astype(jnp.bfloat16) for d in (-2e-6, 2e-6))
     assert np.all((low <= y) & (y <= high))
 
 

@@ -1,32 +1,30 @@
 """Switchable norm: each of the three that it mixes, and the mixture."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from drawing import draw, draw_stats
+from drawing import draw, draw_stats, place
+from jitted import jitted
 
 import jaxnorm
 
 SHAPE = (4, 12, 5)
-ONE_HOT = 200 * jnp.eye(3)
+ONE_HOT = 200 * np.eye(3, dtype=np.float32)
 
 
-def switchable(x, stats, means, variances, **options):
+def switchable(x, stats, means, variances, mask=None, **options):
     options = {"use_running_average": False} | options
-    function = functools.partial(jaxnorm.switchable_norm, **options)
-    return jax.jit(function)(x, stats, means, variances)
+    logits = place(means), place(variances)
+    return jitted(jaxnorm.switchable_norm, **options)(x, stats, *logits, mask=mask)
 
 
 def each_alone(x, stats, mask, **options):
     """In the order of the logits."""
-    yield jaxnorm.instance_norm(x, mask=mask, epsilon=1e-5)
-    yield jaxnorm.layer_norm(x, reduction_axes=(1, 2), mask=mask, epsilon=1e-5)
+    layer = {"reduction_axes": (1, 2), "epsilon": 1e-5}
+    yield jitted(jaxnorm.instance_norm, epsilon=1e-5)(x, mask=mask)
+    yield jitted(jaxnorm.layer_norm, **layer)(x, mask=mask)
     options = {"use_running_average": False} | options
-    yield jaxnorm.batch_norm(x, stats, mask=mask, **options)[0]
+    yield jitted(jaxnorm.batch_norm, **options)(x, stats, mask=mask)[0]
 
 
 @pytest.mark.parametrize("inference", [True, False])
@@ -51,7 +49,7 @@ def test_mean_and_variance_are_chosen_apart(rng):
 def test_equal_logits_are_thirds(rng):
     """Of the means and of the variances, whatever the logits are."""
     x, stats = draw(rng, SHAPE, loc=1), draw_stats(rng, 5)
-    ones = jnp.ones(3)
+    ones = np.ones(3)
     y, _ = switchable(x, stats, ones, 0 * ones)
     x = np.asarray(x, np.float64)
     axes = (1,), (1, 2), (0, 1)
@@ -63,7 +61,9 @@ def test_equal_logits_are_thirds(rng):
 def test_a_poisoned_batch_part_in_inference_shows(rng):
     """Where running statistics are used, they are not hidden."""
     x, stats = draw(rng, SHAPE), draw_stats(rng, 5)
-    stats = stats._replace(mean=stats.mean.at[1].set(jnp.nan))
-    y, _ = switchable(x, stats, jnp.zeros(3), jnp.zeros(3), use_running_average=True)
+    mean = place(np.where(np.arange(5) == 1, np.nan, stats.mean))
+    stats, zeros = stats._replace(mean=mean), np.zeros(3)
+    y, _ = switchable(x, stats, zeros, zeros, use_running_average=True)
+    y = np.asarray(y)
     assert np.all(np.isnan(y[..., 1]))
     assert np.all(np.isfinite(np.delete(y, 1, -1)))

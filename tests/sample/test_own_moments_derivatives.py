@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw, place
 from jax.flatten_util import ravel_pytree
 from own_moments import PLAIN, plain_norm
 
@@ -38,11 +38,10 @@ def test_plain_autodiff(name, order, rng, make_mask, x64):
     shape = (3, *case.shape[1:])
     affine = (3 if per_example else 1, 1, shape[-1])
     x = draw(rng, shape, wide, loc=1, std=2)
-    weights, projection = jnp.ones(shape), draw(rng, shape, wide)
+    weights, projection = place(np.ones(shape), wide), draw(rng, shape, wide)
     if per_example:
-        weights = jnp.asarray(
-            np.where(make_mask("bool", shape), rng.uniform(size=shape), 0)
-        )
+        weights = np.where(make_mask("bool", shape), rng.uniform(size=shape), 0)
+        weights = place(weights, wide)
     scale = draw(rng, affine, wide, loc=1)
     bias = draw(rng, affine if case.bias else (1, 1, 1), wide)
     flat, unravel = ravel_pytree((x, scale, bias))

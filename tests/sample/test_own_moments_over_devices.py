@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from counting import count_all_reduces
-from drawing import draw
+from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
@@ -54,10 +54,10 @@ def draw_problem(rng, case):
     mask = rng.uniform(size=case.shape) < 0.7
     mask[2, :, 3:6] = mask[3, 3:6] = False
     mask[5] = False  # an example of which nothing counts
-    x = jnp.where(mask, draw(rng, case.shape, loc=20), jnp.nan)
+    x = place(np.where(mask, draw(rng, case.shape, loc=20), np.nan))
     weights = np.where(mask, rng.uniform(0.1, 2, case.shape), 0)
     affine = draw(rng, case.scale, loc=1), draw(rng, case.bias)
-    return x, jnp.asarray(weights, jnp.float32), draw(rng, case.shape), affine
+    return x, place(weights), draw(rng, case.shape), affine
 
 
 def forward_pass(case, **options):
@@ -92,7 +92,7 @@ def compiled(function, *arguments, as_written=False):
 
 def split(array, axis):
     """The axis as (devices, what each has)."""
-    shape = array.shape
+    shape, array = array.shape, np.asarray(array)
     return array.reshape(*shape[:axis], DEVICES, -1, *shape[axis + 1 :])
 
 
@@ -115,7 +115,8 @@ def mapped(divided, transform, problem, axis_name=AXIS):
     join = np.ravel if divided.by_features else functools.partial(np.sum, axis=0)
     rest = jax.tree.map(join, jax.device_get(rest))
     count = count_all_reduces(program) if transform is jax.pmap else None
-    return (y.reshape(x.shape), dx.reshape(x.shape), rest), count
+    y, dx = (np.asarray(a).reshape(x.shape) for a in (y, dx))
+    return (y, dx, rest), count
 
 
 def shard_map(divided, check_vma, grad, problem):
@@ -193,12 +194,18 @@ def check(case, run):
     return count
 
 
-FEW = ("pmap", "shard_map, True, outside", "shard_map, False, inside", "jit, Explicit")
+FEW = ("pmap", "shard_map, True, outside", "jit, Explicit")
+SOME = {"layer": tuple(MODES), "group": (*FEW, "shard_map, False, inside")}
 
 
+# All modes for layer norm; the full matrix is slow.
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [(n, m) for n in DIVIDED for m in MODES if n == "instance" or m in FEW],
+    [
+        (n, m) if m in SOME.get(n, FEW) else pytest.param(n, m, marks=pytest.mark.slow)
+        for n in DIVIDED
+        for m in MODES
+    ],
 )
 def test_divided(name, mode):
     """Features, or space, over the devices; collectives as the docstrings say."""
@@ -207,8 +214,19 @@ def test_divided(name, mode):
     assert count in (None, divided.forward + divided.backward)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("name", DIVIDED)
+# On an Explicit mesh all, on an Auto one layer norm; all are slow.
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, AxisType.Explicit) for name in DIVIDED),
+        ("layer", AxisType.Auto),
+        *(
+            pytest.param(name, AxisType.Auto, marks=pytest.mark.slow)
+            for name in DIVIDED
+            if name != "layer"
+        ),
+    ],
+)
 def test_a_sharded_batch(name, kind):
     """Only the gradients of scale and bias cross devices."""
     case = DIVIDED[name].case

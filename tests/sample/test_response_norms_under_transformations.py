@@ -9,10 +9,11 @@ import numpy as np
 import oracle
 import pytest
 from counting import count_primitives
-from drawing import draw
+from drawing import draw, place
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.test_util import check_grads
+from oracle import wide
 from response_norms import NORMS, draw_parameters
 
 import jaxnorm
@@ -34,10 +35,49 @@ def problem(name, rng, shape=SHAPE, dtype=np.float32):
 
 @each
 def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64):
-    function, x, parameters = problem(name, rng, dtype=np.float64)
+    """Against differences, and each way to the second order against the others."""
+    function, *arguments = problem(name, rng, dtype=np.float64)
     if NORMS[name].masked:
         function = functools.partial(function, mask=make_mask("bool", SHAPE))
-    check_grads(jax.jit(lambda x, p: function(x, **p)), (x, parameters), order=2)
+    at, unravel = ravel_pytree(arguments)
+    direction, weight = draw(rng, at.shape, float), draw(rng, SHAPE, float)
+
+    def loss(at):
+        x, parameters = unravel(at)
+        return jnp.sum(weight * jnp.sin(function(x, **parameters)))
+
+    def along(f):
+        return lambda at: jax.jvp(f, (at,), (direction,))[1]
+
+    gradient, step = jax.grad(loss), 1e-5
+
+    @jax.jit
+    def derivatives(at):
+        losses, gradients = jax.vmap(
+            lambda move: jax.value_and_grad(loss)(at + move * direction)
+        )(jnp.asarray([step, -step]))
+        first = {
+            "differences": (losses[0] - losses[1]) / (2 * step),
+            "forward": along(loss)(at),
+            "reverse": jnp.vdot(gradient(at), direction),
+        }
+        second = {
+            "differences": (gradients[0] - gradients[1]) / (2 * step),
+            "forward over reverse": along(gradient)(at),
+            "reverse over forward": jax.grad(along(loss))(at),
+            "reverse over reverse": jax.grad(lambda a: gradient(a) @ direction)(at),
+        }
+        twice_forward = along(along(loss))(at), along(gradient)(at) @ direction
+        return first, second, twice_forward
+
+    first, second, twice_forward = jax.device_get(derivatives(at))
+    for way in ("differences", "forward"):
+        assert oracle.error(first[way], first["reverse"]) <= 1e-7, way
+    for way in second:
+        actual, expected = second[way], second["forward over reverse"]
+        tolerance = 1e-6 if way == "differences" else 1e-9
+        assert oracle.error(actual, expected) <= tolerance, way
+    assert oracle.error(*twice_forward) <= 1e-9
 
 
 @each
@@ -52,10 +92,11 @@ def test_hessian_is_symmetric(name, rng, x64):
 def test_vmap_over_models(name, rng):
     function, *_ = problem(name, rng)
     drawn = [problem(name, rng)[1:] for _ in range(3)]
-    x, parameters = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    y = jax.jit(jax.vmap(lambda x, p: function(x, **p)))(x, parameters)
+    x, parameters = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
+    one = jax.jit(lambda x, p: function(x, **p))
+    y = np.asarray(jax.jit(jax.vmap(one))(x, parameters))
     for model, (x, parameters) in zip(y, drawn, strict=True):
-        assert oracle.error(model, function(x, **parameters)) <= 1e-5
+        assert oracle.error(model, one(x, parameters)) <= 1e-5
 
 
 @each
@@ -92,11 +133,22 @@ def test_no_retrace(name, rng):
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(lambda x, p: function(x, **p), n=1))
     for factor in (1, 2):
-        step(factor * x, parameters)
+        step(factor * np.asarray(x), parameters)
 
 
-@each
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+# On an Explicit mesh all, on an Auto one the norm of two reductions; all are slow.
+@pytest.mark.parametrize(
+    ("name", "axis_type"),
+    [
+        *((name, AxisType.Explicit) for name in NORMS),
+        ("global response", AxisType.Auto),
+        *(
+            pytest.param(name, AxisType.Auto, marks=pytest.mark.slow)
+            for name in NORMS
+            if name != "global response"
+        ),
+    ],
+)
 def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
     shape = (2, 4, 8)  # a group of four features lies on two devices
     function, x, parameters = problem(name, rng, shape)
@@ -120,8 +172,19 @@ def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
     )
 
 
-@each
-@pytest.mark.parametrize("check_vma", [True, False])
+# With checked types all, without them one with moments; all are slow.
+@pytest.mark.parametrize(
+    ("name", "check_vma"),
+    [
+        *((name, True) for name in NORMS),
+        ("global response", False),
+        *(
+            pytest.param(name, False, marks=pytest.mark.slow)
+            for name in NORMS
+            if name != "global response"
+        ),
+    ],
+)
 def test_examples_divided_over_devices_in_shard_map(name, check_vma, rng):
     function, x, parameters = problem(name, rng, (8, 3, 4))
     mapped = jax.shard_map(
@@ -150,14 +213,20 @@ def test_saved_for_the_backward_pass_are_x_and_vectors(name, dtype, bar, masked,
     function, x, parameters = problem(name, rng, shape)
     options = {"dtype": dtype}
     if masked and NORMS[name].masked:
-        options["mask"] = jnp.arange(4).reshape(4, 1, 1, 1) < 3
-    _, backward = jax.vjp(
-        lambda x, p: function(x, **p, **options), x.astype(dtype), parameters
-    )
-    saved = jax.tree.leaves(backward)
+        options["mask"] = jnp.asarray(np.arange(4).reshape(4, 1, 1, 1) < 3)
+
+    def backward(x, parameters):
+        return jax.vjp(lambda x, p: function(x, **p, **options), x, parameters)[1]
+
+    saved = jax.eval_shape(backward, jax.ShapeDtypeStruct(shape, dtype), parameters)
+    saved = jax.tree.leaves(saved)
+
+    def nbytes(leaves):
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
     large = [leaf for leaf in saved if leaf.size == x.size]
-    assert sum(leaf.nbytes for leaf in large) / x.size == bar
-    vectors = sum(leaf.nbytes for leaf in saved) - large[0].nbytes
+    assert nbytes(large) / x.size == bar
+    vectors = nbytes(saved) - nbytes(large[:1])
     assert vectors <= 8 * 4 * shape[0] * shape[-1]
 
 
@@ -181,38 +250,45 @@ def test_remat_that_keeps_the_moments_repeats_no_reduction(name, rng):
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-20, 1e-18, 1e-12, 1e-7])
 def test_global_response_of_next_to_nothing(size, rng):
     """Where the derivatives of a root grow without bound, and some features are 0."""
-    x = size * draw(rng, (2, 3, 4)).at[:, :, 1].set(0)
-    scale, bias = draw(rng, 4, loc=1), draw(rng, 4)
-
-    def loss(x):
-        return jnp.sum(jaxnorm.global_response_norm(x, scale, bias) * weight)
-
-    weight = draw(rng, x.shape)
-    gradient = jax.jit(jax.grad(loss))(x)
-    hessian = jax.jit(jax.hessian(loss))(x)
-    assert jnp.isfinite(gradient).all() and jnp.isfinite(hessian).all()
+    x = place(size * wide(draw(rng, (2, 3, 4))) * (np.arange(4) != 1))
+    scale, bias, weight = draw(rng, 4, loc=1), draw(rng, 4), draw(rng, x.shape)
+    gradient, hessian = two_derivatives(x, scale, bias, weight)
+    assert np.isfinite(gradient).all() and np.isfinite(hessian).all()
     if size < 1e-10:  # next to epsilon the norms are 0
         np.testing.assert_allclose(gradient, weight, rtol=1e-3)
     if size < 1e-15:
         return
     with jax.enable_x64(True):  # in which the formula itself is far from its limits
-        wide = [jnp.asarray(v, jnp.float64) for v in (x, scale, bias, weight)]
+        expected = two_of_the_formula(*map(wide, (x, scale, weight)))
+    assert oracle.error(gradient, expected[0]) <= 1e-5
+    assert oracle.error(hessian, expected[1]) <= 1e-5
 
-        def formula(x):
-            square = jnp.sum(x**2, 1, keepdims=True)
-            norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
-            norm = jnp.where(square > 0, norm, 0.0)
-            share = norm / (jnp.mean(norm, 2, keepdims=True) + 1e-6)
-            y = x * share * wide[1].reshape(1, 1, 4) + x
-            return jnp.sum(y * wide[3])
 
-        first, second = (f(formula) for f in (jax.grad, jax.hessian))
-        assert oracle.error(gradient, jax.jit(first)(wide[0])) <= 1e-5
-        assert oracle.error(hessian, jax.jit(second)(wide[0])) <= 1e-5
+@jax.jit
+def two_derivatives(x, scale, bias, weight):
+    def loss(x):
+        return jnp.sum(jaxnorm.global_response_norm(x, scale, bias) * weight)
+
+    return jax.grad(loss)(x), jax.hessian(loss)(x)
+
+
+@jax.jit
+def two_of_the_formula(x, scale, weight):
+    def formula(x):
+        square = jnp.sum(x**2, 1, keepdims=True)
+        norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+        norm = jnp.where(square > 0, norm, 0.0)
+        share = norm / (jnp.mean(norm, 2, keepdims=True) + 1e-6)
+        y = x * share * scale.reshape(1, 1, 4) + x
+        return jnp.sum(y * weight)
+
+    return jax.grad(formula)(x), jax.hessian(formula)(x)
 
 
 @each_with_moments
 def test_an_element_that_is_not_finite_shows(name, rng):
     function, x, parameters = problem(name, rng)
-    y = function(x.at[0, 0, 0].set(jnp.nan), **parameters)
-    assert jnp.isnan(y[0, :, 0]).all() and jnp.isfinite(y[1:]).all()
+    x = np.array(x)
+    x[0, 0, 0] = np.nan
+    y = np.asarray(jax.jit(function)(x, **parameters))
+    assert np.isnan(y[0, :, 0]).all() and np.isfinite(y[1:]).all()

@@ -1,8 +1,8 @@
 """Models of a layer with a batch norm, and their variables as after training."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from drawing import place
 from flax import linen as nn
 
 import jaxnorm.linen
@@ -38,7 +38,7 @@ def draw_like(tree, seed=0):
     def draw(path, leaf):
         name = path[-1].key
         low, high = {"var": (0.2, 3), "kernel": (-0.5, 0.5)}.get(name, (-2, 2))
-        return jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+        return place(rng.uniform(low, high, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, tree)
 

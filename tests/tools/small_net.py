@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import place
 from flax import linen as nn
 
 import jaxnorm.linen
@@ -36,12 +37,13 @@ NET = Net()
 @functools.cache
 def make_images():
     rng = np.random.default_rng(0)
-    return jnp.asarray(rng.normal(2, 3, size=(24, 6, 6, 2)), jnp.float32)
+    return place(rng.normal(2, 3, size=(24, 6, 6, 2)))
 
 
 @functools.cache
 def make_variables():
-    return NET.init(jax.random.key(0), make_images(), train=False)
+    init = jax.jit(NET.init, static_argnames="train")
+    return init(jax.random.key(0), make_images(), train=False)
 
 
 @functools.cache

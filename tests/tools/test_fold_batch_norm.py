@@ -1,9 +1,12 @@
 """Layers with a folded norm compute what the layer and the norm did."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import place
 from flax import linen as nn
+from jitted import jitted
 from layer_and_norm import Pair, draw_variables, error
 
 import jaxnorm
@@ -119,78 +122,96 @@ def parts(variables):
 )
 def test_computes_the_same(norm_first, case, rng):
     layer, settings, shape, options, axis = case
-    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    x = place(rng.normal(size=shape))
     model = Pair(layer(**settings), axis, norm_first, epsilon=0.1)
     variables = draw_variables(model, x)
     params, stats, norm = parts(variables)
-    kernel, bias = fold_batch_norm(
-        params["kernel"],
-        params["bias"],
-        stats,
-        norm["scale"],
-        norm["bias"],
-        epsilon=0.1,
-        norm_first=norm_first,
-        **options,
-    )
     folded = Pair(layer(**settings), None)
-    y = folded.apply({"params": {"layer": {"kernel": kernel, "bias": bias}}}, x)
-    assert error(y, model.apply(variables, x)) < 1e-5
+
+    @jax.jit
+    def both(variables, params, stats, norm, x):
+        kernel, bias = fold_batch_norm(
+            params["kernel"],
+            params["bias"],
+            stats,
+            norm["scale"],
+            norm["bias"],
+            epsilon=0.1,
+            norm_first=norm_first,
+            **options,
+        )
+        y = folded.apply({"params": {"layer": {"kernel": kernel, "bias": bias}}}, x)
+        return y, model.apply(variables, x)
+
+    assert error(*both(variables, params, stats, norm, x)) < 1e-5
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_without_scale_and_bias(norm_first, rng):
-    kernel = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
-    stats = jaxnorm.CountedBatchStats(
-        *jnp.asarray(rng.uniform(1, 2, (2, 4 if norm_first else 3)), jnp.float32),
-        jnp.float32(3),
-    )
-    x = jnp.asarray(rng.normal(size=(5, 4)), jnp.float32)
+    kernel = place(rng.normal(size=(4, 3)))
+    mean, var = rng.uniform(1, 2, (2, 4 if norm_first else 3))
+    stats = jaxnorm.CountedBatchStats(place(mean), place(var), place(3.0))
+    x = place(rng.normal(size=(5, 4)))
 
-    def norm(x):
-        return jaxnorm.normalize(x, stats.mean, stats.var)
+    @jax.jit
+    def both(x, kernel, stats):
+        def norm(x):
+            return jaxnorm.normalize(x, stats.mean, stats.var)
 
-    expected = norm(x) @ kernel if norm_first else norm(x @ kernel)
-    kernel, bias = fold_batch_norm(
-        kernel, None, stats, None, None, norm_first=norm_first
-    )
-    assert error(x @ kernel + bias[None], expected) < 1e-5
+        expected = norm(x) @ kernel if norm_first else norm(x @ kernel)
+        kernel, bias = fold_batch_norm(
+            kernel, None, stats, None, None, norm_first=norm_first
+        )
+        return x @ kernel + bias[None], expected
+
+    assert error(*both(x, kernel, stats)) < 1e-5
 
 
 def test_groups_in_the_other_layout(rng):
-    kernel = jnp.asarray(rng.normal(size=(3, 2, 8)), jnp.float32)
-    stats = jaxnorm.BatchStats(*jnp.asarray(rng.uniform(1, 2, (2, 4)), jnp.float32))
+    kernel = place(rng.normal(size=(3, 2, 8)))
+    stats = jaxnorm.BatchStats(*map(place, rng.uniform(1, 2, (2, 4))))
     options = {"norm_first": True, "groups": 2, "padding": 0}
-    expected, bias = fold_batch_norm(kernel, None, stats, None, None, **options)
-    other = jnp.swapaxes(kernel, -1, -2)
     layout = {"in_axes": -1, "out_axes": -2}
-    swapped, same = fold_batch_norm(other, None, stats, None, None, **options, **layout)
-    np.testing.assert_array_equal(jnp.swapaxes(swapped, -1, -2), expected)
+
+    @jax.jit
+    def both(kernel, stats):
+        other = jnp.swapaxes(kernel, -1, -2)
+        return (
+            fold_batch_norm(kernel, None, stats, None, None, **options),
+            fold_batch_norm(other, None, stats, None, None, **options, **layout),
+        )
+
+    (expected, bias), (swapped, same) = both(kernel, stats)
+    np.testing.assert_array_equal(np.swapaxes(swapped, -1, -2), expected)
     np.testing.assert_allclose(same, bias, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_half_precision_rounds_once(norm_first, rng):
     features = 4 if norm_first else 3
-    kernel = jnp.asarray(rng.normal(size=(2, 2, 4, 3)), jnp.bfloat16)
-    bias = jnp.asarray(rng.normal(size=3), jnp.bfloat16)
-    mean, var, scale, shift = jnp.asarray(rng.uniform(1, 2, (4, features)), jnp.float32)
+    kernel = place(rng.normal(size=(2, 2, 4, 3)), jnp.bfloat16)
+    bias = place(rng.normal(size=3), jnp.bfloat16)
+    mean, var, scale, shift = map(place, rng.uniform(1, 2, (4, features)))
     options = {"norm_first": norm_first, "padding": 0}
     norm = (jaxnorm.BatchStats(mean, var), scale, shift)
-    low = fold_batch_norm(kernel, bias, *norm, **options)
-    high = fold_batch_norm(
-        kernel.astype(jnp.float32), bias.astype(jnp.float32), *norm, **options
-    )
+    fold = jitted(fold_batch_norm, **options)
+    low = fold(kernel, bias, *norm)
+    high = fold(place(kernel), place(bias), *norm)
     for one, other in zip(low, high, strict=True):
         assert one.dtype == jnp.bfloat16
-        np.testing.assert_array_equal(one, other.astype(jnp.bfloat16))
-    assert fold_batch_norm(kernel, None, *norm, **options)[1].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(one, np.asarray(other).astype(jnp.bfloat16))
+    assert jax.eval_shape(fold, kernel, None, *norm)[1].dtype == jnp.bfloat16
 
 
 def fold(kernel=(3, 3, 4, 6), features=6, **options):
     stats = jaxnorm.init_batch_stats(features)
     bias = options.pop("bias", None)
-    return fold_batch_norm(jnp.ones(kernel), bias, stats, None, None, **options)
+    kernel = jax.ShapeDtypeStruct(kernel, jnp.float32)
+
+    def fold_traced(kernel):
+        return fold_batch_norm(kernel, bias, stats, None, None, **options)
+
+    return jax.eval_shape(fold_traced, kernel)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "CAUSAL", None, 1, [(0, 0), (0, 1)]])

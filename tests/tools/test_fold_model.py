@@ -1,11 +1,12 @@
 """Whole models without their batch norms, and the check that they agree."""
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import place
 from flax import linen as nn
 from flax import nnx
 from layer_and_norm import Pair, draw_like, draw_variables, error
@@ -47,13 +48,14 @@ class Block(nn.Module):
 
 @pytest.fixture
 def images(rng):
-    return jnp.asarray(rng.normal(size=(4, 8, 8, 2)), jnp.float32)
+    return place(rng.normal(size=(4, 8, 8, 2)))
 
 
 def test_a_cnn_with_suggested_pairs(images):
     model, folded_model = CNN(), CNN(norms=False)
+    apply, folded_apply = jax.jit(model.apply), jax.jit(folded_model.apply)
     variables = draw_variables(model, images)
-    before = jax.tree.map(jnp.copy, variables)
+    before = jax.tree.map(np.array, variables)
     folds = suggest_folds(variables)
     assert {(fold.layer, fold.norm) for fold in folds} == {
         (("Conv_0",), ("BatchNorm_0",)),
@@ -64,14 +66,14 @@ def test_a_cnn_with_suggested_pairs(images):
     folded = fold_model(
         variables,
         folds,
-        apply=model.apply,
-        folded_apply=folded_model.apply,
+        apply=apply,
+        folded_apply=folded_apply,
         batch=images,
     )
-    y = folded_model.apply(folded, images)
-    assert error(y, model.apply(variables, images)) < 1e-5
+    y = folded_apply(folded, images)
+    assert error(y, apply(variables, images)) < 1e-5
     expected = jax.eval_shape(folded_model.init, jax.random.key(0), images)
-    assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, expected)
+    assert jax.tree.map(np.shape, folded) == jax.tree.map(np.shape, expected)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
 
 
@@ -106,7 +108,7 @@ def test_an_nnx_model(images):
             nnx.replace_by_pure_dict(own, variables)
             return nnx.merge(graph, own)(x)
 
-        apply[norms] = run
+        apply[norms] = jax.jit(run)
     variables = draw_like(nnx.to_pure_dict(state[True]))
     folds = suggest_folds(variables)
     assert {(fold.layer, fold.norm) for fold in folds} == {
@@ -144,7 +146,10 @@ def test_norms_before_several_layers(images):
         Fold(("b",), ("first",), norm_first=True, padding="SAME"),
         Fold(("a",), ("last",)),
     ]
-    check = {"apply": Chain(True).apply, "folded_apply": Chain(False).apply}
+    check = {
+        "apply": jax.jit(Chain(True).apply),
+        "folded_apply": jax.jit(Chain(False).apply),
+    }
     for order in (folds, folds[::-1]):
         folded = fold_model(variables, order, **check, batch=images)
         assert set(folded) == {"params"}
@@ -156,10 +161,15 @@ def test_norms_before_several_layers(images):
 PAIR = Fold(("layer",), ("norm",))
 
 
+@functools.cache
+def jitted(model):
+    return jax.jit(model.apply)
+
+
 def fold_pair(images, fold, model=None, **options):
     model = model or Pair(nn.Conv(4, (3, 3)))
     variables = options.pop("variables", None) or draw_variables(model, images)
-    checks = {"apply": model.apply, "folded_apply": Pair(model.layer, None).apply}
+    checks = {"apply": jitted(model), "folded_apply": jitted(Pair(model.layer, None))}
     return fold_model(variables, [fold], **(checks | options), batch=images)
 
 
@@ -189,12 +199,12 @@ def test_nan_does_not_pass_the_check(images):
         fold_pair(
             images,
             PAIR,
-            folded_apply=lambda variables, x: jnp.full((4, 8, 8, 4), jnp.nan),
+            folded_apply=lambda variables, x: place(np.full((4, 8, 8, 4), np.nan)),
         )
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [((), "same structure"), (jnp.ones(3), "same shapes")]
+    ("wrong", "message"), [((), "same structure"), (place(np.ones(3)), "same shapes")]
 )
 def test_outputs_of_another_kind_do_not_pass_the_check(wrong, message, images):
     with pytest.raises(ValueError, match=message):
@@ -230,7 +240,7 @@ def test_an_error_names_the_pair(images):
 
 def test_other_normalizers_are_not_folded(images):
     variables = draw_variables(Pair(nn.Conv(4, (3, 3))), images)
-    variables["params"]["norm"]["gate"] = jnp.ones(4)
+    variables["params"]["norm"]["gate"] = place(np.ones(4))
     with pytest.raises(ValueError, match="Only batch norms"):
         fold_pair(images, PAIR, variables=variables)
 
@@ -238,17 +248,17 @@ def test_other_normalizers_are_not_folded(images):
 def test_boxes_are_an_error(images):
     boxed = nn.with_partitioning(nn.initializers.ones, (None,) * 4)
     model = Pair(nn.Conv(4, (3, 3), kernel_init=boxed))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
     with pytest.raises(TypeError, match="unbox"):
         fold_pair(images, PAIR, model, variables=variables)
 
 
 def sketch(layers, norms, features=3):
     """Variables of layers and norms by name, with as many features each."""
-    nodes = {name: {"kernel": jnp.ones((2, n))} for name, n in layers.items()}
+    nodes = {name: {"kernel": place(np.ones((2, n)))} for name, n in layers.items()}
     for name in norms:
         count = norms[name] if isinstance(norms, dict) else features
-        nodes[name] = {"mean": jnp.zeros(count), "var": jnp.ones(count)}
+        nodes[name] = {"mean": place(np.zeros(count)), "var": place(np.ones(count))}
     return {"block": nodes}
 
 

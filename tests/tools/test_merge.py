@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import place
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from jitted import jitted
 
 import jaxnorm
 from jaxnorm.tools import merge_batch_stats
@@ -16,13 +18,12 @@ SIZES = (4, 9, 3, 7, 12, 5, 8, 2)  # of the data of eight replicas
 @pytest.fixture
 def parts(rng):
     return [
-        jnp.asarray(rng.normal(10 * i, 1 + i, size=(size, 3)), jnp.float32)
-        for i, size in enumerate(SIZES)
+        place(rng.normal(10 * i, 1 + i, size=(size, 3))) for i, size in enumerate(SIZES)
     ]
 
 
 def tree_of(x):
-    moments = jaxnorm.batch_moments(x, use_fast_variance=False)
+    moments = jitted(jaxnorm.batch_moments, use_fast_variance=False)(x)
     return {"norm": {"mean": moments.mean, "var": moments.var}, "empty": {}}
 
 
@@ -33,17 +34,19 @@ def check(layer, parts):
 
 
 def test_as_the_pooled_data(parts):
-    merged = merge_batch_stats([tree_of(x) for x in parts], counts=SIZES)
+    merge = jitted(merge_batch_stats, counts=SIZES)
+    merged = merge([tree_of(x) for x in parts])
     check(merged["norm"], parts)
 
 
 def test_counts_are_equal_by_default(parts):
-    parts = [x[:2] for x in parts]
-    check(merge_batch_stats([tree_of(x) for x in parts])["norm"], parts)
+    parts = [np.asarray(x)[:2] for x in parts]
+    merged = jax.jit(merge_batch_stats)([tree_of(x) for x in parts])
+    check(merged["norm"], parts)
 
 
 def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def test_in_pmap(parts):
@@ -51,6 +54,7 @@ def test_in_pmap(parts):
         lambda tree, count: merge_batch_stats(tree, counts=count, axis_name="replica"),
         axis_name="replica",
     )(stack([tree_of(x) for x in parts]), jnp.asarray(SIZES))
+    merged = jax.device_get(merged)
     for replica in range(8):
         check(jax.tree.map(lambda x, i=replica: x[i], merged["norm"]), parts)
 
@@ -79,18 +83,17 @@ def test_what_else_layers_keep(parts):
     trees = []
     for number, x in enumerate(parts[:2]):
         mean, var = (tree_of(x)["norm"][name] for name in ("mean", "var"))
-        count = jnp.float32(10 * number)
-        std = jnp.sqrt(var)
+        count, std = place(10.0 * number), place(np.sqrt(var))
         trees.append(
             {
                 "renorm": {"mean": mean, "std": std, "count": count},
                 "mean_only": {"mean": mean},
-                "half": {"mean": mean.astype(jnp.bfloat16), "var": var},
+                "half": {"mean": place(mean, jnp.bfloat16), "var": var},
             }
         )
-    merged = merge_batch_stats(trees, counts=SIZES[:2])
+    merged = jitted(merge_batch_stats, counts=SIZES[:2])(trees)
     renorm = merged["renorm"]
-    check({"mean": renorm["mean"], "var": renorm["std"] ** 2}, parts[:2])
+    check({"mean": renorm["mean"], "var": np.square(renorm["std"])}, parts[:2])
     np.testing.assert_allclose(renorm["count"], 10 * 9 / 13, rtol=1e-5)
     pooled = np.concatenate(parts[:2])
     np.testing.assert_allclose(merged["mean_only"]["mean"], pooled.mean(0), rtol=1e-5)

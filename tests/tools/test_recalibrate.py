@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import place
 from flax import linen as nn
 from small_net import NET, collect, make_images, make_variables
 
@@ -24,7 +25,10 @@ def variables():
 
 
 def uneven(images):
-    return [images[:3], images[3:10], images[10:]]
+    return [jnp.asarray(part) for part in np.split(np.asarray(images), [3, 10])]
+
+
+apply = jax.jit(NET.apply, static_argnums=2, static_argnames="mutable")
 
 
 def test_precise_statistics_of_uneven_batches(variables, images):
@@ -43,8 +47,8 @@ def test_layer_by_layer_they_are_those_of_the_full_batch(variables, images):
         return recalibrate(collect(False), variables, uneven(images), passes=passes)
 
     stats = recalibrated(3)
-    trained = NET.apply(variables, images, True, mutable=["batch_stats"])[0]
-    inferred = NET.apply({**variables, "batch_stats": stats}, images, False)
+    trained = apply(variables, images, True, mutable=("batch_stats",))[0]
+    inferred = apply({**variables, "batch_stats": stats}, images, False)
     np.testing.assert_allclose(inferred, trained, atol=2e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
@@ -58,11 +62,11 @@ def test_layer_by_layer_they_are_those_of_the_full_batch(variables, images):
 def test_an_affine_change_of_the_input_is_undone(variables, images):
     # The first norm is on the input, so that only epsilon is in the way.
     known = recalibrate(collect(False), variables, [images], passes=3)
-    changed = 3 * images + 1
+    changed = place(3 * np.asarray(images) + 1)
     adapted = recalibrate(collect(False), variables, [changed], passes=3)
     np.testing.assert_allclose(
-        NET.apply({**variables, "batch_stats": adapted}, changed, False),
-        NET.apply({**variables, "batch_stats": known}, images, False),
+        apply({**variables, "batch_stats": adapted}, changed, False),
+        apply({**variables, "batch_stats": known}, images, False),
         atol=2e-5,
     )
 
@@ -75,8 +79,9 @@ def test_an_affine_change_is_undone_through_a_valid_convolution(images):
             jaxnorm.linen.BatchNorm(use_running_average=True),
         ]
     )
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
+    @jax.jit
     def collect(variables, images):
         return model.apply(variables, images, mutable=["batch_moments"])[1][
             "batch_moments"
@@ -84,15 +89,16 @@ def test_an_affine_change_is_undone_through_a_valid_convolution(images):
 
     def output(images):
         stats = recalibrate(collect, variables, [images])
-        return model.apply({**variables, "batch_stats": stats}, images)
+        return jax.jit(model.apply)({**variables, "batch_stats": stats}, images)
 
-    np.testing.assert_allclose(output(3 * images + 1), output(images), atol=2e-5)
+    changed = place(3 * np.asarray(images) + 1)
+    np.testing.assert_allclose(output(changed), output(images), atol=2e-5)
 
 
 def test_padding_is_left_out(variables, images):
     apply = collect(True)
-    padded = jnp.concatenate([images, jnp.full_like(images[:4], jnp.nan)])
-    mask = jnp.arange(len(padded)) < len(images)
+    padded = place(np.pad(images, [(0, 4), *[(0, 0)] * 3], constant_values=np.nan))
+    mask = jnp.asarray(np.arange(len(padded)) < len(images))
     masked = recalibrate(lambda v, b: apply(v, *b), variables, [(padded, mask)])
     plain = recalibrate(apply, variables, [images])
     jax.tree.map(
@@ -146,8 +152,8 @@ def test_over_devices(variables, images):
                 1
             ]["batch_moments"],
             axis_name="device",
-        )(images.reshape(8, -1, *images.shape[1:]))
-        return jax.tree.map(lambda leaf: leaf[0], moments)
+        )(np.asarray(images).reshape(8, -1, *images.shape[1:]))
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[0]), moments)
 
     stats = recalibrate(apply, variables, [images])[FIRST]
     x = np.asarray(images, np.float64).reshape(-1, 2)

@@ -4,22 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import place
+from jitted import jitted
 
 import jaxnorm
 from jaxnorm.tools import merge_batch_moments, update_batch_stats
 
 
 def tree_of(x):
-    return {"block": {"norm": jaxnorm.batch_moments(x)._asdict()}}
+    return {"block": {"norm": moments_of(x)._asdict()}}
+
+
+moments_of = jitted(jaxnorm.batch_moments)
 
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(3, 2, size=(30, 4)), jnp.float32)
+    return place(rng.normal(3, 2, size=(30, 4)))
 
 
 def test_merged_as_one_batch(x):
-    merged = merge_batch_moments([tree_of(x[:5]), tree_of(x[5:7]), tree_of(x[7:])])
+    parts = [tree_of(part) for part in np.split(np.asarray(x), [5, 7])]
+    merged = jax.jit(merge_batch_moments)(parts)
     wide = np.asarray(x, np.float64)
     layer = merged["block"]["norm"]
     np.testing.assert_array_equal(layer["count"], 30)
@@ -30,15 +36,13 @@ def test_merged_as_one_batch(x):
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_as_the_function_of_one_layer(x, momentum, unbiased):
-    stats = jaxnorm.BatchStats(jnp.arange(4.0), jnp.full(4, 3.0))
-    expected = jaxnorm.update_batch_stats(
-        stats, jaxnorm.batch_moments(x), momentum=momentum, unbiased=unbiased
-    )
-    actual = update_batch_stats(
-        {"block": {"norm": stats._asdict(), "other": {"u": jnp.ones(2)}}},
+    stats = jaxnorm.BatchStats(place(np.arange(4)), place(np.full(4, 3.0)))
+    options = {"momentum": momentum, "unbiased": unbiased}
+    update = jitted(jaxnorm.update_batch_stats, **options)
+    expected = update(stats, moments_of(x))
+    actual = jitted(update_batch_stats, **options)(
+        {"block": {"norm": stats._asdict(), "other": {"u": place(np.ones(2))}}},
         tree_of(x),
-        momentum=momentum,
-        unbiased=unbiased,
     )
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(actual["block"]["norm"][name], value)
@@ -49,12 +53,12 @@ def test_counted_statistics_and_a_schedule(x):
     def momentum(count):
         return count / (count + 1)
 
-    stats = jaxnorm.init_batch_stats(4, counted=True)._replace(count=jnp.float32(3))
-    expected = jaxnorm.update_batch_stats(
-        stats, jaxnorm.batch_moments(x), momentum=momentum
-    )
+    stats = jaxnorm.init_batch_stats(4, counted=True)._replace(count=place(3.0))
+    update = jitted(jaxnorm.update_batch_stats, momentum=momentum)
+    expected = update(stats, moments_of(x))
     tree = {"block": {"norm": stats._asdict()}}
-    layer = update_batch_stats(tree, tree_of(x), momentum=momentum)["block"]["norm"]
+    new = jitted(update_batch_stats, momentum=momentum)(tree, tree_of(x))
+    layer = new["block"]["norm"]
     for name, value in expected._asdict().items():
         np.testing.assert_allclose(layer[name], value, rtol=1e-6)
 
@@ -63,9 +67,11 @@ def test_statistics_of_time_steps(x):
     # Those of a step that saw nothing stay, and so does their count.
     stats = jaxnorm.init_recurrent_stats(2, 4, counted=True)
     moments = jax.tree.map(
-        lambda leaf: jnp.stack([jnp.zeros_like(leaf), leaf]), jaxnorm.batch_moments(x)
+        lambda leaf: np.stack([np.zeros_like(leaf), leaf]), moments_of(x)
     )
-    new = update_batch_stats(stats._asdict(), moments._asdict(), momentum=0.0)
+    update = jitted(update_batch_stats, momentum=0.0)
+    new = jax.device_get(update(stats._asdict(), moments._asdict()))
+    x = np.asarray(x, np.float64)
     np.testing.assert_array_equal(new["count"], [0, 1])
     np.testing.assert_array_equal(new["mean"][0], 0)
     np.testing.assert_allclose(new["mean"][1], x.mean(0), rtol=1e-5)
@@ -73,29 +79,26 @@ def test_statistics_of_time_steps(x):
 
 def test_batch_renorm_as_its_own_update(x):
     stats = jaxnorm.init_renorm_stats(4)
-    _, expected = jaxnorm.batch_renorm(
-        x,
-        stats,
+    options = {"momentum": 0.3, "epsilon": 1e-2}
+    _, expected = jitted(
+        jaxnorm.batch_renorm,
         r_max=1.0,
         d_max=0.0,
         use_running_average=False,
-        momentum=0.3,
-        epsilon=1e-2,
-    )
-    new = update_batch_stats(
-        {"block": {"norm": stats._asdict()}}, tree_of(x), momentum=0.3, epsilon=1e-2
-    )["block"]["norm"]
+        **options,
+    )(x, stats)
+    tree = {"block": {"norm": stats._asdict()}}
+    new = jitted(update_batch_stats, **options)(tree, tree_of(x))["block"]["norm"]
     for name, value in expected._asdict().items():
         np.testing.assert_allclose(new[name], value, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mean", "var"])
 def test_one_statistic_alone(x, name):
-    new = update_batch_stats(
-        {"block": {"norm": {name: jnp.zeros(4)}}}, tree_of(x), momentum=0.0
-    )["block"]["norm"]
+    tree = {"block": {"norm": {name: place(np.zeros(4))}}}
+    new = jitted(update_batch_stats, momentum=0.0)(tree, tree_of(x))["block"]["norm"]
     assert set(new) == {name}
-    expected = getattr(jaxnorm.batch_moments(x), name)
+    expected = getattr(moments_of(x), name)
     np.testing.assert_array_equal(new[name], expected)
 
 

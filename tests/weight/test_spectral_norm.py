@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
 from refusals import refused
@@ -37,8 +37,15 @@ def oracle_gradient(dw, normalized, u, sigma, v):
 
 
 def value_and_gradients(dw, w, u, **options):
+    return jitted(**options)(dw, w, u)
+
+
+@functools.cache
+def jitted(**options):
+    """One function for each set of options, so that it is compiled once a shape."""
+
     @jax.jit
-    def step(w, u):
+    def step(dw, w, u):
         def loss(w, u):
             normalized, new_u, sigma = spectral_norm(w, u, **options)
             return jnp.sum(dw * normalized), (normalized, new_u, sigma)
@@ -46,7 +53,7 @@ def value_and_gradients(dw, w, u, **options):
         gradients, outputs = jax.grad(loss, (0, 1), has_aux=True)(w, u)
         return outputs, gradients
 
-    return step(w, u)
+    return step
 
 
 def check(dw, w, u, tolerance=3e-5, **options):
@@ -89,21 +96,28 @@ def test_dtypes(dtype, u_dtype, option, result, tolerance, rng, x64):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sigma_becomes_the_largest_singular_value(shape, rng):
-    """Of one call with many steps, as of many calls that carry u."""
+    """Of many calls that carry u, which are the same as one call with many steps."""
     w, u = draw(rng, shape), draw(rng, shape[-1])
     _, singular, right = np.linalg.svd(wide(w).reshape(-1, shape[-1]))
-    normalized, new_u, sigma = spectral_norm(w, u, n_steps=100)
+
+    @jax.jit
+    def one_by_one_and_at_once(w, u):
+        def call(u, _):
+            _, u, sigma = spectral_norm(w, u)
+            return u, (u, sigma)
+
+        last, every = jax.lax.scan(call, u, length=99)
+        return spectral_norm(w, last), every, spectral_norm(w, u, n_steps=4)[1:]
+
+    (normalized, new_u, sigma), (us, sigmas), at_once = jax.device_get(
+        one_by_one_and_at_once(w, u)
+    )
+    chex.assert_trees_all_close(at_once, (us[3], sigmas[3]), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(sigma, singular[0], rtol=1e-5)
     np.testing.assert_allclose(np.abs(wide(new_u) @ right[0]), 1, rtol=1e-5)
     largest = np.linalg.norm(wide(normalized).reshape(-1, shape[-1]), 2)
     np.testing.assert_allclose(largest, 1, rtol=1e-5)
 
-    @jax.jit
-    def call(u, _):
-        _, u, sigma = spectral_norm(w, u)
-        return u, sigma
-
-    _, sigmas = jax.lax.scan(call, u, length=100)
     np.testing.assert_allclose(sigmas[-1], singular[0], rtol=1e-5)
     assert (np.diff(sigmas) >= -1e-5).all()  # from below
     if min(np.prod(shape[:-1]), shape[-1]) > 1:
@@ -124,8 +138,8 @@ def test_sizes_whose_squares_leave_float32(size, rng):
 @pytest.mark.parametrize("epsilon", [0.0, 1e-12])
 @pytest.mark.parametrize("zero", ["w", "u"])
 def test_sigma_0_leaves_the_weight(zero, epsilon, rng):
-    w = jnp.zeros((7, 5)) if zero == "w" else draw(rng, (7, 5))
-    u = jnp.zeros(5) if zero == "u" else draw(rng, 5)
+    w = place(np.zeros((7, 5))) if zero == "w" else draw(rng, (7, 5))
+    u = place(np.zeros(5)) if zero == "u" else draw(rng, 5)
     dw = draw(rng, (7, 5))
     outputs, gradients = value_and_gradients(dw, w, u, epsilon=epsilon)
     np.testing.assert_array_equal(outputs[0], w)
@@ -137,21 +151,22 @@ def test_sigma_0_leaves_the_weight(zero, epsilon, rng):
 def test_gradient_of_sigma_is_the_outer_product(rng):
     w, u = draw(rng, (7, 5)), draw(rng, 5)
     _, new_u, _, v = oracle(w, u)
-    gradient = jax.grad(lambda w: spectral_norm(w, u)[2])(w)
+    gradient = jax.jit(jax.grad(lambda w: spectral_norm(w, u)[2]))(w)
     assert error(gradient, np.outer(v, new_u)) <= 3e-5
 
 
 def test_no_gradient_through_the_new_u(rng):
     w, u = draw(rng, (7, 5)), draw(rng, 5)
-    gradients = jax.grad(lambda w, u: spectral_norm(w, u)[1].sum(), (0, 1))(w, u)
-    for gradient in gradients:
+    gradients = jax.grad(lambda w, u: spectral_norm(w, u)[1].sum(), (0, 1))
+    for gradient in jax.jit(gradients)(w, u):
         np.testing.assert_array_equal(gradient, 0)
 
 
 def test_the_gradient_is_orthogonal_to_the_weight_at_convergence(rng):
     """As is that of all functions that do not depend on the size of w."""
     w, dw = draw(rng, (7, 5)), draw(rng, (7, 5))
-    _, (gradient, _) = value_and_gradients(dw, w, draw(rng, 5), n_steps=60)
+    _, u, *_ = oracle(w, draw(rng, 5), n_steps=60)
+    _, (gradient, _) = value_and_gradients(dw, w, place(u))
     assert np.abs(np.sum(wide(gradient) * wide(w))) <= 1e-4
     assert np.sum(np.abs(wide(gradient) * wide(w))) >= 1
 
@@ -191,18 +206,23 @@ def test_vmap_scan_and_remat(rng):
         return jnp.sum(jnp.sin(normalized) * dw) + sigma, u
 
     gradient = jax.grad(loss, has_aux=True)
-    each = [gradient(w[i], u[i]) for i in range(6)]
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    one = jax.jit(gradient)
+    each = [one(*pair) for pair in zip(np.asarray(w), np.asarray(u), strict=True)]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
     def over_layers(w, u):
         _, (losses, u) = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (w, u))
         return losses.sum(), u
 
-    for actual in (
-        jax.vmap(gradient)(w, u),
-        jax.jit(jax.grad(over_layers, has_aux=True))(w, u),
-        jax.vmap(jax.jit(jax.grad(jax.checkpoint(loss), has_aux=True)))(w, u),
-    ):
+    @jax.jit
+    def every(w, u):
+        return (
+            jax.vmap(gradient)(w, u),
+            jax.grad(over_layers, has_aux=True)(w, u),
+            jax.vmap(jax.grad(jax.checkpoint(loss), has_aux=True))(w, u),
+        )
+
+    for actual in every(w, u):
         chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -231,18 +251,18 @@ def test_sharded(spec, axis_type, rng):
 
 # ---- bad input
 
-w, u = jnp.ones((4, 5)), jnp.ones(5)
+w, u = place(np.ones((4, 5))), place(np.ones(5))
 BAD = {
     "no step": (w, u, {"n_steps": 0}, ("n_steps", "at least 1", "0")),
     "a fractional step": (w, u, {"n_steps": 1.0}, ("n_steps", "1.0")),
     "a flag as steps": (w, u, {"n_steps": True}, ("n_steps", "True")),
     "a vector": (u, u, {}, ("w", "two axes", "(5,)")),
-    "a scalar": (u[0], u, {}, ("w", "two axes", "()")),
-    "u of another size": (w, jnp.ones(4), {}, ("u", "(5,)", "(4,)")),
-    "u of Flax": (w, u[None], {}, ("u", "(5,)", "(1, 5)", "u[0]")),
-    "integers": (w.astype(int), u, {}, ("w", "int32", "astype")),
-    "integer u": (w, u.astype(int), {}, ("u", "int32", "astype")),
-    "complex w": (w.astype(complex), u, {}, ("w", "real", "complex64")),
+    "a scalar": (place(1.0), u, {}, ("w", "two axes", "()")),
+    "u of another size": (w, place(np.ones(4)), {}, ("u", "(5,)", "(4,)")),
+    "u of Flax": (w, place(np.ones((1, 5))), {}, ("u", "(5,)", "(1, 5)", "u[0]")),
+    "integers": (place(w, np.int32), u, {}, ("w", "int32", "astype")),
+    "integer u": (w, place(u, np.int32), {}, ("u", "int32", "astype")),
+    "complex w": (place(w, np.complex64), u, {}, ("w", "real", "complex64")),
     "epsilon": (w, u, {"epsilon": -1.0}, ("epsilon", "-1.0")),
     "dtype": (w, u, {"dtype": jnp.int32}, ("dtype", "int32")),
 }

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw, place
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
@@ -62,8 +62,15 @@ def oracle(dw, w, gain=None, feature_axes=-1, epsilon=1e-6):
 
 
 def value_and_gradients(dw, w, gain=None, **options):
+    return jitted(**options)(dw, w, gain)
+
+
+@functools.cache
+def jitted(**options):
+    """One function for each set of options, so that it is compiled once a shape."""
+
     @jax.jit
-    def step(w, gain):
+    def step(dw, w, gain):
         def loss(w, gain):
             standardized = standardize_weight(w, gain=gain, **options)
             return jnp.sum((jnp.conj(dw) * standardized).real), standardized
@@ -71,7 +78,7 @@ def value_and_gradients(dw, w, gain=None, **options):
         gradients, standardized = jax.grad(loss, (0, 1), has_aux=True)(w, gain)
         return standardized, *jax.tree.map(jnp.conj, gradients)
 
-    return step(w, gain)
+    return step
 
 
 def check(dw, w, gain=None, tolerance=3e-5, **options):
@@ -96,8 +103,8 @@ def test_oracle(shape, feature_axes, gain_shape, scaled, rng):
 
 def test_fan_in_variance_is_kept_above_1e_4(rng):
     """One unit above it, one below, one at 0."""
-    w = draw(rng, (16, 3)) * jnp.asarray([[1.0, 1e-3, 0.0]])
-    standardized, *_ = check(draw(rng, (16, 3)), w, jnp.ones(3))
+    w = place(wide(draw(rng, (16, 3))) * [1.0, 1e-3, 0.0])
+    standardized, *_ = check(draw(rng, (16, 3)), w, place(np.ones(3)))
     np.testing.assert_allclose(
         np.linalg.norm(standardized, axis=0) < 0.9, [False, True, True]
     )
@@ -105,8 +112,9 @@ def test_fan_in_variance_is_kept_above_1e_4(rng):
 
 def test_fan_in_of_a_grouped_convolution_is_that_of_one_group(rng):
     conv = nn.Conv(6, (3, 3), feature_group_count=2)
-    kernel = conv.init(jax.random.key(0), jnp.ones((1, 8, 8, 4)))["params"]["kernel"]
-    standardized = wide(standardize_weight(kernel, gain=jnp.ones(6)))
+    x = place(np.ones((1, 8, 8, 4)))
+    kernel = jax.jit(conv.init)(jax.random.key(0), x)["params"]["kernel"]
+    standardized = wide(jax.jit(standardize_weight)(kernel, gain=place(np.ones(6))))
     fan_in = 3 * 3 * 2
     np.testing.assert_allclose(standardized.var((0, 1, 2)) * fan_in, 1, rtol=1e-5)
 
@@ -148,7 +156,7 @@ def test_identities(shape, feature_axes, gain_shape, rng):
     sizes = [shape[axis] for axis in sorted(features)]
     for gain, var in (
         (None, 1),
-        (jnp.full(sizes, 3.0), 9 / np.prod(shape) * np.prod(sizes)),
+        (place(np.full(sizes, 3.0)), 9 / np.prod(shape) * np.prod(sizes)),
     ):
         run = functools.partial(
             value_and_gradients, dw, gain=gain, feature_axes=feature_axes, epsilon=0.0
@@ -156,9 +164,9 @@ def test_identities(shape, feature_axes, gain_shape, rng):
         standardized, gradient, _ = run(w)
         np.testing.assert_allclose(wide(standardized).mean(axes), 0, atol=1e-5)
         np.testing.assert_allclose(wide(standardized).var(axes), var, rtol=1e-5)
-        other, other_gradient, _ = run(4 * w + 2)
+        other, other_gradient, _ = run(place(4 * np.asarray(w) + 2))
         assert error(other, standardized) <= 1e-5
-        assert error(4 * other_gradient, gradient) <= 3e-5
+        assert error(4 * wide(other_gradient), gradient) <= 3e-5
         # dw is orthogonal to constants and to w
         size = np.abs(wide(gradient) * wide(w)).sum(axes).max()
         assert np.abs(wide(gradient).sum(axes)).max() <= 1e-5 * size
@@ -168,9 +176,11 @@ def test_identities(shape, feature_axes, gain_shape, rng):
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 def test_constant_units_come_out_as_0_with_finite_gradients(epsilon, scaled, rng):
-    w = jnp.full((6, 3), 0.1).at[:, 0].set(draw(rng, 6))
-    gain = jnp.ones(3) if scaled else None
-    outputs = value_and_gradients(draw(rng, (6, 3)), w, gain, epsilon=epsilon)
+    w = np.full((6, 3), 0.1)
+    w[:, 0] = draw(rng, 6)
+    gain = place(np.ones(3)) if scaled else None
+    outputs = value_and_gradients(draw(rng, (6, 3)), place(w), gain, epsilon=epsilon)
+    outputs = jax.device_get(outputs)
     chex.assert_tree_all_finite(outputs)
     np.testing.assert_array_equal(outputs[0][:, 1:], 0)
     assert (outputs[0][:, 0] != 0).all()
@@ -217,18 +227,23 @@ def test_vmap_scan_and_remat(rng):
         return jnp.sum(jnp.sin(standardize_weight(w, gain=gain)) * dw)
 
     gradient = jax.grad(loss, (0, 1))
-    each = [gradient(w[i], gain[i]) for i in range(6)]
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    one = jax.jit(gradient)
+    each = [one(*pair) for pair in zip(np.asarray(w), np.asarray(gain), strict=True)]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
     def over_layers(w, gain):
         _, losses = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (w, gain))
         return losses.sum()
 
-    for actual in (
-        jax.vmap(gradient)(w, gain),
-        jax.jit(jax.grad(over_layers, (0, 1)))(w, gain),
-        jax.vmap(jax.jit(jax.grad(jax.checkpoint(loss), (0, 1))))(w, gain),
-    ):
+    @jax.jit
+    def every(w, gain):
+        return (
+            jax.vmap(gradient)(w, gain),
+            jax.grad(over_layers, (0, 1))(w, gain),
+            jax.vmap(jax.grad(jax.checkpoint(loss), (0, 1)))(w, gain),
+        )
+
+    for actual in every(w, gain):
         chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -254,12 +269,12 @@ def test_sharded(spec, axis_type, rng):
 
 # ---- bad input
 
-w = jnp.ones((4, 5))
+w = place(np.ones((4, 5)))
 BAD = {
-    "gain of another size": (w, {"gain": jnp.ones(4)}, ("gain", "(4,)", "(5,)")),
-    "gain of integers": (w, {"gain": jnp.ones(5, int)}, ("gain", "int32")),
+    "gain of another size": (w, {"gain": place(np.ones(4))}, ("gain", "(4,)", "(5,)")),
+    "gain of integers": (w, {"gain": place(np.ones(5), np.int32)}, ("gain", "int32")),
     "an axis": (w, {"feature_axes": 2}, ("feature_axes", "2")),
-    "integers": (w.astype(int), {}, ("w", "int32", "astype")),
+    "integers": (place(w, np.int32), {}, ("w", "int32", "astype")),
     "epsilon": (w, {"epsilon": -1.0}, ("epsilon", "-1.0")),
     "dtype": (w, {"dtype": jnp.int32}, ("dtype", "int32")),
 }

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
+from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
 from refusals import refused
@@ -55,8 +55,15 @@ def oracle(dw, v, g, feature_axes=-1, epsilon=0.0):
 
 
 def value_and_gradients(dw, v, g, **options):
+    return jitted(**options)(dw, v, g)
+
+
+@functools.cache
+def jitted(**options):
+    """One function for each set of options, so that it is compiled once a shape."""
+
     @jax.jit
-    def step(v, g):
+    def step(dw, v, g):
         def loss(v, g):
             w = weight_norm(v, g, **options)
             return jnp.sum((jnp.conj(dw) * w).real), w
@@ -64,7 +71,10 @@ def value_and_gradients(dw, v, g, **options):
         gradients, w = jax.grad(loss, (0, 1), has_aux=True)(v, g)
         return w, *jax.tree.map(jnp.conj, gradients)
 
-    return step(v, g)
+    return step
+
+
+magnitude_of = jax.jit(weight_magnitude, static_argnames="feature_axes")
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3])
@@ -115,27 +125,32 @@ def test_lengths_whose_squares_leave_float32(size, rng):
     assert error(w, expected_w) <= 3e-5
     assert error(wide(dv) * size, expected_dv * size) <= 3e-5
     assert error(dg, expected_dg) <= 3e-5
-    assert error(wide(weight_magnitude(v)) / size, oracle(v, v, g)[2] / size) <= 3e-5
+    assert error(wide(magnitude_of(v)) / size, oracle(v, v, g)[2] / size) <= 3e-5
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-12])
 def test_a_unit_of_zeros(epsilon, rng):
-    v = draw(rng, (7, 5)).at[:, 2].set(0)
+    v = np.array(draw(rng, (7, 5)))
+    v[:, 2] = 0
+    v = place(v)
     g, dw = draw(rng, 5, loc=1), draw(rng, (7, 5))
     w, dv, dg = value_and_gradients(dw, v, g, epsilon=epsilon)
     chex.assert_tree_all_finite((w, dv, dg))
+    w, dv, dg, dw, g = map(np.asarray, (w, dv, dg, dw, g))
     np.testing.assert_array_equal(w[:, 2], 0)
     assert dg[2] == 0 and dg[1] != 0
     expected = dw[:, 2] * g[2] * 1e6 if epsilon else 0
     np.testing.assert_allclose(dv[:, 2], expected, rtol=1e-5)
-    magnitudes, dv = jax.value_and_grad(lambda v: weight_magnitude(v).sum())(v)
+    magnitudes = jax.value_and_grad(lambda v: weight_magnitude(v).sum())
+    magnitudes, dv = jax.jit(magnitudes)(v)
     assert np.isfinite(magnitudes)
-    np.testing.assert_array_equal(dv[:, 2], 0)
+    np.testing.assert_array_equal(np.asarray(dv)[:, 2], 0)
 
 
 def test_a_unit_that_is_not_finite_is_nan_and_no_other(rng):
-    v = draw(rng, (7, 5)).at[3, 1].set(jnp.nan).at[3, 2].set(jnp.inf)
-    w = weight_norm(v, jnp.ones(5))
+    v = np.array(draw(rng, (7, 5)))
+    v[3, 1:3] = np.nan, np.inf
+    w = np.asarray(value_and_gradients(v, place(v), place(np.ones(5)))[0])
     np.testing.assert_array_equal(np.isnan(w).all(0), [False, True, True, False, False])
     assert np.isfinite(w[:, (0, 3, 4)]).all()
 
@@ -146,12 +161,14 @@ def test_identities(shape, feature_axes, g_shape, rng):
     v, g, dw = draw(rng, shape, loc=0.5), draw(rng, g_shape, loc=1), draw(rng, shape)
     axes = norm_axes(v.ndim, feature_axes)
     expanded = expand(g, axes, v.ndim)
-    w, dv, _ = value_and_gradients(dw, v, g, feature_axes=feature_axes)
+    options = {"feature_axes": feature_axes, "epsilon": 0.0}
+    w, dv, _ = value_and_gradients(dw, v, g, **options)
     lengths = np.sqrt(np.sum(wide(w) ** 2, axes, keepdims=True))
     assert error(lengths, np.broadcast_to(np.abs(expanded), lengths.shape)) <= 1e-5
     inner = np.sum(wide(v) * wide(dv), axes)
     assert np.abs(inner).max() <= 1e-5 * np.sum(np.abs(wide(v) * wide(dw)), axes).max()
-    assert error(weight_norm(1e3 * v, g, feature_axes=feature_axes), w) <= 1e-5
+    longer = place(1e3 * wide(v))
+    assert error(value_and_gradients(dw, longer, g, **options)[0], w) <= 1e-5
 
 
 # ---- under JAX's transformations
@@ -188,18 +205,23 @@ def test_vmap_scan_and_remat(rng):
         return jnp.sum(jnp.sin(weight_norm(v, g)) * dw)
 
     gradient = jax.grad(loss, (0, 1))
-    each = [gradient(v[i], g[i]) for i in range(6)]
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    one = jax.jit(gradient)
+    each = [one(*pair) for pair in zip(np.asarray(v), np.asarray(g), strict=True)]
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
     def over_layers(v, g):
         _, losses = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (v, g))
         return losses.sum()
 
-    for actual in (
-        jax.vmap(gradient)(v, g),
-        jax.jit(jax.grad(over_layers, (0, 1)))(v, g),
-        jax.vmap(jax.jit(jax.grad(jax.checkpoint(loss), (0, 1))))(v, g),
-    ):
+    @jax.jit
+    def every(v, g):
+        return (
+            jax.vmap(gradient)(v, g),
+            jax.grad(over_layers, (0, 1))(v, g),
+            jax.vmap(jax.grad(jax.checkpoint(loss), (0, 1)))(v, g),
+        )
+
+    for actual in every(v, g):
         chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -231,22 +253,28 @@ def test_sharded(spec, axis_type, rng):
 @every_case
 def test_magnitude_preserves_the_weight(shape, feature_axes, g_shape, rng):
     w = draw(rng, shape, loc=0.5)
-    g = weight_magnitude(w, feature_axes=feature_axes)
+    g = magnitude_of(w, feature_axes=feature_axes)
     axes = norm_axes(w.ndim, feature_axes)
     assert error(g, np.sqrt(np.sum(wide(w) ** 2, axes))) <= 1e-5
-    assert error(weight_norm(w, g, feature_axes=feature_axes), w) <= 1e-5
+    options = {"feature_axes": feature_axes, "epsilon": 0.0}
+    same = value_and_gradients(w, w, g, **options)[0]
+    assert error(same, w) <= 1e-5
 
 
 def test_magnitude_of_half_precision_and_complex(rng):
     for dtype in (jnp.bfloat16, jnp.complex64):
         w = draw(rng, (30, 5), dtype)
-        g = weight_magnitude(w)
+        g = magnitude_of(w)
         assert g.dtype == jnp.float32
         assert error(g, np.sqrt(np.sum(np.abs(wide(w)) ** 2, 0))) <= 1e-5
 
 
+@jax.jit
 def layer(x, v, g, bias):
     return x @ weight_norm(v, g) + bias[None]
+
+
+init = jax.jit(init_weight_norm)
 
 
 def test_init_gives_mean_0_and_variance_1_in_every_layer(rng):
@@ -257,66 +285,86 @@ def test_init_gives_mean_0_and_variance_1_in_every_layer(rng):
         g, bias = draw(rng, size, loc=2, std=0.1), draw(rng, size)
         y = layer(x, v, g, bias)
         s = wide(x) @ oracle(v, v, g)[0]
-        new_g, new_bias = init_weight_norm(y, g, bias)
+        new_g, new_bias = init(y, g, bias)
         assert error(new_g, wide(g) / s.std(0)) <= 3e-5
         assert error(new_bias, -s.mean(0) / s.std(0)) <= 3e-5
         y = wide(layer(x, v, new_g, new_bias))
         np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(y.std(0), 1, rtol=1e-5)
-        x = jax.nn.relu(jnp.asarray(y, jnp.float32))
+        x = place(np.maximum(y, 0))
 
 
 def test_init_over_space_masks_and_devices(rng, make_mask):
     y, mask = draw(rng, (4, 3, 2, 5), loc=4), make_mask("bool", (4, 3, 2, 5))
-    y = jnp.where(mask, y, jnp.nan)
-    kept = np.where(mask, wide(y), np.nan)
+    kept, filled = (np.where(mask, wide(y), other) for other in (np.nan, 1.0))
     mean, std = np.nanmean(kept, (0, 1, 2)), np.nanstd(kept, (0, 1, 2))
-    g, bias = jnp.ones(5), jnp.zeros(5)
-    together = init_weight_norm(y, g, bias, mask=mask)
+    g, bias = place(np.ones(5)), place(np.zeros(5))
+    together = init(place(kept), g, bias, mask=mask)
     apart = jax.vmap(
         functools.partial(init_weight_norm, axis_name="batch"),
         in_axes=(0, None, None),
         axis_name="batch",
-    )(jnp.nan_to_num(y, nan=1.0), g, bias)
+    )
+    apart = jax.device_get(jax.jit(apart)(place(filled), g, bias))
     for value, wanted in zip(together, (1 / std, -mean / std), strict=True):
         assert error(value, wanted) <= 3e-5
-    filled = wide(jnp.nan_to_num(y, nan=1.0))
     assert error(apart[0][2], 1 / filled.std((0, 1, 2))) <= 3e-5
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("shape", [(1, 5), (3, 7, 11, 5)])
 def test_init_leaves_the_length_of_constant_units(shape, dtype):
-    constants = jnp.asarray([0.0, 0.1, -1e4, 1 / 3, 1e-3], dtype)
-    y = jnp.broadcast_to(constants, shape)
-    g, bias = init_weight_norm(y, jnp.full(5, 2.0), jnp.ones(5))
+    constants = np.asarray([0.0, 0.1, -1e4, 1 / 3, 1e-3], dtype)
+    y = place(np.broadcast_to(constants, shape), dtype)
+    g, bias = init(y, place(np.full(5, 2.0)), place(np.ones(5)))
     np.testing.assert_array_equal(g, 2)
-    np.testing.assert_allclose(bias, 1 - constants.astype(jnp.float32), rtol=1e-5)
+    np.testing.assert_allclose(bias, 1 - constants.astype(np.float32), rtol=1e-5)
 
 
 def test_init_keeps_dtypes_and_shows_nan():
-    y = jnp.asarray([[1.0, 2.0], [jnp.nan, 3.0]], jnp.bfloat16)
-    g, bias = init_weight_norm(y, jnp.ones(2, jnp.bfloat16), jnp.zeros(2))
+    y = place([[1.0, 2.0], [np.nan, 3.0]], jnp.bfloat16)
+    g, bias = init(y, place(np.ones(2), jnp.bfloat16), place(np.zeros(2)))
+    g = np.asarray(g)
     assert (g.dtype, bias.dtype) == (jnp.bfloat16, jnp.float32)
     assert np.isnan(g[0]) and g[1] == 2
 
 
 # ---- bad input
 
-v, g = jnp.ones((4, 5)), jnp.ones(5)
+v, g = place(np.ones((4, 5))), place(np.ones(5))
 BAD = {
-    "g of another size": (weight_norm, (v, jnp.ones(4)), {}, ("g", "(4,)", "(5,)")),
+    "g of another size": (
+        weight_norm,
+        (v, place(np.ones(4))),
+        {},
+        ("g", "(4,)", "(5,)"),
+    ),
     "g of one norm": (weight_norm, (v, g), {"feature_axes": None}, ("g", "()")),
     "an axis": (weight_norm, (v, g), {"feature_axes": 2}, ("feature_axes", "2")),
-    "integers": (weight_norm, (v.astype(int), g), {}, ("v", "int32", "astype")),
-    "integer g": (weight_norm, (v, g.astype(int)), {}, ("g", "int32", "astype")),
+    "integers": (weight_norm, (place(v, np.int32), g), {}, ("v", "int32", "astype")),
+    "integer g": (weight_norm, (v, place(g, np.int32)), {}, ("g", "int32", "astype")),
     "epsilon": (weight_norm, (v, g), {"epsilon": -1.0}, ("epsilon", "-1.0")),
     "dtype": (weight_norm, (v, g), {"dtype": jnp.int32}, ("dtype", "int32")),
-    "magnitude of integers": (weight_magnitude, (v.astype(int),), {}, ("w", "int32")),
+    "magnitude of integers": (
+        weight_magnitude,
+        (place(v, np.int32),),
+        {},
+        ("w", "int32"),
+    ),
     "magnitude over an axis": (weight_magnitude, (v,), {"feature_axes": -3}, ("-3",)),
-    "init: g": (init_weight_norm, (v, jnp.ones(()), g), {}, ("g", "(5,)", "()")),
-    "init: bias": (init_weight_norm, (v, g, jnp.ones(4)), {}, ("bias", "(5,)", "(4,)")),
-    "init: integers": (init_weight_norm, (v.astype(int), g, g), {}, ("y", "int32")),
+    "init: g": (init_weight_norm, (v, place(np.ones(())), g), {}, ("g", "(5,)", "()")),
+    "init: bias": (
+        init_weight_norm,
+        (v, g, place(np.ones(4))),
+        {},
+        ("bias", "(5,)", "(4,)"),
+    ),
+    "init: integers": (
+        init_weight_norm,
+        (place(v, np.int32), g, g),
+        {},
+        ("y", "int32"),
+    ),
 }
 
 
