@@ -60,9 +60,10 @@ def of_function(cls, function, tree, *, settings=None, restore=None, **fields):
         own = {"use_running_average": not train, "momentum": 0.5} if trains else {}
         return cls(**(own | (settings or {}) | options))
 
-    def compute(variables, x, mask):
+    def compute(variables, x, mask, **options):
         state = restore(**variables["batch_stats"]) if restore else ()
-        y, new = family.TABLE[function].call(x, variables["params"], state, mask)
+        call = family.TABLE[function].call
+        y, new = call(x, variables["params"], state, mask, **options)
         return y, entry.collect(new)
 
     entry = Entry(build, tree, compute, function, **fields)

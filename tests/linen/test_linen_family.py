@@ -19,7 +19,18 @@ from flax import linen as nn
 import jaxnorm
 import jaxnorm.linen
 
+# One of each kind: with statistics, without, with a parameter of a layer, over time.
+COMPILED = ("BatchNorm", "GhostBatchNorm", "SwitchableNorm", "LayerNorm", "WeightNorm",
+            "SpectralNorm", "BatchNormLSTMCell")  # fmt: skip
 every_module = pytest.mark.parametrize("name", TABLE)
+# Of the others, the shapes and the program, which is that of the function.
+compiled_modules = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
+        for name in TABLE
+    ],
+)
 KEY = jax.random.key(0)
 
 
@@ -73,33 +84,45 @@ def apply_layer(layer, variables, x, mask):
 TRACES = collections.Counter()
 
 
+def forwards(name, mask, remat=True):
+    """The module, and the function if it has one: (variables, x) -> y, collections."""
+    entry = TABLE[name]
+    layer = (nn.remat(Layer) if remat else Layer)(entry.build(True), name)
+    own = functools.partial(apply_layer, layer, mask=mask)
+    function = entry.compute and functools.partial(entry.compute, mask=mask)
+    return own, function
+
+
+def differentiate(forward, variables, x, cotangent):
+    """y, updates and gradients."""
+
+    def of_params(params, x):
+        return forward({**variables, "params": params}, x=x)
+
+    y, pullback, updates = jax.vjp(of_params, variables["params"], x, has_aux=True)
+    return y, updates, pullback(cotangent)
+
+
+def infer(name, variables, x, mask):
+    entry = TABLE[name]
+    # with a mutable reference, it would be collected
+    y, after = entry.apply(
+        entry.build(False), variables, x, mask, train=False, mutable=["batch_stats"]
+    )
+    return y, kept(after)
+
+
 @functools.cache
 def compiled(name):
     """y, updates and gradients of the module and of the function; and inference."""
-    entry = TABLE[name]
-
-    def differentiate(forward, variables, x, cotangent):
-        def of_params(params, x):
-            return forward({**variables, "params": params}, x)
-
-        y, pullback, updates = jax.vjp(of_params, variables["params"], x, has_aux=True)
-        return y, updates, pullback(cotangent)
 
     def step(variables, x, mask, cotangent):
         TRACES[name] += 1
-        layer = nn.remat(Layer)(norm=entry.build(True), name_in_table=name)
-        forwards = [functools.partial(apply_layer, layer, mask=mask)]
-        if entry.compute:
-            forwards.append(functools.partial(entry.compute, mask=mask))
         results = [
-            differentiate(lambda v, x, f=f: f(v, x=x), variables, x, cotangent)
-            for f in forwards
+            differentiate(forward, variables, x, cotangent)
+            for forward in filter(None, forwards(name, mask))
         ]
-        # with a mutable reference, it would be collected
-        y, after = entry.apply(
-            entry.build(False), variables, x, mask, train=False, mutable=["batch_stats"]
-        )
-        return results, (y, kept(after))
+        return results, infer(name, variables, x, mask)
 
     return jax.jit(step)
 
@@ -132,7 +155,38 @@ def test_initial_variables(name):
             )
 
 
-@every_module
+def program(function, *arguments):
+    """What is compiled for it, as text."""
+    return jax.jit(lambda *args: function(*args)).lower(*arguments).as_text()
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if TABLE[name].compute])
+def test_the_program_is_that_of_the_function(name):
+    """In training, with gradients; and, where the function knows it, in inference."""
+    entry = TABLE[name]
+    mask, x = draw_mask(entry), draw_x()
+    variables = draw_variables(name, x)
+    own, function = (
+        functools.partial(differentiate, forward)
+        for forward in forwards(name, mask, remat=False)
+    )
+    assert program(own, variables, x, x) == program(function, variables, x, x)
+    rematerialized = functools.partial(differentiate, forwards(name, mask)[0])
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        jax.eval_shape(rematerialized, variables, x, x),
+        (x, state_of(variables), (variables["params"], x)),
+    )
+    inferred = functools.partial(infer, name, mask=mask)
+    stats = {k: v for k, v in state_of(variables).items() if k == "batch_stats"}
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        jax.eval_shape(inferred, variables, x), (x, stats)
+    )
+    if entry.function and family.TABLE[entry.function].inference:
+        compute = functools.partial(entry.compute, mask=mask, use_running_average=True)
+        assert program(inferred, variables, x) == program(compute, variables, x)
+
+
+@compiled_modules
 def test_one_step(name):
     """As of the function, with remat too; inference stores nothing; traced once."""
     entry, traces = TABLE[name], []
@@ -140,7 +194,7 @@ def test_one_step(name):
     variables = draw_variables(name, x)
     for _ in range(2):
         (own, *function), (inferred, after) = compiled(name)(
-            variables, x, mask, jnp.cos(x)
+            variables, x, mask, np.cos(x)
         )
         traces.append(TRACES[name])
         y, updates, (gradients, dx) = own
@@ -155,7 +209,7 @@ def test_one_step(name):
             moved = jax.tree.leaves(updates), jax.tree.leaves(old)
             assert all(np.any(a != b) for a, b in zip(*moved, strict=True))
             assert entry.updates or np.any(inferred != y)
-        variables, x = {**variables, **updates}, 2 * x - 1
+        variables, x = {**variables, **updates}, jnp.asarray(2 * np.asarray(x) - 1)
     assert traces[0] == traces[1] > 0
 
 
@@ -175,33 +229,61 @@ def test_training_needs_mutable_statistics_and_inference_none(name):
 
 
 def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
 
 
-@every_module
-def test_scan_over_layers_of_vmap_over_models(name):
-    """As in loops, the statistics too."""
-    entry, mask = TABLE[name], draw_mask(TABLE[name])
-    models = [draw_x(seed) for seed in range(2)]
-    drawn = [[draw_variables(name, models[0], 2 * i + j) for j in range(2)]
-             for i in range(2)]  # fmt: skip
+def draw_stacked(name, x):
+    """Variables of two layers of two models, and all of them stacked."""
+    drawn = [[draw_variables(name, x, 2 * i + j) for j in range(2)] for i in range(2)]
+    return drawn, stack([stack(models) for models in drawn])
+
+
+def scan_of_vmap(name):
     axes = {"variable_axes": dict.fromkeys(("params", *COLLECTIONS), 0)}
     axes["split_rngs"] = {"params": True}
     lifted = nn.vmap(Layer, in_axes=(0, None), **axes)
     lifted = nn.scan(lifted, in_axes=nn.broadcast, length=2, **axes)
-    layer = lifted(norm=entry.build(True), name_in_table=name)
-    actual, updates = jax.jit(functools.partial(apply_layer, layer, mask=mask))(
-        stack([stack(models) for models in drawn]), x=stack(models)
-    )
-    for j, y in enumerate(models):
-        for i in range(2):
-            ((y, expected, _), *_), _ = compiled(name)(drawn[i][j], y, mask, y)
-            own = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], updates)
-            close(own, expected, 1e-4)
-        close(actual[j], y, 1e-4)
+    layer = lifted(norm=TABLE[name].build(True), name_in_table=name)
+    return functools.partial(apply_layer, layer, mask=draw_mask(TABLE[name]))
 
 
 @every_module
+def test_shapes_of_scan_over_layers_of_vmap_over_models(name):
+    x = draw_x()
+    _, variables = draw_stacked(name, x)
+    actual = jax.eval_shape(scan_of_vmap(name), variables, x=stack([x, x]))
+    expected = stack([x, x]), state_of(variables)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+
+
+@compiled_modules
+def test_scan_over_layers_of_vmap_over_models(name):
+    """As in loops, the statistics too."""
+    mask = draw_mask(TABLE[name])
+    models = [draw_x(seed) for seed in range(2)]
+    drawn, variables = draw_stacked(name, models[0])
+    actual, updates = jax.jit(scan_of_vmap(name))(variables, x=stack(models))
+    for j, y in enumerate(models):
+        for i in range(2):
+            ((y, expected, _), *_), _ = compiled(name)(drawn[i][j], y, mask, y)
+            own = jax.tree.map(lambda leaf, i=i, j=j: np.asarray(leaf)[i, j], updates)
+            close(own, expected, 1e-4)
+        close(np.asarray(actual)[j], y, 1e-4)
+
+
+@every_module
+def test_dtypes_of_a_bfloat16_result(name):
+    entry, x = TABLE[name], draw_x()
+    variables = draw_variables(name, x)
+    apply = functools.partial(
+        entry.apply, entry.build(True, dtype=jnp.bfloat16), mutable=COLLECTIONS
+    )
+    y, updates = jax.eval_shape(apply, variables, x, draw_mask(entry))
+    assert (y.shape, y.dtype) == (x.shape, jnp.bfloat16)
+    chex.assert_trees_all_equal_shapes_and_dtypes(kept(updates), state_of(variables))
+
+
+@compiled_modules
 def test_bfloat16_result(name):
     """y alone is rounded; the statistics are those of float32."""
     entry, mask, x = TABLE[name], draw_mask(TABLE[name]), draw_x()
@@ -217,7 +299,7 @@ def test_bfloat16_result(name):
         half_a_unit = 2**-8 * np.abs(oracle.wide(wide)) + 1e-6
         assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
     else:
-        close(y.astype(jnp.float32), wide, 3e-2)
+        close(np.asarray(y, np.float32), wide, 3e-2)
 
 
 @every_module
@@ -225,7 +307,7 @@ def test_integers(name):
     """They become float32; or they are refused."""
     entry, x = TABLE[name], draw_x()
     apply = functools.partial(entry.apply, entry.build(True), mutable=COLLECTIONS)
-    arguments = draw_variables(name, x), (3 * x).astype(jnp.int32)
+    arguments = draw_variables(name, x), np.int32(3 * np.asarray(x))
     if entry.integers:
         assert jax.eval_shape(apply, *arguments)[0].dtype == jnp.float32
     else:
