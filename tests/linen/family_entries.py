@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import family
+import jax
 from flax import linen as nn
+from jax.interpreters import partial_eval
 
 import jaxnorm
 from jaxnorm.linen.batch_module import BatchModule
@@ -115,3 +117,10 @@ def of_weight(cls, tree, normalize, **fields):
 
 def per_feature(*paths, shape=(WIDTH,)):
     return {path: f"float32 {shape}" for path in paths}
+
+
+def program(function, *arguments):
+    """What is traced, without what its results do not need, as text."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    needed = [True] * len(closed.out_avals)
+    return str(partial_eval.dce_jaxpr(closed.jaxpr, needed)[0])
