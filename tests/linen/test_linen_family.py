@@ -31,6 +31,7 @@ compiled_modules = pytest.mark.parametrize(
         for name in TABLE
     ],
 )
+other_modules = pytest.mark.parametrize("name", [n for n in TABLE if n not in COMPILED])
 KEY = jax.random.key(0)
 STATEFUL = [
     name for name in TABLE if any("batch_stats" in path for path in TABLE[name].tree)
@@ -237,7 +238,7 @@ def scan_of_vmap(name):
     return functools.partial(apply_layer, layer, mask=draw_mask(TABLE[name]))
 
 
-@every_module
+@other_modules
 def test_shapes_of_scan_over_layers_of_vmap_over_models(name):
     x = draw_x()
     variables = draw_variables(name, x)
@@ -268,7 +269,7 @@ def test_scan_over_layers_of_vmap_over_models(name):
         close(np.asarray(actual)[j], y, 1e-4)
 
 
-@every_module
+@other_modules
 def test_dtypes_of_a_bfloat16_result(name):
     entry, x = TABLE[name], draw_x()
     variables = draw_variables(name, x)

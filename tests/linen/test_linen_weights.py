@@ -59,9 +59,13 @@ class Model(nn.Module):
     wrapper: type[nn.Module]
     options: dict
     dtype: jnp.dtype = jnp.float32
+    block_alone: bool = False
 
     @nn.compact
     def __call__(self, x, **call):
+        if self.block_alone:
+            block = self.wrapper(Block(self.dtype), **self.options)
+            return block(x.mean((1, 2)), **call)
         kinds = {"param_dtype": self.dtype, **WAVES}
 
         def wrap(layer):
@@ -109,11 +113,11 @@ def run_steps(model, variables, x, **call):
     return gradients, y, new, step(params, x, new)[1] if stats else None
 
 
-def run_weight_norms(options, x, dtype=jnp.float32):
+def run_weight_norms(options, x, dtype=jnp.float32, block_alone=False):
     """Initialization and a step of our class and of Flax's, in one program."""
 
     def run(cls, x):
-        model = Model(cls, options, dtype)
+        model = Model(cls, options, dtype, block_alone)
         initial, variables = model.init_with_output(KEY, x)
         return initial, variables, run_steps(model, variables, x)
 
@@ -142,6 +146,8 @@ SPECTRAL_NORM_OPTIONS = {
 }
 
 
+# What has to do with the layers, of which these take all; the others take the block.
+WHOLE = {"defaults", "one norm", "first axis", "all parameters", "some parameters"}
 # What makes their code take another way; the others change a number.
 OFTEN = {"defaults", "no scale", "one norm", "bfloat16 scale"}
 
@@ -162,7 +168,7 @@ def check_same(ours, flax, half):
 @pytest.mark.parametrize("name", _some_slow(WEIGHT_NORM_OPTIONS))
 def test_weight_norm_has_the_tree_and_values_of_flax(name, x):
     options = WEIGHT_NORM_OPTIONS[name]
-    ours, flax = run_weight_norms(options, x)
+    ours, flax = run_weight_norms(options, x, block_alone=name not in WHOLE)
     check_same(ours, flax, jnp.bfloat16 in options.values())
 
 
@@ -182,7 +188,10 @@ def test_weight_norm_of_bfloat16_parameters(options, x):
 )
 def test_spectral_norm_has_the_tree_and_values_of_flax(name, update_stats, x):
     call, options = {"update_stats": update_stats}, SPECTRAL_NORM_OPTIONS[name]
-    models = [Model(cls, options) for cls in (SpectralNorm, nn.SpectralNorm)]
+    models = [
+        Model(cls, options, block_alone=name not in WHOLE)
+        for cls in (SpectralNorm, nn.SpectralNorm)
+    ]
     chex.assert_trees_all_equal_shapes_and_dtypes(
         *(shapes(model, x, **call) for model in models)
     )
