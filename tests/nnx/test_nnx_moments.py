@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from nnx_modules import TRAINED, build, call
+from nnx_modules import TABLE, TRAINED, build, call, draw_variables, load, program
 
 from jaxnorm.nnx import BatchMoment, BatchNorm
 
@@ -19,33 +19,63 @@ def batches(rng):
     return list(zip(jnp.asarray(x, jnp.float32), map(jnp.asarray, masks), strict=True))
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_program_is_that_of_linen(name, batches):
+    """y and the moments of a first batch."""
+    entry, (x, mask) = TABLE[name], batches[1]
+
+    def own(variables, x, mask):
+        module = load(build(name), variables)
+        module.set_attributes(collect_moments=True)
+        y = call(name, module, x, mask)
+        return y, nnx.to_pure_dict(nnx.state(module, BatchMoment))["batch_moments"]
+
+    def linen(variables, x, mask):
+        mutable = ["batch_stats", "batch_moments"]
+        y, new = entry.apply(entry.build(True), variables, x, mask, mutable=mutable)
+        return y, new["batch_moments"]
+
+    arguments = draw_variables(name, x), x, mask
+    assert program(own, *arguments) == program(linen, *arguments)
+
+
+# Their moments are of all features, of those of one step, and of some features.
+COMPILED = "BatchNorm", "RecurrentBatchNorm", "InstanceBatchNorm"
+
+
 @pytest.mark.parametrize(
-    ("name", "train"), [*((name, True) for name in TRAINED), ("BatchNorm", False)]
+    ("name", "train"),
+    [
+        ("BatchNorm", False),
+        *(
+            pytest.param(n, True, marks=() if n in COMPILED else pytest.mark.slow)
+            for n in TRAINED
+        ),
+    ],
 )
 def test_the_moments_of_all_batches(name, train, batches):
     """To the float64 ones, though the means are 1000; nothing else changes."""
-    module = build(name)
-    other = nnx.clone(module)
-    module.set_attributes(collect_moments=True)
-    step = nnx.jit(lambda module, x, mask: call(name, module, x, mask))
-    for norm in (module, other):
-        norm.set_attributes(use_running_average=not train)
-    for x, mask in batches:
-        y, expected_y = step(module, x, mask), step(other, x, mask)
+
+    @jax.jit
+    def run(batches):
+        module, other = (build(name, use_running_average=not train) for _ in range(2))
+        module.set_attributes(collect_moments=True)
+        ys = [[call(name, m, *batch) for m in (module, other)] for batch in batches]
+        moments = [module.batch_moments[k][...] for k in ("count", "mean", "var")]
+        return ys, moments
+
+    ys, moments = jax.device_get(run(batches))
+    for y, expected_y in ys:
         np.testing.assert_allclose(y, expected_y, rtol=1e-6)
     features = [
-        np.concatenate([np.asarray(x, np.float64)[..., i][mask[..., i]]
+        np.concatenate([np.asarray(x, np.float64)[..., i][np.asarray(mask)[..., i]]
                         for x, mask in batches])
         for i in range(4)
     ]  # fmt: skip
     if name == "InstanceBatchNorm":
         features = features[1:]
     expected = [[f(own) for own in features] for f in (len, np.mean, np.var)]
-    for value, expected_value in zip(
-        (module.batch_moments[k][...] for k in ("count", "mean", "var")),
-        expected,
-        strict=True,
-    ):
+    for value, expected_value in zip(moments, expected, strict=True):
         if name in ("RecurrentBatchNorm", "DomainBatchNorm"):
             np.testing.assert_array_equal(value[0], 0)
             np.testing.assert_array_equal(value[2], 0)
@@ -88,14 +118,14 @@ def test_over_devices(batches):
         return nnx.to_pure_dict(nnx.state(norm, BatchMoment))["batch_moments"]
 
     step = jax.pmap(step, axis_name="i", in_axes=(None, 0))
-    moments = step(state, x.reshape(8, 3, 4))
+    moments = jax.device_get(step(state, np.asarray(x).reshape(8, 3, 4)))
     count, mean = moments["count"][0], moments["mean"][0]
     np.testing.assert_array_equal(count, 24)
     np.testing.assert_allclose(mean, np.asarray(x).mean((0, 1)), rtol=1e-5)
 
 
 def test_gradients_flow_through_them(batches):
-    x = batches[0][0] - 1e3
+    x = np.asarray(batches[0][0]) - np.float32(1e3)
 
     def var(x):
         norm = BatchNorm(4, collect_moments=True, rngs=nnx.Rngs(0))
@@ -104,4 +134,4 @@ def test_gradients_flow_through_them(batches):
 
     deviation = x - x.mean((0, 1), keepdims=True)
     expected = 2 * deviation / x[..., 0].size
-    np.testing.assert_allclose(jax.grad(var)(x), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(var))(x), expected, atol=1e-6)
