@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import family
 import jax
 from flax import linen as nn
+from jax.extend import core
 from jax.interpreters import partial_eval
 
 import jaxnorm
@@ -120,7 +121,28 @@ def per_feature(*paths, shape=(WIDTH,)):
 
 
 def program(function, *arguments):
-    """What is traced, without what its results do not need, as text."""
+    """What is traced and needed for the results, as text; in an order of its own."""
     closed = jax.make_jaxpr(function)(*arguments)
     needed = [True] * len(closed.out_avals)
-    return str(partial_eval.dce_jaxpr(closed.jaxpr, needed)[0])
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, needed)
+    makers = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
+    read, ordered = set(), {}  # variables; equations by their identity
+
+    def visit(var):
+        if isinstance(var, core.Literal) or var in read:
+            return
+        read.add(var)
+        if var in makers:
+            for operand in makers[var].invars:
+                visit(operand)
+            ordered[id(makers[var])] = makers[var]
+
+    for var in jaxpr.outvars:
+        visit(var)
+    constants = {
+        var: value
+        for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)
+        if var in read
+    }
+    jaxpr = jaxpr.replace(constvars=list(constants), eqns=list(ordered.values()))
+    return f"{jaxpr} {list(constants.values())}"
