@@ -41,11 +41,11 @@ class SpectralNorm(nn.Module):
       >>> layer = jaxnorm.linen.SpectralNorm(nn.Dense(3), warm_up_steps=15)
       >>> x = jnp.ones((2, 4))
       >>> init = functools.partial(layer.init, update_stats=False)
-      >>> variables = jax.jit(init)(jax.random.key(0), x)
+      >>> variables = jax.eval_shape(init, jax.random.key(0), x)  # shapes alone
       >>> train = functools.partial(
       ...     layer.apply, update_stats=True, mutable=["batch_stats"]
       ... )
-      >>> y, updates = jax.jit(train)(variables, x)
+      >>> y, updates = jax.eval_shape(train, variables, x)
       >>> jax.tree.map(jnp.shape, updates["batch_stats"])
       {'layer_instance/kernel/sigma': (), 'layer_instance/kernel/u': (1, 3)}
     """
