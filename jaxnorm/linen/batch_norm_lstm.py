@@ -59,14 +59,15 @@ class BatchNormLSTMCell(nn.RNNCellBase):
       (https://arxiv.org/abs/1603.09025).
 
     Example:
-      >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
+      >>> import functools, jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
       >>> cell = jaxnorm.linen.BatchNormLSTMCell(
       ...     features=4, max_steps=5, use_running_average=False
       ... )
       >>> rnn = nn.RNN(cell, variable_carry="batch_stats")
-      >>> x = jax.random.normal(jax.random.key(0), (8, 5, 3))  # batch, time, features
-      >>> variables = jax.jit(rnn.init)(jax.random.key(1), x)
-      >>> y, updates = rnn.apply(variables, x, mutable=["batch_stats"])
+      >>> train = functools.partial(rnn.apply, mutable=["batch_stats"])
+      >>> x = jnp.ones((8, 5, 3))  # batch, time, features
+      >>> variables = jax.eval_shape(rnn.init, jax.random.key(0), x)  # shapes alone
+      >>> y, updates = jax.eval_shape(train, variables, x)
       >>> y.shape, updates["batch_stats"]["cell"]["norm_x"]["mean"].shape
       ((8, 5, 4), (5, 16))
     """

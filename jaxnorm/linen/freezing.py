@@ -39,7 +39,7 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
       >>> norm = jaxnorm.linen.BatchNorm(use_running_average=False)
       >>> x = jnp.array([[1.0], [3.0]])
-      >>> variables = norm.init(jax.random.key(0), x)
+      >>> variables = jax.jit(norm.init)(jax.random.key(0), x)
       >>> apply = jaxnorm.linen.frozen_statistics(norm.apply)
       >>> y, updates = apply(variables, x, mutable=["batch_stats"])
       >>> y.round(2).ravel(), updates["batch_stats"]["mean"]
@@ -83,7 +83,7 @@ def freeze_batch_norms(
       >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxnorm.linen, optax
       >>> norm = jaxnorm.linen.BatchNorm(use_running_average=False)
       >>> model = nn.Sequential([nn.Dense(3), norm])
-      >>> variables = model.init(jax.random.key(0), jnp.ones((4, 2)))
+      >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((4, 2)))
       >>> apply, optimizer = jaxnorm.linen.freeze_batch_norms(
       ...     model.apply, optax.adamw(1e-3), variables
       ... )

@@ -37,13 +37,15 @@ class SpectralNorm(nn.Module):
         the random u of Flax (0 steps) sigma is far too small at first; 15 are good.
 
     Example:
-      >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
+      >>> import functools, jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
       >>> layer = jaxnorm.linen.SpectralNorm(nn.Dense(3), warm_up_steps=15)
       >>> x = jnp.ones((2, 4))
-      >>> variables = layer.init(jax.random.key(0), x, update_stats=False)
-      >>> y, updates = layer.apply(
-      ...     variables, x, update_stats=True, mutable=["batch_stats"]
+      >>> init = functools.partial(layer.init, update_stats=False)
+      >>> variables = jax.eval_shape(init, jax.random.key(0), x)  # shapes alone
+      >>> train = functools.partial(
+      ...     layer.apply, update_stats=True, mutable=["batch_stats"]
       ... )
+      >>> y, updates = jax.eval_shape(train, variables, x)
       >>> jax.tree.map(jnp.shape, updates["batch_stats"])
       {'layer_instance/kernel/sigma': (), 'layer_instance/kernel/u': (1, 3)}
     """

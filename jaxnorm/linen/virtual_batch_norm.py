@@ -44,15 +44,14 @@ class VirtualBatchNorm(nn.Module):
       scale_init: Initializer of the scale.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> import functools, jax, jax.numpy as jnp, jaxnorm.linen
       >>> norm = jaxnorm.linen.VirtualBatchNorm()
       >>> reference_batch = jnp.array([[0.0], [2.0], [4.0]])
-      >>> params = norm.init(jax.random.key(0), reference_batch)["params"]
-      >>> _, reference = norm.apply(
-      ...     {"params": params}, reference_batch, mutable=["reference"]
-      ... )
+      >>> params = jax.jit(norm.init)(jax.random.key(0), reference_batch)["params"]
+      >>> collect = jax.jit(functools.partial(norm.apply, mutable=["reference"]))
+      >>> _, reference = collect({"params": params}, reference_batch)
       >>> x = jnp.array([[2.0], [100.0]])
-      >>> norm.apply({"params": params, **reference}, x)[:, 0].round(2)
+      >>> jax.jit(norm.apply)({"params": params, **reference}, x)[:, 0].round(2)
       Array([0.  , 1.73], dtype=float32)
     """
 

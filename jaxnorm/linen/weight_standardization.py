@@ -40,8 +40,8 @@ class WeightStandardization(nn.Module):
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
       >>> x = jnp.ones((2, 8, 8, 3))
       >>> layer = jaxnorm.linen.WeightStandardization(nn.Conv(4, (3, 3)))
-      >>> variables = layer.init(jax.random.key(0), x)
-      >>> layer.apply(variables, x).shape
+      >>> y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+      >>> y.shape
       (2, 8, 8, 4)
     """
 

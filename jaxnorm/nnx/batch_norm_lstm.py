@@ -45,11 +45,11 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
     `jaxnorm.linen.BatchNormLSTMCell`.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.nnx
+      >>> import jax.numpy as jnp, jaxnorm.nnx
       >>> from flax import nnx
       >>> cell = jaxnorm.nnx.BatchNormLSTMCell(3, 4, max_steps=5, rngs=nnx.Rngs(0))
-      >>> x = jax.random.normal(jax.random.key(0), (8, 5, 3))  # batch, time, features
-      >>> y = nnx.RNN(cell)(x)
+      >>> x = jnp.ones((8, 5, 3))  # batch, time, features
+      >>> y = nnx.jit(lambda rnn, x: rnn(x))(nnx.RNN(cell), x)
       >>> y.shape, cell.norm_x.mean.shape
       ((8, 5, 4), (5, 16))
     """

@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -25,25 +26,38 @@ def build(name, **options):
     return [cls(**{**NEEDED[name], **options}) for cls in pair(name)]
 
 
-def run(norm, x, mask=None, gradients=False):
+def run(name, x, mask=None, gradients=False, **options):
+    """What our module and Flax's give, from one program."""
+    norms = build(name, **options)
+
+    @jax.jit
+    def both(x, mask):
+        return [_run(norm, x, mask, gradients) for norm in norms]
+
+    return both(x, mask)
+
+
+def _run(norm, x, mask, gradients):
     """Initial variables and output, and output and gradients with other parameters."""
     initial_y, variables = norm.init_with_output(jax.random.key(0), x)
     trained = perturb(variables)
-    results = [variables, initial_y, norm.apply(trained, x, mask=mask)]
-    if gradients:
+    if not gradients:
+        return variables, norm.apply(trained, x, mask=mask)
 
-        def loss(variables, x):
-            return jnp.sum(jnp.sin(norm.apply(variables, x, mask=mask)))
+    def loss(variables, x):
+        y = norm.apply(variables, x, mask=mask)
+        return jnp.sum(jnp.sin(y)), y
 
-        results += jax.jit(jax.grad(loss, argnums=(0, 1)))(trained, x)
-    return results
+    steps = jax.grad(loss, argnums=(0, 1), has_aux=True)(trained, x)
+    return variables, initial_y, steps
 
 
 def perturb(variables):
     def move(leaf):
-        return leaf + 0.3 * jnp.sin(1 + jnp.arange(leaf.size).reshape(leaf.shape))
+        wave = 0.3 * np.sin(1 + np.arange(leaf.size)).reshape(leaf.shape)
+        return leaf + jnp.asarray(wave, leaf.dtype)
 
-    return jax.tree.map(lambda leaf: move(leaf).astype(leaf.dtype), variables)
+    return jax.tree.map(move, variables)
 
 
 def same(ours, flax, tolerance=1e-4):

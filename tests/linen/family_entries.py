@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import family
+import jax
 from flax import linen as nn
+from jax.extend import core
+from jax.interpreters import partial_eval
 
 import jaxnorm
 from jaxnorm.linen.batch_module import BatchModule
@@ -60,9 +63,10 @@ def of_function(cls, function, tree, *, settings=None, restore=None, **fields):
         own = {"use_running_average": not train, "momentum": 0.5} if trains else {}
         return cls(**(own | (settings or {}) | options))
 
-    def compute(variables, x, mask):
+    def compute(variables, x, mask, **options):
         state = restore(**variables["batch_stats"]) if restore else ()
-        y, new = family.TABLE[function].call(x, variables["params"], state, mask)
+        call = family.TABLE[function].call
+        y, new = call(x, variables["params"], state, mask, **options)
         return y, entry.collect(new)
 
     entry = Entry(build, tree, compute, function, **fields)
@@ -114,3 +118,31 @@ def of_weight(cls, tree, normalize, **fields):
 
 def per_feature(*paths, shape=(WIDTH,)):
     return {path: f"float32 {shape}" for path in paths}
+
+
+def program(function, *arguments):
+    """What is traced and needed for the results, as text; in an order of its own."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    needed = [True] * len(closed.out_avals)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, needed)
+    makers = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
+    read, ordered = set(), {}  # variables; equations by their identity
+
+    def visit(var):
+        if isinstance(var, core.Literal) or var in read:
+            return
+        read.add(var)
+        if var in makers:
+            for operand in makers[var].invars:
+                visit(operand)
+            ordered[id(makers[var])] = makers[var]
+
+    for var in jaxpr.outvars:
+        visit(var)
+    constants = {
+        var: value
+        for var, value in zip(closed.jaxpr.constvars, closed.consts, strict=True)
+        if var in read
+    }
+    jaxpr = jaxpr.replace(constvars=list(constants), eqns=list(ordered.values()))
+    return f"{jaxpr} {list(constants.values())}"

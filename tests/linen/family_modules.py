@@ -1,8 +1,11 @@
 """One entry for each module of `jaxnorm.linen`, so that all pass the same tests."""
 
+import functools
+
 import family
 import jax
 import jax.numpy as jnp
+import numpy as np
 from family_entries import (
     WIDTH,
     Entry,
@@ -212,14 +215,22 @@ TABLE = {
 }
 
 
+@functools.cache
+def shapes(name, shape):
+    """Those of the variables of a module."""
+    entry = TABLE[name]
+    init = functools.partial(entry.build(True).init, **entry.keywords(None, True))
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros(shape), *entry.extra)
+
+
 def draw_variables(name, x, seed=0):
-    """Those of the function's table, or else initial ones, moved."""
+    """Those of the function's table, or else positive numbers in all of them."""
     entry = TABLE[name]
     if entry.function:
         _, params, state = family.draw_arguments(family.TABLE[entry.function], seed)
         return {"params": params} | entry.collect(state)
-    keywords = entry.keywords(None, True)
-    init = jax.jit(lambda key: entry.build(True).init(key, x, *entry.extra, **keywords))
+    rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: leaf + 0.3 * jnp.cos(leaf + 1), init(jax.random.key(seed))
+        lambda leaf: jnp.asarray(rng.uniform(0.3, 1.3, leaf.shape), leaf.dtype),
+        shapes(name, x.shape),
     )

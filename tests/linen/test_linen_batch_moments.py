@@ -1,11 +1,14 @@
 """The collection `batch_moments` of the modules with running statistics."""
 
+import functools
+
 import family
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_modules import TABLE
+from family_entries import program
+from family_modules import TABLE, draw_variables
 
 import jaxnorm
 from jaxnorm.linen.batch_module import BatchModule
@@ -41,55 +44,71 @@ def check(collected, expected, index=None):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("name", COLLECTING)
-def test_exact_and_merged(name, train, rng):
+def test_exact_and_merged(name, rng):
+    """In training; in inference it is the same program."""
     entry = COLLECTING[name]
-    module = entry.build(train)
-    x = jnp.asarray(rng.normal(1e3, 2, size=family.SHAPE), jnp.float32)
-    mask = jnp.arange(len(x)).reshape(-1, *(1,) * (x.ndim - 1)) < len(x) - 2
-    x = x.at[-1].set(jnp.nan)
-    variables = module.init(KEY, x, *entry.extra)
-    assert "batch_moments" not in variables
+    x = rng.normal(1e3, 2, size=family.SHAPE)
+    x[-1] = np.nan
+    x = jnp.asarray(x, jnp.float32)
+    mask = np.arange(len(x)).reshape(-1, *(1,) * (x.ndim - 1)) < len(x) - 2
+    variables = draw_variables(name, x)
 
-    def collect(variables, x, mask):
+    def collect(variables, x, mask, train=True):
         mutable = ["batch_moments"]
-        _, new = entry.apply(module, variables, x, mask, train, mutable=mutable)
+        _, new = entry.apply(
+            entry.build(train), variables, x, mask, train, mutable=mutable
+        )
         assert set(new) == {"batch_moments"}  # the running statistics stay
         return new
 
-    first = collect(variables, x, mask)
-    index = entry.extra[0] if entry.extra else None
-    features = slice(getattr(module, "instance_features", 0), None)
-    check(first["batch_moments"], moments_of(x, mask, features), index)
+    @jax.jit
+    def at_once_and_merged(variables, x, mask):
+        merged, half = variables, len(x) // 2
+        for part in (slice(None, half), slice(half, None)):
+            merged = {**variables, **collect(merged, x[part], mask[part])}
+        return collect(variables, x, mask), merged
 
-    half = len(x) // 2
-    merged = variables
-    for part in (slice(None, half), slice(half, None)):
-        merged = {**variables, **collect(merged, x[part], mask[part])}
-    check(merged["batch_moments"], moments_of(x, mask, features), index)
+    index = entry.extra[0] if entry.extra else None
+    features = slice(getattr(entry.build(True), "instance_features", 0), None)
+    for collected in at_once_and_merged(variables, x, mask):
+        check(collected["batch_moments"], moments_of(x, mask, features), index)
+    programs = (
+        program(functools.partial(collect, train=train), variables, x, mask)
+        for train in (True, False)
+    )
+    assert len(set(programs)) == 1
 
 
 @pytest.mark.parametrize("name", COLLECTING)
-def test_output_and_statistics_do_not_depend_on_it(name, rng):
+def test_output_and_statistics_do_not_depend_on_it(name):
+    """They are of the same program."""
     entry = COLLECTING[name]
-    module = entry.build(True)
-    x = jnp.asarray(rng.normal(size=family.SHAPE), jnp.float32)
-    variables = module.init(KEY, x, *entry.extra)
-    y, new = entry.apply(module, variables, x, mutable=["batch_stats"])
-    both = ["batch_stats", "batch_moments"]
-    y_too, new_too = entry.apply(module, variables, x, mutable=both)
-    np.testing.assert_array_equal(y, y_too)
-    assert jax.tree.all(
-        jax.tree.map(np.array_equal, new["batch_stats"], new_too["batch_stats"])
+    x = jnp.zeros(family.SHAPE)
+    init = functools.partial(entry.build(True).init, KEY)
+    assert "batch_moments" not in jax.eval_shape(init, x, *entry.extra)
+
+    def apply(variables, x, collections):
+        y, new = entry.apply(entry.build(True), variables, x, mutable=collections)
+        return y, new["batch_stats"]
+
+    programs = (
+        program(
+            functools.partial(apply, collections=["batch_stats", *more]),
+            draw_variables(name, x),
+            x,
+        )
+        for more in ([], ["batch_moments"])
     )
+    assert len(set(programs)) == 1
 
 
 def test_over_devices(rng):
     module = jaxnorm.linen.BatchNorm(use_running_average=False, axis_name="device")
-    x = jnp.asarray(rng.normal(5, 2, size=(8, 3, 4)), jnp.float32)
-    mask = jnp.asarray(rng.uniform(size=(8, 3, 1)) < 0.6).at[2].set(False)
-    variables = module.init(KEY, x[0])
+    x = np.asarray(rng.normal(5, 2, size=(8, 3, 4)), np.float32)
+    mask = rng.uniform(size=(8, 3, 1)) < 0.6
+    mask[2] = False
+    variables = jax.jit(module.init)(KEY, x[0])
     collected = jax.pmap(
         lambda x, mask: module.apply(
             variables, x, mask=mask, mutable=["batch_moments"]
@@ -97,19 +116,19 @@ def test_over_devices(rng):
         axis_name="device",
     )(x, mask)
     for replica in range(8):
-        one = jax.tree.map(lambda leaf, i=replica: leaf[i], collected)
+        one = jax.tree.map(lambda leaf, i=replica: np.asarray(leaf)[i], collected)
         check(one, moments_of(x, mask))
 
 
 def test_gradients_flow_through_them(rng):
     module = jaxnorm.linen.BatchNorm(use_running_average=True)
     x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32)
-    variables = module.init(KEY, x)
+    variables = jax.jit(module.init)(KEY, x)
 
     def var(x):
         _, new = module.apply(variables, x, mutable=["batch_moments"])
         return jnp.sum(new["batch_moments"]["var"])
 
-    np.testing.assert_allclose(
-        jax.grad(var)(x), 2 * (x - x.mean(0, keepdims=True)) / len(x), atol=1e-6
-    )
+    wide = np.asarray(x, np.float64)
+    expected = 2 * (wide - wide.mean(0)) / len(wide)
+    np.testing.assert_allclose(jax.jit(jax.grad(var))(x), expected, atol=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 from family import close
-from family_entries import COLLECTIONS
+from family_entries import COLLECTIONS, program
 from family_modules import TABLE, draw_variables
 from flax import linen as nn
 from refusals import refused
@@ -20,8 +20,23 @@ from refusals import refused
 import jaxnorm
 import jaxnorm.linen
 
+# One of each kind: with statistics, without, with the parameters of a layer.
+COMPILED = "BatchNorm", "GhostBatchNorm", "LayerNorm", "WeightNorm", "SpectralNorm"
 every_module = pytest.mark.parametrize("name", TABLE)
+# Of the others, the shapes and the program, which is that of the function; of the cell,
+# test_linen_recurrent.py.
+compiled_modules = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
+        for name in TABLE
+    ],
+)
+other_modules = pytest.mark.parametrize("name", [n for n in TABLE if n not in COMPILED])
 KEY = jax.random.key(0)
+STATEFUL = [
+    name for name in TABLE if any("batch_stats" in path for path in TABLE[name].tree)
+]
 
 
 def test_the_table_is_complete():
@@ -74,33 +89,45 @@ def apply_layer(layer, variables, x, mask):
 TRACES = collections.Counter()
 
 
+def forwards(name, mask, remat=True):
+    """The module, and the function if it has one: (variables, x) -> y, collections."""
+    entry = TABLE[name]
+    layer = (nn.remat(Layer) if remat else Layer)(entry.build(True), name)
+    own = functools.partial(apply_layer, layer, mask=mask)
+    function = entry.compute and functools.partial(entry.compute, mask=mask)
+    return own, function
+
+
+def differentiate(forward, variables, x, cotangent):
+    """y, updates and gradients."""
+
+    def of_params(params, x):
+        return forward({**variables, "params": params}, x=x)
+
+    y, pullback, updates = jax.vjp(of_params, variables["params"], x, has_aux=True)
+    return y, updates, pullback(cotangent)
+
+
+def infer(name, variables, x, mask):
+    entry = TABLE[name]
+    # with a mutable reference, it would be collected
+    y, after = entry.apply(
+        entry.build(False), variables, x, mask, train=False, mutable=["batch_stats"]
+    )
+    return y, kept(after)
+
+
 @functools.cache
 def compiled(name):
     """y, updates and gradients of the module and of the function; and inference."""
-    entry = TABLE[name]
-
-    def differentiate(forward, variables, x, cotangent):
-        def of_params(params, x):
-            return forward({**variables, "params": params}, x)
-
-        y, pullback, updates = jax.vjp(of_params, variables["params"], x, has_aux=True)
-        return y, updates, pullback(cotangent)
 
     def step(variables, x, mask, cotangent):
         TRACES[name] += 1
-        layer = nn.remat(Layer)(norm=entry.build(True), name_in_table=name)
-        forwards = [functools.partial(apply_layer, layer, mask=mask)]
-        if entry.compute:
-            forwards.append(functools.partial(entry.compute, mask=mask))
         results = [
-            differentiate(lambda v, x, f=f: f(v, x=x), variables, x, cotangent)
-            for f in forwards
+            differentiate(forward, variables, x, cotangent)
+            for forward in filter(None, forwards(name, mask))
         ]
-        # with a mutable reference, it would be collected
-        y, after = entry.apply(
-            entry.build(False), variables, x, mask, train=False, mutable=["batch_stats"]
-        )
-        return results, (y, kept(after))
+        return results, infer(name, variables, x, mask)
 
     return jax.jit(step)
 
@@ -113,19 +140,22 @@ def test_initial_variables(name):
         True, **{"axis_name": "elsewhere"} if entry.synchronizes else {}
     )
     keywords = entry.keywords(None, True)
-    variables = jax.jit(
-        lambda key: module.init(key, draw_x(), *entry.extra, **keywords)
-    )(KEY)
+
+    def init(key):
+        return module.init(key, draw_x(), *entry.extra, **keywords)
+
+    variables = jax.eval_shape(init, KEY)
     leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
     tree = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in leaves
     }
     assert {k: f"{v.dtype} {v.shape}" for k, v in tree.items()} == entry.tree
-    initial = {"mean": 0, "count": 0, "var": 1, "std": 1}
-    for path, leaf in tree.items():
-        if path.startswith("batch_stats") and not entry.updates:
-            np.testing.assert_array_equal(leaf, initial[path.split("/")[-1]])
+    if name in STATEFUL and not entry.updates:
+        initial = {"mean": 0, "count": 0, "var": 1, "std": 1}
+        stats = jax.jit(lambda key: init(key)["batch_stats"])(KEY)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(stats)[0]:
+            np.testing.assert_array_equal(leaf, initial[path[-1].key])
     if entry.synchronizes:
         with pytest.raises(NameError, match="elsewhere"):
             jax.eval_shape(
@@ -135,7 +165,27 @@ def test_initial_variables(name):
             )
 
 
-@every_module
+# The statistics of the wrapper are behind a stop_gradient: see test_one_step.
+@pytest.mark.parametrize(
+    "name", [n for n in TABLE if TABLE[n].compute and n != "SpectralNorm"]
+)
+def test_the_program_is_that_of_the_function(name):
+    """So values and gradients are; in inference, where the function knows it, too."""
+    entry = TABLE[name]
+    mask, x = draw_mask(entry), draw_x()
+    variables = draw_variables(name, x)
+    own, function = forwards(name, mask, remat=False)
+    assert program(own, variables, x) == program(function, variables, x)
+    inferred = functools.partial(infer, name, mask=mask)
+    if entry.function and family.TABLE[entry.function].inference:
+        compute = functools.partial(entry.compute, mask=mask, use_running_average=True)
+        assert program(inferred, variables, x) == program(compute, variables, x)
+    else:
+        y, after = jax.eval_shape(inferred, variables, x)
+        assert (y.shape, y.dtype) == (x.shape, x.dtype) and not after
+
+
+@compiled_modules
 def test_one_step(name):
     """As of the function, with remat too; inference stores nothing; traced once."""
     entry, traces = TABLE[name], []
@@ -143,7 +193,7 @@ def test_one_step(name):
     variables = draw_variables(name, x)
     for _ in range(2):
         (own, *function), (inferred, after) = compiled(name)(
-            variables, x, mask, jnp.cos(x)
+            variables, x, mask, np.cos(x)
         )
         traces.append(TRACES[name])
         y, updates, (gradients, dx) = own
@@ -158,13 +208,8 @@ def test_one_step(name):
             moved = jax.tree.leaves(updates), jax.tree.leaves(old)
             assert all(np.any(a != b) for a, b in zip(*moved, strict=True))
             assert entry.updates or np.any(inferred != y)
-        variables, x = {**variables, **updates}, 2 * x - 1
+        variables, x = {**variables, **updates}, jnp.asarray(2 * np.asarray(x) - 1)
     assert traces[0] == traces[1] > 0
-
-
-STATEFUL = [
-    name for name in TABLE if any("batch_stats" in path for path in TABLE[name].tree)
-]
 
 
 @pytest.mark.parametrize("name", STATEFUL)
@@ -178,33 +223,68 @@ def test_training_needs_mutable_statistics_and_inference_none(name):
 
 
 def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
 
 
-@every_module
-def test_scan_over_layers_of_vmap_over_models(name):
-    """As in loops, the statistics too."""
-    entry, mask = TABLE[name], draw_mask(TABLE[name])
-    models = [draw_x(seed) for seed in range(2)]
-    drawn = [[draw_variables(name, models[0], 2 * i + j) for j in range(2)]
-             for i in range(2)]  # fmt: skip
+def draw_stacked(name, x):
+    """Variables of two layers of two models, and all of them stacked."""
+    drawn = [[draw_variables(name, x, 2 * i + j) for j in range(2)] for i in range(2)]
+    return drawn, stack([stack(models) for models in drawn])
+
+
+def scan_of_vmap(name):
     axes = {"variable_axes": dict.fromkeys(("params", *COLLECTIONS), 0)}
     axes["split_rngs"] = {"params": True}
-    lifted = nn.vmap(Layer, in_axes=(0, None), **axes)
+    lifted = nn.vmap(nn.remat(Layer), in_axes=(0, None), **axes)
     lifted = nn.scan(lifted, in_axes=nn.broadcast, length=2, **axes)
-    layer = lifted(norm=entry.build(True), name_in_table=name)
-    actual, updates = jax.jit(functools.partial(apply_layer, layer, mask=mask))(
-        stack([stack(models) for models in drawn]), x=stack(models)
-    )
+    layer = lifted(norm=TABLE[name].build(True), name_in_table=name)
+    return functools.partial(apply_layer, layer, mask=draw_mask(TABLE[name]))
+
+
+@other_modules
+def test_shapes_of_scan_over_layers_of_vmap_over_models(name):
+    x = draw_x()
+    variables = draw_variables(name, x)
+
+    def widen(tree, *axes):
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), tree
+        )
+
+    models = widen(x, 2)
+    actual = jax.eval_shape(scan_of_vmap(name), widen(variables, 2, 2), x=models)
+    expected = models, widen(state_of(variables), 2, 2)
+    chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
+
+
+@compiled_modules
+def test_scan_over_layers_of_vmap_over_models(name):
+    """As in loops, the statistics too."""
+    mask = draw_mask(TABLE[name])
+    models = [draw_x(seed) for seed in range(2)]
+    drawn, variables = draw_stacked(name, models[0])
+    actual, updates = jax.jit(scan_of_vmap(name))(variables, x=stack(models))
     for j, y in enumerate(models):
         for i in range(2):
             ((y, expected, _), *_), _ = compiled(name)(drawn[i][j], y, mask, y)
-            own = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], updates)
+            own = jax.tree.map(lambda leaf, i=i, j=j: np.asarray(leaf)[i, j], updates)
             close(own, expected, 1e-4)
-        close(actual[j], y, 1e-4)
+        close(np.asarray(actual)[j], y, 1e-4)
 
 
-@every_module
+@other_modules
+def test_dtypes_of_a_bfloat16_result(name):
+    entry, x = TABLE[name], draw_x()
+    variables = draw_variables(name, x)
+    apply = functools.partial(
+        entry.apply, entry.build(True, dtype=jnp.bfloat16), mutable=COLLECTIONS
+    )
+    y, updates = jax.eval_shape(apply, variables, x, draw_mask(entry))
+    assert (y.shape, y.dtype) == (x.shape, jnp.bfloat16)
+    chex.assert_trees_all_equal_shapes_and_dtypes(kept(updates), state_of(variables))
+
+
+@compiled_modules
 def test_bfloat16_result(name):
     """y alone is rounded; the statistics are those of float32."""
     entry, mask, x = TABLE[name], draw_mask(TABLE[name]), draw_x()
@@ -220,7 +300,7 @@ def test_bfloat16_result(name):
         half_a_unit = 2**-8 * np.abs(oracle.wide(wide)) + 1e-5
         assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
     else:
-        close(y.astype(jnp.float32), wide, 3e-2)
+        close(np.asarray(y, np.float32), wide, 3e-2)
 
 
 @every_module
@@ -228,7 +308,7 @@ def test_integers(name, as_users_run_it):
     """They become float32; or they are refused; or a wrapped layer converts them."""
     entry, x = TABLE[name], draw_x()
     apply = functools.partial(entry.apply, entry.build(True), mutable=COLLECTIONS)
-    arguments = draw_variables(name, x), (3 * x).astype(jnp.int32)
+    arguments = draw_variables(name, x), np.int32(3 * np.asarray(x))
     if entry.integers is False:
         with refused("must be floating or complex", "int32", "astype"):
             jax.eval_shape(apply, *arguments)

@@ -1,9 +1,11 @@
 """Momentum as a function of the number of updates, in every module that trains."""
 
+import functools
 import inspect
 
 import family
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from family import close
@@ -25,30 +27,41 @@ TRAINED = [n for n in TABLE if "momentum" in inspect.signature(
     getattr(jaxnorm.linen, n)).parameters]  # fmt: skip
 
 
+def is_count(path):
+    return jax.tree_util.keystr(path[-1:], simple=True) == "count"
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_momentum_as_a_function_counts_updates(name, x):
     """With t / (t + 1) two updates give the average of both, and the counts add up."""
     entry = TABLE[name]
     module = entry.build(True, momentum=lambda t: t / (t + 1))
-    init = jax.jit(lambda key: module.init(key, x, *entry.extra))
+    init = functools.partial(module.init, KEY, x, *entry.extra)
     if not entry.counts:
         with pytest.raises(TypeError, match="momentum as a function"):
-            jax.eval_shape(init, KEY)
+            jax.eval_shape(init)
         return
-    variables = init(KEY)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):  # whatever they are, they have no weight
+        values = rng.uniform(0.3, 1.3, leaf.shape)
+        return jnp.asarray(0 * values if is_count(path) else values, leaf.dtype)
+
+    variables = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
 
     @jax.jit
     def update(stats, x):
         changed = {**variables, "batch_stats": stats}
         return entry.apply(module, changed, x, mutable=COLLECTIONS)[1]["batch_stats"]
 
+    later = jnp.asarray(2 * np.asarray(x) + 1)
     first = update(variables["batch_stats"], x)
-    second = update(variables["batch_stats"], 2 * x + 1)
-    both = update(first, 2 * x + 1)
+    second = update(variables["batch_stats"], later)
+    both = update(first, later)
 
     def combine(path, a, b):
-        counts = jax.tree_util.keystr(path[-1:], simple=True) == "count"
-        return a + b if counts else (a + b) / 2
+        a, b = np.asarray(a), np.asarray(b)
+        return a + b if is_count(path) else (a + b) / 2
 
     close(both, jax.tree_util.tree_map_with_path(combine, first, second))
     paths = [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(both)]
@@ -60,7 +73,7 @@ def test_a_checkpoint_of_numpy_arrays_with_a_momentum_schedule(name, x):
     """Its count is a count too, outside of jit as well."""
     entry = TABLE[name]
     module = entry.build(True, momentum=jaxnorm.warmup_momentum())
-    variables = module.init(KEY, x)
+    variables = jax.jit(module.init)(KEY, x)
     loaded = jax.tree.map(np.asarray, variables)
     _, updates = entry.apply(module, loaded, x, mutable=["batch_stats"])
     assert updates["batch_stats"]["count"] == 1

@@ -32,9 +32,9 @@ def build(train=True, **options):
 
 
 @functools.cache
-def initial():
-    x = jnp.ones((BATCH, TIME, INPUTS))
-    return jax.jit(build().init)(KEY, x)
+def shapes():
+    x = jnp.zeros((BATCH, TIME, INPUTS))
+    return jax.eval_shape(build().init, KEY, x)
 
 
 @pytest.fixture
@@ -45,10 +45,12 @@ def x(rng):
 @pytest.fixture
 def variables(rng):
     """Those of a trained network: no two numbers are alike."""
-    return jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(rng.uniform(0.1, 0.6, leaf.shape), leaf.dtype),
-        initial(),
-    )
+
+    def draw(path, leaf):
+        low, high = (-0.7, 0.9) if path[-1].key == "kernel" else (0.3, 1.5)
+        return jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes())
 
 
 def start(lengths):
@@ -58,10 +60,9 @@ def start(lengths):
     )
 
 
-@functools.partial(jax.jit, static_argnames="train")
-def run(variables, x, lengths=None, train=True):
+def traced_run(variables, x, lengths=None, train=True):
     """y, the last carry, and the statistics."""
-    lengths = jnp.full(BATCH, TIME) if lengths is None else lengths
+    lengths = jnp.asarray(np.full(BATCH, TIME) if lengths is None else lengths)
     (carry, y), updates = build(train).apply(
         variables,
         x,
@@ -71,6 +72,15 @@ def run(variables, x, lengths=None, train=True):
         mutable=["batch_stats"],
     )
     return y, carry, updates.get("batch_stats") or variables["batch_stats"]
+
+
+compiled_run = jax.jit(traced_run, static_argnames="train")
+
+
+def run(variables, x, lengths=None, train=True):
+    """As above, compiled, and in NumPy."""
+    lengths = np.full(BATCH, TIME) if lengths is None else lengths
+    return jax.device_get(compiled_run(variables, x, lengths, train=train))
 
 
 def oracle_lstm(variables, x, lengths, train):
@@ -119,10 +129,10 @@ def oracle_lstm(variables, x, lengths, train):
 @pytest.mark.parametrize("lengths", [[4] * 6, [4, 1, 3, 2, 4, 3], [2, 1, 2, 2, 1, 2]])
 def test_oracle(lengths, train, x, variables):
     """With the carry of each sequence at its own end; unvisited steps do not move."""
-    lengths = jnp.asarray(lengths)
+    lengths = np.asarray(lengths)
     y, carry, stats = run(variables, x, lengths, train=train)
     expected, (c, h), moved = oracle_lstm(variables, x, lengths, train)
-    valid = np.arange(TIME) < np.asarray(lengths)[:, None]
+    valid = np.arange(TIME) < lengths[:, None]
     assert oracle.error(y[valid], expected[valid]) <= 1e-5
     assert oracle.error(carry.c, c) <= 1e-5
     assert oracle.error(carry.h, h) <= 1e-5
@@ -131,26 +141,23 @@ def test_oracle(lengths, train, x, variables):
     ):
         assert oracle.error(actual, wanted) <= 1e-5
     visited = int(max(lengths)) if train else 0
-    beyond = jax.tree.map(
-        lambda leaf: leaf[visited:], (stats, variables["batch_stats"])
-    )
+    both = jax.device_get((stats, variables["batch_stats"]))
+    beyond = jax.tree.map(lambda leaf: leaf[visited:], both)
     chex.assert_trees_all_equal(*beyond)
     if train:
-        within = jax.tree.map(
-            lambda leaf: leaf[:visited], (stats, variables["batch_stats"])
-        )
-        changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), *within)
+        within = jax.tree.map(lambda leaf: leaf[:visited], both)
+        changed = jax.tree.map(lambda a, b: np.any(a != b), *within)
         assert all(jax.tree.leaves(changed))
 
 
 def test_padding_has_no_effect(x, variables):
-    lengths = jnp.asarray([4, 1, 3, 2, 4, 3])
-    valid = jnp.arange(TIME)[None] < lengths[:, None]
+    lengths = np.asarray([4, 1, 3, 2, 4, 3])
+    valid = np.arange(TIME)[None] < lengths[:, None]
 
     @jax.jit
     def step(params, x):
         def loss(params, x):
-            y, _, stats = run({**variables, "params": params}, x, lengths)
+            y, _, stats = traced_run({**variables, "params": params}, x, lengths)
             y = jnp.where(valid[..., None], y, 0)
             return jnp.sum(jnp.sin(y)), (y, stats)
 
@@ -158,9 +165,9 @@ def test_padding_has_no_effect(x, variables):
 
     expected = step(variables["params"], x)
     chex.assert_tree_all_finite(expected)
-    for bad in (7.0, jnp.nan):
-        padded = jnp.where(valid[..., None], x, bad)
-        (dparams, dx), values = step(variables["params"], padded)
+    for bad in (7.0, np.nan):
+        padded = np.where(valid[..., None], x, np.float32(bad))
+        (dparams, dx), values = jax.device_get(step(variables["params"], padded))
         chex.assert_trees_all_close(values, expected[1], rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(dx[~valid], 0)
         if bad == 7.0:  # 0 times NaN is NaN in the kernel of W_x, as in any layer
@@ -169,10 +176,10 @@ def test_padding_has_no_effect(x, variables):
 
 def test_sequences_that_ended_are_as_if_they_were_not_there(x, variables):
     """The third step sees what a batch of the sequences that reach it would."""
-    lengths = jnp.asarray([4, 4, 4, 2, 2, 2])
+    lengths = np.asarray([4, 4, 4, 2, 2, 2])
     _, _, stats = run(variables, x, lengths)
     _, _, whole = run(variables, x)
-    _, _, alone = run(variables, jnp.concatenate([x[:3], x[:3]]))
+    _, _, alone = run(variables, np.concatenate([np.asarray(x)[:3]] * 2))
     for expected, steps in (whole, slice(0, 2)), (alone, slice(2, 4)):
         own = [s["cell"]["norm_x"] for s in (stats, expected)]
         own = jax.tree.map(lambda leaf, steps=steps: leaf[steps], own)
@@ -180,15 +187,17 @@ def test_sequences_that_ended_are_as_if_they_were_not_there(x, variables):
 
 
 def test_steps_beyond_the_last_use_its_statistics(rng, variables):
-    x = jnp.asarray(rng.normal(size=(BATCH, STEPS + 2, INPUTS)), jnp.float32)
-    lengths = jnp.full(BATCH, STEPS + 2)
+    x = np.float32(rng.normal(size=(BATCH, STEPS + 2, INPUTS)))
+    lengths = np.full(BATCH, STEPS + 2)
     y, _, stats = run(variables, x, lengths)
     chex.assert_trees_all_equal_shapes(stats, variables["batch_stats"])
     chex.assert_tree_all_finite((y, stats))
-    _, _, shorter = run(variables, x[:, :STEPS], lengths)
+    # of which the steps beyond do not count
+    x_then = np.where(np.arange(STEPS + 2)[:, None] < STEPS, x, 0)
+    _, _, shorter = run(variables, x_then, np.full(BATCH, STEPS))
     mean = [s["cell"]["norm_x"]["mean"] for s in (stats, shorter)]
     np.testing.assert_allclose(mean[0][:-1], mean[1][:-1], rtol=1e-5, atol=1e-6)
-    kernel = variables["params"]["cell"]["input"]["kernel"]
+    kernel = np.asarray(variables["params"]["cell"]["input"]["kernel"])
     expected = np.asarray(mean[1][-1])
     for step in (STEPS, STEPS + 1):
         expected = 0.5 * expected + 0.5 * np.mean(x[:, step] @ kernel, 0)
@@ -196,9 +205,9 @@ def test_steps_beyond_the_last_use_its_statistics(rng, variables):
 
 
 def test_vmap_over_models_equals_a_loop(x, variables):
-    other = jax.tree.map(lambda leaf: leaf * 1.2, variables)
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, other)
-    actual = jax.jit(jax.vmap(lambda v: run(v, x)))(both)
+    other = jax.tree.map(lambda leaf: np.asarray(leaf) * np.float32(1.2), variables)
+    both = jax.tree.map(lambda *leaves: np.stack(leaves), variables, other)
+    actual = jax.device_get(jax.jit(jax.vmap(lambda v: traced_run(v, x)))(both))
     for i, model in enumerate((variables, other)):
         own = jax.tree.map(lambda leaf, i=i: leaf[i], actual)
         chex.assert_trees_all_close(own, run(model, x), rtol=1e-4, atol=1e-5)
@@ -229,12 +238,8 @@ def test_what_is_carried_keeps_its_dtype(dtype, param_dtype, x, variables):
 
 def test_gradients_are_those_of_the_values(x, variables, rng, x64):
     """Through time and all three norms, in float64, along a random direction."""
-    arguments = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64), (variables["params"], x)
-    )
-    direction = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arguments
-    )
+    arguments = jax.tree.map(oracle.wide, (variables["params"], x))
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), arguments)
     rnn = build(param_dtype=jnp.float64)
 
     def loss(move):
@@ -245,5 +250,5 @@ def test_gradients_are_those_of_the_values(x, variables, rng, x64):
         return jnp.sum(jnp.sin(y + jnp.cumsum(y, 0)))
 
     slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))
-    values, slopes = slope(jnp.asarray([-1e-5, 0.0, 1e-5]))
+    values, slopes = jax.device_get(slope(np.asarray([-1e-5, 0.0, 1e-5])))
     np.testing.assert_allclose((values[2] - values[0]) / 2e-5, slopes[1], rtol=1e-6)

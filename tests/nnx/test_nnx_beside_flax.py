@@ -50,17 +50,27 @@ def pair(name, rngs=0, **options):
     ]
 
 
+forward = nnx.jit(lambda model, x: model(x))
+
+
 @pytest.mark.parametrize("case", OPTIONS)
 def test_same_variables_and_values_as_flax(case, x):
-    ours, flax = pair(case.split(",")[0], **OPTIONS[case])
+    """Initial ones, two steps, their statistics, and inference; in one program."""
+
+    @jax.jit
+    def run(x):
+        def steps(norm):
+            initial, ys = nnx.to_pure_dict(nnx.state(norm)), [norm(x), norm(x)]
+            after = nnx.to_pure_dict(nnx.state(norm))
+            norm.eval()
+            return initial, after, [*ys, norm(x)]
+
+        return [steps(norm) for norm in pair(case.split(",")[0], **OPTIONS[case])]
+
+    (initial, *ours), (flax_initial, *flax) = run(x)
     # drawn with the same keys
-    chex.assert_trees_all_equal(nnx.state(ours), nnx.state(flax))
-    for _ in range(2):
-        np.testing.assert_allclose(ours(x), flax(x), rtol=1e-4, atol=1e-4)
-    chex.assert_trees_all_close(nnx.state(ours), nnx.state(flax), rtol=1e-4)
-    ours.eval()
-    flax.eval()
-    np.testing.assert_allclose(ours(x), flax(x), rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_equal(initial, flax_initial)
+    chex.assert_trees_all_close(ours, flax, rtol=1e-4, atol=1e-4)
 
 
 class Model(nnx.Module):
@@ -74,19 +84,22 @@ class Model(nnx.Module):
 
 
 def test_a_checkpoint_of_flax_loads(x):
-    flax = Model(nnx, nnx.Rngs(0))
+    flax = nnx.jit(lambda: Model(nnx, nnx.Rngs(0)))()
     for _ in range(3):
-        flax(x)
+        forward(flax, x)
     checkpoint = jax.device_get(nnx.to_pure_dict(nnx.state(flax)))
-    ours = Model(jaxnorm.nnx, nnx.Rngs(1))
+    ours = nnx.jit(lambda: Model(jaxnorm.nnx, nnx.Rngs(1)))()
     state = nnx.state(ours)
     nnx.replace_by_pure_dict(state, checkpoint)
     nnx.update(ours, state)
     ours.eval()
     flax.eval()
-    np.testing.assert_allclose(ours(x), flax(x), rtol=1e-4, atol=1e-4)
+    y, expected = (forward(model, x) for model in (ours, flax))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    nnx.replace_by_pure_dict(state, checkpoint)
+    nnx.update(ours, state)
     ours.train()
-    ours(x)  # NumPy's arrays become JAX's
+    ours.batch(x)  # NumPy's arrays become JAX's
     assert isinstance(ours.batch.mean[...], jax.Array)
 
 
@@ -132,12 +145,18 @@ def test_options_beyond_flax_as_in_linen(case, x):
     features = (4, 8) if case == "two axes" else 8
     ours = OURS(features, **options, rngs=nnx.Rngs(0))
     linen = jaxnorm.linen.BatchNorm(**options, use_running_average=False)
-    variables = linen.init(jax.random.key(0), x)
-    batches = [x, x.at[0].set(jnp.nan) if case == "skip" else 2 * x, x + 1]
-    for batch in batches:
-        y, updates = linen.apply(variables, batch, mutable=["batch_stats"])
-        variables = {**variables, **updates}
-        np.testing.assert_allclose(ours(batch), y, rtol=1e-5, atol=1e-5)
+    variables = jax.jit(linen.init)(jax.random.key(0), x)
+    x = np.asarray(x)
+    nonfinite = np.where(np.arange(6)[:, None, None] == 0, np.float32(np.nan), x)
+
+    @nnx.jit
+    def step(ours, variables, x):
+        y, updates = linen.apply(variables, x, mutable=["batch_stats"])
+        return ours(x), y, {**variables, **updates}
+
+    for batch in (x, nonfinite if case == "skip" else 2 * x, x + 1):
+        actual, y, variables = step(ours, variables, batch)
+        np.testing.assert_allclose(actual, y, rtol=1e-5, atol=1e-5)
     stats = nnx.to_pure_dict(nnx.state(ours, nnx.BatchStat))
     chex.assert_trees_all_close(stats, variables["batch_stats"], rtol=1e-6)
     assert ("count" in stats) == callable(options["momentum"])
@@ -148,7 +167,7 @@ def test_options_beyond_flax_as_in_linen(case, x):
 def test_weighted_mask(x, rng):
     weights = jnp.asarray(rng.uniform(size=(6, 4, 1)), jnp.float32)
     norm = OURS(8, momentum=0.0, rngs=nnx.Rngs(0))
-    norm(x, mask=weights)
+    nnx.jit(lambda norm, x: norm(x, mask=weights))(norm, x)
     wide, w = np.asarray(x, np.float64), np.asarray(weights, np.float64)
     expected = (w * wide).sum((0, 1)) / w.sum()
     np.testing.assert_allclose(norm.mean[...], expected, rtol=1e-5)
@@ -156,8 +175,8 @@ def test_weighted_mask(x, rng):
 
 def test_complex_input_makes_the_mean_complex(x):
     norm = OURS(8, momentum=0.0, rngs=nnx.Rngs(0))
-    norm(x + 2j)
-    np.testing.assert_allclose(norm.mean[...].imag, 2, rtol=1e-5)
+    forward(norm, np.asarray(x) + np.complex64(2j))
+    np.testing.assert_allclose(np.imag(norm.mean[...]), 2, rtol=1e-5)
 
 
 def test_train_eval_and_view(x):
@@ -200,6 +219,7 @@ def test_metadata_and_sharding(x):
 def test_ensembles_and_scan_over_layers(x):
     """Two models side by side, and three layers after one another, as in loops."""
 
+    @nnx.jit
     @nnx.split_rngs(splits=3)
     @nnx.vmap
     def make(rngs):
@@ -209,31 +229,36 @@ def test_ensembles_and_scan_over_layers(x):
     graphdef, state = nnx.split(stacked)
     layers = [
         nnx.merge(graphdef, layer)
-        for layer in (jax.tree.map(lambda a, i=i: a[i], state) for i in range(3))
+        for layer in (
+            jax.tree.map(lambda a, i=i: jnp.asarray(np.asarray(a)[i]), state)
+            for i in range(3)
+        )
     ]
-    assert len(np.unique([layer.scale[0] for layer in layers])) == 3
-    side_by_side = nnx.clone(stacked)
-    xs = jnp.stack([x, 2 * x, x - 1])
-    actual = nnx.vmap(lambda norm, x: norm(x))(side_by_side, xs)
+    assert len(np.unique(np.asarray(stacked.scale[...])[:, 0])) == 3
+    side_by_side, one = nnx.clone(stacked), np.asarray(x)
+    xs = np.stack([one, 2 * one, one - 1])
+    actual = nnx.jit(nnx.vmap(lambda norm, x: norm(x)))(side_by_side, xs)
     alone = [nnx.clone(layer) for layer in layers]
     for i, layer in enumerate(alone):
-        np.testing.assert_allclose(actual[i], layer(xs[i]), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(side_by_side.var[i], layer.var[...], rtol=1e-5)
+        y, variance = np.asarray(actual)[i], np.asarray(side_by_side.var[...])[i]
+        np.testing.assert_allclose(y, forward(layer, xs[i]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(variance, layer.var[...], rtol=1e-5)
 
+    @nnx.jit
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
-    def forward(x, norm):
+    def through_layers(x, norm):
         return jnp.sin(norm(x))
 
-    y = forward(x, stacked)
-    expected = x
+    y = through_layers(x, stacked)
+    means, expected = np.asarray(stacked.mean[...]), one
     for i, layer in enumerate(layers):
-        expected = jnp.sin(layer(expected))
-        np.testing.assert_allclose(stacked.mean[i], layer.mean[...], atol=1e-6)
+        expected = np.sin(forward(layer, expected))
+        np.testing.assert_allclose(means[i], layer.mean[...], atol=1e-6)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pmap_equals_one_device(rng):
-    x = jnp.asarray(rng.normal(3, 2, (16, 8)), jnp.float32)
+    x = np.float32(rng.normal(3, 2, (16, 8)))
     alone, shared = (
         OURS(8, momentum=0.5, axis_name=name, rngs=nnx.Rngs(0)) for name in (None, "i")
     )
@@ -244,8 +269,9 @@ def test_pmap_equals_one_device(rng):
         return norm(x), nnx.state(norm)
 
     step = jax.pmap(step, axis_name="i", in_axes=(None, 0))
-    y, after = step(state, x.reshape(8, 2, 8))
-    np.testing.assert_allclose(y.reshape(16, 8), alone(x), rtol=1e-5, atol=1e-5)
+    y, after = jax.device_get(step(state, x.reshape(8, 2, 8)))
+    expected = forward(alone, x)
+    np.testing.assert_allclose(y.reshape(16, 8), expected, rtol=1e-5, atol=1e-5)
     for name in ("mean", "var"):
         value = getattr(alone, name)[...]
         for device in range(8):

@@ -1,5 +1,6 @@
 """NNX models go through the tools for whole models as Linen's do."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from flax import nnx
 
 import jaxnorm.nnx
 from jaxnorm import tools
+
+forward = nnx.jit(lambda model, x: model(x))
 
 
 @pytest.fixture
@@ -26,22 +29,23 @@ def x(rng):
 
 def test_recalibrated_layer_by_layer(model, x):
     model.train()
-    expected = nnx.clone(model)(x)
+    expected = forward(nnx.clone(model), x)
     apply, variables = jaxnorm.nnx.collecting(model)
     stats = tools.recalibrate(
-        lambda variables, x: apply(variables, x, False)[1],
+        jax.jit(lambda variables, x: apply(variables, x, False)[1]),
         variables,
-        [x[:3], x[3:]],
+        np.split(np.asarray(x), [3]),
         passes=2,
     )
     np.testing.assert_array_equal(model.layers[0].mean[...], 0)  # as it was
     jaxnorm.nnx.set_batch_stats(model, stats)
     model.eval()
-    np.testing.assert_allclose(model(x), expected, atol=1e-5)
+    np.testing.assert_allclose(forward(model, x), expected, atol=1e-5)
 
 
 def test_diagnosed(model, x):
     apply, variables = jaxnorm.nnx.collecting(model, lambda model, x: model(2 * x))
+    apply = jax.jit(apply, static_argnums=2)
     diagnosis = tools.diagnose(apply, variables, x)
     assert list(diagnosis.layers) == ["layers/0", "layers/2"]
     mean = 2 * np.asarray(x, np.float64).mean(0)

@@ -18,6 +18,7 @@ from nnx_modules import (
     draw_variables,
     flatten,
     load,
+    program,
     values,
     variables_of,
 )
@@ -25,6 +26,9 @@ from nnx_modules import (
 import jaxnorm.nnx
 
 every_module = pytest.mark.parametrize("name", NAMES)
+# One of each kind; of the others, the program is compared.
+COMPILED = "BatchNorm", "LayerNorm", "WeightNorm", "SpectralNorm"
+OVER_TIME = "BatchNormLSTMCell"  # see test_nnx_recurrent.py
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,16 +83,51 @@ def view_of(name):
     return {"use_running_average": True} if trains else {}
 
 
-@every_module
+def arguments(name):
+    """Variables, x, mask, with NaN under the mask."""
+    x, mask = draw_x(), draw_mask(TABLE[name])
+    variables = draw_variables(name, x)
+    if mask is not None:
+        x = jnp.asarray(np.where(mask, x, np.float32(np.nan)))
+    return variables, x, mask
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*COMPILED, OVER_TIME)])
+def test_the_program_is_that_of_linen(name):
+    """In training, with the statistics, and in inference, which leaves them."""
+    entry = TABLE[name]
+
+    def own(variables, x, mask):
+        module = load(build(name), variables)
+        inferred = call(name, nnx.view(module, **view_of(name)), x, mask)
+        kept = values(module)
+        return inferred, kept, call(name, module, x, mask), values(module)
+
+    def linen(variables, x, mask):
+        inferred = entry.apply(entry.build(False), variables, x, mask, train=False)
+        y, updates = entry.apply(
+            entry.build(True), variables, x, mask, mutable=["batch_stats"]
+        )
+        after = {**variables, **updates}
+        return inferred, flatten(variables), y, flatten(after)
+
+    assert program(own, *arguments(name)) == program(linen, *arguments(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
+        for name in NAMES
+    ],
+)
 def test_as_in_linen(name):
     """Values, statistics and gradients, with NaN under the mask; traced once."""
-    entry, traces = TABLE[name], []
-    x, mask = draw_x(), draw_mask(entry)
-    variables = draw_variables(name, x)
-    if entry.masked:
-        x = jnp.where(mask, x, jnp.nan)
+    traces, (variables, x, mask) = [], arguments(name)
     module = load(build(name), variables)
-    cotangent = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+    cotangent = jnp.asarray(
+        np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
+    )
 
     @nnx.jit
     def step(module, x, mask):
@@ -110,7 +149,7 @@ def test_as_in_linen(name):
         variables = {**variables, **updates}
         close(values(module), flatten(variables))
         assert values(module).keys() == before.keys()
-        x = 2 * x - 1
+        x = jnp.asarray(2 * np.asarray(x) - 1)
     assert len(traces) == 1
     if "batch_stats" in variables:
         moved = {k for k, v in values(module).items() if np.any(v != before[k])}
@@ -132,9 +171,11 @@ def test_split_merge_and_abstract_construction(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if TABLE[n].synchronizes])
 def test_axis_name_is_handed_on(name):
-    module = build(name, axis_name=["elsewhere"])
+    def run(x):
+        return call(name, build(name, axis_name=["elsewhere"]), x)
+
     with pytest.raises(NameError, match="elsewhere"):
-        call(name, module, draw_x())
+        jax.eval_shape(run, draw_x())
 
 
 @every_module
@@ -168,9 +209,9 @@ def test_bfloat16_result_and_float32_statistics(name):
 def test_shared_over_devices(name):
     """Eight devices, one of them empty, are one."""
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(1, 2, (16, 3, 4)), jnp.float32)
-    mask = jnp.arange(16).reshape(16, 1, 1) < 14
-    x = jnp.where(mask, x, jnp.nan)
+    mask = np.arange(16).reshape(16, 1, 1) < 14
+    x = np.where(mask, rng.normal(1, 2, (16, 3, 4)), np.nan)
+    x, mask = jnp.asarray(x, jnp.float32), jnp.asarray(mask)
     alone = load(build(name), draw_variables(name, x))
     y = nnx.jit(lambda module: call(name, module, x, mask))(alone)
     shared = load(build(name, axis_name="i"), draw_variables(name, x))
@@ -189,4 +230,4 @@ def test_shared_over_devices(name):
     actual, after = jax.jit(mapped)(state, x, mask)
     nnx.update(shared, after)
     close(values(shared), values(alone))
-    close(actual[:14], y[:14])
+    close(np.asarray(actual)[:14], np.asarray(y)[:14])
