@@ -55,6 +55,7 @@ MUTANTS = {
             "reduction = Reduction(reduction_axes, across, blocks)",
             "reduction = Reduction(reduction_axes, MappedAxis.nowhere(), blocks)",
             f"{OWN_DEVICES}::test_divided",
+            "pmap",
         ),
     ],
     "sample/rms_norm.py": [

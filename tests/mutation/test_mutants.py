@@ -20,9 +20,8 @@ TESTS = ROOT / "tests"
 
 
 def copy_package(folder):
-    return shutil.copytree(
-        ROOT / "jaxnorm", folder / "jaxnorm", ignore=shutil.ignore_patterns("*.pyc")
-    )
+    bytecode = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(ROOT / "jaxnorm", folder / "jaxnorm", ignore=bytecode)
 
 
 def run(package, file, tests, only=""):
@@ -33,18 +32,10 @@ def run(package, file, tests, only=""):
         "MUTATED_PACKAGE": str(package),
         "MUTATED_FILE": file,
     }
+    options = f"-x -q -n 0 -p no:cacheprovider -p {verdict.__name__}"
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
-    command += [
-        "-o",
-        "addopts=--strict-markers",
-        "-m",
-        "not slow",
-        "-k",
-        only,
-        "-x",
-        "-q",
-    ]
-    command += ["-n", "0", "-p", "no:cacheprovider", "-p", verdict.__name__]
+    command += ["-o", "addopts=--strict-markers", *options.split()]
+    command += ["-m", "not slow", "-k", only]
     return subprocess.run(
         [*command, *(TESTS / test for test in tests)],
         cwd=package.parent,
@@ -73,9 +64,12 @@ def test_the_table_follows_the_code(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_fault_the_tests_pass(tmp_path):
-    tests = dict.fromkeys(t for mutant in TABLE for t in mutant.tests.split())
-    done = run(copy_package(tmp_path), "__init__.py", tests)
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_without_a_fault_the_tests_pass(narrowed, tmp_path):
+    rows = [mutant for mutant in TABLE if bool(mutant.only) == narrowed]
+    tests = dict.fromkeys(test for row in rows for test in row.tests.split())
+    only = " or ".join(dict.fromkeys(f"({row.only})" for row in rows if narrowed))
+    done = run(copy_package(tmp_path), "__init__.py", tests, only)
     assert done.returncode == pytest.ExitCode.OK, done.stdout
 
 
