@@ -36,8 +36,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nobody looks up where in a test an instruction of a compiled program comes from.
 jax.config.update("jax_traceback_in_locations_limit", 0)
-# Tracing makes many objects that live, through which the collector goes in vain.
-gc.set_threshold(100_000)
+# Tracing makes many objects that live, through which the collector goes in vain: it
+# waits for the end of a file, and then looks at what is new.
+gc.disable()
 
 # The first example of a law compiles, and the machine may be busy, so that no measure
 # of time is fair.
@@ -56,6 +57,13 @@ hypothesis.settings.load_profile("jaxnorm")
 def eight_devices():
     found = len(jax.devices("cpu"))
     assert found == 8, f"the tests need 8 CPU devices, and found {found}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect_garbage():
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -5,10 +5,14 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 README = pathlib.Path(__file__).parents[1] / "README.md"
 DEVICES = 'import jax; jax.config.update("jax_num_cpu_devices", 8)'
 
 
+# The default tier runs the examples of the docstrings.
+@pytest.mark.slow
 def test_python_blocks_run():
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
     assert len(blocks) >= 6

@@ -160,18 +160,22 @@ def compiled_once(tmp_path_factory):
 
 
 @pytest.fixture
-def double_precision(monkeypatch):
+def narrow(monkeypatch):
+    """Layers of a few features: convolutions take most of the time of a step."""
+    import model
+
+    monkeypatch.setattr(model, "WIDTHS", (4, 6, 8))
+
+
+@pytest.fixture
+def double_precision(narrow):
     """Options of a step in float64, for gradients that are compared element by element.
 
     The gradient that reaches the input of a batch norm has mean 0, so the gradient of
     the filter before it sums tens of thousands of terms that cancel. In float32 the
     result depends on the order of the sum, and that on the number of devices and on
-    the processor's caches. The network is narrow, since XLA's float64 convolutions on
-    CPUs are slow.
+    the processor's caches.
     """
-    import model
-
-    monkeypatch.setattr(model, "WIDTHS", (4, 6, 8))
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield {"compute_dtype": "float64"}
 

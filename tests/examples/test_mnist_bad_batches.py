@@ -13,7 +13,7 @@ from run import BadBatchesError
 OPTIONS = {"num_train": 64, "num_test": 16, "batch_size": 16, "num_epochs": 1}
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "standard_promotion")
+pytestmark = pytest.mark.usefixtures("compiled_once", "standard_promotion", "narrow")
 
 
 @pytest.fixture

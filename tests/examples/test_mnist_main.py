@@ -38,7 +38,7 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_and_what_it_leaves(start, tmp_path, get_config, capsys):
+def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
     workdir = tmp_path / "results"
     process = start(*SMALL, "--config.num_epochs=2", f"--workdir={workdir}")
     output, errors = process.communicate(timeout=1200)
@@ -71,12 +71,19 @@ def test_a_run_and_what_it_leaves(start, tmp_path, get_config, capsys):
     infer = jax.jit(partial(model.apply, train=False))
     assert np.isfinite(infer(variables, images)).all()
 
-    found = diagnose.diagnose(workdir, "train", num_images=64)
-    assert "BatchNorm_2" in capsys.readouterr().out
-    assert any("raining and " in sentence for sentence in found)
-    assert (workdir / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
 
-    found = recalibrate.accuracies(workdir, num_images=70)
+# In the default tier, tests/tools has tests of what both call.
+@pytest.mark.slow
+def test_a_run_is_diagnosed_and_recalibrated(start, tmp_path, capsys):
+    _, errors = start(
+        *SMALL, "--config.num_epochs=1", f"--workdir={tmp_path}"
+    ).communicate(timeout=1200)
+    found = diagnose.diagnose(tmp_path, "train", num_images=64)
+    assert "BatchNorm_2" in capsys.readouterr().out, errors
+    assert any("raining and " in sentence for sentence in found)
+    assert (tmp_path / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+
+    found = recalibrate.accuracies(tmp_path, num_images=70)
     assert list(found) == ["as they are", "pixels * 3 + 1"]
     assert all(0 <= x <= 1 for pair in found.values() for x in pair)
 

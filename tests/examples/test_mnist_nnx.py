@@ -47,7 +47,8 @@ def test_the_same_logits_and_statistics_from_the_same_variables(
         create_model(get_config(api=api, **options), None) for api in ("linen", "nnx")
     )
     images, mask = digits.images[:8], jnp.arange(8) < 7
-    variables = linen.init(jax.random.key(0), images, train=False)
+    init = jax.jit(partial(linen.init, train=False))
+    variables = init(jax.random.key(0), images)
     keys = jax.random.split(jax.random.key(1), 8)
 
     def train_and_infer(model, variables):
@@ -129,6 +130,7 @@ def test_a_step_equals_that_of_one_device(
     )
 
 
+@pytest.mark.slow
 def test_it_trains_with_a_reference_batch(build, digits):
     parallel, state = build("jit", 1, norm="virtual", learning_rate=0.02, api="nnx")
     batch = parallel.place_batch(partial(data.take, digits, np.arange(16)), 16)

@@ -27,8 +27,8 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-# test_mnist_parallel.py pads batch norm, test_mnist_nnx.py trains with a reference, and
-# the masks of the others are tested with the functions.
+# test_mnist_parallel.py pads batch norm; the masks of the others are tested with the
+# functions.
 _OFTEN_TRAINED = {"ghost"}
 
 

@@ -14,6 +14,7 @@ from parallel import PARALLELISMS, padded_size
 from step import eval_step, train_step
 
 NUM_DEVICES = 4
+pytestmark = pytest.mark.usefixtures("narrow")
 
 
 @pytest.mark.parametrize("parallelism", PARALLELISMS)
@@ -155,9 +156,8 @@ def test_evaluation_counts_every_example_once(get_config, parallelism, rng):
         rng.integers(0, 10, num_examples, np.int32),
     )
     model = create_model(get_config(), axis_name=None)
-    variables = jax.device_get(
-        model.init(jax.random.key(0), split.images[:1], train=False)
-    )
+    init = jax.jit(partial(model.init, train=False))
+    variables = jax.device_get(init(jax.random.key(0), split.images[:1]))
     parallel = PARALLELISMS[parallelism](
         jax.devices("cpu")[:NUM_DEVICES],
         partial(train_step, seed=0),

@@ -572,8 +572,15 @@ def test_partitioned_parameters_keep_their_boxes(cls, call, option, x):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+# test_linen_family.py has remat within vmap within scan.
 @every_wrapper
-@pytest.mark.parametrize("lift", ["scan", "vmap", "remat"])
+@pytest.mark.parametrize(
+    "lift",
+    [
+        "scan",
+        *(pytest.param(lift, marks=pytest.mark.slow) for lift in ("vmap", "remat")),
+    ],
+)
 def test_lifted_transformations(cls, call, lift, rng):
     class Layer(nn.Module):
         @nn.compact
