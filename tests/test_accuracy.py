@@ -1,8 +1,9 @@
-"""Accuracy of batch normalization where means are large, and statistics poisoned."""
+"""Accuracy of normalization where means are large, and statistics poisoned."""
 
 import functools
 
 import chex
+import family_oracle
 import jax
 import numpy as np
 import oracle
@@ -51,6 +52,25 @@ def test_accuracy(running, fast, ratio, tolerance, rng):
     y, new = train_jitted(fast)(x, stats)
     assert np.max(np.abs(oracle.wide(y) - expected)) <= tolerance
     assert np.max(np.abs(oracle.wide(new.var) / var - 1)) <= tolerance
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group", "instance"])
+def test_two_passes_over_a_number_that_is_no_power_of_two(norm, rng):
+    """The mean that is subtracted is the one that the second pass was relative to.
+
+    Its division may round, and must not be done again, rounded otherwise, by what
+    subtracts it; compiled as for users, XLA for CPUs did.
+    """
+    x = draw(rng, (2, 8, 8, 320), loc=1e4)
+    if norm == "batch":
+        y, _ = train_jitted(False)(x, cold((320,)))
+        expected, _, _ = oracle.batch_norm(x, *cold((320,)))
+    else:
+        options = {"num_groups": 32} if norm == "group" else {}
+        function = getattr(jaxnorm, f"{norm}_norm")
+        y = jax.jit(functools.partial(function, **options))(x)
+        expected = getattr(family_oracle, f"{norm}_norm")(x, **options)
+    assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4, 1e6])

@@ -143,7 +143,10 @@ def measure(
             lax.stop_gradient(x), mask=mask, reduction=reduction
         )
         mean = total / nonzero(count).astype(dtype)
-        shift = named(jnp.where(count > 0, mean, shift))
+        # A select by the value: without it XLA for CPUs (of jax 0.11 and 0.12) divides
+        # once more where it subtracts the shift, in a multiply-add that rounds to
+        # another number than the division here.
+        shift = named(finite(jnp.where(count > 0, mean, shift)))
     deviation = x - reduction.spread(shift)
     sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
