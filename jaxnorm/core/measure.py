@@ -143,10 +143,7 @@ def measure(
             lax.stop_gradient(x), mask=mask, reduction=reduction
         )
         mean = total / nonzero(count).astype(dtype)
-        # A select by the value: without it XLA for CPUs (of jax 0.11 and 0.12) divides
-        # once more where it subtracts the shift, in a multiply-add that rounds to
-        # another number than the division here.
-        shift = named(finite(jnp.where(count > 0, mean, shift)))
+        shift = named(_round_last_bit(jnp.where(count > 0, mean, shift)))
     deviation = x - reduction.spread(shift)
     sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
@@ -226,6 +223,21 @@ def _local_count(mask: Array, x: Array, reduction: Reduction) -> Array:
     weights = lax.stop_gradient(select(mask, mask))
     count = reduction.local_sum(weights.astype(dtype if exact else jnp.int32))
     return count.astype(dtype) * float(reduction.repeats(mask, x))
+
+
+def _round_last_bit(shift: Array) -> Array:
+    """Returns the shift rounded to one bit less than its dtype has.
+
+    XLA may repeat the division that gave it in the kernel that subtracts it, and then
+    contracts both to one operation without the rounding between them: there, x would be
+    shifted by another number than here. An explicit rounding forbids that, and unlike a
+    barrier does not keep the whole of layer norm from being one kernel on GPUs. As a
+    shift, any number near the mean will do.
+    """
+    if jnp.iscomplexobj(shift):
+        return lax.complex(_round_last_bit(shift.real), _round_last_bit(shift.imag))
+    kind = jnp.finfo(shift.dtype)
+    return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
 
 
 def _usable(shift: Array) -> Array:
