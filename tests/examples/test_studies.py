@@ -113,8 +113,8 @@ def test_study_is_in_the_gallery(name):
         assert image.width == 800
 
 
-# The others have larger programs.
-_OFTEN = {"placement", "mean_scale"}
+# The others have larger programs; what they share is tested with this one.
+_OFTEN = {"mean_scale"}
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -301,21 +301,17 @@ def test_list(run):
     assert all(line.endswith("?") for line in lines)
 
 
+# Each starts a process of its own; what a study refuses is tested above.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["placment"], "there is no study 'placment'; did you mean placement?"),
+        ([], "name one study"),
+        (["placement", "mean_scale"], "name one study"),
+        (["placement", "--config.nope=1"], "no such option in the configuration: nope"),
+        (["placement", "--config.seeds=x"], "--config.seeds=x"),
         (["placement", "--config.batch_size=4001"], "the 4,000 training examples"),
-        # Each starts a process of its own; what a study refuses is tested above.
-        *(
-            pytest.param(arguments, message, marks=pytest.mark.slow)
-            for arguments, message in [
-                (["placment"], "no study 'placment'; did you mean placement?"),
-                ([], "name one study"),
-                (["placement", "mean_scale"], "name one study"),
-                (["placement", "--config.nope=1"], "in the configuration: nope"),
-                (["placement", "--config.seeds=x"], "--config.seeds=x"),
-            ]
-        ),
     ],
 )
 def test_a_mistake_is_one_line(run, tmp_path, arguments, message):
