@@ -9,7 +9,7 @@ from jax import Array
 from jaxnorm.nnx.affine import read
 
 if TYPE_CHECKING:
-    from flax.nnx.filterlib import Filter
+    from flax.nnx.filterlib import Filter as Filter
 else:
     Filter = Any  # Flax exports filters, not their type
 
