@@ -224,7 +224,7 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
 
 
 # bfloat16 for all; float16 for the two ways to measure moments. (XLA may keep float32
-# between operations in bfloat16, so that float16 alone shows where something is rounded.)
+# between operations in bfloat16, so that only float16 shows what is rounded where.)
 FLOAT16 = ("batch_norm", "layer_norm", "rms_norm")
 
 
