@@ -185,7 +185,7 @@ MODES = {
     "jit, Explicit": functools.partial(jit, axis_type=AxisType.Explicit),
 }
 all_modes = pytest.mark.parametrize("mode", MODES)
-# For what the modes have been shown to agree on otherwise; all are slow.
+# For what the modes have been shown to agree on otherwise; the slow tier has all.
 FEW = ("pmap", "shard_map, grad outside", "jit, Explicit")
 few_modes = pytest.mark.parametrize(
     "mode",

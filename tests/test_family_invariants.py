@@ -109,7 +109,7 @@ def test_jit_equals_eager(name):
     close(tuple(actual), TABLE[name].call(*arguments))
 
 
-# One for each kind of state, and each rule of derivatives; all are slow.
+# One for each kind of state, and each rule of derivatives; the slow tier has all.
 LOOPED = {
     "batch_norm",
     "batch_renorm",

@@ -144,7 +144,7 @@ def test_a_poisoned_replica_does_not_poison_the_others(rng):
     check(actual, (x, mask, weight, stats, *affine), momentum=0.9)
 
 
-# Two passes where types are checked and where they are not; all are slow.
+# Two passes where types are checked and where they are not; the slow tier has all.
 @pytest.mark.parametrize(
     ("mode", "fast"),
     [

@@ -30,7 +30,7 @@ BUILD = (shard_map_inside, shard_map_outside)
 DATA = (P(("a", "b")), P("a"))
 
 
-# In one pass all, in two passes two; all are slow.
+# In one pass all, in two passes two; the slow tier has all.
 @pytest.mark.parametrize(
     ("build", "data", "check_vma", "fast"),
     [
@@ -132,7 +132,7 @@ def test_groups_of_devices(mode, groups, rng):
         check(actual, (*part, stats, *affine))
 
 
-# In one pass all, in two passes one; all are slow.
+# In one pass all, in two passes one; the slow tier has all.
 @pytest.mark.parametrize(
     ("axis_type", "fast", "masked"),
     [

@@ -87,7 +87,7 @@ def problem(normalizer, case, rng, make_mask, dtype=np.float32):
 LIKE_OTHERS = ("ghost, mean", "ghost, sequential", "adaptive, 0")
 
 
-# Under a mask all; without one some, and all are slow.
+# Under a mask all; without one some; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "case"),
     [

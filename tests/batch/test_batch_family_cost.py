@@ -97,7 +97,7 @@ UNDER_JIT = [(name, True) for name in ALL]
 UNDER_JIT += [("inside, pooled", True), ("inside, mean", False)]
 
 
-# On an Explicit mesh one of each kind, on an Auto one a few; all are slow.
+# On an Explicit mesh one of each kind, on an Auto one a few; the slow tier has all.
 EXPLICIT = (
     "renorm",
     "recurrent",

@@ -99,7 +99,7 @@ DTYPES = {
     "float64": ("float64", None, "float64", 1e-10),
     "complex64": ("complex64", None, "complex64", 3e-5),
 }
-# All for layer norm, some for the others; all are slow.
+# All for layer norm, some for the others; the slow tier has all.
 OFTEN = {
     "layer": tuple(DTYPES),
     "rms": ("float16", "complex64"),

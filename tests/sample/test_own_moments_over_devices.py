@@ -214,7 +214,7 @@ def test_divided(name, mode):
     assert count in (None, divided.forward + divided.backward)
 
 
-# On an Explicit mesh all, on an Auto one layer norm; all are slow.
+# On an Explicit mesh all, on an Auto one layer norm; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -214,7 +214,7 @@ DTYPES = [
     ("float64", "float64", None, "float64", 1e-8),
     ("float64", "float32", None, "float64", 1e-6),
 ]
-# All for filter response norm, three for the others; all are slow.
+# All for filter response norm, three for the others; the slow tier has all.
 OFTEN = (*DTYPES[1:3], DTYPES[6])
 
 

@@ -136,7 +136,7 @@ def test_no_retrace(name, rng):
         step(factor * np.asarray(x), parameters)
 
 
-# On an Explicit mesh all, on an Auto one the norm of two reductions; all are slow.
+# On an Explicit mesh all, on an Auto one that of two reductions; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "axis_type"),
     [
@@ -172,7 +172,7 @@ def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
     )
 
 
-# With checked types all, without them one with moments; all are slow.
+# With checked types all, without them one with moments; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "check_vma"),
     [
