@@ -64,8 +64,8 @@ def batch_norm(
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights, not differentiated. Masked elements
         reach no statistic; they come out normalized like the others, or as `bias`, with
-        no gradient, where they are not finite (or above 1e19). Features that see no
-        element use the running statistics, which stay as they were.
+        no gradient, where they are not finite (or too large to be squared). Features
+        that see no element use the running statistics, which stay as they were.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which statistics are shared: one collective forward and one backward. Under
         `jax.jit` a sharded x needs none, its statistics are global. Running statistics

@@ -107,6 +107,14 @@ def finite(shift: Array) -> Array:
     return jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
 
 
+def reciprocal_std(var: Array, epsilon: float) -> Array:
+    """Returns `1 / sqrt(var + epsilon)`, differentiated up to a std of 1e18.
+
+    JAX's derivative of rsqrt has its cube, which underflows from a std of 1e13 on.
+    """
+    return 1 / jnp.sqrt(var + epsilon)
+
+
 def rounding_noise(delta: Array) -> Array:
     """Returns the variance that rounding alone can make of a mean of `|delta|^2`."""
     return 4 * jnp.finfo(delta.dtype).eps * inner(delta, delta)
@@ -159,7 +167,8 @@ def measure_power(
     x = select(mask, x.astype(dtype))
     count, power = weighted_sums(inner(x, x), mask=mask, reduction=reduction)
     zero = jnp.zeros((1,) * x.ndim, dtype)
-    return named(CenteredMoments(count, zero, zero, power / nonzero(count)))
+    power = _nan_if_overflown(power / nonzero(count))
+    return named(CenteredMoments(count, zero, zero, power))
 
 
 def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
@@ -212,7 +221,17 @@ def _from_sums(
     delta = total / nonzero(count).astype(total.dtype)
     var = total_square / nonzero(count) - inner(delta, delta)
     noise = lax.stop_gradient(rounding_noise(delta))
-    return CenteredMoments(count, shift, delta, jnp.where(var > noise, var, noise))
+    var = _nan_if_overflown(jnp.where(var > noise, var, noise))
+    return CenteredMoments(count, shift, delta, var)
+
+
+def _nan_if_overflown(var: Array) -> Array:
+    """Returns `var`, and NaN where the sum of squares exceeded the range of its dtype.
+
+    An infinite variance would normalize to 0, as if nothing had happened. (And a select
+    would have to be kept, or done again, for the backward pass.)
+    """
+    return var + 0 * lax.stop_gradient(var)
 
 
 def _local_count(mask: Array, x: Array, reduction: Reduction) -> Array:

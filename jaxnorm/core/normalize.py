@@ -1,13 +1,13 @@
 """Normalization with given statistics, differentiated by JAX itself."""
 
-from jax import Array, lax
+from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.measure import keep_usable
+from jaxnorm.core.measure import keep_usable, reciprocal_std
 from jaxnorm.core.validation import check_epsilon, check_inexact
 
 
@@ -83,7 +83,7 @@ def normalize_with(
 ) -> Array:
     """Returns `normalize` of aligned arrays; `bias` where masked and not finite."""
     dtype = accumulation_dtype(result, x.dtype)
-    k = lax.rsqrt(var.astype(real_dtype(dtype)) + epsilon).astype(dtype)
+    k = reciprocal_std(var.astype(real_dtype(dtype)), epsilon).astype(dtype)
     centered = keep_usable(mask, x, x.astype(dtype) - mean.astype(dtype))
     y = centered * (k * scale.astype(dtype)) + bias.astype(dtype)
     return y.astype(result)

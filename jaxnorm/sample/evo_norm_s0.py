@@ -3,7 +3,7 @@
 import functools
 
 import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
@@ -12,7 +12,7 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, one_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import MOMENTS_NAME, keep_usable, measure
+from jaxnorm.core.measure import MOMENTS_NAME, keep_usable, measure, reciprocal_std
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
@@ -111,7 +111,7 @@ def _gate(
     moments = measure(x, reduction, mask=mask, shift=zero, use_fast_variance=False)
     # What has no valid element comes out as the bias.
     var = jnp.where(moments.count > 0, moments.var, jnp.inf)
-    rstd = reduction.spread(lax.rsqrt(var + epsilon)).astype(wide)
+    rstd = reduction.spread(reciprocal_std(var, epsilon)).astype(wide)
     x = keep_usable(mask, x, x.astype(wide))
     y = x * jax.nn.sigmoid(v.astype(wide) * x) * (rstd * scale.astype(wide))
     return (y + bias.astype(wide)).astype(result)

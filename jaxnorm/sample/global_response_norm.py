@@ -60,7 +60,7 @@ def global_response_norm(
         Masked elements reach no norm, and a feature of which no element counts reaches
         no mean: padded positions and features change nothing. They come out as the
         formula says, or as `bias`, with no gradient, where they are not finite (or
-        above 1e19). Where nothing of an example counts its norms are 0.
+        too large to be squared). Where nothing of an example counts its norms are 0.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:

@@ -47,8 +47,8 @@ def layer_norm(
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights, not differentiated. Masked elements
         reach no statistic; they come out normalized like the others, or as `bias`, with
-        no gradient, where they are not finite (or above 1e19). So does every element of
-        an example of which none counts.
+        no gradient, where they are not finite (or too large to be squared). So does
+        every element of an example of which none counts.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which the reduced axes are divided, for instance the features of a layer that is
         parallel over devices: two collectives forward and one backward. Scale and bias

@@ -387,8 +387,8 @@ MUTANTS = {
         ),
         (
             "epsilon outside the root in inference",
-            "k = lax.rsqrt(var.astype(real_dtype(dtype)) + epsilon).astype(dtype)",
-            "k = 1 / (lax.sqrt(var.astype(real_dtype(dtype))) + epsilon)",
+            "k = reciprocal_std(var.astype(real_dtype(dtype)), epsilon).astype(dtype)",
+            "k = 1 / (var.astype(real_dtype(dtype)) ** 0.5 + epsilon)",
             f"{NORM}::test_oracle",
         ),
         (

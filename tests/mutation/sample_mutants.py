@@ -131,7 +131,7 @@ MUTANTS = {
     "sample/evo_norm_s0.py": [
         (
             "epsilon outside the root of EvoNorm S0",
-            "rstd = reduction.spread(lax.rsqrt(var + epsilon)).astype(wide)",
+            "rstd = reduction.spread(reciprocal_std(var, epsilon)).astype(wide)",
             "rstd = reduction.spread(1 / (jnp.sqrt(var) + epsilon)).astype(wide)",
             f"{RESPONSE}::test_oracle",
             "evo",

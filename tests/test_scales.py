@@ -1,0 +1,110 @@
+"""The scale of the input: what does not depend on it on paper does not in float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import place
+from family import SHAPE, TABLE, draw_arguments, draw_mask
+
+import jaxnorm
+
+# Powers of the input's scale with which others grow, for the output to be the same.
+STATISTICS = {"mean": 1, "std": 1, "var": 2, "count": 0}
+STATES = {"mean_only_batch_norm": 1, "evo_norm_b0": 2, "spectral_norm": 0}
+PARAMETERS = {"learned_epsilon": 2, "mean": 1, "var": 2}
+OWN_PARAMETERS = {
+    "dynamic_tanh": {"alpha": -1},
+    "evo_norm_s0": {"v": -1},
+    "mean_only_batch_norm": {"bias": 1},
+    "global_response_norm": {"bias": 1},
+}
+# Of the output; 0 for the others.
+OUTPUTS = {"mean_only_batch_norm": 1, "global_response_norm": 1}
+
+every_function = pytest.mark.parametrize("name", TABLE)
+
+
+def scaled(value, factor):
+    return place(np.asarray(value, np.float64) * factor)
+
+
+def scaled_state(name, state, scale):
+    if isinstance(state, tuple):
+        fields = state._asdict() if state else {}
+        return type(state)(
+            **{k: scaled(v, scale ** STATISTICS[k]) for k, v in fields.items()}
+        )
+    return scaled(state, scale ** STATES[name])
+
+
+@functools.cache
+def compiled(name):
+    call = TABLE[name].call
+
+    @functools.partial(jax.jit, static_argnames="mask")
+    def run(x, params, state, weight, mask):
+        mask = draw_mask(TABLE[name]) if mask else None
+
+        def loss(x, params):
+            y = call(x, params, state, mask)[0]
+            used = y if mask is None else jnp.where(mask, y, 0)
+            return jnp.sum(used * weight), used
+
+        return jax.grad(loss, (0, 1), has_aux=True)(x, params)
+
+    return run
+
+
+def outputs(name, scale, weight, mask=True):
+    """y and the gradients in x and the parameters, divided by what they grow with."""
+    x, params, state = draw_arguments(TABLE[name])
+    powers = {key: PARAMETERS.get(key, 0) for key in params}
+    powers |= OWN_PARAMETERS.get(name, {})
+    grown = {key: scaled(params[key], scale**power) for key, power in powers.items()}
+    (dx, dparams), y = compiled(name)(
+        scaled(x, scale), grown, scaled_state(name, state, scale), weight, mask
+    )
+    unit = scale ** OUTPUTS.get(name, 0)
+    dparams = {k: oracle.wide(v) * scale ** powers[k] for k, v in dparams.items()}
+    return jax.tree.map(
+        lambda value: oracle.wide(value) / unit, (y, oracle.wide(dx) * scale, dparams)
+    )
+
+
+@pytest.mark.parametrize("exponent", [20, 47])
+@every_function
+def test_values_and_gradients_do_not_depend_on_the_scale(name, exponent, rng):
+    weight = place(rng.normal(size=SHAPE))
+    # Epsilon is negligible in both; powers of two round nothing.
+    small = outputs(name, 2.0**12, weight)
+    large = outputs(name, 2.0**exponent, weight)
+    for a, b in zip(*map(jax.tree.leaves, (large, small)), strict=True):
+        assert oracle.error(a, b) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@every_function
+def test_squares_beyond_the_range_are_no_silent_zero(name, dtype, rng):
+    """What cannot be computed is NaN, and noticed."""
+    x, params, state = draw_arguments(TABLE[name])
+    x = scaled(x, 2.0**70).astype(dtype)
+    if name == "mean_only_batch_norm":
+        params = {"bias": scaled(params["bias"], 2.0**70)}
+    y = oracle.wide(jax.jit(TABLE[name].call)(x, params, state, None)[0])
+    if name in ("dynamic_tanh", "mean_only_batch_norm", "weight_norm", "spectral_norm"):
+        assert np.all(np.isfinite(y))  # takes no square of x, or of x over its maximum
+    else:
+        assert np.all(np.isnan(y))
+
+
+def test_a_batch_beyond_the_range_can_be_skipped(rng):
+    stats = jaxnorm.init_batch_stats(3)
+    x = scaled(rng.normal(size=(8, 3)), 1e25)
+    _, new = jaxnorm.batch_norm(
+        x, stats, use_running_average=False, skip_nonfinite=True
+    )
+    assert jax.tree.all(jax.tree.map(np.array_equal, new, stats))
