@@ -103,6 +103,10 @@ class MappedAxis:
             return tuple(values)
         return _unstack(self._psum(_stack(values)), values)
 
+    def mean(self, value: Array) -> Array:
+        """Averages a value over the instances."""
+        return self.sum((value,))[0] / self.size(value) if self.names else value
+
     def sum_by_run(
         self, values: Sequence[Array], axis: int, length: int
     ) -> tuple[Array, ...]:

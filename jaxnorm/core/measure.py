@@ -13,6 +13,7 @@ from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
+from jaxnorm.core.near_mean import near_mean
 from jaxnorm.core.reduction import Reduction
 
 _Tree = TypeVar("_Tree")
@@ -152,6 +153,25 @@ def measure(
         )
         mean = total / nonzero(count).astype(dtype)
         shift = named(_round_last_bit(jnp.where(count > 0, mean, shift)))
+    return _measure_about(shift, x, reduction, mask)
+
+
+def measure_alone(
+    x: Array, reduction: Reduction, *, mask: Array | None
+) -> CenteredMoments:
+    """Returns the moments of x, of whose mean nothing is known before."""
+    dtype = accumulation_dtype(x.dtype)
+    if mask is not None:  # a part may see nothing
+        shift = jnp.zeros((1,) * x.ndim, dtype)
+        return measure(x, reduction, mask=mask, shift=shift, use_fast_variance=False)
+    shift = near_mean(lax.stop_gradient(x), reduction)
+    shift = named(_round_last_bit(shift))
+    return _measure_about(shift, x.astype(dtype), reduction, None)
+
+
+def _measure_about(
+    shift: Array, x: Array, reduction: Reduction, mask: Array | None
+) -> CenteredMoments:
     deviation = x - reduction.spread(shift)
     sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction

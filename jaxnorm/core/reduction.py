@@ -126,6 +126,13 @@ class Reduction:
         value = jnp.sum(value, self.axes, keepdims=True)
         return value if self.blocks is None else self.blocks.sum(value)
 
+    def local_mean(self, value: Array) -> Array:
+        """Mean on this instance alone."""
+        block = 1 if self.blocks is None else self.blocks.size
+        return self.local_sum(value) / (
+            math.prod(sizes(value.shape, self.axes)) * block
+        )
+
     def spread(self, value: Array) -> Array:
         """Returns a result as an array that broadcasts against x."""
         if self.runs is not None:

@@ -12,7 +12,12 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, one_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import MOMENTS_NAME, keep_usable, measure, reciprocal_std
+from jaxnorm.core.measure import (
+    MOMENTS_NAME,
+    keep_usable,
+    measure_alone,
+    reciprocal_std,
+)
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
@@ -107,8 +112,7 @@ def _gate(
     mask: Array | None,
 ) -> Array:
     wide = accumulation_dtype(result, x.dtype)
-    zero = jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype))
-    moments = measure(x, reduction, mask=mask, shift=zero, use_fast_variance=False)
+    moments = measure_alone(x, reduction, mask=mask)
     # What has no valid element comes out as the bias.
     var = jnp.where(moments.count > 0, moments.var, jnp.inf)
     rstd = reduction.spread(reciprocal_std(var, epsilon)).astype(wide)

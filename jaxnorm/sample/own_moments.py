@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from jax import Array
-from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import align_mask
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import measure, measure_power
+from jaxnorm.core.measure import measure_alone, measure_power
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.validation import check_epsilon
@@ -34,8 +33,7 @@ def normalize_by_own_moments(
 ) -> Array:
     """Normalizes x with its moments over some axes, and applies scale and bias.
 
-    There is no running mean to shift by, so the mean takes a pass of its own: x is read
-    twice before it is normalized, and nothing cancels.
+    There is no running mean to shift by: see `core/near_mean.py` for what is.
 
     Args:
       x: Input, checked to be inexact.
@@ -60,10 +58,7 @@ def normalize_by_own_moments(
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
     reduction = Reduction(reduction_axes, across, blocks)
-    if center:
-        shift = jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype))
-        moments = measure(x, reduction, mask=mask, shift=shift, use_fast_variance=False)
-    else:
-        moments = measure_power(x, reduction, mask=mask)
+    measure = measure_alone if center else measure_power
+    moments = measure(x, reduction, mask=mask)
     spec = Standardization(reduction, epsilon, result, center=center)
     return standardize(spec, x, moments.or_nothing_where_empty(), scale, bias, mask)

@@ -15,6 +15,7 @@ GHOSTS = "batch/test_ghost_batch_norm.py"
 DEVICES = "batch/test_batch_family_over_devices.py"
 OWN = "sample/test_own_moments.py"
 OWN_DEVICES = "sample/test_own_moments_over_devices.py"
+NEAR_MEAN = "sample/test_near_mean.py"
 
 MUTANTS = {
     "core/collectives.py": [
@@ -94,6 +95,26 @@ MUTANTS = {
             "if not equal or sorted(sum(groups, ())) != list(range(size)):",
             "if not equal:",
             f"{BAD}::test_while_tracing",
+        ),
+    ],
+    "core/near_mean.py": [
+        (
+            "a part of x under the name of the whole",
+            "return reduction.local_mean(x[head].astype(dtype))",
+            "return reduction.local_mean(x.astype(dtype)[head] / 2)",
+            f"{NEAR_MEAN}::test_a_part_of_x_is_as_good_as_the_whole",
+        ),
+        (
+            "each device shifted by its own part",
+            "return reduction.across.mean(mean)",
+            "return mean",
+            f"{NEAR_MEAN}::test_over_devices",
+        ),
+        (
+            "all of x read on every platform",
+            "default=of_part",
+            "default=of_all",
+            f"{NEAR_MEAN}::test_which_part_is_read",
         ),
     ],
     "core/reduction.py": [
@@ -217,6 +238,12 @@ MUTANTS = {
             "shift = named(_round_last_bit(jnp.where(count > 0, mean, shift)))",
             "pass",
             f"{ACCURACY}::test_two_passes_do_not_depend_on_the_running_mean",
+        ),
+        (
+            "one pass from the shift 0 where the mean is not known",
+            "shift = named(_round_last_bit(shift))",
+            "shift = 0 * named(_round_last_bit(shift))",
+            f"{OWN}::test_large_offsets",
         ),
         (
             "float32 accumulation dropped",

@@ -1,0 +1,70 @@
+"""A number near the mean of x, to subtract before squares are summed.
+
+The mean itself is one more read of x, unless x is still at hand when it is known. The
+mean of a part serves as well: with one of n elements it is within sqrt(n - 1) standard
+deviations of that of the whole (Cauchy and Schwarz), whatever x is, so that the
+variance loses no more than its last log2(n) bits.
+"""
+
+import math
+
+from jax import Array, lax
+
+from jaxnorm.core.axes import sizes
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.sharding import axis_names
+
+_PARTS = 32  # of which one is read
+_GPU_ROW = 2**16  # bytes of a row that XLA for GPUs normalizes in one kernel
+
+
+def near_mean(x: Array, reduction: Reduction) -> Array:
+    """Returns a number near the mean of x, of the shape of its statistics.
+
+    What is read for it depends on the platform for which a program is compiled, of
+    which the program shows no branch. CPUs read all of x, since sums are kernels of
+    their own there. GPUs do where reduced rows are so short that one kernel does all
+    with them. In all other cases a part is read.
+
+    Args:
+      x: Input, without a mask.
+      reduction: What to average over.
+    """
+    dtype = accumulation_dtype(x.dtype)
+    head = _head(x, reduction)
+
+    def of_all(x: Array) -> Array:
+        return reduction.local_mean(x.astype(dtype))
+
+    def of_part(x: Array) -> Array:
+        return reduction.local_mean(x[head].astype(dtype))
+
+    gpu = of_all if _is_short_row(x, reduction) else of_part
+    mean = lax.platform_dependent(x, cpu=of_all, cuda=gpu, rocm=gpu, default=of_part)
+    return reduction.across.mean(mean)
+
+
+def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
+    """Returns the slices of the first part along the reduced axes.
+
+    Along axes that types know to be sharded it is all.
+    """
+    names = axis_names(x) or [None] * x.ndim
+    slices, parts = [slice(None)] * x.ndim, _PARTS
+    for axis in reduction.axes:
+        if names[axis] is None:
+            length = -(-x.shape[axis] // parts)
+            parts = max(parts * length // x.shape[axis], 1)
+            slices[axis] = slice(length)
+    return tuple(slices)
+
+
+def _is_short_row(x: Array, reduction: Reduction) -> bool:
+    rows = range(x.ndim - len(reduction.axes), x.ndim)
+    size = math.prod(sizes(x.shape, reduction.axes)) * x.dtype.itemsize
+    return (
+        reduction.blocks is None
+        and set(reduction.axes) == set(rows)
+        and (size <= _GPU_ROW)
+    )

@@ -1,0 +1,149 @@
+"""The shift of per-example normalizers, as it is compiled for each platform."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from drawing import draw, place
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from modes import mesh_of
+from own_moments import Case
+
+import jaxnorm
+
+CENTERED = {
+    "layer": Case(
+        "layer_norm", (4, 96, 8), None, None, None, {"reduction_axes": (1, 2)}
+    ),
+    "group": Case("group_norm", (4, 96, 8), None, None, None, {"num_groups": 2}),
+    "instance": Case("instance_norm", (4, 96, 8), None, None),
+}
+every_norm = pytest.mark.parametrize("name", CENTERED)
+
+
+@pytest.fixture
+def on_platform(monkeypatch):
+    """A function: what a platform would compute is computed on this one."""
+
+    def use(platform):
+        def choose(*operands, default, **by_platform):
+            return by_platform.get(platform, default)(*operands)
+
+        monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+
+    return use
+
+
+def loss_and_output(norm, x, weight):
+    y = norm(x)
+    return jnp.sum(y * weight), y
+
+
+HARD = {
+    "noise": lambda rng, shape: rng.normal(size=shape),
+    "outlier": lambda rng, shape: np.where(
+        np.indices(shape)[1] == shape[1] - 1, 300.0, rng.normal(size=shape)
+    ),
+    # The part that is read differs from all others by as much as can be.
+    "head": lambda rng, shape: (
+        rng.normal(size=shape) + 1e3 * (np.indices(shape)[1] < 3)
+    ),
+    "alone": lambda rng, shape: np.indices(shape)[1] < 3.0,
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+@every_norm
+def test_a_part_of_x_is_as_good_as_the_whole(name, kind, on_platform, rng):
+    on_platform("tpu")
+    case = CENTERED[name]
+    step = jax.jit(
+        jax.grad(
+            functools.partial(loss_and_output, case.ours(epsilon=1e-6)), has_aux=True
+        )
+    )
+    weight = draw(rng, case.shape)
+    for ratio in (0, 1, 1e2, 1e4):
+        x = place(HARD[kind](rng, case.shape) + ratio)
+        reference = case.oracle(epsilon=1e-6)
+        expected = reference(x)
+        dx, y = step(x, weight)
+        largest = max(1, np.max(np.abs(expected)))
+        assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5 * largest, ratio
+        direction = rng.normal(size=case.shape)
+        change = reference(oracle.wide(x) + 1e-4 * direction) - reference(
+            oracle.wide(x) - 1e-4 * direction
+        )
+        slope = np.sum(change * oracle.wide(weight)) / 2e-4
+        size = np.linalg.norm(oracle.wide(dx)) + 1e-3
+        assert abs(np.sum(oracle.wide(dx) * direction) - slope) <= 1e-4 * size, ratio
+
+
+@every_norm
+@pytest.mark.parametrize("mode", ["vmap", "check_vma", "unchecked", "Explicit", "Auto"])
+def test_over_devices(name, mode, on_platform, rng):
+    on_platform("tpu")
+    case = CENTERED[name]
+    x, weight = draw(rng, case.shape, loc=50), draw(rng, case.shape)
+
+    def step(x, weight, **options):
+        function = functools.partial(loss_and_output, case.ours(**options))
+        return jax.grad(function, has_aux=True)(x, weight)
+
+    expected = jax.jit(step)(x, weight)
+    if mode == "vmap":
+        divide = functools.partial(jnp.reshape, shape=(4, 8, 12, 8))
+        parts = jax.vmap(functools.partial(step, axis_name="i"), 1, 1, axis_name="i")
+        actual = parts(*map(divide, (x, weight)))
+        actual = jax.tree.map(lambda part: part.reshape(case.shape), actual)
+    else:
+        kind = AxisType.Explicit if mode == "Explicit" else AxisType.Auto
+        mesh, spec = mesh_of(kind), P(None, "batch")
+        if mode in ("check_vma", "unchecked"):
+            step = jax.shard_map(
+                functools.partial(step, axis_name="batch"),
+                mesh=mesh,
+                in_specs=spec,
+                out_specs=spec,
+                check_vma=mode == "check_vma",
+            )
+        with jax.set_mesh(mesh):
+            sharded = jax.device_put((x, weight), NamedSharding(mesh, spec))
+            actual = jax.jit(step)(*sharded)
+    for a, b in zip(actual, expected, strict=True):
+        assert oracle.error(a, b) <= 1e-5
+
+
+def reads(platform, function, *args):
+    """Shapes of what is summed over more than one axis, or a last one, by platform."""
+    lowered = jax.jit(function).trace(*args).lower(lowering_platforms=(platform,))
+    return re.findall(
+        r"stablehlo.reduce\(.*: \(tensor<([\dx]+)xf32>", lowered.as_text()
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_which_part_is_read(dtype):
+    """All of it where it costs nothing: on CPUs, and in short rows on GPUs."""
+    rows = jnp.zeros((4, 256), dtype)
+    all_of_it = ["4x256"] * 3
+    assert reads("cpu", jaxnorm.layer_norm, rows) == all_of_it
+    assert reads("cuda", jaxnorm.layer_norm, rows) == all_of_it
+    assert reads("tpu", jaxnorm.layer_norm, rows) == ["4x8", *all_of_it[1:]]
+
+    image = jnp.zeros((2, 8, 16, 4), dtype)
+    all_of_it = ["2x8x16x4"] * 3
+    assert reads("cpu", jaxnorm.instance_norm, image) == all_of_it
+    for platform in ("cuda", "rocm", "tpu"):
+        part = ["2x1x4x4", *all_of_it[1:]]
+        assert reads(platform, jaxnorm.instance_norm, image) == part
+
+
+def test_no_program_branches_when_it_runs():
+    text = jax.jit(jaxnorm.layer_norm).lower(jnp.zeros((4, 256))).compile().as_text()
+    assert "conditional" not in text
