@@ -41,8 +41,8 @@ class GroupNorm(nn.Module):
       axis_name: Mapped axis or axes over which reduced axes other than that of the
         features are divided. Under `jax.jit` a sharded input needs none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
-      use_fast_variance: Without effect: the mean always takes a pass of its own, since
-        the variance from one pass is wrong where the mean is large.
+      use_fast_variance: Without effect: the variance is exact however large the mean,
+        which that of Flax's one pass is not.
       force_float32_reductions: Without effect: the mean and the variance are always
         computed in float32 or wider.
       feature_axes: The one axis of the features.

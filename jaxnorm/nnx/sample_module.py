@@ -38,8 +38,8 @@ class SampleModule(AffineModule):
       axis_name: Mapped axis or axes over which the reduced axes are divided. Under
         `jax.jit` a sharded input needs none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
-      use_fast_variance: Without effect: the mean always takes a pass of its own, since
-        the variance from one pass is wrong where the mean is large.
+      use_fast_variance: Without effect: the variance is exact however large the mean,
+        which that of Flax's one pass is not.
     """
 
     def __init__(
