@@ -11,6 +11,7 @@ from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.batch.instances import measure_both, measure_instances, normalize_about
 from jaxnorm.core.average import unbiased_factor
 from jaxnorm.core.measure import CenteredMoments
+from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_real
 
@@ -107,7 +108,7 @@ def _normalize(
 ) -> Array:
     # One position has no variance, and no position no mean.
     known = instances.count >= 2
-    number = jnp.where(known, instances.count, 2)
+    number = where(known, instances.count, 2)
     var = reference.var.astype(instances.var.dtype)
     noise = var + call.spec.epsilon
     mean_limit = strength * jnp.sqrt(noise / number)
@@ -115,8 +116,8 @@ def _normalize(
     own_var = instances.var * unbiased_factor(number)
     delta = _soft_shrink(instances.delta - reference.delta, mean_limit)
     excess = _soft_shrink(own_var - var, var_limit)
-    delta = reference.delta + jnp.where(known, delta, jnp.zeros_like(delta))
-    var = jnp.where(known, jnp.maximum(var + excess, 0), var)
+    delta = reference.delta + where(known, delta, jnp.zeros_like(delta))
+    var = where(known, jnp.maximum(var + excess, 0), var)
     return normalize_about(call, instances.shift, delta, var)
 
 

@@ -15,6 +15,7 @@ from jaxnorm.core.average import average, count_update, resolve_momentum
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import check_statistic
 from jaxnorm.core.validation import check_real
 
@@ -186,7 +187,7 @@ def _corrections(
     r = jnp.clip(std / running_std, 1 / r_max, r_max)
     d = jnp.clip(difference / running_std, -d_max, d_max)
     one, zero = jnp.ones_like(r), jnp.zeros_like(d)
-    return jnp.where(comparable, r, one), jnp.where(comparable, d, zero)
+    return where(comparable, r, one), where(comparable, d, zero)
 
 
 def _at_least_epsilon(std: Array, epsilon: float) -> Array:

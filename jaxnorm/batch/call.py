@@ -151,7 +151,7 @@ class BatchCall:
 
     def align(self, value: Array, name: str = "stats") -> Array:
         """Returns a value of the feature shape with the rank of x."""
-        return axes_lib.align(value, self.x.shape, self.features, name)
+        return axes_lib.align(value, self.x, self.features, name)
 
     def agree(self, state: _State) -> _State:
         """Returns the state, the same on all instances that share statistics."""

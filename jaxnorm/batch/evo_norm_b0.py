@@ -13,6 +13,7 @@ from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import keep_usable
 from jaxnorm.core.parameters import real_parameter
+from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import check_statistic
 from jaxnorm.core.validation import check_real
 
@@ -99,7 +100,7 @@ def evo_norm_b0(
         x: Array, var: Array, own_var: Array, v: Array, scale: Array, bias: Array
     ) -> Array:
         x, v = keep_usable(mask, x, x).astype(dtype), v.astype(dtype)
-        x = jnp.where(instances.count > 0, x, jnp.zeros_like(x))
+        x = where(instances.count > 0, x, jnp.zeros_like(x))
         batch_std = jnp.sqrt(var.astype(dtype) + epsilon)
         own = v * x + jnp.sqrt(own_var.astype(dtype) + epsilon)
         y = x / jnp.maximum(batch_std, own) * scale.astype(dtype) + bias.astype(dtype)

@@ -12,7 +12,7 @@ from jaxnorm.core.axes import batch_axis
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.measure import CenteredMoments, nonzero, pool
 from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import gather, shard_as
+from jaxnorm.core.sharding import gather, shard_as, where
 from jaxnorm.core.stats import CountedBatchStats, Stats
 
 StatsRule = Literal["pooled", "mean", "sequential"]
@@ -50,7 +50,7 @@ def update_from_ghosts(
 
     def weigh(value: Array) -> Array:
         weighted = share.astype(value.dtype) * value
-        return jnp.where(share > 0, weighted, jnp.zeros_like(weighted))
+        return where(share > 0, weighted, jnp.zeros_like(weighted))
 
     count, number, delta, var = together.sums(
         count, share, weigh(ghosts.delta), weigh(var)

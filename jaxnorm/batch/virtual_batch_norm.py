@@ -12,6 +12,7 @@ from jaxnorm.batch.instances import measure_instances, normalize_about
 from jaxnorm.core.axes import Axes, batch_axis
 from jaxnorm.core.measure import inner, member
 from jaxnorm.core.moments import Moments
+from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_flags
 
 
@@ -116,7 +117,7 @@ def virtual_batch_norm(
     # Relative to the reference's mean, of which the gradient is that of x - mean.
     own = measure_instances(call, reference.mean)
     weight = 1 / (size.astype(own.var.dtype) + 1)
-    weight = jnp.where(own.count > 0, weight, jnp.zeros_like(weight))
+    weight = where(own.count > 0, weight, jnp.zeros_like(weight))
     shift = call.align(reference.mean).astype(own.delta.dtype)
     own = own.about(shift)
     square = inner(own.delta, own.delta)

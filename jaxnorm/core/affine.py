@@ -26,9 +26,9 @@ def affine(
       dtype: Dtype that the user asks for, or None for what the three promote to.
     """
     if scale is not None:
-        scale = align(check_inexact(scale, "scale"), x.shape, feature_axes, "scale")
+        scale = align(check_inexact(scale, "scale"), x, feature_axes, "scale")
     if bias is not None:
-        bias = align(check_inexact(bias, "bias"), x.shape, feature_axes, "bias")
+        bias = align(check_inexact(bias, "bias"), x, feature_axes, "bias")
     result = output_dtype(dtype, x, scale, bias)
     one = (1,) * x.ndim
     scale = jnp.ones(one, x.dtype) if scale is None else scale

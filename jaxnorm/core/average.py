@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 
 from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
 from jaxnorm.core.momentum import Schedule, check_momentum
+from jaxnorm.core.sharding import shard_as, where
 
 
 def average(old: Array, new: Array, *, weight: Array, seen: Array) -> Array:
@@ -21,11 +22,13 @@ def average(old: Array, new: Array, *, weight: Array, seen: Array) -> Array:
       seen: Where the batch has an element at all; elsewhere `old` stays.
     """
     old, new, weight = lax.stop_gradient((old, new, weight))
+    # The state keeps its sharding, and so its type, in a scan.
+    new, weight, seen = (shard_as(old, value) for value in (new, weight, seen))
     dtype = accumulation_dtype(old.dtype, new.dtype)
-    weight = jnp.where(seen, weight.astype(real_dtype(dtype)), 1)
+    weight = where(seen, weight.astype(real_dtype(dtype)), 1)
     # Selected before multiplied: what has no weight may be NaN.
-    kept = jnp.where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)
-    added = jnp.where(seen, new, jnp.zeros_like(new)).astype(dtype)
+    kept = where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)
+    added = where(seen, new, jnp.zeros_like(new)).astype(dtype)
     mixed = weight.astype(dtype) * kept + (1 - weight).astype(dtype) * added
     if jnp.iscomplexobj(mixed):
         return mixed.astype(promote(old.dtype, jnp.complex64))

@@ -89,26 +89,27 @@ def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def align(
-    value: ArrayLike, shape: tuple[int, ...], feature_axes: tuple[int, ...], name: str
+    value: ArrayLike, x: Array, feature_axes: tuple[int, ...], name: str
 ) -> Array:
-    """Returns a per-feature `value` with the rank of x.
+    """Returns a per-feature `value` with the rank of x, sharded as x is.
 
     Args:
       value: An array of the feature shape (the sizes of `feature_axes`), or one of the
         rank of x with, along each axis, the size of x or 1 where it is shared.
-      shape: The shape of x.
+      x: The input.
       feature_axes: Canonical feature axes.
       name: The argument's name, for the error message.
 
     Raises:
       ValueError: If the shape of `value` is neither.
     """
-    value = jnp.asarray(value)
+    value, shape = jnp.asarray(value), x.shape
     feature_shape = sizes(shape, feature_axes)
     if value.shape == feature_shape:
-        return jnp.expand_dims(value, other_axes(feature_axes, len(shape)))
+        value = jnp.expand_dims(value, other_axes(feature_axes, len(shape)))
+        return shard_as(x, value)
     if value.ndim == len(shape) and _broadcasts(value.shape, shape):
-        return value
+        return shard_as(x, value)
     raise ValueError(
         f"{name} must have the feature shape {feature_shape} (axes {feature_axes} of "
         f"an input of shape {shape}), or the input's rank with size 1 where it is "

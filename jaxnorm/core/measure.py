@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.near_mean import near_mean
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.sharding import where
 
 _Tree = TypeVar("_Tree")
 
@@ -65,7 +66,7 @@ class CenteredMoments(NamedTuple):
         Their mean is the shift already.
         """
         return self._replace(
-            var=jnp.where(self.count > 0, self.var, var.astype(self.var.dtype))
+            var=where(self.count > 0, self.var, var.astype(self.var.dtype))
         )
 
 
@@ -78,7 +79,7 @@ def select(mask: Array | None, value: Array) -> Array:
     """Returns `value`; 0 under the mask, whatever is there."""
     if mask is None:
         return value
-    return jnp.where(member(mask), value, jnp.zeros_like(value))
+    return where(member(mask), value, jnp.zeros_like(value))
 
 
 def weigh(mask: Array | None, value: Array) -> Array:
@@ -95,7 +96,7 @@ def keep_usable(mask: Array | None, x: Array, value: Array) -> Array:
         return value
     x = x.astype(accumulation_dtype(x.dtype))
     moderate = jnp.abs(x) < jnp.finfo(x.dtype).max ** 0.5  # False for NaN
-    return jnp.where(member(mask) | moderate, value, jnp.zeros_like(value))
+    return where(member(mask) | moderate, value, jnp.zeros_like(value))
 
 
 def inner(a: Array, b: Array) -> Array:
@@ -152,7 +153,7 @@ def measure(
             lax.stop_gradient(x), mask=mask, reduction=reduction
         )
         mean = total / nonzero(count).astype(dtype)
-        shift = named(_round_last_bit(jnp.where(count > 0, mean, shift)))
+        shift = named(_round_last_bit(where(count > 0, mean, shift)))
     return _measure_about(shift, x, reduction, mask)
 
 

@@ -13,6 +13,7 @@ from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import CenteredMoments, inner, measure, nonzero
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_flags, check_inexact
 
 
@@ -102,7 +103,7 @@ def batch_moments(
     )
     if shift is None:
         shift = jnp.zeros((1,) * x.ndim, dtype)
-    shift = axes_lib.align(shift, x.shape, features, "shift").astype(dtype)
+    shift = axes_lib.align(shift, x, features, "shift").astype(dtype)
     moments = measure(
         x,
         reduction,
@@ -171,5 +172,5 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     between = inner(difference, difference) * weight * (1 - weight)
     var = a.var * (1 - weight) + b.var * weight + between
     both = Moments(count, mean, var)
-    both = jax.tree.map(lambda both, a: jnp.where(b.count > 0, both, a), both, a)
-    return jax.tree.map(lambda both, b: jnp.where(a.count > 0, both, b), both, b)
+    both = jax.tree.map(lambda both, a: where(b.count > 0, both, a), both, a)
+    return jax.tree.map(lambda both, b: where(a.count > 0, both, b), both, b)

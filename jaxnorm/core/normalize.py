@@ -65,8 +65,8 @@ def normalize(
     x = check_inexact(x, "x")
     epsilon = check_epsilon(epsilon)
     features = axes_lib.canonical_axes(feature_axes, x.ndim)
-    mean = axes_lib.align(mean, x.shape, features, "mean")
-    var = axes_lib.align(var, x.shape, features, "var")
+    mean = axes_lib.align(mean, x, features, "mean")
+    var = axes_lib.align(var, x, features, "var")
     scale, bias, result = affine(x, scale, bias, features, dtype)
     return normalize_with(mean, var, x, scale, bias, None, epsilon, result)
 

@@ -27,4 +27,4 @@ def real_parameter(
     check_real("it is no factor", **{name: value})
     if value.ndim == 0:
         return jnp.reshape(value, (1,) * x.ndim)
-    return align(value, x.shape, feature_axes, name)
+    return align(value, x, feature_axes, name)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import jax
 from jax import Array
+from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 Names = str | tuple[str, ...] | None
 
@@ -43,14 +45,55 @@ def gather(value: Array, axis: int) -> Array:
     return jax.sharding.reshard(value, sharding_of(value, names))
 
 
-def shard_as(value: Array, smaller: Array) -> Array:
-    """Returns an array that broadcasts to value, sharded as value is.
+def split(value: Array, index: int, axis: int) -> tuple[Array, Array]:
+    """Returns value before and from an index of an axis.
 
-    A selection needs that where types tell.
+    It is whole there first, where types say that a part does not lie on all shards.
     """
+    names, sizes = axis_names(value), (index, value.shape[axis] - index)
+    if names and any(size % number_of_shards(value, names[axis]) for size in sizes):
+        value = gather(value, axis)
+    first, second = jnp.split(value, [index], axis)
+    return first, second
+
+
+def shard_as(value: Array, smaller: Array) -> Array:
+    """Returns an array that broadcasts to value, sharded as value is."""
     names = axis_names(value)
     if names is None:
         return smaller
-    sizes = zip(names, smaller.shape, strict=True)
+    return _reshard(smaller, value, names)
+
+
+def where(condition: Array, a: ArrayLike, b: ArrayLike) -> Array:
+    """Returns `jnp.where(condition, a, b)`, of operands that broadcast.
+
+    Arithmetic finds the sharding of its result where types tell it; a selection takes
+    operands of one shape and sharding alone.
+    """
+    operands = [condition, jnp.asarray(a), jnp.asarray(b)]
+    typed = [value for value in operands if axis_names(value) is not None]
+    if not typed:
+        return jnp.where(condition, a, b)
+    shape = jnp.broadcast_shapes(*(value.shape for value in operands))
+    names: list[Names] = [None] * len(shape)
+    for value in typed:
+        for axis, name in enumerate(axis_names(value) or (), len(shape) - value.ndim):
+            names[axis] = names[axis] or name
+    # Sharded while small: the gradient is then summed before it crosses devices.
+    whole = sharding_of(typed[0], names)
+    condition, a, b = (
+        jnp.broadcast_to(_reshard(v, typed[0], names), shape, out_sharding=whole)
+        for v in operands
+    )
+    return jnp.where(condition, a, b)
+
+
+def _reshard(value: Array, like: Array, names: Sequence[Names]) -> Array:
+    """Returns value with names along its last axes, none along those of size 1."""
+    last = names[len(names) - value.ndim :]
+    sizes = zip(last, value.shape, strict=True)
     shared = [name if size > 1 else None for name, size in sizes]
-    return jax.sharding.reshard(smaller, sharding_of(value, shared))
+    if axis_names(value) == shared:  # a constraint that XLA need not look at
+        return value
+    return jax.sharding.reshard(value, sharding_of(like, shared))

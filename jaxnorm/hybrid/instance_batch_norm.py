@@ -9,6 +9,7 @@ from jaxtyping import Inexact
 from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.core.axes import one_axis
+from jaxnorm.core.sharding import shard_as, split
 from jaxnorm.core.stats import Stats
 from jaxnorm.sample.instance_norm import instance_norm
 
@@ -79,8 +80,7 @@ def instance_batch_norm(
     def parts(value: Array) -> tuple[Array, Array]:
         if value.shape[axis] == 1:
             return value, value
-        first, second = jnp.split(value, [instance_features], axis)
-        return first, second
+        return split(value, instance_features, axis)
 
     inputs, scales, biases = parts(call.x), parts(call.scale), parts(call.bias)
     masks = (None, None) if call.mask is None else parts(call.mask)
@@ -95,4 +95,4 @@ def instance_batch_norm(
     )
     options |= {"mask": masks[1], "dtype": call.spec.dtype}
     by_batch, new = batch_norm(inputs[1], stats, scales[1], biases[1], **options)
-    return jnp.concatenate([by_instance, by_batch], axis), new
+    return shard_as(call.x, jnp.concatenate([by_instance, by_batch], axis)), new

@@ -13,6 +13,7 @@ from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import finite, pool
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_inexact
 
@@ -95,7 +96,7 @@ def switchable_norm(
     layers = pool(instances, Reduction(call.features, MappedAxis.nowhere()))
     delta = _mix(mean_share, instances.delta, layers.delta, batch.delta)
     var = _mix(var_share, instances.var, layers.var, batch.var)
-    var = jnp.where(instances.count > 0, var, jnp.full_like(var, jnp.inf))
+    var = where(instances.count > 0, var, jnp.full_like(var, jnp.inf))
     return normalize_about(call, shift, delta, var), new
 
 

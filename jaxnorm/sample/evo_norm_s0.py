@@ -20,6 +20,7 @@ from jaxnorm.core.measure import (
 )
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
+from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 from jaxnorm.sample.group_norm import group_length
 
@@ -114,7 +115,7 @@ def _gate(
     wide = accumulation_dtype(result, x.dtype)
     moments = measure_alone(x, reduction, mask=mask)
     # What has no valid element comes out as the bias.
-    var = jnp.where(moments.count > 0, moments.var, jnp.inf)
+    var = where(moments.count > 0, moments.var, jnp.inf)
     rstd = reduction.spread(reciprocal_std(var, epsilon)).astype(wide)
     x = keep_usable(mask, x, x.astype(wide))
     y = x * jax.nn.sigmoid(v.astype(wide) * x) * (rstd * scale.astype(wide))

@@ -16,6 +16,7 @@ from jaxnorm.core.measure import MOMENTS_NAME, measure_power
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
 
@@ -118,7 +119,7 @@ def _respond(
     wide = accumulation_dtype(result, x.dtype)
     moments = measure_power(x, reduction, mask=mask)
     # What has no valid element comes out as the bias.
-    power = jnp.where(moments.count > 0, moments.var, jnp.inf)
+    power = where(moments.count > 0, moments.var, jnp.inf)
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
     zero = jnp.zeros_like(power)

@@ -6,7 +6,9 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxnorm.core.axes import align
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
+from jaxnorm.core.sharding import shard_as
 from jaxnorm.core.validation import check_epsilon, check_inexact
 from jaxnorm.weight.weight_norm import direction_and_length
 
@@ -92,7 +94,7 @@ def spectral_norm(
     def forward(matrix: Array, right: Array) -> Array:
         return jnp.sum(matrix * right, -1, keepdims=True)
 
-    right = lax.stop_gradient(u.astype(wide)).reshape((1,) * len(inputs) + u.shape)
+    right = align(lax.stop_gradient(u.astype(wide)), w, (w.ndim - 1,), "u")
     constant = lax.stop_gradient(matrix)
     for _ in range(n_steps):
         left = forward(constant, right)
@@ -104,7 +106,8 @@ def spectral_norm(
     divisor = jnp.where(sigma != 0, sigma, jnp.ones_like(sigma))
     unit = lax.stop_gradient(divisor)  # so that no derivative has 1 / sigma^2
     normalized = (matrix / unit) / (divisor / unit)
-    return normalized.astype(result), right.reshape(u.shape).astype(u.dtype), sigma
+    new_u = shard_as(u, right.reshape(u.shape).astype(u.dtype))
+    return normalized.astype(result), new_u, sigma
 
 
 def _check_real(value: Array, name: str) -> Array:

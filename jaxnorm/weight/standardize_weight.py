@@ -74,7 +74,7 @@ def standardize_weight(
     features = canonical_axes(feature_axes, w.ndim)
     axes = other_axes(features, w.ndim)
     if gain is not None:
-        gain = align(check_inexact(gain, "gain"), w.shape, features, "gain")
+        gain = align(check_inexact(gain, "gain"), w, features, "gain")
     result = output_dtype(dtype, w, gain)
     wide = accumulation_dtype(result, w.dtype)
 

@@ -61,7 +61,7 @@ def weight_norm(
     v, g = check_inexact(v, "v"), check_inexact(g, "g")
     epsilon = check_epsilon(epsilon)
     features = _canonical(feature_axes, v.ndim)
-    g = align(g, v.shape, features, "g")
+    g = align(g, v, features, "g")
     result = output_dtype(dtype, v, g)
     wide = accumulation_dtype(result, v.dtype, g.dtype)
     direction, _ = direction_and_length(

@@ -247,7 +247,7 @@ MUTANTS = {
         ),
         (
             "an example without elements counted",
-            "weight = jnp.where(own.count > 0, weight, jnp.zeros_like(weight))",
+            "weight = where(own.count > 0, weight, jnp.zeros_like(weight))",
             "pass",
             f"{FAMILY}::test_training",
             "virtual",
@@ -341,7 +341,7 @@ MUTANTS = {
         ),
         (
             "an instance without elements not the bias",
-            "x = jnp.where(instances.count > 0, x, jnp.zeros_like(x))",
+            "x = where(instances.count > 0, x, jnp.zeros_like(x))",
             "pass",
             f"{FAMILY}::test_training",
             "evo",

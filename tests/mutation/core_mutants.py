@@ -199,8 +199,8 @@ MUTANTS = {
         ),
         (
             "masked elements come out as the bias",
-            "return jnp.where(member(mask) | moderate, value, jnp.zeros_like(value))",
-            "return jnp.where(member(mask), value, jnp.zeros_like(value))",
+            "return where(member(mask) | moderate, value, jnp.zeros_like(value))",
+            "return where(member(mask), value, jnp.zeros_like(value))",
             f"{NORM}::test_oracle",
         ),
         (
@@ -235,7 +235,7 @@ MUTANTS = {
         ),
         (
             "the second pass relative to the old shift",
-            "shift = named(_round_last_bit(jnp.where(count > 0, mean, shift)))",
+            "shift = named(_round_last_bit(where(count > 0, mean, shift)))",
             "pass",
             f"{ACCURACY}::test_two_passes_do_not_depend_on_the_running_mean",
         ),
@@ -317,8 +317,7 @@ MUTANTS = {
         ),
         (
             "moments of nothing are not the identity",
-            "both = jax.tree.map(lambda both, a: jnp.where(b.count > 0, both, a), "
-            "both, a)",
+            "both = jax.tree.map(lambda both, a: where(b.count > 0, both, a), both, a)",
             "pass",
             f"{MOMENTS}::test_moments_of_nothing_may_be_anything",
         ),
@@ -440,13 +439,13 @@ MUTANTS = {
         ),
         (
             "empty features not kept",
-            "weight = jnp.where(seen, weight.astype(real_dtype(dtype)), 1)",
+            "weight = where(seen, weight.astype(real_dtype(dtype)), 1)",
             "weight = weight.astype(real_dtype(dtype))",
             f"{MOMENTS}::test_update",
         ),
         (
             "NaN remembered with momentum 0",
-            "kept = jnp.where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)",
+            "kept = where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)",
             "kept = old.astype(dtype)",
             f"{STATS}::test_momentum_zero_forgets_even_nan",
         ),

@@ -84,7 +84,7 @@ MUTANTS = {
         ),
         (
             "a feature without elements not the bias of filter response norm",
-            "power = jnp.where(moments.count > 0, moments.var, jnp.inf)",
+            "power = where(moments.count > 0, moments.var, jnp.inf)",
             "power = moments.var",
             f"{RESPONSE}::test_mask",
             "filter",
@@ -137,7 +137,7 @@ MUTANTS = {
         ),
         (
             "a group without elements not the bias of EvoNorm S0",
-            "var = jnp.where(moments.count > 0, moments.var, jnp.inf)",
+            "var = where(moments.count > 0, moments.var, jnp.inf)",
             "var = moments.var",
             f"{RESPONSE}::test_mask",
             "evo",

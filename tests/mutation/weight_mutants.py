@@ -104,15 +104,14 @@ MUTANTS = {
         ),
         (
             "a gradient in the first u",
-            "right = lax.stop_gradient(u.astype(wide)).reshape(",
-            "right = u.astype(wide).reshape(",
+            'right = align(lax.stop_gradient(u.astype(wide)), w, (w.ndim - 1,), "u")',
+            'right = align(u.astype(wide), w, (w.ndim - 1,), "u")',
             f"{SPECTRAL}::test_no_gradient_through_the_new_u",
         ),
         (
             "u not updated",
-            "return normalized.astype(result), "
-            "right.reshape(u.shape).astype(u.dtype), sigma",
-            "return normalized.astype(result), lax.stop_gradient(u), sigma",
+            "new_u = shard_as(u, right.reshape(u.shape).astype(u.dtype))",
+            "new_u = lax.stop_gradient(u)",
             f"{SPECTRAL}::test_oracle",
         ),
         (

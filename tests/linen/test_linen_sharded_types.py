@@ -1,0 +1,34 @@
+"""Modules on a mesh with Explicit axes, with their variables as `init` makes them."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from drawing import place
+from family import SHAPE
+from family_entries import COLLECTIONS
+from family_modules import TABLE
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from modes import mesh_of
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].function])
+def test_features_are_sharded_and_statistics_are_not(name):
+    """y is sharded as x is, and the statistics stay replicated."""
+    entry, mesh = TABLE[name], mesh_of(AxisType.Explicit, (4, 2), ("data", "model"))
+    module = entry.build(True)
+
+    def step(variables, x):
+        return entry.apply(module, variables, x, mutable=COLLECTIONS)
+
+    with jax.set_mesh(mesh):
+        sharding = NamedSharding(mesh, P("data", None, "model"))
+        x = jax.device_put(place(np.ones(SHAPE)), sharding)
+        init = functools.partial(module.init, **entry.keywords(None, True))
+        variables = jax.eval_shape(init, jax.random.key(0), x, *entry.extra)
+        y, new = jax.eval_shape(step, variables, x)
+    assert y.sharding.spec == x.sharding.spec
+    for leaf in jax.tree.leaves(new):
+        assert leaf.sharding is None or set(leaf.sharding.spec) <= {None}
