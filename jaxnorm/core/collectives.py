@@ -116,11 +116,13 @@ class MappedAxis:
         types know to be the same everywhere, and unlike groups works in every mode.
 
         Args:
-          values: The parts of this instance.
+          values: The parts of this instance. One that types know to be the same on all
+            instances is a part of each of them as well.
           axis: The axis of the results along which the runs follow each other.
           length: Instances of a run; divides their number. 1 gathers the values.
         """
-        number = self.size(values[0]) // length
+        instances = lax.axis_size(self.names) if self.names else 1
+        number = instances // length
         if number == 1:
             return self.sum(values)
         stacked = _stack(values)

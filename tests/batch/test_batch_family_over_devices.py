@@ -7,15 +7,19 @@ import numpy as np
 import oracle
 import pytest
 from batch_family import FAMILY, ghosts
+from jax.sharding import AxisType
 from modes import (
     AXIS,
     DEVICES,
     FEW,
     MODES,
+    ROWS,
+    SAME,
     SHAPE,
     WHOLE,
     differentiate,
     draw_problem,
+    mesh_of,
     split_all,
 )
 
@@ -81,6 +85,34 @@ def test_one_device_and_eight(name, mode):
     axis = {} if mode.startswith("jit") else {"axis_name": AXIS}
     run = MODES[mode](ALL[name].ours(**axis), params=len(problem) - 4)
     actual = jax.device_get(run(*problem))
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    for value, wanted in pairs:
+        assert oracle.error(value, wanted) <= WHOLE
+
+
+SHARED = [np.arange(5) != 1, np.asarray(True)]  # no axis of examples, or none at all
+
+
+@pytest.mark.parametrize("mask", SHARED, ids=["features", "scalar"])
+@pytest.mark.parametrize(
+    "name",
+    [n if "ghosts" in n else pytest.param(n, marks=pytest.mark.slow) for n in ALL],
+)
+def test_a_mask_that_all_devices_share(name, mask):
+    """Types say that what it counts is the same on all, and it is theirs all the same.
+
+    The others sum counts along with what varies, as ghosts on several devices do.
+    """
+    (x, own, weight, *shared), _ = problem_and_results(name)
+    x, forward = np.where(own, x, 0), ALL[name].ours()
+    expected = jax.jit(differentiate(forward))(x, mask, weight, *shared)
+    sharded = jax.shard_map(
+        ALL[name].ours(axis_name=AXIS),
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(ROWS, *(SAME,) * (1 + len(shared))),
+        out_specs=(ROWS, SAME),
+    )
+    actual = jax.jit(differentiate(sharded))(x, mask, weight, *shared)
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     for value, wanted in pairs:
         assert oracle.error(value, wanted) <= WHOLE
