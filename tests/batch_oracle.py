@@ -250,5 +250,6 @@ def _shrink(value, limit):
 
 
 def _softmax(logits):
-    powers = np.exp(wide(logits) - np.max(logits))
+    logits = wide(logits)
+    powers = np.exp(logits - np.max(logits))
     return powers / powers.sum()

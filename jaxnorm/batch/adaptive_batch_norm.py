@@ -31,13 +31,15 @@ def adaptive_batch_norm(
     over the L positions in space, and the batch's m and v (in inference the running
     ones)::
 
-        S(z, t) = sign(z) max(|z| - t, 0)
-        mean    = m + S(m_i - m, strength * sqrt((v + epsilon) / L))
-        var     = max(v + S(v_i - v, strength * (v + epsilon) * sqrt(2 / (L - 1))), 0)
-        y       = (x - mean) / sqrt(var + epsilon) * scale + bias
+        s    = strength * sqrt((v + epsilon) / L)
+        t    = strength * (v + epsilon) * sqrt(2 / (L - 1))
+        mean = clip(m, m_i - s, m_i + s)
+        var  = clip(v, v_i - t, v_i + t)
+        y    = (x - mean) / sqrt(var + epsilon) * scale + bias
 
-    The thresholds are `strength` standard deviations of the mean and the variance of L
-    independent Gaussian numbers: what sampling noise explains is left to the batch.
+    The thresholds s and t are `strength` standard deviations of the mean and the
+    variance of L independent Gaussian numbers: what sampling noise explains is left to
+    the batch. (The paper soft-shrinks the differences, and adds m and v: the same.)
     After a relu the noise is larger than that, and far more features are corrected.
 
     Args:
@@ -97,6 +99,7 @@ def adaptive_batch_norm(
     batch = batch.or_where_empty(call.align(running.var))
     if math.isinf(strength):
         return call.standardize(batch), new
+    batch = batch.about(instances.shift)
     return _normalize(call, instances, batch, strength), new
 
 
@@ -114,12 +117,13 @@ def _normalize(
     mean_limit = strength * jnp.sqrt(noise / number)
     var_limit = strength * noise * jnp.sqrt(2 / (number - 1))
     own_var = instances.var * unbiased_factor(number)
-    delta = _soft_shrink(instances.delta - reference.delta, mean_limit)
-    excess = _soft_shrink(own_var - var, var_limit)
-    delta = reference.delta + where(known, delta, jnp.zeros_like(delta))
-    var = where(known, jnp.maximum(var + excess, 0), var)
+    # Not the batch's plus a difference, which cancels where the example's is small.
+    delta = _nearest(reference.delta, instances.delta, mean_limit)
+    delta = where(known, delta, reference.delta)
+    var = where(known, _nearest(var, own_var, var_limit), var)
     return normalize_about(call, instances.shift, delta, var)
 
 
-def _soft_shrink(value: Array, limit: Array) -> Array:
-    return jnp.sign(value) * jnp.maximum(jnp.abs(value) - limit, 0)
+def _nearest(batch: Array, own: Array, limit: Array) -> Array:
+    """Returns what lies within `limit` of `own`, and is nearest to `batch`."""
+    return jnp.clip(batch, own - limit, own + limit)

@@ -4,16 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Required, TypedDict, TypeVar
 
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.measure import CenteredMoments, measure
+from jaxnorm.core.measure import CenteredMoments, measure, usable
 from jaxnorm.core.moments import Moments, batch_moments, per_feature
 from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with
+from jaxnorm.core.pooling import pool, pool_about_mean
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.stats import Stats, keep_unless_finite, update_batch_stats
@@ -166,6 +167,24 @@ class BatchCall:
             shift=self.align(shift),
             use_fast_variance=self.use_fast_variance,
         )
+
+    def pool(
+        self, parts: CenteredMoments, reduction: Reduction, shift: Array
+    ) -> CenteredMoments:
+        """Returns the moments of parts of x together, merged from theirs.
+
+        One collective; two in two passes, where the first finds the mean of all.
+
+        Args:
+          parts: Moments of parts of x.
+          reduction: The axes along which the parts lie, and other instances.
+          shift: What to take them about, or the mean of what no part has an element of;
+            aligned.
+        """
+        shift = lax.stop_gradient(usable(shift.astype(parts.shift.dtype)))
+        if self.use_fast_variance:
+            return pool(parts.about(shift), reduction)
+        return pool_about_mean(parts, reduction, shift)
 
     def standardize(self, moments: CenteredMoments) -> Array:
         """Normalizes x with its own moments, over `spec.reduction`."""

@@ -10,7 +10,7 @@ from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.batch.ghost_stats import StatsRule, update_from_ghosts
 from jaxnorm.core.axes import batch_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.measure import CenteredMoments, finite
+from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.reduction import Blocks, Reduction, Runs
 from jaxnorm.core.stats import Stats, check_stats
 
@@ -104,9 +104,7 @@ def ghost_batch_norm(
     call = dataclasses.replace(call, reduction=ghosts, spec=spec)
     moments = call.measure(running.mean)
     y = call.standardize(moments.or_where_empty(call.align(running.var)))
-    parts = moments.about(finite(call.align(running.mean)))
-    if ghosts.runs is None:
-        parts = _gather(call, parts, whole)
+    parts = moments if ghosts.runs is not None else _gather(call, moments, whole)
     return y, update_from_ghosts(call, running, parts, stats_rule)
 
 
@@ -150,10 +148,10 @@ def _gather(
     call: BatchCall, parts: CenteredMoments, across: MappedAxis
 ) -> CenteredMoments:
     """Returns the moments of the ghosts of all instances, in one collective."""
-    axis = batch_axis(call.features)
+    axis, own = batch_axis(call.features), parts._asdict()
     if call.mask is None:
-        delta, var = across.sum_by_run((parts.delta, parts.var), axis, length=1)
-        return parts._replace(delta=delta, var=var)
-    unlike = (parts.count, parts.delta, parts.var)
-    count, delta, var = across.sum_by_run(unlike, axis, length=1)
-    return CenteredMoments(count, parts.shift, delta, var)
+        del own["count"]  # which all have in common
+    if call.use_fast_variance:
+        del own["shift"]  # likewise
+    every = across.sum_by_run(tuple(own.values()), axis, length=1)
+    return parts._replace(**dict(zip(own, every, strict=True)))

@@ -10,7 +10,7 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.axes import batch_axis
 from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.measure import CenteredMoments, nonzero, pool
+from jaxnorm.core.measure import CenteredMoments, nonzero, usable
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.sharding import gather, shard_as, where
 from jaxnorm.core.stats import CountedBatchStats, Stats
@@ -26,14 +26,16 @@ def update_from_ghosts(
     Args:
       call: The arguments of the call.
       stats: Running statistics, the same on all instances.
-      ghosts: Moments of all ghosts, which follow each other along the batch axis, with
-        the same shift.
+      ghosts: Moments of all ghosts, which follow each other along the batch axis.
       rule: See `jaxnorm.ghost_batch_norm`.
     """
     axis = batch_axis(call.features)
     together = Reduction((axis,), MappedAxis.nowhere())
+    shift = call.align(stats.mean)
     if rule == "pooled":
-        return call.update(stats, call.per_feature(pool(ghosts, together)))
+        whole = call.pool(ghosts, together, shift)
+        return call.update(stats, call.per_feature(whole))
+    ghosts = ghosts.about(usable(shift))
 
     shape = (ghosts.var.shape[axis], *ghosts.count.shape[1:])
     count = jnp.broadcast_to(ghosts.count, shape)

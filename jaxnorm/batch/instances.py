@@ -3,21 +3,14 @@
 import dataclasses
 
 import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 
 from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.axes import batch_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import (
-    CenteredMoments,
-    finite,
-    measure,
-    named,
-    nonzero,
-    pool,
-)
+from jaxnorm.core.measure import CenteredMoments, measure, named
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction
 
@@ -32,10 +25,12 @@ def measure_instances(call: BatchCall, shift: Array) -> CenteredMoments:
     """Returns the moments of each feature of each example.
 
     Args:
-      call: The arguments of the call.
-      shift: What to subtract first: the running mean, of the feature shape.
+      call: The arguments of the call. With `use_fast_variance=False` a first pass finds
+        the mean of each, which then is the shift.
+      shift: What to subtract otherwise, and the mean of what has no valid element: the
+        running mean, of the feature shape.
     """
-    return _measure(call, finite(call.align(shift)), use_fast_variance=True)
+    return _measure(call, call.align(shift), use_fast_variance=call.use_fast_variance)
 
 
 def measure_both(
@@ -43,23 +38,14 @@ def measure_both(
 ) -> tuple[CenteredMoments, CenteredMoments]:
     """Returns the moments of each example, and those of the batch, merged from them.
 
-    Both have the same shift. One collective; two with `use_fast_variance=False`, where
-    the first finds the batch's mean, which then is the shift.
+    One collective; two with `use_fast_variance=False`, and then their shifts differ.
 
     Args:
       call: The arguments of the call.
       shift: The running mean, the same on all instances.
     """
-    batch = _over_examples(call)
-    if call.use_fast_variance:
-        instances = measure_instances(call, shift)
-        return instances, pool(instances, batch)
-    instances = _measure(call, _zero(call), use_fast_variance=False)
-    shape = instances.var.shape
-    count = jnp.broadcast_to(instances.count, shape).astype(instances.delta.dtype)
-    number, total = batch.sums(*lax.stop_gradient((count, count * instances.mean)))
-    instances = instances.about(total / nonzero(number))
-    return instances, pool(instances, batch)
+    instances = measure_instances(call, shift)
+    return instances, call.pool(instances, _over_examples(call), call.align(shift))
 
 
 def measure_spread(
@@ -69,21 +55,16 @@ def measure_spread(
 
     In inference those of the batch are None, and no device is asked.
     """
-    if not call.use_running_average and not call.use_fast_variance:
-        return measure_both(call, jnp.zeros(call.feature_shape, jnp.float32))
     # A pass more, and no collective.
-    instances = _measure(call, _zero(call), use_fast_variance=False)
+    zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
+    instances = _measure(call, zero, use_fast_variance=False)
     if call.use_running_average:
         return instances, None
-    return instances, pool(instances.about(_zero(call)), _over_examples(call))
+    return instances, call.pool(instances, _over_examples(call), zero)
 
 
 def _over_examples(call: BatchCall) -> Reduction:
     return dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
-
-
-def _zero(call: BatchCall) -> Array:
-    return jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
 
 
 def _measure(

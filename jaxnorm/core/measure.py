@@ -104,9 +104,11 @@ def inner(a: Array, b: Array) -> Array:
     return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
 
 
-def finite(shift: Array) -> Array:
-    """Returns `shift`, and 0 where it is not finite."""
-    return jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
+def usable(shift: Array) -> Array:
+    """Returns `shift` where 2**24 squares of it have a finite sum, else 0."""
+    limit = jnp.finfo(shift.dtype).max ** 0.5 / 2**12
+    moderate = jnp.abs(shift) < limit  # False for NaN
+    return jnp.where(moderate, shift, jnp.zeros_like(shift))
 
 
 def reciprocal_std(var: Array, epsilon: float) -> Array:
@@ -145,15 +147,14 @@ def measure(
     dtype = accumulation_dtype(x.dtype)
     # Selected before any arithmetic: NaN under the mask reaches no derivative either.
     x = select(mask, x.astype(dtype))
-    shift = lax.stop_gradient(_usable(shift.astype(dtype)))
+    shift = lax.stop_gradient(usable(shift.astype(dtype)))
     if not use_fast_variance:
         # Not relative to the given shift: far from the mean, that would round x away.
         # And not differentiated: nothing below depends on the choice of the shift.
         count, total = weighted_sums(
             lax.stop_gradient(x), mask=mask, reduction=reduction
         )
-        mean = total / nonzero(count).astype(dtype)
-        shift = named(_round_last_bit(where(count > 0, mean, shift)))
+        shift = named(mean_as_shift(count, total, shift))
     return _measure_about(shift, x, reduction, mask)
 
 
@@ -177,7 +178,7 @@ def _measure_about(
     sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
     )
-    return named(_from_sums(shift, *sums))
+    return named(from_sums(shift, *sums))
 
 
 def measure_power(
@@ -190,21 +191,6 @@ def measure_power(
     zero = jnp.zeros((1,) * x.ndim, dtype)
     power = _nan_if_overflown(power / nonzero(count))
     return named(CenteredMoments(count, zero, zero, power))
-
-
-def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
-    """Returns the moments of several parts together, in one collective.
-
-    Args:
-      parts: Moments of parts of x; `shift` is the same for all.
-      reduction: The axes along which the parts lie, and other instances.
-    """
-    shape = jnp.broadcast_shapes(parts.count.shape, parts.var.shape)
-    count = jnp.broadcast_to(parts.count, shape)
-    weight = count.astype(parts.delta.dtype)
-    square = parts.var + inner(parts.delta, parts.delta)
-    sums = reduction.sums(count, weight * parts.delta, count * square)
-    return named(_from_sums(parts.shift, *sums))
 
 
 def named(moments: _Tree) -> _Tree:
@@ -236,9 +222,16 @@ def nonzero(count: Array) -> Array:
     return jnp.where(count > 0, count, jnp.ones_like(count))
 
 
-def _from_sums(
+def mean_as_shift(count: Array, total: Array, shift: Array) -> Array:
+    """Returns the mean, rounded as a shift; `shift` where there is no element."""
+    mean = total / nonzero(count).astype(total.dtype)
+    return where(count > 0, _round_last_bit(mean), shift)
+
+
+def from_sums(
     shift: Array, count: Array, total: Array, total_square: Array
 ) -> CenteredMoments:
+    """Returns moments, given the sums of `x - shift` and of its squares."""
     delta = total / nonzero(count).astype(total.dtype)
     var = total_square / nonzero(count) - inner(delta, delta)
     noise = lax.stop_gradient(rounding_noise(delta))
@@ -278,10 +271,3 @@ def _round_last_bit(shift: Array) -> Array:
         return lax.complex(_round_last_bit(shift.real), _round_last_bit(shift.imag))
     kind = jnp.finfo(shift.dtype)
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
-
-
-def _usable(shift: Array) -> Array:
-    """Returns `shift` where 2**24 squares of it have a finite sum, else 0."""
-    limit = jnp.finfo(shift.dtype).max ** 0.5 / 2**12
-    usable = jnp.abs(shift) < limit  # False for NaN
-    return jnp.where(usable, shift, jnp.zeros_like(shift))

@@ -11,7 +11,7 @@ from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.batch.instances import measure_both, measure_instances, normalize_about
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import finite, pool
+from jaxnorm.core.pooling import pool_about_mean
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
@@ -90,10 +90,11 @@ def switchable_norm(
         new = call.update(running, call.per_feature(batch))
         batch = batch.or_where_empty(call.align(running.var))
 
-    # A layer has one mean, so all are taken relative to the same number.
-    shift = jnp.mean(finite(batch.shift), call.features, keepdims=True)
-    instances, batch = instances.about(shift), batch.about(shift)
-    layers = pool(instances, Reduction(call.features, MappedAxis.nowhere()))
+    # About its own mean: features may lie far apart, and some be masked out of it.
+    across_features = Reduction(call.features, MappedAxis.nowhere())
+    layers = pool_about_mean(instances, across_features, jnp.zeros_like(instances.var))
+    shift = instances.shift
+    layers, batch = layers.about(shift), batch.about(shift)
     delta = _mix(mean_share, instances.delta, layers.delta, batch.delta)
     var = _mix(var_share, instances.var, layers.var, batch.var)
     var = where(instances.count > 0, var, jnp.full_like(var, jnp.inf))

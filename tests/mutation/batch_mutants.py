@@ -12,6 +12,7 @@ RENORM = "batch/test_batch_renorm.py"
 GHOSTS = "batch/test_ghost_batch_norm.py"
 VIRTUAL = "batch/test_virtual_batch_norm.py"
 ADAPTIVE = "batch/test_adaptive_batch_norm.py"
+ACCURATE = "batch/test_batch_family_accuracy.py"
 RECURRENT = "batch/test_recurrent_batch_norm.py"
 
 MUTANTS = {
@@ -60,18 +61,11 @@ MUTANTS = {
             "adaptive",
         ),
         (
-            "two passes that end at the shift 0",
-            "instances = instances.about(total / nonzero(number))",
-            "instances = instances.about(_zero(call))",
-            f"{STATE}::test_evo_norm_of_large_means_in_two_passes",
-        ),
-        (
-            "the sums over devices of the first pass lost",
-            "number, total = batch.sums(*lax.stop_gradient((count, "
-            "count * instances.mean)))",
-            "number, total = map(batch.local_sum, lax.stop_gradient((count, "
-            "count * instances.mean)))",
-            f"{DEVICES}::test_two_passes_without_a_mask",
+            "one pass over instances whatever is asked for",
+            "use_fast_variance=call.use_fast_variance",
+            "use_fast_variance=True",
+            f"{ACCURATE}::test_each_feature_of_each_example_is_accurate",
+            "adaptive and cold",
         ),
         (
             "the deviations of instances saved",
@@ -162,8 +156,8 @@ MUTANTS = {
         ),
         (
             "statistics of the ghosts of this device alone",
-            "if ghosts.runs is None:",
-            "if False:",
+            "moments if ghosts.runs is not None else _gather(call, moments, whole)",
+            "moments",
             f"{DEVICES}::test_two_passes_without_a_mask",
         ),
         (
@@ -297,8 +291,8 @@ MUTANTS = {
         ),
         (
             "hard thresholds",
-            "return jnp.sign(value) * jnp.maximum(jnp.abs(value) - limit, 0)",
-            "return jnp.where(jnp.abs(value) > limit, value, 0)",
+            "return jnp.clip(batch, own - limit, own + limit)",
+            "return jnp.where(jnp.abs(own - batch) > limit, own, batch)",
             f"{FAMILY}::test_training",
             "adaptive",
         ),

@@ -12,6 +12,7 @@ INVARIANTS = "test_family_invariants.py"
 BAD = "test_bad_input.py"
 FAMILY = "batch/test_batch_family.py"
 GHOSTS = "batch/test_ghost_batch_norm.py"
+ACCURATE = "batch/test_batch_family_accuracy.py"
 DEVICES = "batch/test_batch_family_over_devices.py"
 OWN = "sample/test_own_moments.py"
 OWN_DEVICES = "sample/test_own_moments_over_devices.py"
@@ -217,25 +218,25 @@ MUTANTS = {
         ),
         (
             "the shift forgotten",
-            "shift = lax.stop_gradient(_usable(shift.astype(dtype)))",
+            "shift = lax.stop_gradient(usable(shift.astype(dtype)))",
             "shift = jnp.zeros_like(shift, dtype)",
             f"{ACCURACY}::test_accuracy",
         ),
         (
             "NaN in the shift not guarded",
-            "shift = lax.stop_gradient(_usable(shift.astype(dtype)))",
+            "shift = lax.stop_gradient(usable(shift.astype(dtype)))",
             "shift = lax.stop_gradient(shift.astype(dtype))",
             f"{ACCURACY}::test_poisoned_statistics_do_not_reach_the_output",
         ),
         (
             "shifts whose squares overflow used",
-            "usable = jnp.abs(shift) < limit",
-            "usable = jnp.isfinite(shift)",
+            "moderate = jnp.abs(shift) < limit",
+            "moderate = jnp.isfinite(shift)",
             f"{ACCURACY}::test_poisoned_statistics_do_not_reach_the_output",
         ),
         (
             "the second pass relative to the old shift",
-            "shift = named(_round_last_bit(where(count > 0, mean, shift)))",
+            "shift = named(mean_as_shift(count, total, shift))",
             "pass",
             f"{ACCURACY}::test_two_passes_do_not_depend_on_the_running_mean",
         ),
@@ -262,8 +263,8 @@ MUTANTS = {
         ),
         (
             "the moments stopped",
-            "return named(_from_sums(shift, *sums))",
-            "return lax.stop_gradient(named(_from_sums(shift, *sums)))",
+            "return named(from_sums(shift, *sums))",
+            "return lax.stop_gradient(named(from_sums(shift, *sums)))",
             f"{MOMENTS}::test_gradients",
         ),
         (
@@ -286,6 +287,14 @@ MUTANTS = {
             f"{MOMENTS}::test_no_gradient_through_a_variance_that_rounding_holds_up",
         ),
         (
+            "the name of the moments dropped",
+            "return checkpoint_name(leaf, MOMENTS_NAME)",
+            "return leaf",
+            f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
+        ),
+    ],
+    "core/pooling.py": [
+        (
             "the variance between parts dropped",
             "square = parts.var + inner(parts.delta, parts.delta)",
             "square = parts.var",
@@ -301,10 +310,19 @@ MUTANTS = {
             "pooled",
         ),
         (
-            "the name of the moments dropped",
-            "return checkpoint_name(leaf, MOMENTS_NAME)",
-            "return leaf",
-            f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
+            "two passes about the shifts of the first",
+            "return pool(parts.about(named(shift)), reduction)",
+            "return pool(parts, reduction)",
+            f"{ACCURATE}::test_each_feature_of_each_example_is_accurate",
+            "switchable and missing",
+        ),
+        (
+            "the sums over devices of the first pass lost",
+            "number, total = reduction.sums(*lax.stop_gradient((count, "
+            "weight * parts.mean)))",
+            "number, total = map(reduction.local_sum, lax.stop_gradient((count, "
+            "weight * parts.mean)))",
+            f"{DEVICES}::test_two_passes_without_a_mask",
         ),
     ],
     "core/moments.py": [
