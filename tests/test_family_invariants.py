@@ -94,6 +94,23 @@ def test_traces_once(name):
     assert traces[0] == traces[1] > 0
 
 
+# One by one they are slow.
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (0, 0, 4),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in [(0, 6, 4), (4, 0, 4)]),
+    ],
+)
+@every_function
+def test_axes_of_size_zero(name, shape):
+    """Of what an empty batch gives, test_batch_family_state.py says more."""
+    _, params, state = draw_arguments(TABLE[name])
+    x, mask = jnp.zeros(shape), jnp.ones(shape, bool) if TABLE[name].masked else None
+    actual = jax.eval_shape(compiled(name), x, params, state, mask)
+    chex.assert_trees_all_equal_shapes(actual, ((x, params), x, state))
+
+
 # Without jit each operation is compiled by itself. Docstrings call every function so,
 # and here one with the rule of the core and a state, one with groups, and one without.
 EAGER = {"batch_norm", "group_norm", "spectral_norm"}

@@ -119,7 +119,8 @@ def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
             f"devices share statistics, got {across.groups}."
         )
     devices = across.size(call.x)
-    spanned = virtual_batch_size // local if virtual_batch_size > local else 1
+    # An empty batch has no ghosts, of whatever size.
+    spanned = virtual_batch_size // local if virtual_batch_size > local > 0 else 1
     whole = virtual_batch_size if spanned == 1 else local
     if (
         virtual_batch_size < 1

@@ -78,7 +78,7 @@ def instance_batch_norm(
         )
 
     def parts(value: Array) -> tuple[Array, Array]:
-        if value.shape[axis] == 1:
+        if value.shape[axis] != features:  # shared by all of them
             return value, value
         return split(value, instance_features, axis)
 

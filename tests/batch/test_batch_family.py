@@ -13,12 +13,20 @@ ALL = FAMILY | {
     "adaptive, 0": Normalizer("adaptive_batch_norm", {"strength": 0.0}),
     "virtual": VIRTUAL,
 }
+ONE = {  # all by the batch, and all by instance
+    f"instance-batch, {number}": Normalizer(
+        "instance_batch_norm", {"instance_features": number}
+    )
+    for number in (0, 1)
+}
+ONE |= {name: n for name, n in ALL.items() if name != "instance-batch"}
 CASES = {  # shape, feature axes, kinds of masks, whether scale and bias are one for all
     "no mask": ((8, 2, 12, 3), (3, 1), (), True),
     "channels first": ((8, 5, 3, 4), 1, ("integer",), True),
     "weights": ((8, 16, 5), -1, ("weights",), False),
     # Some examples have no valid element, some ghosts none, and one feature none.
     "holes": ((12, 10, 5), -1, ("examples", "empty feature"), True),
+    "one feature": ((8, 10, 1), -1, ("bool",), True),
 }
 
 
@@ -101,6 +109,19 @@ LIKE_OTHERS = ("ghost, mean", "ghost, sequential", "adaptive, 0")
 def test_training(name, case, rng, make_mask):
     arguments, options = problem(ALL[name], case, rng, make_mask)
     check(ALL[name], *arguments, rng, 3e-5, **options)
+
+
+# Those that cut the features in two; the slow tier has all.
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n.startswith("instance-batch") else pytest.param(n, marks=pytest.mark.slow)
+        for n in ONE
+    ],
+)
+def test_one_feature(name, rng, make_mask):
+    arguments, options = problem(ONE[name], "one feature", rng, make_mask)
+    check(ONE[name], *arguments, rng, 3e-5, **options)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +51,16 @@ def test_skip_nonfinite(name, rng):
         np.testing.assert_array_equal(value, old)
     unguarded = results[False][1][1:]
     assert not all(np.all(np.isfinite(leaf)) for leaf in unguarded)
+
+
+@each
+def test_an_empty_batch_moves_nothing(name, rng):
+    normalizer, state, params = problem(name, rng)
+    mask, x = np.ones((0, 1, 5), bool), draw(rng, (0, *SHAPE[1:]))
+    for options in ({}, {"mask": mask}):
+        y, new = jax.jit(normalizer.ours())(x, options.get("mask"), state, *params)
+        assert y.shape == x.shape
+        chex.assert_trees_all_equal(new, state)
 
 
 @each

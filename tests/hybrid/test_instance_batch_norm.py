@@ -1,13 +1,17 @@
 """Instance-batch norm: which features go where."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from drawing import draw, draw_stats, place
+from flax import nnx
 from jitted import jitted
 
 import jaxnorm
+import jaxnorm.linen
+import jaxnorm.nnx
 
 
 def split_norm(x, stats, scale, bias, mask=None, **options):
@@ -44,6 +48,20 @@ def test_its_two_parts(shape, axis, features, inference, rng, make_mask):
     assert oracle.error(part(y, last), expected) <= 1e-5
     for value, wanted in zip(new, moved, strict=True):
         assert oracle.error(value, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("number", [None, 0, 1])
+def test_modules_with_one_feature(number):
+    """By default the batch normalizes it; more in batch/test_batch_family.py."""
+    x, options = jnp.ones((4, 6, 1)), {"instance_features": number}
+    norm = jaxnorm.linen.InstanceBatchNorm(use_running_average=False, **options)
+    init = norm.init_with_output
+    y, variables = jax.eval_shape(init, jax.random.key(0), x)
+    norm = jaxnorm.nnx.InstanceBatchNorm(1, rngs=nnx.Rngs(0), **options)
+    same = nnx.eval_shape(lambda norm, x: norm(x), norm, x)
+    assert y.shape == same.shape == x.shape
+    batch = (1 - (number or 0),)
+    assert variables["batch_stats"]["mean"].shape == norm.mean.shape == batch
 
 
 def test_statistics_are_those_of_the_batch_part_alone(rng):
