@@ -20,13 +20,17 @@ class SpectralNorm(nn.Module):
     initialization, so that its checkpoints load unchanged. The mathematics is that of
     `jaxnorm.spectral_norm`, for each parameter of two or more axes.
 
-    As in Flax, the kernel that initialization stores is the normalized one; later no
-    call changes it. Other collections of the wrapped layer pass through as they are.
+    A kernel of zeros passes as it is and, unlike in Flax, leaves a u from which later
+    calls find the singular value; so does a u of 0 in a checkpoint. As in Flax, the
+    kernel that initialization stores is the normalized one; later no call changes it.
+    Other collections of the wrapped layer pass through as they are.
 
     Attributes:
       layer_instance: The layer to wrap.
       n_steps: Number of power iterations a call. Less than 1: nothing is normalized.
-      epsilon: Added to the squared norms of the singular vectors; at least 0.
+      epsilon: Added to the squared norms of the singular vectors, in units of the
+        largest absolute value of the kernel (in Flax as it is, and so kernels below
+        1e-6 come out too large); at least 0.
       dtype: Dtype of the normalized parameters; by default what parameter and u promote
         to.
       param_dtype: Dtype of u and sigma.

@@ -1,5 +1,7 @@
 """Spectral normalization by power iteration."""
 
+import math
+
 import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
@@ -10,6 +12,7 @@ from jaxnorm.core.axes import align
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
 from jaxnorm.core.sharding import shard_as
 from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.weight.unit import unit_of
 from jaxnorm.weight.weight_norm import direction_and_length
 
 
@@ -26,9 +29,10 @@ def spectral_norm(
     The weight is seen as a matrix W of shape (-1, features), the last axis the output
     units. `n_steps` times::
 
-        v = W u / sqrt(||W u||^2 + epsilon)
-        u = W' v / sqrt(||W' v||^2 + epsilon)
+        v = W u / sqrt(||W u||^2 + epsilon m^2)
+        u = W' v / sqrt(||W' v||^2 + epsilon m^2)
 
+    with m, the largest absolute value of W, so that the size of W does not matter;
     and then sigma = v' W u, which is at most the largest singular value and comes near
     it with the steps of all calls, if each starts from the u of the one before. For a
     cotangent G of W / sigma the gradient is that for constant u and v::
@@ -43,15 +47,18 @@ def spectral_norm(
     Args:
       w: Weight of two or more axes, floating, output features last (HWIO).
       u: Estimate of the right singular vector, of shape (features,); random normal
-        numbers at the start. Its length does not matter.
+        numbers at the start. Its length does not matter. Where it is 0, a fixed u is
+        taken in its place.
       n_steps: Number of power iterations, at least 1; a Python integer.
-      epsilon: Added to the squared norms; at least 0.
+      epsilon: Added to the squared norms, in units of the largest absolute value of w;
+        at least 0. (Flax adds it as it is, and so leaves weights below 1e-6 too large.)
       dtype: Dtype of the normalized weight; by default what w and u promote to.
 
     Returns:
       The weight divided by sigma, of the shape of w (w itself where sigma is 0); the
-      new u, of the dtype of u, without gradient; and sigma, a scalar in float32 or
-      wider, whose gradient in w is v u'.
+      new u, of the dtype of u, without gradient and not 0, even where w is, so that
+      later calls find the singular value; and sigma, a scalar in float32 or wider,
+      whose gradient in w is v u'.
 
     Raises:
       TypeError: If w or u is not real and floating, or n_steps is no integer.
@@ -87,7 +94,9 @@ def spectral_norm(
         )
     result = output_dtype(dtype, w, u)
     wide = accumulation_dtype(result, w.dtype, u.dtype)
-    matrix, inputs = w.astype(wide), tuple(range(w.ndim - 1))
+    inputs, outputs = tuple(range(w.ndim - 1)), (w.ndim - 1,)
+    unit = unit_of(w.astype(wide))
+    matrix = w.astype(wide) / unit
 
     # Sums of products in place of a reshape and `@`: a reshape does not work on every
     # sharding, and accelerators multiply matrices in less than float32 by default.
@@ -95,19 +104,29 @@ def spectral_norm(
         return jnp.sum(matrix * right, -1, keepdims=True)
 
     right = align(lax.stop_gradient(u.astype(wide)), w, (w.ndim - 1,), "u")
+    right, _ = direction_and_length(_or_start(right), outputs)
     constant = lax.stop_gradient(matrix)
+    least = math.sqrt(epsilon) * jnp.abs(constant).max(initial=0.0, keepdims=True)
     for _ in range(n_steps):
-        left = forward(constant, right)
-        left, _ = direction_and_length(left, (*inputs, w.ndim - 1), epsilon)
+        left, _ = direction_and_length(
+            forward(constant, right), (*inputs, *outputs), least
+        )
         right = jnp.sum(constant * left, inputs, keepdims=True)
-        right, _ = direction_and_length(right, (w.ndim - 1,), epsilon)
+        right, _ = direction_and_length(right, outputs, least)
     sigma = jnp.sum(left * forward(matrix, right))
 
-    divisor = jnp.where(sigma != 0, sigma, jnp.ones_like(sigma))
-    unit = lax.stop_gradient(divisor)  # so that no derivative has 1 / sigma^2
-    normalized = (matrix / unit) / (divisor / unit)
-    new_u = shard_as(u, right.reshape(u.shape).astype(u.dtype))
-    return normalized.astype(result), new_u, sigma
+    normalized = matrix / jnp.where(sigma != 0, sigma, 1 / unit.reshape(()))
+    new_u = shard_as(u, _or_start(right).reshape(u.shape).astype(u.dtype))
+    return normalized.astype(result), new_u, sigma * unit.reshape(())
+
+
+def _or_start(u: Array) -> Array:
+    """Returns u or, where it is 0, from which no step leads away, a fixed vector.
+
+    One without structure, to which hardly a matrix is orthogonal.
+    """
+    start = jnp.cos(lax.broadcasted_iota(u.dtype, u.shape, u.ndim - 1))
+    return u + start * (u == 0).all().astype(u.dtype)
 
 
 def _check_real(value: Array, name: str) -> Array:

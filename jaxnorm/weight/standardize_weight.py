@@ -10,8 +10,9 @@ from jaxtyping import Inexact
 from jaxnorm.core.axes import Axes, align, canonical_axes, other_axes, sizes
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
 from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.weight.unit import unit_of
 
-_LEAST_FAN_IN_VARIANCE = 1e-4  # of scaled weight standardization, as published
+_LEAST_FAN_IN_DEVIATION = 1e-2  # of scaled weight standardization, as published
 
 
 def standardize_weight(
@@ -78,16 +79,20 @@ def standardize_weight(
     result = output_dtype(dtype, w, gain)
     wide = accumulation_dtype(result, w.dtype)
 
-    centered = w.astype(wide)
+    least = math.sqrt(epsilon) if gain is None else _LEAST_FAN_IN_DEVIATION
+    unit = unit_of(w.astype(wide), axes, least)
+    centered = w.astype(wide) / unit.astype(wide)
     for _ in range(2):  # the second time, of what the first mean was rounded by
         centered = centered - jnp.mean(centered, axes, keepdims=True)
     square = (centered * jnp.conj(centered)).real
     var = jnp.mean(square, axes, keepdims=True)
+    least_square = (least / unit) ** 2
     if gain is None:
-        var = var + epsilon
-        # Only with epsilon = 0, and then all of the unit is 0 already.
-        inverse = lax.rsqrt(jnp.where(var == 0, jnp.ones_like(var), var))
-        return (centered * inverse.astype(wide)).astype(result)
-    fan_in = math.prod(sizes(w.shape, axes))
-    inverse = lax.rsqrt(jnp.maximum(fan_in * var, _LEAST_FAN_IN_VARIANCE))
-    return (centered * inverse.astype(wide) * gain.astype(wide)).astype(result)
+        divisor = var + least_square
+    else:
+        fan_in = math.prod(sizes(w.shape, axes))
+        divisor = jnp.maximum(fan_in * var, least_square)
+        centered = centered * gain.astype(wide)
+    # A divisor of 0 is that of a constant unit, all of which is 0 already.
+    inverse = lax.rsqrt(jnp.where(divisor == 0, jnp.ones_like(divisor), divisor))
+    return (centered * inverse.astype(wide)).astype(result)

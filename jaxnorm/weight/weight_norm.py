@@ -2,7 +2,7 @@
 
 import math
 
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
@@ -11,6 +11,7 @@ from jaxnorm.core.axes import Axes, align, canonical_axes, other_axes
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, real_dtype
 from jaxnorm.core.moments import batch_moments
 from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.weight.unit import unit_of
 
 
 def weight_norm(
@@ -65,7 +66,7 @@ def weight_norm(
     result = output_dtype(dtype, v, g)
     wide = accumulation_dtype(result, v.dtype, g.dtype)
     direction, _ = direction_and_length(
-        v.astype(wide), other_axes(features, v.ndim), epsilon
+        v.astype(wide), other_axes(features, v.ndim), math.sqrt(epsilon)
     )
     return (direction * g.astype(wide)).astype(result)
 
@@ -199,23 +200,19 @@ def init_weight_norm(
 
 
 def direction_and_length(
-    v: Array, axes: tuple[int, ...], epsilon: float = 0.0
+    v: Array, axes: tuple[int, ...], least: Array | float = 0.0
 ) -> tuple[Array, Array]:
-    """Returns v / sqrt(||v||^2 + epsilon), and that root, with norms over `axes`.
+    """Returns v / sqrt(||v||^2 + least^2), and that root, with norms over `axes`.
 
     Where the root is 0, both values and their gradients are 0.
 
     Args:
       v: Vectors along `axes`, in the dtype to compute in.
       axes: Axes of the norm; they have size 1 in the length.
-      epsilon: Added to the squared norm; at least 0.
+      least: Its square is added to the squared norm; at least 0.
     """
-    # In units of the largest element no square overflows or underflows. The unit is a
-    # constant to the derivative, since the direction does not depend on it.
-    least = jnp.asarray(math.sqrt(epsilon), real_dtype(v.dtype))
-    largest = jnp.abs(lax.stop_gradient(v)).max(axes, keepdims=True, initial=0.0)
-    unit = jnp.maximum(largest, least)
-    unit = jnp.where(unit == 0, jnp.ones_like(unit), unit)
+    least = jnp.asarray(least, real_dtype(v.dtype))
+    unit = unit_of(v, axes, least)
     v = v / unit.astype(v.dtype)
     square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True) + (least / unit) ** 2
     # Selected twice, so that no gradient meets the infinite slope of the root at 0. NaN

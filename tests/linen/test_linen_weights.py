@@ -141,7 +141,7 @@ SPECTRAL_NORM_OPTIONS = {
     "defaults": {},
     "three steps": {"n_steps": 3},
     "no step": {"n_steps": 0},
-    "epsilon": {"epsilon": 0.1},
+    "epsilon": {"epsilon": 1e-7},  # ours is relative to the kernel
     "bfloat16 result": {"dtype": jnp.bfloat16},
     "collection": {"collection_name": "spectral"},
 }

@@ -8,8 +8,8 @@ MUTANTS = {
     "weight/weight_norm.py": [
         (
             "the norm over the output axis",
-            "v.astype(wide), other_axes(features, v.ndim), epsilon",
-            "v.astype(wide), features, epsilon",
+            "v.astype(wide), other_axes(features, v.ndim), math.sqrt(epsilon)",
+            "v.astype(wide), features, math.sqrt(epsilon)",
             f"{NORM}::test_oracle",
         ),
         (
@@ -20,8 +20,8 @@ MUTANTS = {
         ),
         (
             "squares that overflow",
-            "unit = jnp.where(unit == 0, jnp.ones_like(unit), unit)",
-            "unit = jnp.ones_like(unit)",
+            "unit = unit_of(v, axes, least)",
+            "unit = unit_of(0 * v, axes)",
             f"{NORM}::test_lengths_whose_squares_leave_float32",
         ),
         (
@@ -55,11 +55,19 @@ MUTANTS = {
             f"{NORM}::test_init_over_space_masks_and_devices",
         ),
     ],
+    "weight/unit.py": [
+        (
+            "weights in units of 1",
+            "return jnp.where(unit == 0, jnp.ones_like(unit), unit)",
+            "return jnp.ones_like(unit)",
+            "weight/test_size_of_weights.py",
+        ),
+    ],
     "weight/standardize_weight.py": [
         (
             "fan-in ignored",
-            "inverse = lax.rsqrt(jnp.maximum(fan_in * var, _LEAST_FAN_IN_VARIANCE))",
-            "inverse = lax.rsqrt(jnp.maximum(var, _LEAST_FAN_IN_VARIANCE))",
+            "divisor = jnp.maximum(fan_in * var, least_square)",
+            "divisor = jnp.maximum(var, least_square)",
             f"{STANDARDIZE}::test_oracle",
         ),
         (
@@ -70,8 +78,8 @@ MUTANTS = {
         ),
         (
             "the least fan-in variance dropped",
-            "inverse = lax.rsqrt(jnp.maximum(fan_in * var, _LEAST_FAN_IN_VARIANCE))",
-            "inverse = lax.rsqrt(jnp.maximum(fan_in * var, 1e-12))",
+            "divisor = jnp.maximum(fan_in * var, least_square)",
+            "divisor = fan_in * var",
             f"{STANDARDIZE}::test_fan_in_variance_is_kept_above_1e_4",
         ),
         (
@@ -89,8 +97,9 @@ MUTANTS = {
         ),
         (
             "infinite inverse of a constant unit",
-            "inverse = lax.rsqrt(jnp.where(var == 0, jnp.ones_like(var), var))",
-            "inverse = lax.rsqrt(var)",
+            "inverse = lax.rsqrt("
+            "jnp.where(divisor == 0, jnp.ones_like(divisor), divisor))",
+            "inverse = lax.rsqrt(divisor)",
             f"{STANDARDIZE}::test_constant_units_come_out_as_0_with_finite_gradients",
         ),
     ],
@@ -110,7 +119,7 @@ MUTANTS = {
         ),
         (
             "u not updated",
-            "new_u = shard_as(u, right.reshape(u.shape).astype(u.dtype))",
+            "new_u = shard_as(u, _or_start(right).reshape(u.shape).astype(u.dtype))",
             "new_u = lax.stop_gradient(u)",
             f"{SPECTRAL}::test_oracle",
         ),
@@ -122,14 +131,26 @@ MUTANTS = {
         ),
         (
             "sigma a constant",
-            "normalized = (matrix / unit) / (divisor / unit)",
-            "normalized = matrix / unit",
+            "sigma = jnp.sum(left * forward(matrix, right))",
+            "sigma = jnp.sum(left * forward(constant, right))",
             f"{SPECTRAL}::test_derivatives_are_those_of_the_formula",
         ),
         (
             "division by a sigma of 0",
-            "divisor = jnp.where(sigma != 0, sigma, jnp.ones_like(sigma))",
-            "divisor = sigma",
+            "matrix / jnp.where(sigma != 0, sigma, 1 / unit.reshape(()))",
+            "matrix / sigma",
+            f"{SPECTRAL}::test_sigma_0_leaves_the_weight",
+        ),
+        (
+            "an epsilon that the size of the weight does not scale",
+            "unit = unit_of(w.astype(wide))",
+            "unit = jnp.ones((1,) * w.ndim, wide)",
+            f"{SPECTRAL}::test_the_size_of_w_and_u_does_not_matter",
+        ),
+        (
+            "a u of 0 for ever",
+            "return u + start * (u == 0).all().astype(u.dtype)",
+            "return u",
             f"{SPECTRAL}::test_sigma_0_leaves_the_weight",
         ),
     ],

@@ -20,6 +20,8 @@ SHAPES = [(7, 5), (5, 7), (3, 2, 4, 5), (6, 1), (1, 6)]
 def oracle(w, u, n_steps=1, epsilon=1e-12):
     """w / sigma, u, sigma, and v; in NumPy."""
     matrix, u = wide(w).reshape(-1, np.shape(w)[-1]), wide(u)
+    u = u / np.linalg.norm(u)
+    epsilon = epsilon * np.abs(matrix).max() ** 2
     for _ in range(n_steps):
         v = matrix @ u
         v = v / np.sqrt(v @ v + epsilon)
@@ -124,28 +126,66 @@ def test_sigma_becomes_the_largest_singular_value(shape, rng):
         assert sigmas[0] < 0.99 * singular[0]
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e30])
-def test_sizes_whose_squares_leave_float32(size, rng):
-    w, u, dw = draw(rng, (7, 5), std=size), draw(rng, 5), draw(rng, (7, 5))
-    (normalized, _, sigma), (gradient, _) = value_and_gradients(dw, w, u, epsilon=0.0)
-    *expected, v = oracle(w, u, epsilon=0.0)
+@pytest.mark.parametrize("size", [1e-30, 1e-7, 1e12, 1e30])
+def test_the_size_of_w_and_u_does_not_matter(size, rng):
+    w, u, dw = draw(rng, (7, 5), std=size), draw(rng, 5, std=size), draw(rng, (7, 5))
+    (normalized, _, sigma), (gradient, _) = value_and_gradients(dw, w, u)
+    *expected, v = oracle(w, u)
     assert error(normalized, expected[0]) <= 3e-5
     assert error(wide(sigma) / size, expected[2] / size) <= 3e-5
     wanted = oracle_gradient(dw, *expected, v)
     assert error(wide(gradient) * size, wanted * size) <= 3e-5
 
 
+@pytest.mark.parametrize("size", [1e-18, 1e-7, 1.0, 1e18])
+def test_sigma_comes_near_1_at_every_size(size):
+    """Call by call: with an epsilon that is not relative, 1e-7 grows without end."""
+    w = place(np.diag([5.0, 2.0]) * size)
+
+    @jax.jit
+    def calls(w, u):
+        def call(u, _):
+            normalized, u, _ = spectral_norm(w, u)
+            return u, normalized
+
+        return jax.lax.scan(call, u, length=10)[1]
+
+    np.testing.assert_allclose(calls(w, place(np.ones(2)))[-1][0, 0], 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-12])
-@pytest.mark.parametrize("zero", ["w", "u"])
-def test_sigma_0_leaves_the_weight(zero, epsilon, rng):
-    w = place(np.zeros((7, 5))) if zero == "w" else draw(rng, (7, 5))
-    u = place(np.zeros(5)) if zero == "u" else draw(rng, 5)
-    dw = draw(rng, (7, 5))
-    outputs, gradients = value_and_gradients(dw, w, u, epsilon=epsilon)
-    np.testing.assert_array_equal(outputs[0], w)
-    assert outputs[2] == 0
-    np.testing.assert_array_equal(gradients[0], dw)
+def test_sigma_0_leaves_the_weight(epsilon, rng):
+    dw = draw(rng, (2, 2))
+    for w, u in (
+        (np.zeros((2, 2)), [0.5, 1.0]),
+        (np.zeros((2, 2)), [0.0, 0.0]),
+        ([[0.0, 5.0], [0.0, 7.0]], [1.0, 0.0]),  # orthogonal
+    ):
+        w, u = place(w), place(u)
+        outputs, gradients = value_and_gradients(dw, w, u, epsilon=epsilon)
+        np.testing.assert_array_equal(outputs[0], w)
+        assert outputs[2] == 0
+        np.testing.assert_array_equal(gradients[0], dw)
+        chex.assert_tree_all_finite((outputs, gradients))
+        check_that_it_is_found_from(outputs[1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_u_of_0_starts_anew(size):
+    """As a kernel of zeros has left it in checkpoints of Flax."""
+    w = place(5 * np.eye(size))
+    outputs, gradients = value_and_gradients(w, w, place(np.zeros(size)))
+    np.testing.assert_allclose(outputs[0], np.eye(size), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs[2], 5, rtol=1e-5)
     chex.assert_tree_all_finite((outputs, gradients))
+
+
+def check_that_it_is_found_from(u):
+    """Checks that the singular value of another weight is found."""
+    sigma = jax.jit(functools.partial(spectral_norm, n_steps=30))(
+        place(np.diag([2.0, 5.0])), u
+    )[2]
+    np.testing.assert_allclose(sigma, 5, rtol=1e-5)
 
 
 def test_gradient_of_sigma_is_the_outer_product(rng):

@@ -1,0 +1,28 @@
+"""The unit in which the squares of a weight neither overflow nor underflow."""
+
+from jax import Array, lax
+from jax import numpy as jnp
+
+from jaxnorm.core.dtypes import real_dtype
+
+
+def unit_of(
+    w: Array, axes: tuple[int, ...] | None = None, least: Array | float = 0.0
+) -> Array:
+    """Returns a power of two near the largest absolute value along `axes`.
+
+    Division by it rounds nothing, so that the size of a weight leaves no trace in what
+    does not depend on it. It is a constant to the derivative. A unit of zeros has 1; an
+    infinite or NaN element shows.
+
+    Args:
+      w: Weight, in the dtype to compute in.
+      axes: Axes to reduce, which have size 1 in the result; None: all.
+      least: What the largest absolute value counts as at least.
+    """
+    largest = jnp.abs(lax.stop_gradient(w)).max(axes, keepdims=True, initial=0.0)
+    largest = jnp.maximum(largest, jnp.asarray(least, largest.dtype))
+    # Without mantissa bits a power of two is left; half of it is never rounded to inf.
+    exponent_bits = jnp.finfo(real_dtype(w.dtype)).nexp
+    unit = lax.reduce_precision(largest / 2, exponent_bits, mantissa_bits=0)
+    return jnp.where(unit == 0, jnp.ones_like(unit), unit)

@@ -1,0 +1,50 @@
+"""No weight is too large or too small: what is scale-invariant is so in float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawing import draw, place
+
+import jaxnorm
+
+ONES = place(np.ones(5))
+FUNCTIONS = {  # and the exponents of two at which they do not depend on the size
+    "weight_norm": (lambda w: jaxnorm.weight_norm(w, ONES), (-100, 110)),
+    "weight_norm, one norm": (
+        lambda w: jaxnorm.weight_norm(w, ONES[0], feature_axes=None),
+        (-100, 110),
+    ),
+    "standardize_weight": (
+        functools.partial(jaxnorm.standardize_weight, epsilon=0.0),
+        (-100, 110),
+    ),
+    "scaled": (functools.partial(jaxnorm.standardize_weight, gain=ONES), (60, 110)),
+    "plain": (jaxnorm.standardize_weight, (60, 110)),
+    "spectral_norm": (lambda w: jaxnorm.spectral_norm(w, ONES)[0], (-100, 110)),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_power_of_two_changes_no_bit(name, dtype, rng):
+    """Of the result, and of the gradient times the size."""
+    function, exponents = FUNCTIONS[name]
+    w, dw = draw(rng, (3, 4, 5), dtype), draw(rng, (3, 4, 5))
+
+    @jax.jit
+    def value_and_gradient(w):
+        y, pull = jax.vjp(lambda w: function(w).astype(jnp.float32), w)
+        return y, pull(dw)[0].astype(jnp.float32)
+
+    start = 20 if exponents[0] > 0 else 0  # above every epsilon
+    results = []
+    for exponent in (start, *exponents):
+        y, gradient = value_and_gradient(w * jnp.asarray(2.0**exponent, dtype))
+        results.append((y, np.ldexp(np.asarray(gradient, np.float64), exponent)))
+    for result in results[1:]:
+        for actual, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(actual, expected)
+    assert np.abs(results[0][0]).max() > 0.1
