@@ -149,7 +149,8 @@ def _weigh(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
     """Returns what one micro-batch adds to the statistics, times `pull`.
 
     Its gradient is what the micro-batch adds to that of the merged statistics: the mean
-    of all is constant in it, since the deviations from it sum to zero.
+    of all is constant in it, since the deviations from it sum to zero, and so is the
+    slope of the root.
     """
     total = jnp.zeros((), jnp.float32)
     for path, own in layers(parts).items():
@@ -162,5 +163,6 @@ def _weigh(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
         if "var" in pulled:
             total += jnp.sum(pulled["var"] * share * var)
         if "std" in pulled:
-            total += jnp.sum(pulled["std"] * share * var / (2 * layer["std"]))
+            slope = 1 / (2 * lax.stop_gradient(layer["std"]))
+            total += jnp.sum(pulled["std"] * share * var * slope)
     return total

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawing import place
 from small_net import NET, make_images, make_variables
 
-import jaxnorm.linen
 from jaxnorm.tools import full_batch_value_and_grad, update_batch_stats
 
 
@@ -93,40 +91,6 @@ def test_fewer_passes_than_layers_are_not_enough(variables, images, labels):
     chex.assert_trees_all_close(more, exact, rtol=1e-4, atol=1e-5 * scale)
     close = functools.partial(np.allclose, rtol=1e-2, atol=1e-4)
     assert not all(jax.tree.leaves(jax.tree.map(close, early, exact)))
-
-
-def test_batch_renorm_statistics_are_differentiated(rng):
-    # Its deviation includes epsilon; with wide bounds it is batch norm.
-    options = {"r_max": 1e6, "d_max": 1e6, "epsilon": 1e-2}
-    renorm = jaxnorm.linen.BatchRenorm(use_running_average=True, **options)
-    norm = jaxnorm.linen.BatchNorm(use_running_average=False, epsilon=1e-2)
-    x = place(rng.normal(size=(12, 3)))
-    variables = jax.jit(renorm.init)(jax.random.key(0), x)
-    stats = jax.jit(norm.init)(jax.random.key(0), x)["batch_stats"]
-
-    def loss(shift, batch_stats, x):
-        y, new = renorm.apply(
-            {**variables, "batch_stats": batch_stats},
-            jnp.sin(x * shift),
-            mutable=["batch_moments"],
-        )
-        return jnp.sum(y**3), new["batch_moments"]
-
-    def full(shift):
-        y, _ = norm.apply(
-            {"params": variables["params"], "batch_stats": stats},
-            jnp.sin(x * shift),
-            mutable=["batch_stats"],
-        )
-        return jnp.sum(y**3)
-
-    shift = place(1.0)
-    step = jax.jit(full_batch_value_and_grad(loss, depth=1, epsilon=1e-2))
-    (batches,) = split(4, x)
-    value, gradient, _ = step(shift, variables["batch_stats"], batches)
-    expected, wanted = jax.jit(jax.value_and_grad(full))(shift)
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
-    np.testing.assert_allclose(gradient, wanted, rtol=1e-4)
 
 
 def test_one_update_from_collected_moments(variables, images):
