@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jax import Array
 from jax import numpy as jnp
 
+from jaxnorm.core.axes import align_mask
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.validation import check_inexact, check_real
 
@@ -27,15 +28,82 @@ class LSTMCarry(NamedTuple):
     length: Array
 
 
-def check_inputs(inputs: Array) -> Array:
-    """Returns the inputs of a time step as an array.
+class MaskedInputs(NamedTuple):
+    """Inputs of a `BatchNormLSTMCell` with a mask, which an RNN takes in their place.
+
+    It has the shape of its x, and goes through time, reversed or not, with its mask.
+
+    Attributes:
+      x: Inputs, (batch, time, in), or (time, batch, in) where time is first.
+      mask: Which examples count at which step, or their weights: the shape of x with 1
+        feature.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
+      >>> x, lengths = jnp.ones((8, 5, 3)), jnp.array([5, 3, 4, 5, 1, 2, 5, 4])
+      >>> mask = jnp.arange(5)[None] < lengths[:, None]
+      >>> inputs = jaxnorm.linen.MaskedInputs(x, mask[..., None])
+      >>> cell = jaxnorm.linen.BatchNormLSTMCell(4, 5, use_running_average=False)
+      >>> rnn = nn.RNN(cell, variable_carry="batch_stats")
+      >>> variables = jax.eval_shape(rnn.init, jax.random.key(0), inputs)
+      >>> def train(variables, inputs, lengths):
+      ...     return rnn.apply(
+      ...         variables, inputs, seq_lengths=lengths, mutable=["batch_stats"]
+      ...     )
+      >>> y, updates = jax.eval_shape(train, variables, inputs, lengths)
+      >>> y.shape
+      (8, 5, 4)
+    """
+
+    x: Array
+    mask: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of x."""
+        return self.x.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of x."""
+        return self.x.ndim
+
+
+def inputs_and_mask(
+    carry: LSTMCarry, inputs: Array | MaskedInputs, mask: Array | None
+) -> tuple[Array, Array]:
+    """Returns the inputs of a time step, 0 where they do not count, and where they do.
+
+    Args:
+      carry: Of the time step before.
+      inputs: (batch, in), perhaps with its mask.
+      mask: (batch, 1), or None: all sequences that have not ended.
 
     Raises:
-      TypeError: If they are not real and floating.
+      TypeError: If the inputs are not real and floating.
+      ValueError: If the mask does not fit, or there are two.
     """
+    if isinstance(inputs, MaskedInputs):
+        if mask is not None:
+            raise ValueError(
+                "mask must be None where the inputs are MaskedInputs, which have "
+                "theirs, got both."
+            )
+        inputs, mask = inputs
     inputs = check_inexact(inputs, "inputs")
     check_real("a gate lets through a share of 0 to 1", inputs=inputs)
-    return inputs
+    counts = jnp.expand_dims(carry.step < carry.length, -1)
+    if mask is not None:
+        mask = align_mask(mask, inputs)
+        if mask.shape[-1] != 1:
+            raise ValueError(
+                "mask must have 1 feature, since a time step of an example counts or "
+                f"not, got the shape {mask.shape} for inputs {inputs.shape}. Take "
+                "mask[..., None] of one without features."
+            )
+        counts = jnp.where(counts, mask, jnp.zeros_like(mask))
+    # Else NaN in the padding would reach the gradient of the kernel.
+    return jnp.where(counts.astype(bool), inputs, jnp.zeros_like(inputs)), counts
 
 
 def lstm_step(

@@ -4,7 +4,7 @@ Those that `flax.linen` has too are drop-in supersets of its classes: the same
 arguments, defaults, variables and initialization.
 """
 
-from jaxnorm.batch.lstm_step import LSTMCarry
+from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs
 from jaxnorm.linen.adaptive_batch_norm import AdaptiveBatchNorm
 from jaxnorm.linen.batch_instance_norm import BatchInstanceNorm
 from jaxnorm.linen.batch_norm import BatchNorm
@@ -49,6 +49,7 @@ __all__ = [
     "InstanceNorm",
     "LSTMCarry",
     "LayerNorm",
+    "MaskedInputs",
     "MeanOnlyBatchNorm",
     "RMSNorm",
     "RecurrentBatchNorm",

@@ -8,9 +8,14 @@ from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from jaxnorm.batch.lstm_step import LSTMCarry, check_inputs, lstm_step
+from jaxnorm.batch.lstm_step import (
+    LSTMCarry,
+    MaskedInputs,
+    inputs_and_mask,
+    lstm_step,
+)
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
 
@@ -27,8 +32,16 @@ class BatchNormLSTMCell(nn.RNNCellBase):
     For training and initialization use it in
     `nn.RNN(cell, variable_carry="batch_stats")`, with `mutable=["batch_stats"]`; for
     inference in `nn.RNN(cell, variable_broadcast=("params", "batch_stats"))`, since
-    Flax can carry only what is mutable. Initialize without `initial_carry`. For
-    sequences of unequal length give their lengths with the first carry::
+    Flax can carry only what is mutable. Initialize without `initial_carry`.
+
+    An RNN does not tell its cell of `seq_lengths`, so that padding would be part of the
+    statistics. Sequences of unequal length bring a mask with them::
+
+        mask = jnp.arange(x.shape[1])[None] < lengths[:, None]
+        inputs = jaxnorm.linen.MaskedInputs(x, mask[..., None])
+        rnn(inputs, seq_lengths=lengths)
+
+    or their lengths, with the first carry::
 
         carry = cell.initialize_carry(key, (batch, features))
         rnn(x, initial_carry=carry._replace(length=lengths), seq_lengths=lengths)
@@ -90,24 +103,29 @@ class BatchNormLSTMCell(nn.RNNCellBase):
 
     @nn.compact
     def __call__(
-        self, carry: LSTMCarry, inputs: Float[Array, "... in"]
+        self,
+        carry: LSTMCarry,
+        inputs: Float[Array, "... in"] | MaskedInputs,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
     ) -> tuple[LSTMCarry, Float[Array, "... features"]]:
         """Takes one time step.
 
         Args:
           carry: From `initialize_carry`, or of the time step before.
-          inputs: (batch, any number).
+          inputs: (batch, any number), or with its mask, as an RNN hands it on.
+          mask: Which examples count, or their weights, (batch, 1). Others reach no
+            statistic; their carry moves as with inputs of 0.
 
         Returns:
           The new carry, and its h.
 
         Raises:
           TypeError: If the inputs are not real and floating.
+          ValueError: If the mask does not fit, or there are two.
         """
-        inputs = check_inputs(inputs)
-        _, h, step, length = carry
-        now = jnp.max(step)
-        mask = jnp.expand_dims(step < length, -1)
+        x, counts = inputs_and_mask(carry, inputs, mask)
+        now = jnp.max(carry.step)
 
         def norm(name: str, x: Array, *, use_bias: bool) -> Array:
             module = RecurrentBatchNorm(
@@ -122,7 +140,7 @@ class BatchNormLSTMCell(nn.RNNCellBase):
                 max_steps=self.max_steps,
                 name=name,
             )
-            return module(x, now, mask=mask)
+            return module(x, now, mask=counts)
 
         def dense(name: str, x: Array, kernel_init: Initializer) -> Array:
             return nn.Dense(
@@ -137,10 +155,8 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         bias = self.param(
             "bias", self.bias_init, (4 * self.features,), self.param_dtype
         )
-        # Else NaN in the padding would reach the gradient of the kernel.
-        inputs = jnp.where(mask, inputs, jnp.zeros_like(inputs))
-        from_x = dense("input", inputs, self.kernel_init)
-        from_h = dense("recurrent", h, self.recurrent_kernel_init)
+        from_x = dense("input", x, self.kernel_init)
+        from_h = dense("recurrent", carry.h, self.recurrent_kernel_init)
         gates = norm("norm_h", from_h, use_bias=False)
         gates = gates + norm("norm_x", from_x, use_bias=False)
         gates = gates + jnp.broadcast_to(bias.astype(gates.dtype), gates.shape)

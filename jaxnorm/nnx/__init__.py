@@ -4,7 +4,7 @@ Those that `flax.nnx` has too are drop-in supersets of its classes: the same arg
 defaults and variables.
 """
 
-from jaxnorm.batch.lstm_step import LSTMCarry
+from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs
 from jaxnorm.nnx.adaptive_batch_norm import AdaptiveBatchNorm
 from jaxnorm.nnx.batch_instance_norm import BatchInstanceNorm
 from jaxnorm.nnx.batch_module import BatchMoment
@@ -51,6 +51,7 @@ __all__ = [
     "InstanceNorm",
     "LSTMCarry",
     "LayerNorm",
+    "MaskedInputs",
     "MeanOnlyBatchNorm",
     "RMSNorm",
     "RecurrentBatchNorm",

@@ -7,9 +7,14 @@ from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from jaxnorm.batch.lstm_step import LSTMCarry, check_inputs, lstm_step
+from jaxnorm.batch.lstm_step import (
+    LSTMCarry,
+    MaskedInputs,
+    inputs_and_mask,
+    lstm_step,
+)
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.nnx.affine import read
 from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
@@ -23,8 +28,13 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
     """An LSTM whose recurrent, input and memory terms are batch-normalized.
 
     The equations and their source are those of `jaxnorm.linen.BatchNormLSTMCell`. Use
-    it in `nnx.RNN(cell)`, which carries the statistics from step to step. For sequences
-    of unequal length give their lengths with the first carry::
+    it in `nnx.RNN(cell)`, which carries the statistics from step to step, but does not
+    tell its cell of `seq_lengths`. Sequences of unequal length bring a mask with them::
+
+        mask = jnp.arange(x.shape[1])[None] < lengths[:, None]
+        rnn(jaxnorm.nnx.MaskedInputs(x, mask[..., None]), seq_lengths=lengths)
+
+    or their lengths, with the first carry::
 
         carry = cell.initialize_carry((batch, in_features), rngs)
         rnn(x, initial_carry=carry._replace(length=lengths), seq_lengths=lengths)
@@ -115,32 +125,36 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         self.param_dtype = param_dtype
 
     def __call__(
-        self, carry: LSTMCarry, inputs: Float[Array, "... in"]
+        self,
+        carry: LSTMCarry,
+        inputs: Float[Array, "... in"] | MaskedInputs,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
     ) -> tuple[LSTMCarry, Float[Array, "... features"]]:
         """Takes one time step.
 
         Args:
           carry: From `initialize_carry`, or of the time step before.
-          inputs: (batch, in_features).
+          inputs: (batch, in_features), or with its mask, as an RNN hands it on.
+          mask: Which examples count, or their weights, (batch, 1). Others reach no
+            statistic; their carry moves as with inputs of 0.
 
         Returns:
           The new carry, and its h.
 
         Raises:
           TypeError: If the inputs are not real and floating.
+          ValueError: If the mask does not fit, or there are two.
         """
-        inputs = check_inputs(inputs)
+        x, counts = inputs_and_mask(carry, inputs, mask)
         now = jnp.max(carry.step)
-        mask = jnp.expand_dims(carry.step < carry.length, -1)
-        # Else NaN in the padding would reach the gradient of the kernel.
-        inputs = jnp.where(mask, inputs, jnp.zeros_like(inputs))
-        gates = self.norm_h(self.recurrent(carry.h), now, mask=mask)
-        gates = gates + self.norm_x(self.input(inputs), now, mask=mask)
+        gates = self.norm_h(self.recurrent(carry.h), now, mask=counts)
+        gates = gates + self.norm_x(self.input(x), now, mask=counts)
         bias = read(self.bias).astype(gates.dtype)
         return lstm_step(
             carry,
             gates + jnp.broadcast_to(bias, gates.shape),
-            lambda memory: self.norm_c(memory, now, mask=mask),
+            lambda memory: self.norm_c(memory, now, mask=counts),
             self.gate_fn,
             self.activation_fn,
         )

@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from flax import linen as nn
+from refusals import refused
 
 import jaxnorm.linen
 
@@ -172,6 +173,63 @@ def test_padding_has_no_effect(x, variables):
         np.testing.assert_array_equal(dx[~valid], 0)
         if bad == 7.0:  # 0 times NaN is NaN in the kernel of W_x, as in any layer
             chex.assert_trees_all_close(dparams, expected[0][0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_mask_comes_with_the_inputs(reverse, time_major, x, variables):
+    """As lengths in the carry do; whatever the padding holds."""
+    lengths = jnp.asarray(np.array([4, 1, 3, 2, 4, 3]))
+    mask = (np.arange(TIME) < np.asarray(lengths)[:, None])[..., None]
+    options = {"reverse": reverse, "time_major": time_major, "return_carry": True}
+    options |= {"seq_lengths": lengths, "mutable": ["batch_stats"]}
+
+    @jax.jit
+    def both(x, mask):
+        inputs = jaxnorm.linen.MaskedInputs(x, mask)
+        apply = functools.partial(build().apply, variables, **options)
+        return apply(inputs), apply(x, initial_carry=start(lengths))
+
+    x, mask = (np.swapaxes(v, 0, 1) if time_major else v for v in (x, mask))
+    plain = jax.device_get(both(x, mask)[1])
+    ((carry, y), updates), _ = jax.device_get(
+        both(np.where(mask, x, np.float32(77)), mask)
+    )
+    (expected_carry, expected), stats = plain
+    chex.assert_trees_all_close(updates, stats, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y * mask, expected * mask, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(carry[:2], expected_carry[:2], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_examples_in_a_step(x, variables):
+    """An example of weight 2 is there twice, one of weight 0 not at all."""
+    cell = build().cell
+    within = {kind: value["cell"] for kind, value in variables.items()}
+    step = jax.jit(functools.partial(cell.apply, mutable=["batch_stats"]))
+    weights = jnp.asarray(np.float32([[2], [0], [1], [1], [1], [1]]))
+    carry, now = start(jnp.full(BATCH, TIME)), x[:, 0]
+    (_, y), updates = step(within, carry, now, mask=weights)
+    index = np.array([0, 0, 2, 3, 4, 5])
+    (_, expected), stats = step(within, carry, now[index])
+    np.testing.assert_allclose(y[2:], expected[2:], rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(updates, stats, rtol=1e-5, atol=1e-6)
+
+
+ONES = jnp.ones((BATCH, INPUTS))
+BAD_MASKS = {
+    "of features": (ONES, ONES, ("1 feature", "(6, 3)")),
+    "without features": (ONES, ONES[:, 0], ("mask", "(6,)")),
+    "two": (jaxnorm.linen.MaskedInputs(ONES, ONES[:, :1]), ONES[:, :1], ("None",)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MASKS)
+def test_a_mask_that_does_not_fit(name, variables):
+    inputs, mask, says = BAD_MASKS[name]
+    within = {kind: value["cell"] for kind, value in variables.items()}
+    carry = start(jnp.full(BATCH, TIME))
+    with refused(*says):
+        build(train=False).cell.apply(within, carry, inputs, mask=mask)
 
 
 def test_sequences_that_ended_are_as_if_they_were_not_there(x, variables):

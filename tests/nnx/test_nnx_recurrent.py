@@ -1,11 +1,14 @@
 """The LSTM cell over sequences of unequal length, as in Linen."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from nnx_modules import TABLE, build, draw_variables, flatten, load, program, values
+
+import jaxnorm.nnx
 
 name = "BatchNormLSTMCell"
 
@@ -48,6 +51,28 @@ def test_sequences_of_unequal_length(rng):
     own = {k: v for k, v in values(rnn).items() if k.startswith("batch_stats")}
     for path, value in flatten(updates).items():
         np.testing.assert_allclose(own[path], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_comes_with_the_inputs(rng):
+    """As lengths in the carry do; whatever the padding holds."""
+    lengths = np.array([5, 3, 1, 4])
+    mask = (np.arange(5) < lengths[:, None])[..., None]
+    x = rng.normal(size=(4, 5, 4)).astype(np.float32)
+    given = {"seq_lengths": jnp.asarray(lengths)}
+    variables = draw_variables(name, jnp.zeros((4, 6, 4)))
+    results = []
+    for masked in (True, False):
+        rnn = load(build(name), variables)
+        carry = rnn.cell.initialize_carry((4, 4))
+        if masked:
+            inputs = jnp.asarray(np.where(mask, x, 77)), jnp.asarray(mask)
+            inputs = jaxnorm.nnx.MaskedInputs(*inputs)
+        else:
+            inputs = jnp.asarray(x)
+            given["initial_carry"] = carry._replace(length=given["seq_lengths"])
+        y = nnx.jit(lambda rnn, x, given=given: rnn(x, **given))(rnn, inputs)
+        results.append((np.where(mask, y, 0), values(rnn)))
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
 
 
 def test_a_carry_of_random_numbers(rng):
