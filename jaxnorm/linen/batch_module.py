@@ -16,8 +16,6 @@ from jaxnorm.core.collectives import Groups
 from jaxnorm.core.dtypes import floating_input
 from jaxnorm.core.momentum import Schedule
 
-_MOMENTS = jaxnorm.Moments._fields
-
 
 class BatchModule(nn.Module):
     """The attributes of a batch normalizer, and its running statistics.
@@ -28,8 +26,9 @@ class BatchModule(nn.Module):
     Where the collection `batch_moments` is mutable, the count, mean and variance of the
     layer's input are collected there, in training and in inference alike, and merged
     with those that it already holds: the exact moments of several batches, for
-    `jaxnorm.tools`. In such a pass `batch_stats` need not be mutable in training; if it
-    is not, the running statistics stay.
+    `jaxnorm.tools`. A layer has them in one variable, a dict, again `batch_moments`. In
+    such a pass `batch_stats` need not be mutable in training; if it is not, the running
+    statistics stay.
 
     Attributes:
       use_running_average: False in training, True in inference; here or in the call.
@@ -146,13 +145,13 @@ class BatchModule(nn.Module):
         if not self._collects:
             return
         merged = moments()
-        if self.has_variable("batch_moments", "mean"):
-            stored: list[Array] = [
-                self.get_variable("batch_moments", name) for name in _MOMENTS
-            ]
-            merged = jaxnorm.merge_moments(jaxnorm.Moments(*stored), merged)
-        for name, value in merged._asdict().items():
-            self.put_variable("batch_moments", name, value)
+        # One variable, a dict: NNX joins collections, and mean and var have namesakes.
+        if self.has_variable("batch_moments", "batch_moments"):
+            stored: dict[str, Array] = self.get_variable(
+                "batch_moments", "batch_moments"
+            )
+            merged = jaxnorm.merge_moments(jaxnorm.Moments(**stored), merged)
+        self.put_variable("batch_moments", "batch_moments", merged._asdict())
 
     def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
         """Returns the exact moments of the features that the batch normalizes."""

@@ -77,7 +77,7 @@ def full_batch_value_and_grad(
       >>> value, gradients, moments = step(
       ...     variables["params"], variables["batch_stats"], x
       ... )
-      >>> value.round(2), moments["mean"]
+      >>> value.round(2), moments["batch_moments"]["mean"]
       (Array(3.07, dtype=float32), Array([3.], dtype=float32))
     """
     if depth < 1:
@@ -153,8 +153,10 @@ def _weigh(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
     slope of the root.
     """
     total = jnp.zeros((), jnp.float32)
+    merged_layers = layers(whole)
     for path, own in layers(parts).items():
-        pulled, merged, layer = (node_at(tree, path) for tree in (pull, whole, stats))
+        pulled, layer = (node_at(tree, path) for tree in (pull, stats))
+        merged = merged_layers[path]
         share = own["count"] / jnp.maximum(merged["count"], 1e-30)
         deviation = own["mean"] - lax.stop_gradient(merged["mean"])
         var = own["var"] + jnp.square(deviation)

@@ -25,6 +25,7 @@ Layer = dict[str, Array]
 """The arrays of one layer."""
 
 _STATISTICS = {"mean", "var", "std"}
+_MOMENTS = "batch_moments"  # within a layer, what holds those of its input
 
 
 def map_layers(
@@ -32,7 +33,8 @@ def map_layers(
 ) -> dict[Any, Any]:
     """Returns a tree of statistics with those of each layer changed.
 
-    A layer is a dict that holds an array `mean`, `var` or `std`. All else stays.
+    A layer is a dict that holds an array `mean`, `var` or `std`, by itself or in a dict
+    `batch_moments`. All else stays.
 
     Args:
       change: Is given the path of a layer, its arrays, and what the others hold at that
@@ -45,11 +47,14 @@ def map_layers(
       ValueError: If another tree lacks a layer.
     """
     arrays = {k: jnp.asarray(v) for k, v in tree.items() if not isinstance(v, Mapping)}
+    others = tuple(other.get(_MOMENTS, other) for other in others)
     if _STATISTICS & set(arrays):
         arrays = change(path, arrays, *others)
     parts = {}
     for name, part in tree.items():
-        if isinstance(part, Mapping):
+        if name == _MOMENTS:
+            parts[name] = map_layers(change, part, *others, path=path)
+        elif isinstance(part, Mapping):
             theirs = [_below(other, name, path, part) for other in others]
             parts[name] = map_layers(change, part, *theirs, path=(*path, name))
     return {**arrays, **parts}

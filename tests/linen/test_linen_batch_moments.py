@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import family
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from family_entries import program
 from family_modules import TABLE, draw_variables
+from flax import nnx
 
 import jaxnorm
 from jaxnorm.linen.batch_module import BatchModule
@@ -72,7 +74,8 @@ def test_exact_and_merged(name, rng):
     index = entry.extra[0] if entry.extra else None
     features = slice(getattr(entry.build(True), "instance_features", 0), None)
     for collected in at_once_and_merged(variables, x, mask):
-        check(collected["batch_moments"], moments_of(x, mask, features), index)
+        own = collected["batch_moments"]["batch_moments"]
+        check(own, moments_of(x, mask, features), index)
     programs = (
         program(functools.partial(collect, train=train), variables, x, mask)
         for train in (True, False)
@@ -103,6 +106,33 @@ def test_output_and_statistics_do_not_depend_on_it(name):
     assert len(set(programs)) == 1
 
 
+@pytest.mark.parametrize("name", COLLECTING)
+def test_within_an_nnx_model(name, rng):
+    """It joins the collections: the statistics, of the same names, stay."""
+    entry = COLLECTING[name]
+    x = jnp.asarray(rng.normal(size=family.SHAPE), jnp.float32)
+    linen = entry.build(False)
+
+    @jax.jit
+    def collect_twice(x):
+        model = nnx.bridge.ToNNX(linen, rngs=nnx.Rngs(0))
+        model.lazy_init(x, *entry.extra)
+        before = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        for _ in range(2):
+            model(x, *entry.extra, mutable=["batch_moments"])
+        after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        own = {key: variable[...] for key, variable in model.batch_moments.items()}
+        variables = linen.init(KEY, x, *entry.extra)
+        for _ in range(2):
+            _, new = linen.apply(variables, x, *entry.extra, mutable=["batch_moments"])
+            variables |= new
+        return before, after, own, variables["batch_moments"]["batch_moments"]
+
+    before, after, own, expected = collect_twice(x)
+    chex.assert_trees_all_equal(after, before)
+    chex.assert_trees_all_close(own, expected, rtol=1e-6)
+
+
 def test_over_devices(rng):
     module = jaxnorm.linen.BatchNorm(use_running_average=False, axis_name="device")
     x = np.asarray(rng.normal(5, 2, size=(8, 3, 4)), np.float32)
@@ -112,7 +142,7 @@ def test_over_devices(rng):
     collected = jax.pmap(
         lambda x, mask: module.apply(
             variables, x, mask=mask, mutable=["batch_moments"]
-        )[1]["batch_moments"],
+        )[1]["batch_moments"]["batch_moments"],
         axis_name="device",
     )(x, mask)
     for replica in range(8):
@@ -127,7 +157,7 @@ def test_gradients_flow_through_them(rng):
 
     def var(x):
         _, new = module.apply(variables, x, mutable=["batch_moments"])
-        return jnp.sum(new["batch_moments"]["var"])
+        return jnp.sum(new["batch_moments"]["batch_moments"]["var"])
 
     wide = np.asarray(x, np.float64)
     expected = 2 * (wide - wide.mean(0)) / len(wide)
