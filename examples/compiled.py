@@ -1,0 +1,234 @@
+"""Compiles for accelerators that are not there; says what their compilers make of it.
+
+Normalizers alone, and networks that have them, with `jaxnorm.linen` and with
+`flax.linen`. The compilers for TPUs and for NVIDIA's GPUs run on any machine:
+
+  pip install -e '.[tpu]' && python examples/compiled.py --target=v5e:2x2
+  pip install -e '.[gpu]' && python examples/compiled.py --target=h100
+  python examples/compiled.py --target=v5e:2x2 --program=layer --dtype=bfloat16
+  python examples/compiled.py --target=h100 --program=resnet50 --step=training
+
+The figures are those of one device.
+
+  traffic      Bytes between main memory and the chip: each kernel reads its operands
+               once and writes its results. In units of x: over the bytes of the input.
+  kernels      Operations that are launched one after the other.
+  cycles       Estimates of the compiler for TPUs, summed; other compilers make none.
+  temporary    Main memory besides arguments and results.
+  collectives  How many, and the bytes that a device gives to them, where each of N
+               devices has a batch of this size.
+  trace, lower, compile
+               Seconds on this machine, of one run.
+
+A ratio is ours over theirs: below 1, ours has less to do. No figure is a time on the
+accelerator. Traffic and cycles are what the compiler plans, without caches, clocks and
+what overlaps; what a convolution or a matrix product of a library (GPU) reads more than
+once is not in them. They compare two programs of one compiler, and not two targets.
+Times are what `examples/benchmark.py` measures, on the accelerator.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TextIO
+
+import flax
+import jax
+import jax.numpy as jnp
+from benchmark import DTYPES, LIBRARIES, Row, show
+from compilers.measure import CompilationError, measure
+from compilers.programs import PROGRAMS, ShapeError, Step, make_step
+from compilers.targets import TARGETS, TargetError, compile_only_devices
+
+STEPS = ["forward", "training"]
+DEVICES = [4, 256]
+# The others take minutes.
+DEFAULT = ["batch", "layer", "rms", "group", "instance", "chain"]
+LEGEND = __doc__[__doc__.index("The figures are") :]
+# Of a record: the heading of its figures, by what they are divided, and their format.
+FIGURES = {
+    "traffic": ("traffic, MiB", 2**20, ",.1f"),
+    "traffic_in_x": ("in x", 1, ".2f"),
+    "kernels": ("kernels", 1, ",.0f"),
+    "cycles": ("cycles, thousands", 1000, ",.0f"),
+    "temporary": ("temporary, MiB", 2**20, ",.1f"),
+    **{
+        f"{key}_on_{number}": (f"{key}, N = {number}", 1, ",.0f")
+        for number in DEVICES
+        for key in ("collectives", "bytes")
+    },
+    "trace": ("trace, s", 1, ".2f"),
+    "lower": ("lower, s", 1, ".2f"),
+    "compile": ("compile, s", 1, ".2f"),
+}
+Record = dict[str, Any]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is compiled with each library."""
+
+    program: str
+    step: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def steps(self) -> dict[str, Step]:
+        """Returns the step of each library.
+
+        Raises:
+          ShapeError: the program does not take an input of this shape.
+        """
+        return {
+            name: make_step(self.program, self.step, library, self.dtype, self.shape)
+            for name, library in LIBRARIES.items()
+        }
+
+    def measure(self, step: Step, devices: dict[int, Sequence[jax.Device]]) -> Record:
+        """Compiles a step for one device, and for each number of devices."""
+        alone = measure(step, devices[1])
+        x_bytes = math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
+        record = {
+            "traffic": alone.counts.traffic,
+            # Images are small beside what a network makes of them.
+            "traffic_in_x": None
+            if PROGRAMS[self.program].learns
+            else alone.counts.traffic / x_bytes,
+            "kernels": alone.counts.kernels,
+            "cycles": alone.counts.cycles,
+            "temporary": alone.temporary,
+            "trace": alone.trace,
+            "lower": alone.lower,
+            "compile": alone.compile,
+        }
+        for number, several in devices.items():
+            if number > 1:
+                counts = measure(step, several).counts
+                record[f"collectives_on_{number}"] = counts.collectives
+                record[f"bytes_on_{number}"] = counts.collective_bytes
+        return record
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Reads the shape of an input."""
+    found = text.split(",")
+    if not all(size.isdecimal() and int(size) > 0 for size in found):
+        raise argparse.ArgumentTypeError(
+            f"sizes must be positive integers, as in 8,2048,4096; got {text!r}"
+        )
+    return tuple(map(int, found))
+
+
+def rows(
+    cases: dict[Case, dict[str, Step]],
+    devices: dict[int, Sequence[jax.Device]],
+    output: TextIO,
+) -> Iterator[Row]:
+    """Compiles; yields a row a library and one of their ratios, and writes JSON."""
+    for case, steps in cases.items():
+        described = {
+            "program": case.program,
+            "step": case.step,
+            "dtype": case.dtype,
+            "shape": "x".join(map(str, case.shape)),
+        }
+        records = {}
+        for library, step in steps.items():
+            records[library] = record = case.measure(step, devices)
+            line = {**dataclasses.asdict(case), "library": library, **record}
+            print(json.dumps(line), file=output, flush=True)
+            yield {**described, "library": library, **cells(record)}
+        yield {**described, "library": "ratio", **ratios(*records.values())}
+
+
+def cells(record: Record) -> Row:
+    """Returns the figures of a record, as its table shows them."""
+    return {
+        heading: "" if record[key] is None else format(record[key] / unit, form)
+        for key, (heading, unit, form) in FIGURES.items()
+        if key in record
+    }
+
+
+def ratios(ours: Record, theirs: Record) -> Row:
+    """Returns ours over theirs, where theirs is not 0."""
+    return {
+        heading: f"{ours[key] / theirs[key]:.3f}" if theirs[key] else ""
+        for key, (heading, _, _) in FIGURES.items()
+        if key in ours
+    }
+
+
+def make_parser() -> Parser:
+    """Returns the parser of the command line."""
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", required=True, choices=TARGETS)
+    parser.add_argument(
+        "--program",
+        action="append",
+        choices=PROGRAMS,
+        help=f"may be repeated; default: {', '.join(DEFAULT)}",
+    )
+    parser.add_argument("--step", action="append", choices=STEPS)
+    parser.add_argument("--dtype", action="append", choices=DTYPES)
+    parser.add_argument(
+        "--shape", action="append", type=sizes, metavar="N,...,C", help="of the input"
+    )
+    parser.add_argument(
+        "--devices",
+        action="append",
+        type=int,
+        choices=[1, *DEVICES],
+        help="on how many collectives are counted; 1: on none; default: 4 and 256",
+    )
+    parser.add_argument("--json", metavar="FILE", help="gets a line a library and case")
+    return parser
+
+
+def main() -> None:
+    """Parses the flags, compiles, prints."""
+    parser = make_parser()
+    flags = parser.parse_args()
+    # Asks for no accelerator, so that one that is there stays as it is.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(DEVICES))
+    # What was compiled before would take no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        devices = {
+            number: compile_only_devices(flags.target, number)
+            for number in sorted({1, *(flags.devices or DEVICES)})
+        }
+        cases = [
+            Case(program, step, dtype, shape)
+            for program in flags.program or DEFAULT
+            for shape in flags.shape or PROGRAMS[program].shapes
+            for dtype in flags.dtype or DTYPES
+            for step in flags.step or STEPS
+        ]
+        # Mistakes come to light before anything is compiled.
+        steps = {case: case.steps() for case in cases}
+        versions = f"jax {jax.__version__}, flax {flax.__version__}"
+        title = f"Compiled for {flags.target}, {versions}"
+        with open(flags.json or os.devnull, "w") as output:
+            show(title, rows(steps, devices, output))
+    except (TargetError, ShapeError, CompilationError, OSError) as error:
+        parser.error(str(error))
+    print(LEGEND)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The devices to compile for, none of which needs to be there.
+
+The compilers for TPUs and for NVIDIA's GPUs run on any machine: they compile for a
+topology that is described to them. JAX makes arrays on the CPU meanwhile, and asks for
+no accelerator, so that one that is there is left alone.
+"""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import topologies
+
+MOST_DEVICES = 256
+
+
+class TargetError(Exception):
+    """A program cannot be compiled for a target here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tpu:
+    """A kind of TPU.
+
+    Attributes:
+      few: a topology of at least four devices.
+      many: one of 256.
+    """
+
+    few: str
+    many: str
+
+    package = "libtpu"
+    extra = "tpu"
+
+    def devices(self, number: int) -> Sequence[jax.Device]:
+        """Returns at least `number` devices that can be compiled for."""
+        # Without these, the library looks for the machine's own TPU.
+        os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+        os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+        os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
+        # Nor does it matter that another process has it.
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+        name = self.few if number <= 4 else self.many
+        return topologies.get_topology_desc(name, platform="tpu").devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """A GPU of NVIDIA's, by its data sheet.
+
+    Attributes:
+      name: as the driver says it.
+      capability: major number of the compute capability.
+      cores: streaming multiprocessors.
+      lanes: float32 units of each.
+      shared_memory: of each, KiB.
+      cache: of the second level, MiB.
+      bandwidth: of the main memory, GB/s.
+      clock: GHz.
+    """
+
+    name: str
+    capability: int
+    cores: int
+    lanes: int
+    shared_memory: int
+    cache: int
+    bandwidth: int
+    clock: float
+
+    package = "jax_cuda12_plugin"
+    extra = "gpu"
+
+    def devices(self, number: int) -> Sequence[jax.Device]:
+        """Returns `number` devices that can be compiled for, in machines of eight."""
+        machines, each = divmod(number, 8) if number > 8 else (1, number)
+        return topologies.get_topology_desc(
+            "unnamed",
+            platform="cuda",
+            target_config=self._description(),
+            topology=f"{machines}x1x{each or 8}",
+        ).devices
+
+    def _description(self) -> str:
+        """Returns XLA's `GpuTargetConfigProto` as text."""
+        return f"""
+            platform_name: "CUDA"
+            device_description_str: "{self.name}"
+            dnn_version_info {{ major: 9 minor: 7 }}
+            runtime_version {{ major: 12 minor: 8 }}
+            gpu_device_info {{
+              cuda_compute_capability {{ major: {self.capability} }}
+              core_count: {self.cores}
+              fpus_per_core: {self.lanes}
+              clock_rate_ghz: {self.clock}
+              memory_bandwidth: {self.bandwidth * 10**9}
+              device_memory_size: {79 * 2**30}
+              l2_cache_size: {self.cache * 2**20}
+              shared_memory_per_core: {self.shared_memory * 2**10}
+              shared_memory_per_block_optin: {(self.shared_memory - 1) * 2**10}
+              shared_memory_per_block: 49152
+              registers_per_core_limit: 65536
+              registers_per_block_limit: 65536
+              threads_per_core_limit: 2048
+              threads_per_block_limit: 1024
+              threads_per_warp: 32
+              block_dim_limit_x: 2147483647
+              block_dim_limit_y: 65535
+              block_dim_limit_z: 65535
+            }}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cpu:
+    """The CPU of this machine."""
+
+    package = "jaxlib"
+    extra = ""
+
+    def devices(self, number: int) -> Sequence[jax.Device]:
+        """Returns at least `number` simulated devices."""
+        del number
+        return jax.devices("cpu")
+
+
+TARGETS = {
+    "v4:2x2x1": Tpu("v4:2x2x1", "v4:4x4x8"),  # two devices a chip
+    "v5e:2x2": Tpu("v5e:2x2", "v5e:16x16"),
+    "v6e:2x2": Tpu("v6e:2x2", "v6e:16x16"),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 164, 40, 2039, 1.41),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 9, 132, 128, 228, 50, 3352, 1.98),
+    "cpu": Cpu(),
+}
+
+
+def compile_only_devices(name: str, number: int) -> Sequence[jax.Device]:
+    """Returns devices of a target.
+
+    Args:
+      name: of `TARGETS`.
+      number: how many, up to 256.
+
+    Raises:
+      TargetError: its compiler is not installed, or is not one for this target.
+    """
+    target = TARGETS[name]
+    if importlib.util.find_spec(target.package) is None:
+        raise TargetError(
+            f"compiling for {name} needs the package {target.package}, which is not "
+            f"installed: pip install -e '.[{target.extra}]'"
+        )
+    try:
+        return target.devices(number)[:number]
+    except (RuntimeError, NotImplementedError) as error:
+        raise TargetError(f"the compiler for {name} does not start: {error}") from error
