@@ -224,7 +224,7 @@ def show(title: str, rows: Iterator[Row]) -> None:
             for name in row:
                 table.add_column(name)
         table.add_row(*row.values())
-    rich.console.Console(width=240).print(table)
+    rich.console.Console(width=280).print(table)
 
 
 def main() -> None:

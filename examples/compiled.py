@@ -95,9 +95,14 @@ class Case:
             for name, library in LIBRARIES.items()
         }
 
-    def measure(self, step: Step, devices: dict[int, Sequence[jax.Device]]) -> Record:
+    def measure(
+        self,
+        step: Step,
+        devices: dict[int, Sequence[jax.Device]],
+        memory: int | None,
+    ) -> Record:
         """Compiles a step for one device, and for each number of devices."""
-        alone = measure(step, devices[1])
+        alone = measure(step, devices[1], memory)
         x_bytes = math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
         record = {
             "traffic": alone.counts.traffic,
@@ -114,7 +119,7 @@ class Case:
         }
         for number, several in devices.items():
             if number > 1:
-                counts = measure(step, several).counts
+                counts = measure(step, several, memory).counts
                 record[f"collectives_on_{number}"] = counts.collectives
                 record[f"bytes_on_{number}"] = counts.collective_bytes
         return record
@@ -133,6 +138,7 @@ def sizes(text: str) -> tuple[int, ...]:
 def rows(
     cases: dict[Case, dict[str, Step]],
     devices: dict[int, Sequence[jax.Device]],
+    memory: int | None,
     output: TextIO,
 ) -> Iterator[Row]:
     """Compiles; yields a row a library and one of their ratios, and writes JSON."""
@@ -145,7 +151,7 @@ def rows(
         }
         records = {}
         for library, step in steps.items():
-            records[library] = record = case.measure(step, devices)
+            records[library] = record = case.measure(step, devices, memory)
             line = {**dataclasses.asdict(case), "library": library, **record}
             print(json.dumps(line), file=output, flush=True)
             yield {**described, "library": library, **cells(record)}
@@ -224,7 +230,8 @@ def main() -> None:
         versions = f"jax {jax.__version__}, flax {flax.__version__}"
         title = f"Compiled for {flags.target}, {versions}"
         with open(flags.json or os.devnull, "w") as output:
-            show(title, rows(steps, devices, output))
+            memory = TARGETS[flags.target].memory
+            show(title, rows(steps, devices, memory, output))
     except (TargetError, ShapeError, CompilationError, OSError) as error:
         parser.error(str(error))
     print(LEGEND)

@@ -36,12 +36,18 @@ class Compiled:
     compile: float
 
 
-def measure(step: Step, devices: Sequence[jax.Device]) -> Compiled:
+def measure(
+    step: Step, devices: Sequence[jax.Device], memory: int | None = None
+) -> Compiled:
     """Compiles a step for devices, each of which has a batch of the size of the step's.
 
+    Args:
+      step: what is compiled.
+      devices: one, or several that share the work.
+      memory: the bytes that each has; None: the compiler knows.
+
     Raises:
-      CompilationError: the compiler refuses it, since it needs more memory than there
-        is, for instance.
+      CompilationError: the compiler refuses it, or it needs more memory than there is.
     """
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
@@ -64,13 +70,23 @@ def measure(step: Step, devices: Sequence[jax.Device]) -> Compiled:
         times.append(time.perf_counter())
         lowered = traced.lower()
         times.append(time.perf_counter())
+    given = jax.tree.leaves((step.variables, step.batch))
+    _fits(sum(x.size * x.dtype.itemsize for x in given), memory)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         raise CompilationError(str(error).splitlines()[0]) from error
     times.append(time.perf_counter())
-    return Compiled(
-        count(compiled.as_text()),
-        compiled.memory_analysis().temp_size_in_bytes,
-        *np.diff(times).tolist(),
-    )
+    needed = compiled.memory_analysis()
+    temporary = needed.temp_size_in_bytes
+    results = needed.output_size_in_bytes - needed.alias_size_in_bytes
+    _fits(needed.argument_size_in_bytes + results + temporary, memory)
+    return Compiled(count(compiled.as_text()), temporary, *np.diff(times).tolist())
+
+
+def _fits(needed: int, memory: int | None) -> None:
+    if memory is not None and needed > memory:
+        raise CompilationError(
+            f"the program must fit into {memory / 2**30:,.0f} GiB of memory, and needs "
+            f"{needed / 2**30:,.0f} GiB; choose a smaller --shape"
+        )

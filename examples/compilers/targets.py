@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
-MOST_DEVICES = 256
-
 
 class TargetError(Exception):
     """A program cannot be compiled for a target here."""
@@ -34,14 +32,15 @@ class Tpu:
 
     package = "libtpu"
     extra = "tpu"
+    memory = None  # the compiler refuses what does not fit
 
     def devices(self, number: int) -> Sequence[jax.Device]:
-        """Returns at least `number` devices that can be compiled for."""
-        # Without these, the library looks for the machine's own TPU.
+        """Returns at least `number` devices."""
+        # Without these, the library asks a server of the cloud for the machine's TPU.
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
         os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
-        # Nor does it matter that another process has it.
+        # Another process may have the TPU, which is not used here.
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
         name = self.few if number <= 4 else self.many
         return topologies.get_topology_desc(name, platform="tpu").devices
@@ -73,15 +72,16 @@ class Gpu:
 
     package = "jax_cuda12_plugin"
     extra = "gpu"
+    memory = 79 * 2**30  # bytes; all below have as much
 
     def devices(self, number: int) -> Sequence[jax.Device]:
-        """Returns `number` devices that can be compiled for, in machines of eight."""
-        machines, each = divmod(number, 8) if number > 8 else (1, number)
+        """Returns at least `number` devices, at most eight a machine."""
+        machines, each = -(-number // 8), min(number, 8)
         return topologies.get_topology_desc(
             "unnamed",
             platform="cuda",
             target_config=self._description(),
-            topology=f"{machines}x1x{each or 8}",
+            topology=f"{machines}x1x{each}",
         ).devices
 
     def _description(self) -> str:
@@ -97,7 +97,7 @@ class Gpu:
               fpus_per_core: {self.lanes}
               clock_rate_ghz: {self.clock}
               memory_bandwidth: {self.bandwidth * 10**9}
-              device_memory_size: {79 * 2**30}
+              device_memory_size: {self.memory}
               l2_cache_size: {self.cache * 2**20}
               shared_memory_per_core: {self.shared_memory * 2**10}
               shared_memory_per_block_optin: {(self.shared_memory - 1) * 2**10}
@@ -119,6 +119,7 @@ class Cpu:
 
     package = "jaxlib"
     extra = ""
+    memory = None
 
     def devices(self, number: int) -> Sequence[jax.Device]:
         """Returns at least `number` simulated devices."""

@@ -1,4 +1,4 @@
-"""Makes the files of examples/mnist importable as its main.py imports them."""
+"""Makes the files of the examples importable as they import each other."""
 
 import os
 import runpy
@@ -13,8 +13,8 @@ import optax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Where Python looks first when it runs examples/mnist/main.py.
-sys.path.insert(0, str(ROOT / "examples" / "mnist"))
+# Where Python looks first when it runs one of them.
+sys.path[:0] = [str(ROOT / "examples" / "mnist"), str(ROOT / "examples")]
 
 
 @pytest.fixture(scope="session")
