@@ -25,6 +25,15 @@ OWN_PARAMETERS = {
 # Of the output; 0 for the others.
 OUTPUTS = {"mean_only_batch_norm": 1, "global_response_norm": 1}
 
+# Those that take no square of x, or one of x over its maximum.
+FINITE = (
+    "dynamic_tanh",
+    "mean_only_batch_norm",
+    "weight_norm",
+    "standardize_weight",
+    "spectral_norm",
+)
+
 every_function = pytest.mark.parametrize("name", TABLE)
 
 
@@ -95,8 +104,8 @@ def test_squares_beyond_the_range_are_no_silent_zero(name, dtype, rng):
     if name == "mean_only_batch_norm":
         params = {"bias": scaled(params["bias"], 2.0**70)}
     y = oracle.wide(jax.jit(TABLE[name].call)(x, params, state, None)[0])
-    if name in ("dynamic_tanh", "mean_only_batch_norm", "weight_norm", "spectral_norm"):
-        assert np.all(np.isfinite(y))  # takes no square of x, or of x over its maximum
+    if name in FINITE:
+        assert np.all(np.isfinite(y))
     else:
         assert np.all(np.isnan(y))
 
