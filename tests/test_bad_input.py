@@ -37,6 +37,7 @@ TABLE = [
     Bad("axis too large", ("feature_axes", "got 3", "rank 3"), {"feature_axes": 3}),
     Bad("axis too small", ("feature_axes", "-4"), {"feature_axes": (-4,)}),
     Bad("axis twice", ("feature_axes", "(2, -1)"), {"feature_axes": (2, -1)}),
+    Bad("axis as a flag", ("feature_axes", "True"), {"feature_axes": True}),
     Bad("axis as a float", ("feature_axes", "1.0"), {"feature_axes": 1.0}),
     Bad("axis as a string", ("feature_axes", "'-1'"), {"feature_axes": "-1"}),
     Bad("momentum above one", ("momentum", "1.5", "1"), {"momentum": 1.5}),
@@ -209,6 +210,32 @@ CORE = {
         ),
         ("momentum", "2"),
     ),
+    "moments: integer shift": (
+        lambda x: jaxnorm.batch_moments(x, shift=jnp.zeros(5, jnp.int32)),
+        ("shift", "int32"),
+    ),
+    "update: a tuple": (
+        lambda x: jaxnorm.update_batch_stats(
+            jaxnorm.init_batch_stats(5), tuple(jaxnorm.batch_moments(x))
+        ),
+        ("moments", "Moments", "tuple", "batch_moments"),
+    ),
+    "update: statistics": (
+        lambda x: jaxnorm.update_batch_stats(*[jaxnorm.init_batch_stats(5)] * 2),
+        ("moments", "Moments", "BatchStats"),
+    ),
+    "update: integer statistics": (
+        lambda x: jaxnorm.update_batch_stats(
+            jaxnorm.BatchStats(*jnp.zeros((2, 5), jnp.int32)), jaxnorm.batch_moments(x)
+        ),
+        ("stats.mean", "int32"),
+    ),
+    "merge: a tuple": (
+        lambda x: jaxnorm.merge_moments(
+            jaxnorm.batch_moments(x), tuple(jaxnorm.batch_moments(x))
+        ),
+        ("b", "Moments", "tuple"),
+    ),
     "merge: shapes": (
         lambda x: jaxnorm.merge_moments(
             jaxnorm.batch_moments(x), jaxnorm.batch_moments(x[:, :4])
@@ -218,6 +245,14 @@ CORE = {
     "normalize: mean": (
         lambda x: jaxnorm.normalize(x, jnp.zeros(4), jnp.ones(5)),
         ("mean", "(4,)", "(5,)"),
+    ),
+    "normalize: complex variance": (
+        lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5, jnp.complex64)),
+        ("var", "real", "complex64"),
+    ),
+    "normalize: integer mean": (
+        lambda x: jaxnorm.normalize(x, jnp.zeros(5, jnp.int32), jnp.ones(5)),
+        ("mean", "int32"),
     ),
     "normalize: bias": (
         lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5), bias=jnp.ones(4)),
@@ -230,6 +265,42 @@ CORE = {
     "stats: integers": (
         lambda x: (x, jaxnorm.init_batch_stats(5, jnp.int32))[0],
         ("dtype", "int32"),
+    ),
+    "stats: integer arrays": (
+        lambda x: jaxnorm.batch_norm(
+            x,
+            jaxnorm.BatchStats(*jnp.ones((2, 5), jnp.int32)),
+            use_running_average=False,
+        ),
+        ("stats.mean", "int32"),
+    ),
+    "stats: negative size": (
+        lambda x: (x, jaxnorm.init_batch_stats((3, -1)))[0],
+        ("feature_shape", "(3, -1)"),
+    ),
+    "stats: size as a float": (
+        lambda x: (x, jaxnorm.init_renorm_stats(2.0))[0],
+        ("feature_shape", "integer", "2.0"),
+    ),
+    "groups as a float": (
+        lambda x: jaxnorm.group_norm(x, num_groups=1.0),
+        ("num_groups", "integer", "1.0"),
+    ),
+    "size of a group as a flag": (
+        lambda x: jaxnorm.group_norm(x, num_groups=None, group_size=True),
+        ("group_size", "integer", "True"),
+    ),
+    "offset: NaN": (
+        lambda x: jaxnorm.rms_norm(x, jnp.ones(5), scale_offset=float("nan")),
+        ("scale_offset", "nan"),
+    ),
+    "offset: infinite": (
+        lambda x: jaxnorm.rms_norm(x, jnp.ones(5), scale_offset=float("inf")),
+        ("scale_offset", "finite", "inf"),
+    ),
+    "offset: a string": (
+        lambda x: jaxnorm.rms_norm(x, jnp.ones(5), scale_offset="1"),
+        ("scale_offset", "number", "'1'"),
     ),
     "stats: moments": (
         lambda x: jaxnorm.batch_norm(

@@ -13,7 +13,7 @@ from jaxnorm.core.average import unbiased_factor
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
-from jaxnorm.core.validation import check_real
+from jaxnorm.core.validation import check_number, check_real
 
 
 def adaptive_batch_norm(
@@ -75,10 +75,7 @@ def adaptive_batch_norm(
       >>> jnp.abs(y[1]).max() < 2
       Array(True, dtype=bool)
     """
-    if not isinstance(strength, int | float):
-        raise TypeError(f"strength must be a Python number, got {strength!r}.")
-    if not strength >= 0:
-        raise ValueError(f"strength must be at least 0, got {strength}.")
+    strength = check_number(strength, "strength", least=0)
     call = BatchCall.parse(x, scale, bias, **options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     check_real("differences of means are compared with a threshold", x=call.x)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import NamedTuple, Unpack
 
-import jax
 import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
@@ -17,7 +16,7 @@ from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import check_statistic
-from jaxnorm.core.validation import check_real
+from jaxnorm.core.validation import check_real, check_scalar, check_shape
 
 
 class RenormStats(NamedTuple):
@@ -45,7 +44,8 @@ def init_renorm_stats(feature_shape: int | tuple[int, ...]) -> RenormStats:
       >>> jaxnorm.init_renorm_stats(1).std
       Array([1.], dtype=float32)
     """
-    mean, std = jnp.zeros(feature_shape), jnp.ones(feature_shape)
+    shape = check_shape(feature_shape, "feature_shape")
+    mean, std = jnp.zeros(shape), jnp.ones(shape)
     return RenormStats(
         mean.astype(jnp.float32), std.astype(jnp.float32), jnp.zeros((), jnp.float32)
     )
@@ -70,9 +70,10 @@ def batch_renorm(
         y = ((x - mean) / std * r + d) * scale + bias
         new_stats = momentum * stats + (1 - momentum) * (mean, std)
 
-    In inference `y = (x - stats.mean) / stats.std * scale + bias`: what training
-    computes where nothing is clipped. So small or biased batches do not set training
-    and inference apart. Gradients flow through mean and std, none through r and d.
+    A running std below sqrt(epsilon), which no batch has, counts as sqrt(epsilon). In
+    inference `y = (x - stats.mean) / stats.std * scale + bias`: what training computes
+    where nothing is clipped. So small or biased batches do not set training and
+    inference apart. Gradients flow through mean and std, none through r and d.
 
     With `r_max=1, d_max=0` it is batch norm. While the running statistics are young,
     the corrections are wrong: `warmup_renorm()` lets them in step by step.
@@ -198,11 +199,8 @@ def _at_least_epsilon(std: Array, epsilon: float) -> Array:
 def _bound(value: ArrayLike | Schedule, name: str, least: float, count: Array) -> Array:
     if callable(value):
         value = value(count)
-    # While tracing, jnp.asarray would hide what is known.
-    known = not isinstance(value, jax.core.Tracer)
-    if shape := np.shape(value):
-        raise ValueError(f"{name} must be a scalar, got the shape {shape}.")
-    if known and not np.asarray(value) >= least:
+    known = check_scalar(value, name)
+    if isinstance(known, np.ndarray) and not known >= least:
         raise ValueError(f"{name} must be at least {least:g}, got {value}.")
     array = jnp.asarray(value)
     return array.astype(accumulation_dtype(array.dtype))

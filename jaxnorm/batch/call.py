@@ -1,8 +1,9 @@
 """What all batch normalizers do before and after what is their own."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
-from typing import Required, TypedDict, TypeVar
+from typing import Required, TypedDict, TypeVar, Unpack
 
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
@@ -96,6 +97,18 @@ class BatchCall:
         x: Array,
         scale: Array | None,
         bias: Array | None,
+        **options: Unpack[BatchOptions],
+    ) -> "BatchCall":
+        """Checks what the user passed, and brings it to the rank of x."""
+        check_options(options)
+        return cls._of_known_options(x, scale, bias, **options)
+
+    @classmethod
+    def _of_known_options(
+        cls,
+        x: Array,
+        scale: Array | None,
+        bias: Array | None,
         *,
         use_running_average: bool,
         momentum: ArrayLike | Schedule = 0.99,
@@ -109,7 +122,6 @@ class BatchCall:
         skip_nonfinite: bool = False,
         dtype: DTypeLike | None = None,
     ) -> "BatchCall":
-        """Checks what the user passed, and brings it to the rank of x."""
         x = check_inexact(x, "x")
         check_flags(
             use_running_average=use_running_average,
@@ -219,6 +231,25 @@ class BatchCall:
     def keep_if_skipped(self, batch: object, new: _State, old: _State) -> _State:
         """Returns `new`, or `old` where non-finite statistics are to be skipped."""
         return keep_unless_finite(batch, new, old) if self.skip_nonfinite else new
+
+
+def check_options(options: BatchOptions) -> None:
+    """Checks the names of options, of which Python only knows that there may be any.
+
+    Raises:
+      TypeError: If one is unknown, or none says whether this is training.
+    """
+    known = BatchOptions.__annotations__
+    for name in options.keys() - known.keys():
+        close = "".join(difflib.get_close_matches(name, known, 1, 0.4))
+        raise TypeError(
+            f"got an unexpected keyword argument {name!r}: options must be among "
+            f"{', '.join(known)}." + (f" Did you mean {close}?" if close else "")
+        )
+    if "use_running_average" not in options:
+        raise TypeError(
+            "use_running_average must be given: False in training, True in inference."
+        )
 
 
 def exact_moments(x: Array, options: BatchOptions) -> Moments:

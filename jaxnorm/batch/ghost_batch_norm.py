@@ -13,6 +13,7 @@ from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.reduction import Blocks, Reduction, Runs
 from jaxnorm.core.stats import Stats, check_stats
+from jaxnorm.core.validation import check_integer
 
 
 def ghost_batch_norm(
@@ -94,11 +95,12 @@ def ghost_batch_norm(
             f"stats_rule must be one of {', '.join(get_args(StatsRule))}, got "
             f"{stats_rule!r}."
         )
+    size = check_integer(virtual_batch_size, "virtual_batch_size")
     if call.use_running_average:
         return call.normalize(stats.mean, stats.var), stats
 
     whole = call.reduction.across.where_varying(call.x)
-    ghosts = _ghosts(call, virtual_batch_size)
+    ghosts = _ghosts(call, size)
     spec = dataclasses.replace(call.spec, reduction=ghosts)
     running = call.agree(stats)
     call = dataclasses.replace(call, reduction=ghosts, spec=spec)

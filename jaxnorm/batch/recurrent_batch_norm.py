@@ -9,13 +9,15 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact
 
 from jaxnorm.batch.batch_norm import batch_norm
-from jaxnorm.batch.call import BatchOptions
+from jaxnorm.batch.call import BatchOptions, check_options
+from jaxnorm.core.axes import canonical_axes, sizes
 from jaxnorm.core.stats import (
     BatchStats,
     CountedBatchStats,
     Stats,
     init_batch_stats,
 )
+from jaxnorm.core.validation import check_integer
 
 
 def init_recurrent_stats(
@@ -44,7 +46,7 @@ def init_recurrent_stats(
       >>> jaxnorm.init_recurrent_stats(3, 1).mean.shape
       (3, 1)
     """
-    if max_steps < 1:
+    if check_integer(max_steps, "max_steps") < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}.")
     stats = init_batch_stats(feature_shape, dtype, counted=counted)
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * max_steps), stats)
@@ -97,17 +99,23 @@ def recurrent_batch_norm(
       >>> stats.mean[:, 0]
       Array([0., 1., 0.], dtype=float32)
     """
+    check_options(options)
     step = jnp.asarray(step)
     if not jnp.issubdtype(step.dtype, jnp.integer):
         raise TypeError(f"step must be an integer, got {step.dtype}.")
     if step.ndim:
         raise ValueError(f"step must be a scalar, got the shape {step.shape}.")
-    steps = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(stats)}
-    if len(steps) != 1 or not (number := max(steps)) or not number[0]:
+    axes = canonical_axes(options.get("feature_axes", -1), jnp.ndim(x))
+    features = sizes(jnp.shape(x), axes)
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(stats)}
+    number = next(iter(shapes), ())[:1]
+    counts = {number} if isinstance(stats, CountedBatchStats) else set()
+    if shapes != {(*number, *features)} | counts or number in ((), (0,)):
         raise ValueError(
             "stats must have a leading axis of time steps, of the same number in each "
-            f"array, got the shapes {jax.tree.map(jnp.shape, stats)}. Make them with "
-            "init_recurrent_stats(max_steps, features)."
+            f"array, before the feature shape {features}, got the shapes "
+            f"{jax.tree.map(jnp.shape, stats)}. Make them with "
+            f"init_recurrent_stats(max_steps, {features})."
         )
     step = jnp.clip(step, 0, number[0] - 1)
     own = jax.tree.map(

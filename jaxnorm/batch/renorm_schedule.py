@@ -8,6 +8,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.validation import check_number
 
 
 class RenormBounds(NamedTuple):
@@ -62,18 +63,15 @@ def warmup_renorm(
       >>> [float(d_max(t)) for t in (0, 5_000, 15_000, 40_000)]
       [0.0, 0.0, 2.5, 5.0]
     """
-    if r_max < 1 or d_max < 0:
-        raise ValueError(
-            "r_max must be at least 1 and d_max at least 0, got "
-            f"r_max={r_max} and d_max={d_max}."
-        )
+    r_max = check_number(r_max, "r_max", least=1)
+    d_max = check_number(d_max, "d_max", least=0)
     if not 0 <= start < min(r_end, d_end):
         raise ValueError(
             "start must be at least 0 and before r_end and d_end, got "
             f"start={start}, r_end={r_end} and d_end={d_end}."
         )
     return RenormBounds(
-        _Ramp(1.0, float(r_max), start, r_end), _Ramp(0.0, float(d_max), start, d_end)
+        _Ramp(1.0, r_max, start, r_end), _Ramp(0.0, d_max, start, d_end)
     )
 
 

@@ -1,6 +1,5 @@
 """Virtual batch normalization: each example with a fixed reference batch."""
 
-import jax
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
@@ -11,9 +10,9 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.batch.instances import measure_instances, normalize_about
 from jaxnorm.core.axes import Axes, batch_axis
 from jaxnorm.core.measure import inner, member
-from jaxnorm.core.moments import Moments
+from jaxnorm.core.moments import Moments, check_moments
 from jaxnorm.core.sharding import where
-from jaxnorm.core.validation import check_flags
+from jaxnorm.core.validation import check_flags, check_scalar
 
 
 def virtual_batch_norm(
@@ -94,21 +93,14 @@ def virtual_batch_norm(
         mask=mask,
         dtype=dtype,
     )
-    if not isinstance(reference, Moments):
-        raise TypeError(
-            f"reference must be Moments, got {type(reference).__name__}. Make them "
-            "with batch_moments of the reference batch."
-        )
+    check_moments(reference, "reference")
     if jnp.shape(reference.mean) != call.feature_shape:
         raise ValueError(
             f"reference must have the feature shape {call.feature_shape}, got "
             f"{jnp.shape(reference.mean)}. Is it of the same layer?"
         )
-    if shape := np.shape(reference_size):
-        raise ValueError(f"reference_size must be a scalar, got the shape {shape}.")
-    # While tracing, jnp.asarray would hide what is known.
-    known = not isinstance(reference_size, jax.core.Tracer)
-    if known and not np.asarray(reference_size) >= 1:
+    known = check_scalar(reference_size, "reference_size")
+    if isinstance(known, np.ndarray) and not known >= 1:
         raise ValueError(f"reference_size must be at least 1, got {reference_size}.")
     size = jnp.asarray(reference_size)
     if not include_self:

@@ -31,7 +31,7 @@ def canonical_axes(
       ValueError: If an axis is out of range or named twice.
     """
     try:
-        given = [operator.index(axis) for axis in _as_sequence(axes)]
+        given = [_index(axis) for axis in _as_sequence(axes)]
     except TypeError:
         raise TypeError(
             f"{name} must be an integer or a sequence of integers, got {axes!r}."
@@ -150,6 +150,12 @@ def align_mask(mask: ArrayLike, x: Array) -> Array:
 
 def _as_sequence(axes: Axes) -> Sequence[int]:
     return axes if isinstance(axes, Sequence) else (axes,)
+
+
+def _index(axis: int) -> int:
+    if isinstance(axis, bool):  # which would be the axis 0 or 1
+        raise TypeError
+    return operator.index(axis)
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:

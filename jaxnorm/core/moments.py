@@ -103,7 +103,9 @@ def batch_moments(
     )
     if shift is None:
         shift = jnp.zeros((1,) * x.ndim, dtype)
-    shift = axes_lib.align(shift, x, features, "shift").astype(dtype)
+    shift = axes_lib.align(check_inexact(shift, "shift"), x, features, "shift").astype(
+        dtype
+    )
     moments = measure(
         x,
         reduction,
@@ -123,6 +125,19 @@ def per_feature(
     count = moments.count + jnp.zeros_like(moments.var)
     values = (count, moments.mean, moments.var)
     return Moments(*(jnp.squeeze(value, reduced) for value in values))
+
+
+def check_moments(moments: object, name: str) -> None:
+    """Checks that what the user passed are moments.
+
+    Raises:
+      TypeError: If they are not.
+    """
+    if not isinstance(moments, Moments):
+        raise TypeError(
+            f"{name} must be Moments, got {type(moments).__name__}. Make them with "
+            "batch_moments(x), or Moments(count, mean, var)."
+        )
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -146,6 +161,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       Moments of the same shape; the variance is biased, as those of `a` and `b`.
 
     Raises:
+      TypeError: If one is no `Moments`.
       ValueError: If the shapes differ.
 
     Reference:
@@ -160,6 +176,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       >>> mean, var
       (Array([4.], dtype=float32), Array([5.], dtype=float32))
     """
+    check_moments(a, "a")
+    check_moments(b, "b")
     if jnp.shape(a.mean) != jnp.shape(b.mean):
         raise ValueError(
             f"moments must have the same shape to be merged, got {jnp.shape(a.mean)} "

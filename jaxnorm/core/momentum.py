@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm.core.dtypes import promote
+from jaxnorm.core.validation import check_scalar
 
 Schedule = Callable[[Array], Array | float]
 """Momentum as a function of the number of updates so far (a float32 scalar)."""
@@ -67,11 +67,7 @@ def check_momentum(momentum: ArrayLike) -> Array:
       TypeError: If it is no real number.
       ValueError: If it is no scalar, or known while tracing and outside [0, 1].
     """
-    value = momentum if isinstance(momentum, jax.core.Tracer) else np.asarray(momentum)
-    if not jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.kind not in "iu":
-        raise TypeError(f"momentum must be a real number, got {momentum!r}.")
-    if value.ndim:
-        raise ValueError(f"momentum must be a scalar, got the shape {value.shape}.")
+    value = check_scalar(momentum, "momentum")
     if isinstance(value, np.ndarray) and not 0 <= value <= 1:
         raise ValueError(
             "momentum, the weight of the old running value, must lie in [0, 1], got "

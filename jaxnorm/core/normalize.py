@@ -8,7 +8,7 @@ from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.measure import keep_usable, reciprocal_std
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
 
 def normalize(
@@ -67,6 +67,8 @@ def normalize(
     features = axes_lib.canonical_axes(feature_axes, x.ndim)
     mean = axes_lib.align(mean, x, features, "mean")
     var = axes_lib.align(var, x, features, "var")
+    check_real("it is a variance", var=check_inexact(var, "var"))
+    mean = check_inexact(mean, "mean")
     scale, bias, result = affine(x, scale, bias, features, dtype)
     return normalize_with(mean, var, x, scale, bias, None, epsilon, result)
 

@@ -14,8 +14,9 @@ from jaxnorm.core.average import (
     resolve_momentum,
     unbiased_factor,
 )
-from jaxnorm.core.moments import Moments
+from jaxnorm.core.moments import Moments, check_moments
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.validation import check_inexact, check_shape
 
 
 class BatchStats(NamedTuple):
@@ -89,7 +90,8 @@ def init_batch_stats(
       `CountedBatchStats` if `counted`, else `BatchStats`.
 
     Raises:
-      TypeError: If `dtype` is not real and floating.
+      TypeError: If `dtype` is not real and floating, or a size no integer.
+      ValueError: If a size is negative.
 
     Example:
       >>> import jaxnorm
@@ -101,7 +103,8 @@ def init_batch_stats(
             f"dtype must be real and floating, got {dtype}. Use float32, whatever the "
             "dtype of the input."
         )
-    mean, var = jnp.zeros(feature_shape, dtype), jnp.ones(feature_shape, dtype)
+    shape = check_shape(feature_shape, "feature_shape")
+    mean, var = jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
     if counted:
         return CountedBatchStats(mean, var, jnp.zeros((), jnp.float32))
     return BatchStats(mean, var)
@@ -152,6 +155,7 @@ def update_batch_stats(
       >>> jaxnorm.update_batch_stats(jaxnorm.init_batch_stats(1), moments, momentum=0.5)
       BatchStats(mean=Array([1.], dtype=float32), var=Array([1.], dtype=float32))
     """
+    check_moments(moments, "moments")
     check_stats(stats, jnp.shape(moments.mean), jnp.result_type(moments.mean))
     weight = resolve_momentum(momentum, stats)
     factor = unbiased_factor(moments.count) if unbiased else 1.0
@@ -198,9 +202,10 @@ def check_statistic(
       dtype: A complex one if it may be complex.
 
     Raises:
-      TypeError: If it is complex and must not be.
+      TypeError: If it holds integers, or is complex and must not be.
       ValueError: If it has another shape.
     """
+    check_inexact(value, name)
     if jnp.shape(value) != feature_shape:
         raise ValueError(
             f"{name} must have the feature shape {feature_shape}, got "

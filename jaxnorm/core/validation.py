@@ -1,5 +1,6 @@
 """Checks of what users pass, at trace time, with errors that say what must hold."""
 
+import jax
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
@@ -71,6 +72,77 @@ def check_epsilon(epsilon: float) -> float:
             f"got {epsilon}."
         )
     return float(epsilon)
+
+
+def check_integer(value: int | None, name: str) -> int:
+    """Returns `value` as a Python integer.
+
+    Raises:
+      TypeError: If it is none that is known while tracing.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"{name} must be a Python integer, since shapes hang on it, got {value!r}. "
+            "Under jax.jit pass it through static_argnames."
+        )
+    return int(value)
+
+
+def check_shape(shape: int | tuple[int, ...], name: str) -> tuple[int, ...]:
+    """Returns a shape, of which an integer is one of a single axis.
+
+    Raises:
+      TypeError: If a size is no integer.
+      ValueError: If one is negative.
+    """
+    given = shape if isinstance(shape, tuple | list) else (shape,)
+    sizes = tuple(check_integer(size, name) for size in given)
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"{name} must hold no negative size, got {shape}.")
+    return sizes
+
+
+def check_number(value: float, name: str, least: float = -np.inf) -> float:
+    """Returns `value` as a Python number.
+
+    Raises:
+      TypeError: If it is none that is known while tracing.
+      ValueError: If it is NaN or below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name} must be a Python number, got {value!r}.")
+    if not value >= least:
+        bound = "a number" if least == -np.inf else f"at least {least:g}"
+        raise ValueError(f"{name} must be {bound}, got {value}.")
+    return float(value)
+
+
+def check_finite(value: float, name: str) -> float:
+    """Returns `value` as a finite Python number.
+
+    Raises:
+      TypeError: If it is none that is known while tracing.
+      ValueError: If it is NaN or infinite.
+    """
+    value = check_number(value, name)
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    return value
+
+
+def check_scalar(value: ArrayLike, name: str) -> np.ndarray | Array:
+    """Returns a real scalar: a NumPy one where it is known while tracing.
+
+    Raises:
+      TypeError: If it is no real number.
+      ValueError: If it is no scalar.
+    """
+    array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be a real number, got {value!r}.")
+    if array.ndim:
+        raise ValueError(f"{name} must be a scalar, got the shape {array.shape}.")
+    return array
 
 
 def check_unbiased(unbiased: bool, mask: Array) -> None:

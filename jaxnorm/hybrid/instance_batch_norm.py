@@ -11,6 +11,7 @@ from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.core.axes import one_axis
 from jaxnorm.core.sharding import shard_as, split
 from jaxnorm.core.stats import Stats
+from jaxnorm.core.validation import check_integer
 from jaxnorm.sample.instance_norm import instance_norm
 
 
@@ -71,6 +72,7 @@ def instance_batch_norm(
     call = BatchCall.parse(x, scale, bias, **options)
     axis = one_axis(options.get("feature_axes", -1), call.x.ndim)
     features = call.x.shape[axis]
+    instance_features = check_integer(instance_features, "instance_features")
     if not 0 <= instance_features <= features:
         raise ValueError(
             f"instance_features must lie in [0, {features}], the number of features, "

@@ -9,7 +9,7 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm.core.axes import Axes, batch_axis, canonical_axes, one_axis, other_axes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.reduction import Blocks
-from jaxnorm.core.validation import check_inexact
+from jaxnorm.core.validation import check_inexact, check_integer
 from jaxnorm.sample.own_moments import normalize_by_own_moments
 
 
@@ -122,13 +122,13 @@ def group_length(
             f"num_groups={num_groups} and group_size={group_size}. For a group_size "
             "pass num_groups=None."
         )
-    name, number = "num_groups", num_groups
-    if number is None:
-        name, number = "group_size", group_size
-    if number is None or number < 1 or features % number:
+    by_number = num_groups is not None
+    name = "num_groups" if by_number else "group_size"
+    number = check_integer(num_groups if by_number else group_size, name)
+    if number < 1 or features % number:
         divisors = [n for n in range(1, features + 1) if features % n == 0]
         raise ValueError(
             f"{name} must divide the number of features, {features}, got {number}. Its "
             f"divisors are {', '.join(map(str, divisors))}."
         )
-    return number if num_groups is None else features // number
+    return features // number if by_number else number

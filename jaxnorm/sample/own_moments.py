@@ -12,7 +12,7 @@ from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import measure_alone, measure_power
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.validation import check_epsilon
+from jaxnorm.core.validation import check_epsilon, check_finite
 
 
 def normalize_by_own_moments(
@@ -51,6 +51,7 @@ def normalize_by_own_moments(
       dtype: See `jaxnorm.layer_norm`.
     """
     epsilon = check_epsilon(epsilon)
+    scale_offset = check_finite(scale_offset, "scale_offset")
     given = scale is not None
     scale, bias, result = affine(x, scale, bias, feature_axes, dtype)
     if given and scale_offset:

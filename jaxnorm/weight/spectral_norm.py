@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from jaxnorm.core.axes import align
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
 from jaxnorm.core.sharding import shard_as
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.core.validation import check_epsilon, check_inexact, check_integer
 from jaxnorm.weight.unit import unit_of
 from jaxnorm.weight.weight_norm import direction_and_length
 
@@ -137,14 +136,10 @@ def _check_real(value: Array, name: str) -> Array:
 
 
 def _check_n_steps(n_steps: int) -> int:
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int | np.integer):
-        raise TypeError(
-            "n_steps must be a Python integer, since it is the number of unrolled "
-            f"steps, got {n_steps!r}. Under jax.jit pass it through static_argnames."
-        )
+    n_steps = check_integer(n_steps, "n_steps")
     if n_steps < 1:
         raise ValueError(
             f"n_steps must be at least 1, got {n_steps}. To leave u as it is, drop the "
             "new one."
         )
-    return int(n_steps)
+    return n_steps

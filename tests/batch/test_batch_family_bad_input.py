@@ -66,10 +66,16 @@ def test_the_tables_are_one_change_away_from_good(name):
 OPTIONS = [  # what has to be in the message, the function, the options
     (("r_max", "at least 1", "0.5"), "batch_renorm", {"r_max": 0.5}),
     (("r_max", "at least 1", "nan"), "batch_renorm", {"r_max": float("nan")}),
+    (("r_max", "number", "None"), "batch_renorm", {"r_max": None}),
     (("r_max", "scalar", "(5,)"), "batch_renorm", {"r_max": ONES}),
     (("d_max", "at least 0", "-1"), "batch_renorm", {"d_max": -1.0}),
     (("unbiased", "False"), "batch_renorm", {"unbiased": True}),
     (("virtual_batch_size", "8", "3"), "ghost_batch_norm", {"virtual_batch_size": 3}),
+    (
+        ("virtual_batch_size", "integer", "2.0"),
+        "ghost_batch_norm",
+        {"virtual_batch_size": 2.0},
+    ),
     (("virtual_batch_size", "8", "0"), "ghost_batch_norm", {"virtual_batch_size": 0}),
     (("virtual_batch_size", "8", "-2"), "ghost_batch_norm", {"virtual_batch_size": -2}),
     (("virtual_batch_size", "8", "16"), "ghost_batch_norm", {"virtual_batch_size": 16}),
@@ -86,8 +92,18 @@ OPTIONS = [  # what has to be in the message, the function, the options
         "instance_batch_norm",
         {"instance_features": 6},
     ),
+    (
+        ("instance_features", "integer", "1.0"),
+        "instance_batch_norm",
+        {"instance_features": 1.0},
+    ),
     (("instance_features", "-1"), "instance_batch_norm", {"instance_features": -1}),
     (("(2,)", "(3,)"), "instance_batch_norm", {"instance_features": 3}),
+    (
+        ("reference_size", "number", "None"),
+        "virtual_batch_norm",
+        {"reference_size": None},
+    ),
     (
         ("reference_size", "at least 1", "0"),
         "virtual_batch_norm",
@@ -123,6 +139,13 @@ ARGUMENTS = [  # what has to be in the message, the function, the place, the val
     (("(4,)", "(5,)"), "adaptive_batch_norm", 1, OTHER_STATS),
     (("(4,)", "(5,)"), "switchable_norm", 1, OTHER_STATS),
     (("(4,)", "(3,)"), "instance_batch_norm", 1, OTHER_STATS),
+    (
+        ("running_mean", "int32"),
+        "mean_only_batch_norm",
+        1,
+        jnp.zeros(5, jnp.int32),
+    ),
+    (("running_var", "int32"), "evo_norm_b0", 1, jnp.ones(5, jnp.int32)),
     (("running_mean", "(4,)", "(5,)"), "mean_only_batch_norm", 1, jnp.zeros(4)),
     (("running_var", "(4,)", "(5,)"), "evo_norm_b0", 1, jnp.ones(4)),
     (("v", "(4,)", "(5,)"), "evo_norm_b0", 2, jnp.ones(4)),
@@ -134,6 +157,7 @@ ARGUMENTS = [  # what has to be in the message, the function, the place, the val
     (("step", "integer", "float32"), "recurrent_batch_norm", 2, 1.0),
     (("step", "scalar", "(2,)"), "recurrent_batch_norm", 2, jnp.arange(2)),
     (("time steps", "init_recurrent_stats"), "recurrent_batch_norm", 1, (ONES, X)),
+    (("time steps", "(5,)", "init_recurrent_stats"), "recurrent_batch_norm", 1, STATS),
     (
         ("time steps", "init_recurrent_stats"),
         "recurrent_batch_norm",
@@ -162,8 +186,19 @@ def test_arguments(says, name, place, value):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_names_of_options(name):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'eps'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eps'") as caught:
         call(name, eps=1e-3)
+    # Python's own error does not know the options of all.
+    assert "BatchCall" not in str(caught.value)
+    if name not in STATELESS:
+        assert "Did you mean epsilon?" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(GOOD) - set(STATELESS)))
+def test_training_or_inference_must_be_said(name):
+    arguments, options = GOOD[name]
+    with refused("use_running_average"):
+        jax.eval_shape(functools.partial(getattr(jaxnorm, name), **options), *arguments)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -220,6 +255,8 @@ def test_groups_and_ghosts():
     [
         (("r_max", "0.5"), lambda: jaxnorm.warmup_renorm(0.5)),
         (("d_max", "-1"), lambda: jaxnorm.warmup_renorm(d_max=-1.0)),
+        (("r_max", "nan"), lambda: jaxnorm.warmup_renorm(r_max=float("nan"))),
+        (("d_max", "number", "None"), lambda: jaxnorm.warmup_renorm(d_max=None)),
         (("start", "50000"), lambda: jaxnorm.warmup_renorm(start=50_000)),
         (("start", "-1"), lambda: jaxnorm.warmup_renorm(start=-1)),
         (("max_steps", "0"), lambda: jaxnorm.init_recurrent_stats(0, 5)),

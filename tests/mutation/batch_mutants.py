@@ -134,8 +134,8 @@ MUTANTS = {
         ),
         (
             "r_max below 1 accepted",
-            "if known and not np.asarray(value) >= least:",
-            "if known and not np.asarray(value) >= 0:",
+            "if isinstance(known, np.ndarray) and not known >= least:",
+            "if isinstance(known, np.ndarray) and not known >= 0:",
             f"{BAD}::test_options",
         ),
     ],
