@@ -208,6 +208,38 @@ def test_moments_of_nothing_may_be_anything(rng):
         check(merged, part, 0)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_moments_of_nothing_have_no_derivative(bad, rng):
+    """Nor do they take those of the others."""
+    part = batch_moments(rng.normal(size=(8, 3)).astype(np.float32))
+    nothing = jaxnorm.Moments(jnp.zeros(3), *[jnp.full(3, bad, jnp.float32)] * 2)
+
+    def total(*parts):
+        merged = jaxnorm.merge_moments(*parts)
+        return jnp.sum(merged.mean) + jnp.sum(merged.var)
+
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
+    for actual in (gradient(part, nothing), gradient(nothing, part)[::-1]):
+        for moments, value in zip(actual, (1, 0), strict=True):
+            np.testing.assert_array_equal(moments.mean, np.full(3, value))
+            np.testing.assert_array_equal(moments.var, np.full(3, value))
+
+
+def test_a_small_part_that_is_far_off_keeps_its_share():
+    """Of a mean and a variance that the large part has not."""
+    counts, means, variances = [1, 2**26], [2.0**40, 1.0], [2.0**60, 1.0]
+    parts = [
+        jaxnorm.Moments(*map(place, values))
+        for values in zip(counts, means, variances, strict=True)
+    ]
+    share = np.float64(counts) / np.sum(counts)
+    mean = np.sum(share * means)
+    var = np.sum(share * (variances + np.square(means - mean)))
+    for merged in (merge(*parts), merge(*parts[::-1])):
+        np.testing.assert_allclose(merged.mean, mean, rtol=1e-6)
+        np.testing.assert_allclose(merged.var, var, rtol=1e-6)
+
+
 def test_merge_keeps_a_common_offset_exactly(rng):
     """Averages of mean^2 would lose the variance at such an offset."""
     x = rng.normal(1e4, 1, (256, 4)).astype(np.float32)

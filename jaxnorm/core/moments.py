@@ -183,12 +183,20 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
             f"moments must have the same shape to be merged, got {jnp.shape(a.mean)} "
             f"and {jnp.shape(b.mean)}. Are they of the same features?"
         )
+    # Beginning with the one that has at least half, which 1 - weight does not cancel.
+    more = a.count >= b.count
+    a, b = _choose(more, a, b), _choose(more, b, a)
     count = a.count + b.count
     weight = b.count / nonzero(count)
-    difference = b.mean - a.mean
+    # Moments of nothing may be anything. Selected before any arithmetic, so that they
+    # reach no derivative either.
+    seen = b.count > 0
+    b_mean, b_var = (where(seen, v, jnp.zeros_like(v)) for v in (b.mean, b.var))
+    difference = b_mean - where(seen, a.mean, jnp.zeros_like(a.mean))
     mean = a.mean + difference * weight.astype(difference.dtype)
     between = inner(difference, difference) * weight * (1 - weight)
-    var = a.var * (1 - weight) + b.var * weight + between
-    both = Moments(count, mean, var)
-    both = jax.tree.map(lambda both, a: where(b.count > 0, both, a), both, a)
-    return jax.tree.map(lambda both, b: where(a.count > 0, both, b), both, b)
+    return Moments(count, mean, a.var * (1 - weight) + b_var * weight + between)
+
+
+def _choose(condition: Array, yes: Moments, no: Moments) -> Moments:
+    return jax.tree.map(lambda y, n: where(condition, y, n), yes, no)
