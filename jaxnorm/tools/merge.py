@@ -1,8 +1,10 @@
 """Running statistics of replicas, or of shards, merged exactly."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -34,7 +36,9 @@ def merge_batch_stats(
       trees: The collections `batch_stats`, one a replica; or, with `axis_name`, that of
         this replica alone.
       counts: How much data each saw, at least 0 each and not all 0: one number a tree,
-        or this replica's with `axis_name`. Equal by default.
+        or this replica's with `axis_name`. Equal by default. Statistics of count 0 are
+        ignored, whatever they are. Traced counts are not known before they run: where
+        one is negative or NaN, or all are 0, all statistics come out NaN.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) along
         which the replicas lie.
 
@@ -44,8 +48,9 @@ def merge_batch_stats(
 
     Raises:
       NameError: If `axis_name` is not bound (JAX's own).
-      ValueError: If the trees or the counts do not fit each other, or a layer keeps a
-        variance without its mean (EvoNorm B0), which cannot be merged exactly.
+      ValueError: If the trees or the counts do not fit each other, a count is negative
+        or not finite, all are 0, or a layer keeps a variance without its mean (EvoNorm
+        B0), which cannot be merged exactly.
 
     Reference:
       Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for
@@ -64,8 +69,8 @@ def merge_batch_stats(
                 "trees must be a sequence of collections, got one collection. Inside "
                 "jax.pmap or jax.shard_map pass axis_name; elsewhere a list."
             )
-        trees, counts = [trees], None if counts is None else [jnp.asarray(counts)]
-    weights = _weights(counts, len(trees))
+        trees, counts = [trees], None if counts is None else [cast(ArrayLike, counts)]
+    weights = _weights(counts, len(trees), alone=axis_name is None)
 
     def merge(path: tuple[Any, ...], *layers: Tree) -> Layer:
         if any(set(layer) != set(layers[0]) for layer in layers):
@@ -88,7 +93,14 @@ def merge_batch_stats(
     return map_layers(merge, trees[0], *trees[1:])
 
 
-def _weights(counts: Any, number: int) -> Array:
+def _weights(counts: Any, number: int, *, alone: bool) -> Array:
+    """Returns the counts as one array, NaN for what traced ones must not be.
+
+    Args:
+      counts: What the user passed.
+      number: How many trees there are.
+      alone: Whether there are no others, on other replicas.
+    """
     if number == 0:
         raise ValueError("trees must hold at least one collection, got none.")
     if counts is None:
@@ -97,10 +109,19 @@ def _weights(counts: Any, number: int) -> Array:
         raise ValueError(
             f"counts must hold one number a tree, {number} in all, got {counts}."
         )
+    if shapes := [np.shape(count) for count in counts if np.shape(count)]:
+        raise ValueError(f"counts must be numbers, got the shape {shapes[0]}.")
+    # While tracing, jnp.asarray would hide what is known.
+    traced = [isinstance(count, jax.core.Tracer) for count in counts]
+    known = [float(c) for c, t in zip(counts, traced, strict=True) if not t]
+    nothing = alone and not any(traced) and not any(known)
+    if nothing or not all(0 <= count < float("inf") for count in known):
+        raise ValueError(
+            "counts must be finite, at least 0 and not all 0, got "
+            f"{', '.join(map(str, known))}. For equal weights leave them out."
+        )
     weights = jnp.stack([jnp.asarray(count, jnp.float32) for count in counts])
-    if weights.ndim != 1:
-        raise ValueError(f"counts must be numbers, got the shape {weights.shape}.")
-    return weights
+    return jnp.where(weights >= 0, weights, jnp.nan)
 
 
 def _merge(
@@ -114,10 +135,13 @@ def _merge(
         total, share = across.sum((jnp.sum(shares * values, 0), jnp.sum(weights)))
         return total / share.astype(total.dtype)
 
-    wide = {
-        name: values.astype(accumulation_dtype(values.dtype))
-        for name, values in stacked.items()
-    }
+    def used(values: Array) -> Array:
+        # Selected before any arithmetic: without data, statistics may be anything.
+        seen = (weights > 0).reshape(-1, *(1,) * (values.ndim - 1))
+        values = values.astype(accumulation_dtype(values.dtype))
+        return jnp.where(seen, values, jnp.zeros_like(values))
+
+    wide = {name: used(values) for name, values in stacked.items()}
     merged = {name: mean_of(values) for name, values in wide.items()}
     for name, power in (("var", 1), ("std", 2)):
         if name in wide:

@@ -8,6 +8,7 @@ from drawing import place
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
+from refusals import refused
 
 import jaxnorm
 from jaxnorm.tools import merge_batch_stats
@@ -98,6 +99,38 @@ def test_what_else_layers_keep(parts):
     pooled = np.concatenate(parts[:2])
     np.testing.assert_allclose(merged["mean_only"]["mean"], pooled.mean(0), rtol=1e-5)
     assert merged["half"]["mean"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_replica_without_data_is_ignored(bad, parts):
+    """Whatever its statistics are, those beside it and their derivatives."""
+    good = tree_of(parts[0])
+    empty = jax.tree.map(lambda leaf: np.full_like(leaf, bad), good)
+
+    def total(*trees):
+        merged = merge_batch_stats(trees, counts=[3, 0])["norm"]
+        return jnp.sum(merged["mean"]) + jnp.sum(merged["var"]), merged
+
+    gradients, merged = jax.jit(jax.grad(total, (0, 1), has_aux=True))(good, empty)
+    check(merged, parts[:1])
+    for gradient, value in zip(gradients, (1, 0), strict=True):
+        for leaf in jax.tree.leaves(gradient):
+            np.testing.assert_allclose(leaf, np.full(3, value), rtol=1e-6)
+
+
+@pytest.mark.parametrize("counts", [[0, 0], [2, -1], [2, np.nan], [np.inf, 1]])
+@pytest.mark.parametrize("traced", [False, True])
+def test_counts_that_are_none(counts, traced, parts):
+    """Traced ones are not known in time, so that all comes out NaN."""
+    trees = [tree_of(x) for x in parts[:2]]
+    if not traced:
+        with refused("counts", "at least 0"):
+            merge_batch_stats(trees, counts=counts)
+        return
+    step = jax.jit(lambda trees, counts: merge_batch_stats(trees, counts=counts))
+    merged = step(trees, [jnp.float32(count) for count in counts])
+    for leaf in jax.tree.leaves(merged):
+        assert np.all(np.isnan(leaf))
 
 
 @pytest.mark.parametrize(
