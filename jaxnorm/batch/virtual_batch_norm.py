@@ -169,8 +169,10 @@ def collect_reference(
         dtype=dtype,
     )
     moments = call.measure(jnp.zeros(call.feature_shape, jnp.float32))
-    number = jnp.asarray(call.x.shape[batch_axis(call.features)], jnp.float32)
-    if call.mask is not None and call.mask.shape[0] > 1:
+    examples = call.x.shape[batch_axis(call.features)]
+    number = jnp.asarray(examples, jnp.float32)
+    if call.mask is not None:
         valid = jnp.any(member(call.mask), tuple(range(1, call.x.ndim)))
+        valid = jnp.broadcast_to(valid, (examples,))
         number = jnp.sum(valid.astype(jnp.float32))
     return call.standardize(moments), call.per_feature(moments), number

@@ -43,6 +43,16 @@ def test_the_reference_is_normalized_as_by_batch_norm(kind, rng, make_mask):
     assert float(size) == valid.sum()
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (1, 1, 1), (6, 1), (8, 1, 1)])
+def test_the_number_of_reference_examples(shape, rng):
+    """Of those with a valid element, whether or not the mask has an axis of them."""
+    x = draw(rng, (8, 6, 5))
+    for value, wanted in ((True, 8), (False, 0)):
+        _, moments, size = collect(x, mask=np.full(shape, value))
+        assert size == wanted
+        np.testing.assert_array_equal(moments.count, np.full(5, 6.0 * wanted))
+
+
 def test_an_example_does_not_see_its_neighbours(rng):
     x, (reference, size) = draw(rng, SHAPE), collected(rng)
     together = virtual(x, reference, size)
