@@ -322,6 +322,32 @@ BY_JAX = {
 }
 
 
+# Of spectral norm y has the dtype of x, and so other cotangents.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in BY_JAX | {"batch_instance_norm"}
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in TABLE
+        if name != "spectral_norm"
+    ],
+)
+def test_the_gradient_of_x_is_rounded_once(name):
+    """That of bfloat16 is that of float32, whatever x is used for on the way to y."""
+    (x, params, state), mask = draw_arguments(TABLE[name]), draw_mask(TABLE[name])
+    x = cast(x, jnp.bfloat16)
+    narrow, wide = (
+        compiled(name)(x, params, state, mask)[0][0] for x in (x, cast(x, jnp.float32))
+    )
+    assert narrow.dtype == jnp.bfloat16 and wide.dtype == jnp.float32
+
+    def rounding(dx):
+        return np.sqrt(np.mean((oracle.wide(dx) - oracle.wide(wide)) ** 2))
+
+    assert rounding(narrow) <= 1.05 * rounding(cast(wide, jnp.bfloat16))
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -7,10 +7,16 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
+from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.batch.instances import measure_both, measure_instances, normalize_about
+from jaxnorm.batch.instances import (
+    as_a_whole,
+    measure_about_instances,
+    normalize_about,
+)
 from jaxnorm.core.average import unbiased_factor
 from jaxnorm.core.measure import CenteredMoments
+from jaxnorm.core.moments import Moments
 from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_number, check_real
@@ -79,25 +85,16 @@ def adaptive_batch_norm(
     call = BatchCall.parse(x, scale, bias, **options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     check_real("differences of means are compared with a threshold", x=call.x)
-    if call.use_running_average:
-        if math.isinf(strength):
-            return call.normalize(stats.mean, stats.var), stats
-        instances = measure_instances(call, stats.mean)
-        mean = call.align(stats.mean).astype(instances.shift.dtype) - instances.shift
-        reference = instances._replace(delta=mean, var=call.align(stats.var))
-        return _normalize(call, instances, reference, strength), stats
+    if math.isinf(strength):
+        return batch_norm(x, stats, scale, bias, **options)
+    running = stats if call.use_running_average else call.agree(stats)
 
-    running = call.agree(stats)
-    if math.isinf(strength):
-        batch = call.measure(running.mean)
-    else:
-        instances, batch = measure_both(call, running.mean)
-    new = call.update(running, call.per_feature(batch))
-    batch = batch.or_where_empty(call.align(running.var))
-    if math.isinf(strength):
-        return call.standardize(batch), new
-    batch = batch.about(instances.shift)
-    return _normalize(call, instances, batch, strength), new
+    def correct(call: BatchCall) -> tuple[Array, Moments | None]:
+        instances, reference, batch = measure_about_instances(call, running)
+        return _normalize(call, instances, reference, strength), batch
+
+    y, batch = as_a_whole(call, correct)
+    return y, stats if batch is None else call.update(running, batch)
 
 
 def _normalize(

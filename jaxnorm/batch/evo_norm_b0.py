@@ -2,16 +2,16 @@
 
 from typing import Unpack
 
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
 from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.batch.instances import measure_spread
+from jaxnorm.batch.instances import as_a_whole, measure_spread
 from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import keep_usable
+from jaxnorm.core.moments import Moments
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import check_statistic
@@ -78,32 +78,29 @@ def evo_norm_b0(
     running_var = jnp.asarray(running_var)
     check_statistic(running_var, "running_var", call.feature_shape, call.x.dtype)
     running = running_var if call.use_running_average else call.agree(running_var)
-    instances, batch = measure_spread(call)
-    new, var = running_var, call.align(running)
-    if batch is not None:
-        moments = call.per_feature(batch)
-        factor = unbiased_factor(moments.count) if call.unbiased else 1.0
-        new = average(
-            running,
-            moments.var * factor,
-            weight=resolve_momentum(call.momentum, running),
-            seen=moments.count > 0,
-        )
-        new = call.keep_if_skipped(moments.var, new, running)
-        var = batch.or_where_empty(var).var
 
-    dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
-    mask, epsilon = call.mask, call.spec.epsilon
-
-    @jax.checkpoint
-    def apply(
-        x: Array, var: Array, own_var: Array, v: Array, scale: Array, bias: Array
-    ) -> Array:
-        x, v = keep_usable(mask, x, x).astype(dtype), v.astype(dtype)
+    def normalize(call: BatchCall) -> tuple[Array, Moments | None]:
+        instances, batch = measure_spread(call)
+        var, moments = call.align(running), None
+        if batch is not None:
+            var, moments = batch.or_where_empty(var).var, call.per_feature(batch)
+        dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
+        epsilon, scale, bias = call.spec.epsilon, call.scale, call.bias
+        x = keep_usable(call.mask, call.x, call.x).astype(dtype)
         x = where(instances.count > 0, x, jnp.zeros_like(x))
         batch_std = jnp.sqrt(var.astype(dtype) + epsilon)
-        own = v * x + jnp.sqrt(own_var.astype(dtype) + epsilon)
+        own = v.astype(dtype) * x + jnp.sqrt(instances.var.astype(dtype) + epsilon)
         y = x / jnp.maximum(batch_std, own) * scale.astype(dtype) + bias.astype(dtype)
-        return y.astype(call.spec.dtype)
+        return y.astype(call.spec.dtype), moments
 
-    return apply(call.x, var, instances.var, v, call.scale, call.bias), new
+    y, moments = as_a_whole(call, normalize)
+    if moments is None:
+        return y, running_var
+    factor = unbiased_factor(moments.count) if call.unbiased else 1.0
+    new = average(
+        running,
+        moments.var * factor,
+        weight=resolve_momentum(call.momentum, running),
+        seen=moments.count > 0,
+    )
+    return y, call.keep_if_skipped(moments.var, new, running)

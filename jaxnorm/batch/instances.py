@@ -1,6 +1,9 @@
 """Moments of each example and of the batch, from the same pass over x."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 from jax import Array
@@ -10,9 +13,31 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.axes import batch_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import CenteredMoments, measure, named
+from jaxnorm.core.measure import MOMENTS_NAME, CenteredMoments, measure
+from jaxnorm.core.moments import Moments
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.stats import Stats
+
+_Result = TypeVar("_Result")
+
+
+def as_a_whole(call: BatchCall, compute: Callable[[BatchCall], _Result]) -> _Result:
+    """Returns `compute(call)`, differentiated by JAX as one operation on x.
+
+    x is cast to float32 or wider once, and so the cotangents that its moments and its
+    normalization have are added before they are rounded. What is saved for the backward
+    pass is x as it is, and the sums that the moments are made of: neither a reduction
+    nor a collective is repeated there.
+    """
+    policy = jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME)
+
+    @functools.partial(jax.checkpoint, policy=policy)
+    def run(x: Array) -> _Result:
+        x = x.astype(accumulation_dtype(x.dtype))
+        return compute(dataclasses.replace(call, x=x))
+
+    return run(call.x)
 
 
 def instance_reduction(call: BatchCall) -> Reduction:
@@ -21,16 +46,27 @@ def instance_reduction(call: BatchCall) -> Reduction:
     return Reduction(axes, MappedAxis.nowhere())
 
 
-def measure_instances(call: BatchCall, shift: Array) -> CenteredMoments:
+def measure_instances(
+    call: BatchCall, shift: Array, *, use_fast_variance: bool | None = None
+) -> CenteredMoments:
     """Returns the moments of each feature of each example.
 
     Args:
-      call: The arguments of the call. With `use_fast_variance=False` a first pass finds
-        the mean of each, which then is the shift.
-      shift: What to subtract otherwise, and the mean of what has no valid element: the
-        running mean, of the feature shape.
+      call: The arguments of the call.
+      shift: What to subtract, and the mean of what has no valid element: the running
+        mean, aligned.
+      use_fast_variance: As in the call. False: a first pass finds the mean of each,
+        which then is the shift.
     """
-    return _measure(call, call.align(shift), use_fast_variance=call.use_fast_variance)
+    if use_fast_variance is None:
+        use_fast_variance = call.use_fast_variance
+    return measure(
+        call.x,
+        instance_reduction(call),
+        mask=call.mask,
+        shift=shift,
+        use_fast_variance=use_fast_variance,
+    )
 
 
 def measure_both(
@@ -44,8 +80,31 @@ def measure_both(
       call: The arguments of the call.
       shift: The running mean, the same on all instances.
     """
+    shift = call.align(shift)
     instances = measure_instances(call, shift)
-    return instances, call.pool(instances, _over_examples(call), call.align(shift))
+    return instances, call.pool(instances, _over_examples(call), shift)
+
+
+def measure_about_instances(
+    call: BatchCall, running: Stats
+) -> tuple[CenteredMoments, CenteredMoments, Moments | None]:
+    """Returns the moments of each example, and what they are mixed with.
+
+    That is what the batch normalizes with, about the same shifts, which in inference
+    are the running statistics. The third are the batch's own moments, None there.
+
+    Args:
+      call: The arguments of the call.
+      running: Running statistics, the same on all instances.
+    """
+    mean, var = call.align(running.mean), call.align(running.var)
+    if call.use_running_average:
+        instances = measure_instances(call, mean)
+        delta = mean.astype(instances.shift.dtype) - instances.shift
+        return instances, instances._replace(delta=delta, var=var), None
+    instances, batch = measure_both(call, running.mean)
+    reference = batch.or_where_empty(var).about(instances.shift)
+    return instances, reference, call.per_feature(batch)
 
 
 def measure_spread(
@@ -57,7 +116,7 @@ def measure_spread(
     """
     # A pass more, and no collective.
     zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
-    instances = _measure(call, zero, use_fast_variance=False)
+    instances = measure_instances(call, zero, use_fast_variance=False)
     if call.use_running_average:
         return instances, None
     return instances, call.pool(instances, _over_examples(call), zero)
@@ -67,49 +126,16 @@ def _over_examples(call: BatchCall) -> Reduction:
     return dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
 
 
-def _measure(
-    call: BatchCall, shift: Array, *, use_fast_variance: bool
-) -> CenteredMoments:
-    """Returns the moments of each example; x and the shift are saved, nothing else.
-
-    The deviations that their derivative needs are computed again, which no device
-    waits for.
-    """
-
-    @jax.checkpoint
-    def run(x: Array, shift: Array) -> CenteredMoments:
-        return measure(
-            x,
-            instance_reduction(call),
-            mask=call.mask,
-            shift=shift,
-            use_fast_variance=use_fast_variance,
-        )
-
-    return named(run(call.x, shift))
-
-
 def normalize_about(call: BatchCall, shift: Array, delta: Array, var: Array) -> Array:
-    """Normalizes x with a mean of two parts, differentiated by JAX itself.
-
-    What is saved for the backward pass is x and the arrays that are given.
-    """
+    """Normalizes x with a mean of two parts, differentiated by JAX itself."""
     dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
-
-    @jax.checkpoint
-    def normalize(
-        x: Array, shift: Array, delta: Array, var: Array, scale: Array, bias: Array
-    ) -> Array:
-        deviation = x.astype(dtype) - shift.astype(dtype)
-        return normalize_with(
-            delta,
-            var,
-            deviation,
-            scale,
-            bias,
-            call.mask,
-            call.spec.epsilon,
-            call.spec.dtype,
-        )
-
-    return normalize(call.x, shift, delta, var, call.scale, call.bias)
+    return normalize_with(
+        delta,
+        var,
+        call.x.astype(dtype) - shift.astype(dtype),
+        call.scale,
+        call.bias,
+        call.mask,
+        call.spec.epsilon,
+        call.spec.dtype,
+    )

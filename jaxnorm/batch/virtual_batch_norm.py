@@ -7,7 +7,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm.batch.call import BatchCall
-from jaxnorm.batch.instances import measure_instances, normalize_about
+from jaxnorm.batch.instances import as_a_whole, measure_instances, normalize_about
 from jaxnorm.core.axes import Axes, batch_axis
 from jaxnorm.core.measure import inner, member
 from jaxnorm.core.moments import Moments, check_moments
@@ -106,17 +106,23 @@ def virtual_batch_norm(
     if not include_self:
         return call.normalize(reference.mean, reference.var)
 
-    # Relative to the reference's mean, of which the gradient is that of x - mean.
-    own = measure_instances(call, reference.mean)
-    weight = 1 / (size.astype(own.var.dtype) + 1)
-    weight = where(own.count > 0, weight, jnp.zeros_like(weight))
-    shift = call.align(reference.mean).astype(own.delta.dtype)
-    own = own.about(shift)
-    square = inner(own.delta, own.delta)
-    between = (1 - weight) * weight**2 * square + weight * (1 - weight) ** 2 * square
-    reference_var = call.align(reference.var).astype(own.var.dtype)
-    var = (1 - weight) * reference_var + weight * own.var + between
-    return normalize_about(call, shift, weight.astype(own.delta.dtype) * own.delta, var)
+    def include(call: BatchCall) -> Array:
+        # Relative to the reference's mean, of which the gradient is that of x - mean.
+        shift = call.align(reference.mean)
+        own = measure_instances(call, shift)
+        weight = 1 / (size.astype(own.var.dtype) + 1)
+        weight = where(own.count > 0, weight, jnp.zeros_like(weight))
+        shift = shift.astype(own.delta.dtype)
+        own = own.about(shift)
+        square = inner(own.delta, own.delta)
+        between = weight * (1 - weight) * square
+        reference_var = call.align(reference.var).astype(own.var.dtype)
+        var = (1 - weight) * reference_var + weight * own.var + between
+        return normalize_about(
+            call, shift, weight.astype(own.delta.dtype) * own.delta, var
+        )
+
+    return as_a_whole(call, include)
 
 
 def collect_reference(

@@ -20,7 +20,7 @@ from jaxnorm.core.sharding import where
 _Tree = TypeVar("_Tree")
 
 MOMENTS_NAME = "jaxnorm_moments"
-"""The name of a batch's moments, for rematerialization policies.
+"""The name of what moments are made of, for rematerialization policies.
 
 Under `jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)` a
 rematerialized block repeats neither the reductions nor the collective.
@@ -178,7 +178,7 @@ def _measure_about(
     sums = weighted_sums(
         deviation, inner(deviation, deviation), mask=mask, reduction=reduction
     )
-    return named(from_sums(shift, *sums))
+    return from_sums(shift, *named(sums))
 
 
 def measure_power(
@@ -187,21 +187,26 @@ def measure_power(
     """Returns moments about 0: the mean square in place of the variance."""
     dtype = accumulation_dtype(x.dtype)
     x = select(mask, x.astype(dtype))
-    count, power = weighted_sums(inner(x, x), mask=mask, reduction=reduction)
+    sums = weighted_sums(inner(x, x), mask=mask, reduction=reduction)
+    count, power = named(sums)
     zero = jnp.zeros((1,) * x.ndim, dtype)
     power = _nan_if_overflown(power / nonzero(count))
-    return named(CenteredMoments(count, zero, zero, power))
+    return CenteredMoments(count, zero, zero, power)
 
 
-def named(moments: _Tree) -> _Tree:
-    """Returns moments under the name that rematerialization policies know."""
+def named(sums: _Tree) -> _Tree:
+    """Returns what moments are made of under the name that policies know.
+
+    The sums, so that what is made of them is made again, and no reduction: a derivative
+    needs numbers in between, which no name of the moments themselves would keep.
+    """
 
     def name(leaf: Array) -> Array:
         if jnp.iscomplexobj(leaf):  # which JAX does not name
             return lax.complex(name(leaf.real), name(leaf.imag))
         return checkpoint_name(leaf, MOMENTS_NAME)
 
-    return jax.tree.map(name, moments)
+    return jax.tree.map(name, sums)
 
 
 def weighted_sums(

@@ -23,7 +23,7 @@ def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
     count, weight = _weights(parts)
     square = parts.var + inner(parts.delta, parts.delta)
     sums = reduction.sums(count, weight * parts.delta, count * square)
-    return named(from_sums(parts.shift, *sums))
+    return from_sums(parts.shift, *named(sums))
 
 
 def pool_about_mean(

@@ -8,8 +8,14 @@ from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
 from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.batch.instances import instance_reduction, measure_both, measure_instances
+from jaxnorm.batch.instances import (
+    as_a_whole,
+    instance_reduction,
+    measure_both,
+    measure_instances,
+)
 from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.moments import Moments
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_inexact
 
@@ -72,24 +78,26 @@ def batch_instance_norm(
     gate = call.align(check_inexact(gate, "gate"), "gate")
     dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
     gate, scale, bias = (a.astype(dtype) for a in (gate, call.scale, call.bias))
+    running = stats if call.use_running_average else call.agree(stats)
     # The two parts are added before the sum is rounded to a narrower dtype.
     wide = dataclasses.replace(call.spec, dtype=dtype)
-    by_batch = dataclasses.replace(call, scale=scale * gate, bias=bias, spec=wide)
-    by_instance = dataclasses.replace(
-        call,
-        scale=scale * (1 - gate),
-        bias=jnp.zeros_like(bias),
-        spec=dataclasses.replace(wide, reduction=instance_reduction(call)),
-    )
+    own = dataclasses.replace(wide, reduction=instance_reduction(call))
 
-    if call.use_running_average:
-        instances = measure_instances(call, stats.mean)
-        y = by_batch.normalize(stats.mean, stats.var)
+    def mix(call: BatchCall) -> tuple[Array, Moments | None]:
+        by_batch = dataclasses.replace(call, scale=scale * gate, bias=bias, spec=wide)
+        by_instance = dataclasses.replace(
+            call, scale=scale * (1 - gate), bias=jnp.zeros_like(bias), spec=own
+        )
+        if call.use_running_average:
+            instances = measure_instances(call, call.align(running.mean))
+            y, moments = by_batch.normalize(running.mean, running.var), None
+        else:
+            instances, batch = measure_both(call, running.mean)
+            moments = call.per_feature(batch)
+            batch = batch.or_where_empty(call.align(running.var))
+            y = by_batch.standardize(batch)
         y = y + by_instance.standardize(instances.or_nothing_where_empty())
-        return y.astype(call.spec.dtype), stats
-    running = call.agree(stats)
-    instances, batch = measure_both(call, running.mean)
-    new = call.update(running, call.per_feature(batch))
-    y = by_batch.standardize(batch.or_where_empty(call.align(running.var)))
-    y = y + by_instance.standardize(instances.or_nothing_where_empty())
-    return y.astype(call.spec.dtype), new
+        return y.astype(call.spec.dtype), moments
+
+    y, moments = as_a_whole(call, mix)
+    return y, stats if moments is None else call.update(running, moments)

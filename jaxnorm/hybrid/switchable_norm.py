@@ -8,9 +8,14 @@ from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
 from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.batch.instances import measure_both, measure_instances, normalize_about
+from jaxnorm.batch.instances import (
+    as_a_whole,
+    measure_about_instances,
+    normalize_about,
+)
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.moments import Moments
 from jaxnorm.core.pooling import pool_about_mean
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.sharding import where
@@ -79,26 +84,22 @@ def switchable_norm(
     check_stats(stats, call.feature_shape, call.x.dtype)
     mean_share = _shares(mean_logits, "mean_logits")
     var_share = _shares(var_logits, "var_logits")
-    if call.use_running_average:
-        new = running = stats
-        instances = measure_instances(call, stats.mean)
-        mean = call.align(stats.mean).astype(instances.shift.dtype) - instances.shift
-        batch = instances._replace(delta=mean, var=call.align(stats.var))
-    else:
-        running = call.agree(stats)
-        instances, batch = measure_both(call, running.mean)
-        new = call.update(running, call.per_feature(batch))
-        batch = batch.or_where_empty(call.align(running.var))
+    running = stats if call.use_running_average else call.agree(stats)
 
-    # About its own mean: features may lie far apart, and some be masked out of it.
-    across_features = Reduction(call.features, MappedAxis.nowhere())
-    layers = pool_about_mean(instances, across_features, jnp.zeros_like(instances.var))
-    shift = instances.shift
-    layers, batch = layers.about(shift), batch.about(shift)
-    delta = _mix(mean_share, instances.delta, layers.delta, batch.delta)
-    var = _mix(var_share, instances.var, layers.var, batch.var)
-    var = where(instances.count > 0, var, jnp.full_like(var, jnp.inf))
-    return normalize_about(call, shift, delta, var), new
+    def mix(call: BatchCall) -> tuple[Array, Moments | None]:
+        instances, reference, batch = measure_about_instances(call, running)
+        # About its own mean: features may lie far apart, and some be masked out of it.
+        across_features = Reduction(call.features, MappedAxis.nowhere())
+        zero = jnp.zeros_like(instances.var)
+        layers = pool_about_mean(instances, across_features, zero)
+        layers = layers.about(instances.shift)
+        delta = _mix(mean_share, instances.delta, layers.delta, reference.delta)
+        var = _mix(var_share, instances.var, layers.var, reference.var)
+        var = where(instances.count > 0, var, jnp.full_like(var, jnp.inf))
+        return normalize_about(call, instances.shift, delta, var), batch
+
+    y, batch = as_a_whole(call, mix)
+    return y, stats if batch is None else call.update(running, batch)
 
 
 def _mix(shares: Array, instance: Array, layer: Array, batch: Array) -> Array:

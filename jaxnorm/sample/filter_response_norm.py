@@ -117,6 +117,7 @@ def _respond(
     mask: Array | None,
 ) -> Array:
     wide = accumulation_dtype(result, x.dtype)
+    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
     moments = measure_power(x, reduction, mask=mask)
     # What has no valid element comes out as the bias.
     power = where(moments.count > 0, moments.var, jnp.inf)

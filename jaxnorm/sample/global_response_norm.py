@@ -108,7 +108,8 @@ def _respond(
     mask: Array | None,
 ) -> Array:
     wide = accumulation_dtype(result, x.dtype)
-    valid = select(mask, x.astype(accumulation_dtype(x.dtype)))
+    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
+    valid = select(mask, x)
     count, square = weighted_sums(inner(valid, valid), mask=mask, reduction=reduction)
     seen = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)
     part = seen / nonzero(jnp.sum(seen, features, keepdims=True))

@@ -91,6 +91,30 @@ def test_collectives_in_shard_map(name, check_vma, rng):
     assert counts == [n + agreement for n in expected[-len(counts) :]]
 
 
+@pytest.mark.parametrize(
+    ("name", "agreement"),
+    [("adaptive", 2), ("switchable", 2), ("batch-instance", 2), ("evo", 1)],
+)
+def test_the_backward_pass_repeats_no_collective(name, agreement, rng):
+    """What it computes again begins behind them: one forward, one backward.
+
+    As traced, since the CPU's compiler removes a repetition by itself; where types are
+    not checked, and each running statistic has one more.
+    """
+    normalizer, _ = COUNTS[name]
+    arguments = problem(normalizer, rng, masked=True)
+    params = (SAME,) * (len(arguments) - 3)
+    step = jax.shard_map(
+        gradients(normalizer.ours(axis_name=AXIS)),
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(ROWS, ROWS, SAME, *params),
+        out_specs=((ROWS, *(ROWS,) * len(params)), SAME),
+        check_vma=False,
+    )
+    text = jax.jit(step).lower(*arguments).as_text()
+    assert text.count("stablehlo.all_reduce") == agreement + 2
+
+
 # Of ghosts on a masked batch that XLA divides only `pooled` is as cheap as on mapped
 # axes; what the others need of each ghost is gathered first.
 UNDER_JIT = [(name, True) for name in ALL]
