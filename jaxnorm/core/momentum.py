@@ -67,6 +67,11 @@ def check_momentum(momentum: ArrayLike) -> Array:
       TypeError: If it is no real number.
       ValueError: If it is no scalar, or known while tracing and outside [0, 1].
     """
+    if momentum is None:
+        raise TypeError(
+            "momentum must be a real number, got None. PyTorch's None, a cumulative "
+            "average, is jaxnorm.tools.momentum_from_torch(None)."
+        )
     value = check_scalar(momentum, "momentum")
     if isinstance(value, np.ndarray) and not 0 <= value <= 1:
         raise ValueError(

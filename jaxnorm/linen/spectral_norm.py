@@ -107,7 +107,9 @@ class SpectralNorm(nn.Module):
         sigma = self.variable(
             self.collection_name, f"{name}/sigma", jnp.ones, (), self.param_dtype
         )
-        normalized, new_u, new_sigma = self._iterate(value, u.value, self.n_steps)
+        # as an array: a loaded checkpoint holds those of NumPy
+        start = jnp.asarray(u.value)
+        normalized, new_u, new_sigma = self._iterate(value, start, self.n_steps)
         if update_stats:
             u.value = new_u
             sigma.value = lax.stop_gradient(new_sigma).astype(sigma.value.dtype)

@@ -129,7 +129,8 @@ class WeightNorm(nn.Module):
             return nn.meta.replace_boxed(initial, given.astype(dtype))
 
         shape = sizes(value.shape, self._features(value))
-        return self.param(f"{name}/scale", init, shape, self.param_dtype)
+        # as an array: a loaded checkpoint holds those of NumPy
+        return jnp.asarray(self.param(f"{name}/scale", init, shape, self.param_dtype))
 
     def _from_data(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -82,7 +82,7 @@ class WeightStandardization(nn.Module):
                 value,
                 feature_axes=features,
                 epsilon=self.epsilon,
-                gain=gain,
+                gain=None if gain is None else jnp.asarray(gain),
                 dtype=self.dtype,
             )
 

@@ -37,12 +37,16 @@ def call_with_params(
     def forward(layer: nn.Module) -> Any:
         return layer(*args, **kwargs)
 
-    def name_and_change(path: tuple[Any, ...], value: Array) -> Array:
+    def name_and_change(path: tuple[Any, ...], value: Any) -> Any:
         within = jax.tree_util.keystr(path[1:], simple=True, separator="/")
-        return change(f"{layer.name}/{within}", jnp.asarray(value))
+        changed = change(f"{layer.name}/{within}", jnp.asarray(nn.meta.unbox(value)))
+        return nn.meta.replace_boxed(value, changed)
 
     def change_all(variables: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(name_and_change, variables)
+        # A box is no part of a name, which is the same once it is taken off.
+        return jax.tree_util.tree_map_with_path(
+            name_and_change, variables, is_leaf=_is_box
+        )
 
     initializing = layer.is_initializing()
     if initializing and not store_changed:
@@ -51,6 +55,10 @@ def call_with_params(
         forward, "params", change_all, init=initializing and store_changed
     )
     return mapped(layer)
+
+
+def _is_box(node: Any) -> bool:
+    return isinstance(node, nn.meta.AxisMetadata)
 
 
 def is_selected(name: str, variable_filter: Iterable[str] | None) -> bool:

@@ -25,6 +25,7 @@ from jaxnorm.nnx.instance_norm import InstanceNorm
 from jaxnorm.nnx.layer_norm import LayerNorm
 from jaxnorm.nnx.mean_only_batch_norm import MeanOnlyBatchNorm
 from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
+from jaxnorm.nnx.restoring import restore_pure_dict
 from jaxnorm.nnx.rms_norm import RMSNorm
 from jaxnorm.nnx.spectral_norm import SpectralNorm
 from jaxnorm.nnx.switchable_norm import SwitchableNorm
@@ -62,5 +63,6 @@ __all__ = [
     "WeightNorm",
     "WeightStandardization",
     "collecting",
+    "restore_pure_dict",
     "set_batch_stats",
 ]

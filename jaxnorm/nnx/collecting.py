@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 
 from jaxnorm.nnx.batch_module import BatchMoment
+from jaxnorm.nnx.restoring import set_values
 
 Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[Any, Any]]]
 
@@ -77,9 +78,7 @@ def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
       >>> model.var[...]
       Array([2.], dtype=float32)
     """
-    state = nnx.state(model, nnx.BatchStat)
-    nnx.replace_by_pure_dict(state, dict(batch_stats))
-    nnx.update(model, state)
+    set_values(model, batch_stats, nnx.BatchStat)
 
 
 def _of_layers(tree: Mapping[Any, Any]) -> dict[Any, Any]:

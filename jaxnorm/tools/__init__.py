@@ -14,6 +14,7 @@ from jaxnorm.tools.convert.momentum import (
 )
 from jaxnorm.tools.convert.nnx import variables_from_nnx, variables_to_nnx
 from jaxnorm.tools.convert.torch import norms_from_torch, norms_to_torch
+from jaxnorm.tools.convert.torch_weights import weights_from_torch, weights_to_torch
 from jaxnorm.tools.diagnose import Diagnosis, LayerDiagnosis, diagnose
 from jaxnorm.tools.fold_batch_norm import fold_batch_norm
 from jaxnorm.tools.fold_model import Fold, fold_model
@@ -54,4 +55,6 @@ __all__ = [
     "update_batch_stats",
     "variables_from_nnx",
     "variables_to_nnx",
+    "weights_from_torch",
+    "weights_to_torch",
 ]

@@ -39,3 +39,16 @@ def insert(tree: dict[Any, Any], path: tuple[Any, ...], leaf: Any) -> None:
     if path[-1] in node:
         raise ValueError(f"Two arrays have one place, {path}.")
     node[path[-1]] = leaf
+
+
+def unboxed(leaf: Any) -> Any:
+    """Returns a leaf without the box, of a partitioned parameter, that it may be in.
+
+    Boxes of Flax are told by their methods, since this package does not import it.
+    """
+    return leaf.unbox() if is_box(leaf) else leaf
+
+
+def is_box(leaf: Any) -> bool:
+    """Returns whether a leaf is in a box, as `nn.with_partitioning` puts it."""
+    return hasattr(leaf, "unbox") and hasattr(leaf, "replace_boxed")

@@ -15,6 +15,7 @@ from jaxnorm.linen.batch_norm import BatchNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
 from jaxnorm.linen.weight_norm import WeightNorm
 from jaxnorm.linen.weight_standardization import WeightStandardization
+from jaxnorm.tools import insert_variables
 from jaxnorm.weight.spectral_norm import spectral_norm
 from jaxnorm.weight.standardize_weight import standardize_weight
 
@@ -565,11 +566,14 @@ def test_partitioned_parameters_keep_their_boxes(cls, call, option, x):
         kernel.value, plain["params"]["layer_instance"]["kernel"]
     )
     if option is not None:
-        scale = boxed["params"]["layer_instance/kernel/value/scale"]
+        scale = boxed["params"]["layer_instance/kernel/scale"]
         assert scale.names == ("x",)
-    y, _ = apply(layers[0], **call)(boxed, x)
     expected, _ = apply(layers[1], **call)(plain, x)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    for variables in (boxed, nn.unbox(boxed)):  # under the same names
+        y, _ = apply(layers[0], **call)(variables, x)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    inserted = insert_variables(boxed, plain)
+    chex.assert_trees_all_equal(inserted["params"], boxed["params"])
 
 
 # test_linen_family.py has remat within vmap within scan.

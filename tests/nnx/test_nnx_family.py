@@ -46,6 +46,7 @@ def test_the_family_is_complete():
         "MaskedInputs",
         "Reference",
         "collecting",
+        "restore_pure_dict",
         "set_batch_stats",
     }
     assert set(jaxnorm.nnx.__all__) - others == set(NAMES) == set(TABLE)

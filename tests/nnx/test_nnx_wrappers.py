@@ -1,13 +1,21 @@
 """Weight and spectral norm of layers that they leave as they are."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 from flax import nnx
+from refusals import refused
 
 import jaxnorm
-from jaxnorm.nnx import SpectralNorm, WeightNorm, WeightStandardization
+from jaxnorm.nnx import (
+    SpectralNorm,
+    WeightNorm,
+    WeightStandardization,
+    restore_pure_dict,
+)
 
 WRAPPERS = [WeightNorm, SpectralNorm, WeightStandardization]
 every_wrapper = pytest.mark.parametrize("cls", WRAPPERS)
@@ -124,6 +132,35 @@ def test_standardization_with_gain(x):
     wrapped.gains["kernel",].set_value(gain)
     kernel = jaxnorm.standardize_weight(layer.kernel[...], gain=gain)
     np.testing.assert_allclose(wrapped(x), x @ kernel, rtol=1e-5, atol=1e-5)
+
+
+@every_wrapper
+def test_a_checkpoint_of_orbax(cls, tmp_path):
+    """Which has its keys, of lists and of wrappers, as strings."""
+
+    def build(seed):
+        rngs = nnx.Rngs(seed)
+        gains = {"use_gain": True} if cls is WeightStandardization else {}
+        layers = (nnx.Linear(4, 4, rngs=rngs) for _ in range(2))
+        wrapped = [cls(layer, rngs=rngs, **gains) for layer in layers]
+        return nnx.Dict(blocks=nnx.List(wrapped))
+
+    model, other = build(0), build(1)
+    pure = jax.tree.map(lambda leaf: leaf + 1, nnx.to_pure_dict(nnx.state(model)))
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "it", pure)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "it")
+    restore_pure_dict(other, restored)
+    chex.assert_trees_all_equal(nnx.to_pure_dict(nnx.state(other)), pure)
+
+
+def test_a_checkpoint_of_another_model():
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    with refused("weight", "none"):
+        restore_pure_dict(model, {"weight": jnp.ones((2, 3))})
+    with refused("kernel", "(2, 3)", "(3, 2)"):
+        restore_pure_dict(model, {"kernel": jnp.ones((3, 2))})
 
 
 def test_bad_wrappers(x, as_users_run_it):

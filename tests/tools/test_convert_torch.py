@@ -218,3 +218,45 @@ def test_layers_without_statistics(name, rng):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     back = tools.norms_to_torch(found, {"0": ("norm",)})
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in back.items()})
+
+
+WEIGHTS = {
+    "weight norm": (
+        torch.nn.utils.parametrizations.weight_norm,
+        lambda layer: jaxnorm.linen.WeightNorm(layer, epsilon=0.0),
+    ),
+    "spectral norm": (
+        lambda layer: torch.nn.utils.parametrizations.spectral_norm(
+            layer, n_power_iterations=50
+        ),
+        jaxnorm.linen.SpectralNorm,
+    ),
+    "old weight norm": (torch.nn.utils.weight_norm, jaxnorm.linen.WeightNorm),
+    "old spectral norm": (
+        lambda layer: torch.nn.utils.spectral_norm(layer, n_power_iterations=50),
+        jaxnorm.linen.SpectralNorm,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated in favor of.*:FutureWarning")
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_layers_with_normalized_weights(kind, rng):
+    wrap, ours = WEIGHTS[kind]
+    theirs = torch.nn.Sequential(wrap(torch.nn.Conv2d(3, 4, (3, 2))))
+    x, x_torch = batch(rng, (2, 5, 5, 3))
+    theirs(x_torch)  # moves the singular vectors, in training
+    theirs.eval()
+    found = tools.weights_from_torch(dict(theirs.named_parameters())
+                                     | dict(theirs.named_buffers()))  # fmt: skip
+    variables = {name: tree["0"] for name, tree in found.items() if tree}
+    layer = ours(nn.Conv(4, (3, 2), padding="VALID"))
+    call = {"update_stats": False} if "spectral" in kind else {}
+    y = layer.apply(variables, x, **call)
+    np.testing.assert_allclose(y, channels_last(theirs(x_torch)), rtol=1e-4, atol=1e-5)
+    back = tools.weights_to_torch(found, parametrized="old" not in kind)
+    other = torch.nn.Sequential(wrap(torch.nn.Conv2d(3, 4, (3, 2)))).eval()
+    other.load_state_dict({k: torch.from_numpy(v) for k, v in back.items()})
+    np.testing.assert_allclose(
+        other(x_torch).detach(), theirs(x_torch).detach(), rtol=1e-4, atol=1e-5
+    )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnorm.tools.convert.layers import Variables
-from jaxnorm.tools.trees import node_at, walk
+from jaxnorm.tools.trees import is_box, node_at, unboxed, walk
 
 
 def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:
@@ -20,7 +20,8 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
       new: Some of them anew, such as `norms_from_torch` returns.
 
     Returns:
-      Nested dicts. The new leaves keep their dtypes.
+      Nested dicts. The new leaves keep their dtypes, and come into the boxes of
+      partitioned parameters, where these were.
 
     Raises:
       ValueError: If a new leaf is not in `variables`, or has another shape there.
@@ -39,8 +40,8 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
                 f"The variables have no leaf at {path}; there is {sorted(node)}. Does "
                 "the correspondence of layers name the right paths?"
             )
-        wanted = np.shape(node[path[-1]])
-        found = np.shape(node_at(new, path[:-1])[path[-1]])
+        wanted = np.shape(unboxed(node[path[-1]]))
+        found = np.shape(unboxed(node_at(new, path[:-1])[path[-1]]))
         if found != wanted:
             raise ValueError(f"{path} must have the shape {wanted}, got {found}.")
     return _insert(variables, new)
@@ -50,6 +51,12 @@ def _insert(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _insert(value, new.get(key, {}))
         if isinstance(value, Mapping)
-        else new.get(key, value)
+        else _replace(value, new[key])
+        if key in new
+        else value
         for key, value in old.items()
     }
+
+
+def _replace(old: Any, new: Any) -> Any:
+    return old.replace_boxed(unboxed(new)) if is_box(old) else new

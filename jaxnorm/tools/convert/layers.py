@@ -7,7 +7,7 @@ import numpy as np
 from jax import dlpack
 from jax import numpy as jnp
 
-from jaxnorm.tools.trees import Path, insert, node_at, walk
+from jaxnorm.tools.trees import Path, insert, node_at, unboxed, walk
 
 Layer = dict[str, np.ndarray]
 """One normalizer: scale, bias; mean, var or std, count. None of them is required."""
@@ -31,11 +31,15 @@ _Option = TypeVar("_Option")
 def as_array(value: object, name: str) -> np.ndarray:
     """Returns a copy as a NumPy array, of the same dtype, bit for bit.
 
-    A copy, since a framework that updates its arrays in place would change ours.
+    A copy, since a framework that updates its arrays in place would change ours. What
+    is in a box of Flax comes out of it, and a parameter of PyTorch without its graph.
 
     Raises:
       TypeError: If it is not numeric.
     """
+    value = unboxed(value)
+    if hasattr(value, "detach"):  # PyTorch hands no NumPy what requires a gradient
+        value = value.detach()
     try:
         array = np.array(np.asarray(value))
     except TypeError:

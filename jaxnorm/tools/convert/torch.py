@@ -13,6 +13,7 @@ from jaxnorm.tools.convert.layers import (
     from_variables,
     to_variables,
 )
+from jaxnorm.tools.convert.torch_weights import is_reparametrized
 from jaxnorm.tools.trees import Path
 
 NAMES = FlatNames(
@@ -84,6 +85,12 @@ def norms_from_torch(
       >>> norms["batch_stats"]["BatchNorm_0"]["var"]
       array([1., 2.], dtype=float32)
     """
+    for name in layers or ():
+        if is_reparametrized(state_dict, name):
+            raise ValueError(
+                f"{name!r} must be a normalizer, and is a layer with weight or "
+                "spectral norm. Convert it with weights_from_torch."
+            )
     read, paths = NAMES.read(state_dict, layers)
     for name, layer in read.items():
         count = layer.pop("count", None)

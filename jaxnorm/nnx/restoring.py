@@ -1,0 +1,59 @@
+"""Variables from checkpoints into NNX models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from jaxnorm.tools.trees import node_at, walk
+
+
+def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
+    """Gives a model the variables of a pure dict, in place.
+
+    As `nnx.replace_by_pure_dict` with `nnx.update`, for a dict whose keys may have
+    become strings: Orbax returns `("kernel",)`, under which `WeightNorm` and
+    `SpectralNorm` keep scales and statistics as in Flax, as `"('kernel',)"`.
+
+    Args:
+      model: The model. Variables that the dict lacks stay.
+      pure_dict: As `nnx.to_pure_dict(nnx.state(model))` has been saved.
+
+    Raises:
+      ValueError: If the model has no such variable, or one of another shape.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> layer = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+      >>> model = jaxnorm.nnx.WeightNorm(layer, rngs=nnx.Rngs(0))
+      >>> restored = {"scales": {"('kernel',)": jnp.array([3.0])}}
+      >>> jaxnorm.nnx.restore_pure_dict(model, restored)
+      >>> model.scales["kernel",][...]
+      Array([3.], dtype=float32)
+    """
+    set_values(model, pure_dict, nnx.Variable)
+
+
+def set_values(
+    model: nnx.Module, pure_dict: Mapping[Any, Any], kind: type[nnx.Variable[Any]]
+) -> None:
+    """Gives variables of a kind the values of a pure dict; its keys may be strings."""
+    variables = dict(nnx.to_flat_state(nnx.state(model, kind)))
+    paths = {tuple(map(str, path)): path for path in variables}
+    for given in walk(pure_dict):
+        value = node_at(pure_dict, given[:-1])[given[-1]]
+        path = paths.get(tuple(map(str, given)))
+        if path is None:
+            raise ValueError(
+                f"The model must have a variable at {given}, and has none. There are "
+                f"{list(variables)[:9]}. Is the checkpoint of this model?"
+            )
+        old = variables[path]
+        if value.shape != old.get_value().shape:
+            raise ValueError(
+                f"{path} must have the shape {old.get_value().shape}, got "
+                f"{value.shape}."
+            )
+        variables[path] = old.replace(value)
+    nnx.update(model, nnx.from_flat_state(variables.items()))
