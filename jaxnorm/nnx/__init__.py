@@ -17,6 +17,7 @@ from jaxnorm.nnx.dynamic_tanh import DynamicTanh
 from jaxnorm.nnx.evo_norm_b0 import EvoNormB0
 from jaxnorm.nnx.evo_norm_s0 import EvoNormS0
 from jaxnorm.nnx.filter_response_norm import FilterResponseNorm
+from jaxnorm.nnx.freezing import freeze_batch_norms, freeze_statistics
 from jaxnorm.nnx.ghost_batch_norm import GhostBatchNorm
 from jaxnorm.nnx.global_response_norm import GlobalResponseNorm
 from jaxnorm.nnx.group_norm import GroupNorm
@@ -63,6 +64,8 @@ __all__ = [
     "WeightNorm",
     "WeightStandardization",
     "collecting",
+    "freeze_batch_norms",
+    "freeze_statistics",
     "restore_pure_dict",
     "set_batch_stats",
 ]

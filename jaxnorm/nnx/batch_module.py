@@ -49,6 +49,8 @@ class BatchModule(AffineModule):
     Attributes:
       use_running_average: False in training, True in inference; what `train()`,
         `eval()` and `nnx.view` set, unless the call says it.
+      frozen_statistics: Whether the statistics are used and stay, whatever
+        `use_running_average` is, and whoever says it; what `freeze_statistics` sets.
       momentum: Weight of the old statistics, in [0, 1], or a function of the number of
         updates, which then is the `nnx.BatchStat` `count`. If you load statistics that
         were not counted, set `count` as well: at 0, they are soon forgotten.
@@ -75,6 +77,7 @@ class BatchModule(AffineModule):
     ) -> None:
         super().__init__(num_features, rngs=rngs, **affine)
         self.use_running_average = use_running_average
+        self.frozen_statistics = False
         self.axis = hashable(axis)
         self.momentum = momentum
         self.epsilon = epsilon
@@ -144,6 +147,8 @@ class BatchModule(AffineModule):
         """Returns the keyword options that all functions of the family take."""
         if use_running_average is None:
             use_running_average = self.use_running_average
+        if self.frozen_statistics:
+            use_running_average = True
         if use_running_average is None:
             # begins in the words of Flax, which callers may look for
             raise ValueError(

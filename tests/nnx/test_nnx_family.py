@@ -46,6 +46,8 @@ def test_the_family_is_complete():
         "MaskedInputs",
         "Reference",
         "collecting",
+        "freeze_batch_norms",
+        "freeze_statistics",
         "restore_pure_dict",
         "set_batch_stats",
     }
