@@ -24,6 +24,7 @@ from jaxnorm.linen.instance_norm import InstanceNorm
 from jaxnorm.linen.layer_norm import LayerNorm
 from jaxnorm.linen.mean_only_batch_norm import MeanOnlyBatchNorm
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
+from jaxnorm.linen.replacing import replace_norms, replaced
 from jaxnorm.linen.rms_norm import RMSNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
 from jaxnorm.linen.switchable_norm import SwitchableNorm
@@ -60,4 +61,6 @@ __all__ = [
     "WeightStandardization",
     "freeze_batch_norms",
     "frozen_statistics",
+    "replace_norms",
+    "replaced",
 ]

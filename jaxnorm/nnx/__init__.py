@@ -26,6 +26,7 @@ from jaxnorm.nnx.instance_norm import InstanceNorm
 from jaxnorm.nnx.layer_norm import LayerNorm
 from jaxnorm.nnx.mean_only_batch_norm import MeanOnlyBatchNorm
 from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
+from jaxnorm.nnx.replacing import replace_norms
 from jaxnorm.nnx.restoring import restore_pure_dict
 from jaxnorm.nnx.rms_norm import RMSNorm
 from jaxnorm.nnx.spectral_norm import SpectralNorm
@@ -66,6 +67,7 @@ __all__ = [
     "collecting",
     "freeze_batch_norms",
     "freeze_statistics",
+    "replace_norms",
     "restore_pure_dict",
     "set_batch_stats",
 ]

@@ -48,6 +48,7 @@ def test_the_family_is_complete():
         "collecting",
         "freeze_batch_norms",
         "freeze_statistics",
+        "replace_norms",
         "restore_pure_dict",
         "set_batch_stats",
     }

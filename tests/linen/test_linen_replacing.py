@@ -1,0 +1,134 @@
+"""Models with other normalizers compute what a model written with them does."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from refusals import refused
+
+from jaxnorm import linen
+
+KEY = jax.random.key(0)
+
+
+class Net(nn.Module):
+    """A norm called by keyword, one rematerialized, and one that is called twice."""
+
+    norm: type[nn.Module]
+    options: dict
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (3, 3))(x)
+        mode = {} if self.norm in WITHOUT_STATISTICS else {
+            "use_running_average": not train
+        }  # fmt: skip
+        x = nn.relu(self.norm(**self.options, name="first")(x, **mode))
+        place = (not train,) if mode else ()
+        second = nn.remat(self.norm, static_argnums=(2,) if mode else ())
+        x = second(**self.options, name="second")(x, *place)
+        third = self.norm(**self.options, **mode, name="third")
+        return third(third(nn.Dense(6)(x)))
+
+
+WITHOUT_STATISTICS = (linen.GroupNorm, linen.InstanceNorm)
+CASES = {  # and what is not kept of the variables of flax.linen.BatchNorm
+    "group": (linen.GroupNorm, {"num_groups": 2}, set()),
+    "instance": (linen.InstanceNorm, {}, set()),
+    "ghost": (linen.GhostBatchNorm, {"virtual_batch_size": 2}, set()),
+    "ours": (linen.BatchNorm, {"momentum": 0.5}, set()),
+    "renorm": (linen.BatchRenorm, {"r_max": 1.1}, {"std", "count"}),
+}
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.normal(size=(4, 5, 5, 3)), jnp.float32)
+
+
+@pytest.fixture
+def variables(x):
+    """Not at their initial values, which are everywhere the same."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(lambda: Net(nn.BatchNorm, {}).init(KEY, x, True))
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.5, 1, leaf.shape), leaf.dtype), shapes
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_as_if_it_was_written_so(name, x, variables):
+    cls, options, missing = CASES[name]
+    old, written = Net(nn.BatchNorm, {}), Net(cls, options)
+
+    def make(norm):
+        if cls in WITHOUT_STATISTICS:
+            return cls(**options)
+        return cls(use_running_average=norm.use_running_average, **options)
+
+    apply, new = linen.replace_norms(
+        old, {nn.BatchNorm: make}, variables, x, train=True
+    )
+    shapes = jax.eval_shape(lambda: written.init(KEY, x, True))
+    chex.assert_trees_all_equal_shapes_and_dtypes(new, shapes)
+    chex.assert_trees_all_equal(new["params"], variables["params"])
+    for layer, stats in new.get("batch_stats", {}).items():
+        for key in stats.keys() - missing:
+            np.testing.assert_array_equal(
+                stats[key], variables["batch_stats"][layer][key]
+            )
+    for train in (True, False):
+        expected, actual = (
+            jax.jit(lambda v, x, f=f, t=train: f(v, x, t, mutable=["batch_stats"]))(
+                new, x
+            )
+            for f in (written.apply, apply)
+        )
+        chex.assert_trees_all_equal(actual, expected)
+
+
+def test_an_axis_comes_and_goes(x):
+    """A replacement of the class that it replaces is not replaced again."""
+    model = linen.BatchNorm(use_running_average=False, axis_name="device")
+    without = {linen.BatchNorm: lambda norm: norm.clone(axis_name=None)}
+    apply, variables = linen.replace_norms(model, without, model.init(KEY, x), x)
+    expected = linen.BatchNorm(use_running_average=False).apply(
+        variables, x, mutable=["batch_stats"]
+    )
+    chex.assert_trees_all_equal(apply(variables, x, mutable=["batch_stats"]), expected)
+
+
+def test_a_mask_is_handed_on(x):
+    model, mask = nn.BatchNorm(use_running_average=False), x[..., :1] > 0
+    init = linen.replaced(model.init, {nn.BatchNorm: lambda n: linen.InstanceNorm()})
+    _, variables = jax.eval_shape(lambda: (0, init(KEY, x, mask=mask)))
+    assert set(variables) == {"params"}
+    apply = linen.replaced(model.apply, {nn.BatchNorm: lambda n: linen.InstanceNorm()})
+    variables = init(KEY, x)
+    np.testing.assert_array_equal(
+        apply(variables, x, mask=mask),
+        linen.InstanceNorm().apply(variables, x, mask=mask),
+    )
+
+
+def test_a_group_of_one_value():
+    model, x = nn.BatchNorm(use_running_average=False), jnp.ones((5, 4))
+    with pytest.warns(UserWarning, match="each group of GroupNorm has one value"):
+        linen.replace_norms(
+            model,
+            {nn.BatchNorm: lambda norm: linen.GroupNorm(num_groups=4)},
+            model.init(KEY, x),
+            x,
+        )
+
+
+def test_nothing_to_replace(x):
+    model = nn.Dense(3)
+    with refused("LayerNorm"):
+        linen.replace_norms(
+            model, {nn.LayerNorm: lambda n: linen.RMSNorm()}, model.init(KEY, x), x
+        )
+    with refused("compiled"):
+        linen.replaced(jax.jit(model.apply), {})
