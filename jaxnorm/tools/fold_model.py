@@ -208,6 +208,7 @@ def _check_same(original: PyTree, folded: PyTree, tolerance: float) -> None:
                 f"(tolerance: {tolerance:.0e} of it). Usual causes: an activation, "
                 "dropout or sum between layer and norm; zero padding after a norm that "
                 "stands first; another epsilon (1e-3 in Keras); a layer or norm that "
-                "is used twice; apply not in inference; bfloat16, which needs a larger "
-                "tolerance."
+                "is used twice; apply not in inference; a folded model without bias; a "
+                "transposed convolution with transpose_kernel=True, whose out_axes are "
+                "-2; bfloat16, which needs a larger tolerance."
             )

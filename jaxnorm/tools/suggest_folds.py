@@ -15,7 +15,10 @@ _NORM = re.compile(r"batch_?norm|bn|norm")
 
 
 def suggest_folds(
-    variables: Mapping[Key, Any], *, epsilon: float = 1e-5
+    variables: Mapping[Key, Any],
+    *,
+    epsilon: float = 1e-5,
+    transpose_kernel: bool | None = None,
 ) -> tuple[Fold, ...]:
     """Proposes which batch norms to fold into which layers, for `fold_model`.
 
@@ -31,11 +34,14 @@ def suggest_folds(
       features, and only one norm: Dense_0 and BatchNorm_2.
 
     Where two layers fit, none is proposed. The output is taken to be the kernel's last
-    axis.
+    axis; of a layer with "transpose" in its name also the last but one, which
+    `nn.ConvTranspose(transpose_kernel=True)` has it at.
 
     Args:
       variables: As for `fold_model`.
       epsilon: That of the norms; variables do not tell it.
+      transpose_kernel: That of the layers with "transpose" in their names. None: told
+        by the number of features; where both axes have it, the last is taken.
 
     Returns:
       The proposals, in the order of the norms' paths.
@@ -48,25 +54,37 @@ def suggest_folds(
       >>> [(fold.layer, fold.norm) for fold in folds]
       [(('conv1',), ('bn1',))]
     """
-    layers: dict[Path, int] = {}
+    layers: dict[Path, tuple[int, ...]] = {}  # the shapes of their kernels
     norms: dict[Path, int] = {}
     for path, node in nodes(leaves(variables), roots(variables)).items():
         if path and _is_norm(node):
             norms[path] = jnp.size(node["mean"])
         elif path and jnp.ndim(node.get("kernel", 0)) >= 2:
-            layers[path] = jnp.shape(node["kernel"])[-1]
-    siblings = [
-        (norm, layer)
-        for norm, features in norms.items()
-        for layer, outputs in layers.items()
-        if layer[:-1] == norm[:-1] and features == outputs
-    ]
-    by_name = _unique([pair for pair in siblings if _belong(*pair)])
-    paired = {path for pair in by_name for path in pair}
-    left_over = _unique([pair for pair in siblings if paired.isdisjoint(pair)])
+            layers[path] = jnp.shape(node["kernel"])
+
+    def siblings(axis: int, *, paired: set[Path]) -> list[tuple[Path, Path]]:
+        return [
+            (norm, layer)
+            for norm, features in norms.items()
+            for layer, shape in layers.items()
+            if layer[:-1] == norm[:-1] and features == shape[axis]
+            if paired.isdisjoint((norm, layer))
+        ]
+
+    transposed = [path for path in layers if "transpose" in str(path[-1]).lower()]
+    known = set(transposed) if transpose_kernel else set()
+    last = siblings(-1, paired=known)
+    found = _unique([pair for pair in last if _belong(*pair)])
+    found += _unique(siblings(-1, paired=known.union(*found)))
+    # Of what is left, since most layers have their outputs last.
+    before = siblings(-2, paired=set().union(*found))
+    others = [p for p in before if p[1] in transposed and _belong(*p)]
+    if transpose_kernel is False:
+        others = []
+    axes = dict.fromkeys(found, -1) | dict.fromkeys(_unique(others), -2)
     return tuple(
-        Fold(layer, norm, epsilon)
-        for norm, layer in sorted(by_name + left_over, key=str)
+        Fold(layer, norm, epsilon, in_axes=-3 - axis, out_axes=axis)
+        for (norm, layer), axis in sorted(axes.items(), key=str)
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawing import place
@@ -291,3 +292,64 @@ def test_suggestions_agree_in_features_and_parent():
     assert not suggest_folds(apart)
     (fold,) = suggest_folds(sketch({"conv1": 3}, ["bn1"]), epsilon=1e-3)
     assert fold.epsilon == 1e-3
+
+
+class Transposed(nn.Module):
+    """Of as many outputs as inputs in its second layer, where no shape tells."""
+
+    norms: bool = True
+    layout: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        for features in (5, 5):
+            layer = nn.ConvTranspose(
+                features,
+                (2, 3),
+                use_bias=not self.norms,
+                transpose_kernel=self.layout,
+            )
+            x = layer(x)
+            if self.norms:
+                x = jaxnorm.linen.BatchNorm(use_running_average=True)(x)
+            x = nn.relu(x)
+        return x
+
+
+@pytest.mark.parametrize("layout", [True, False])
+def test_suggestions_for_transposed_convolutions(layout, images):
+    model, folded = (Transposed(norms, layout) for norms in (True, False))
+    variables = draw_variables(model, images)
+    folds = suggest_folds(variables, transpose_kernel=layout)
+    axes = (-1, -2) if layout else (-2, -1)
+    assert [(fold.in_axes, fold.out_axes) for fold in folds] == [axes] * 2
+    fold_model(
+        variables,
+        folds,
+        apply=jitted(model),
+        folded_apply=jitted(folded),
+        batch=images,
+        tolerance=1e-4,
+    )
+    told = suggest_folds(variables)[0]  # by its shape
+    assert (told.in_axes, told.out_axes) == axes
+
+
+def test_an_autoencoder_is_not_taken_for_the_other_layout():
+    """The inputs of a transposed convolution are as many as the norm before it has."""
+    norms = {"BatchNorm_0": 8, "BatchNorm_1": 3}
+    layers = {"Conv_0": 8, "ConvTranspose_0": 3}
+    variables = sketch(layers, norms)
+    kernel = variables["block"]["ConvTranspose_0"]["kernel"]
+    variables["block"]["ConvTranspose_0"]["kernel"] = jnp.ones((8, kernel.shape[-1]))
+    found = {fold.layer[-1]: fold.norm[-1] for fold in suggest_folds(variables)}
+    assert found == {"Conv_0": "BatchNorm_0", "ConvTranspose_0": "BatchNorm_1"}
+
+
+def test_a_folded_model_without_bias_is_a_usual_cause(images):
+    def without_bias(variables, x):
+        bare = {"params": {"layer": {"kernel": variables["params"]["layer"]["kernel"]}}}
+        return Pair(nn.Conv(4, (3, 3), use_bias=False), None).apply(bare, x)
+
+    with pytest.raises(ValueError, match="a folded model without bias"):
+        fold_pair(images, PAIR, folded_apply=without_bias)
