@@ -256,11 +256,12 @@ def _nan_if_overflown(var: Array) -> Array:
 def _local_count(mask: Array, x: Array, reduction: Reduction) -> Array:
     dtype = real_dtype(x.dtype)
     # Adding ones in float32 stops at 2**24. Integers do not, but under jit their sum
-    # does not join the collective of the others.
-    exact = mask.size <= 2**24 or mask.dtype != jnp.bool_
+    # does not join the collective of the others. A size may be symbolic.
+    exact = isinstance(mask.size, int) and mask.size <= 2**24
+    exact |= mask.dtype != jnp.bool_
     weights = lax.stop_gradient(select(mask, mask))
     count = reduction.local_sum(weights.astype(dtype if exact else jnp.int32))
-    return count.astype(dtype) * float(reduction.repeats(mask, x))
+    return count.astype(dtype) * jnp.asarray(reduction.repeats(mask, x), dtype)
 
 
 def _round_last_bit(shift: Array) -> Array:

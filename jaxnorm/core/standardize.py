@@ -140,7 +140,8 @@ def _reduce_in_two_stages(value: Array, parameter: Array, x: Array) -> Array:
     parameter. XLA for GPUs would merge the two reductions into one, for which it writes
     the product of x and the cotangent to memory, in float32.
     """
-    if 1 < parameter.size < value.size < x.size:
+    # Shapes, since sizes may be symbolic, which have no order.
+    if (1,) * x.ndim != parameter.shape != value.shape != x.shape:
         return lax.optimization_barrier(value)
     return value
 

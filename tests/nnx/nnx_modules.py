@@ -56,6 +56,12 @@ def call(name, module, x, mask=None):
     return module(x, *TABLE[name].extra, **mask)
 
 
+def view_of(name):
+    """The options of nnx.view for inference."""
+    trains = name in (*TRAINED, "SpectralNorm", "BatchNormLSTMCell")
+    return {"use_running_average": True} if trains else {}
+
+
 def linen_name(path, variable):
     """The name of a variable in the tree of the Linen module."""
     match path:

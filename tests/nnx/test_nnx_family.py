@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from nnx_modules import (
     NAMES,
     TABLE,
-    TRAINED,
     build,
     call,
     draw_variables,
@@ -21,6 +20,7 @@ from nnx_modules import (
     program,
     values,
     variables_of,
+    view_of,
 )
 
 import jaxnorm.nnx
@@ -87,11 +87,6 @@ def nnx_step(name, module, x, mask, cotangent):
 
     gradients, y = nnx.grad(loss, argnums=(0, 1), has_aux=True)(module, x)
     return y, gradients, inferred
-
-
-def view_of(name):
-    trains = name in (*TRAINED, "SpectralNorm", "BatchNormLSTMCell")
-    return {"use_running_average": True} if trains else {}
 
 
 def arguments(name):

@@ -1,0 +1,64 @@
+"""Programs exported once for every size of the batch and of space."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from family import TABLE, close, draw_arguments, draw_mask
+from jax import export
+
+SYMBOLIC = "2*b, s, 4"  # an even number of examples, for ghosts
+
+
+def differentiate(name):
+    """y, new state and gradients."""
+
+    def step(x, params, state, mask):
+        def loss(x, params):
+            y, new = TABLE[name].call(x, params, state, mask)
+            return jnp.sum(jnp.sin(y)), (y, new)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(x, params)
+
+    return step
+
+
+def with_symbols(value, shape):
+    """What stands for an array in export; symbols along its axes that are not 1."""
+    sizes = zip(shape, value.shape, strict=True)
+    shape = tuple(symbol if size > 1 else 1 for symbol, size in sizes)
+    return jax.ShapeDtypeStruct(shape, value.dtype)
+
+
+def export_step(name, mask):
+    x, params, state = draw_arguments(TABLE[name])
+    shape = export.symbolic_shape(SYMBOLIC)
+    kinds = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state)
+    )
+    step = jax.jit(differentiate(name))
+    if mask is not None:
+        mask = with_symbols(mask, shape)
+    return export.export(step)(with_symbols(x, shape), *kinds, mask)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_function_is_exported(name, as_users_run_it):
+    export_step(name, draw_mask(TABLE[name]))
+
+
+# One with the rule of the core and one of JAX's derivatives; the slow tier has all.
+RUN = {"group_norm", "adaptive_batch_norm"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in RUN else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+)
+def test_what_is_exported_computes_the_same(name, as_users_run_it):
+    """With a mask of each element, of examples, of features, or none."""
+    arguments = draw_arguments(TABLE[name])
+    mask = draw_mask(TABLE[name])
+    masks = [None] if mask is None else [mask, mask[:, :1, :1], mask[:1, :1], None]
+    for part in masks[: 2 if name in RUN else None]:
+        actual = jax.jit(export_step(name, part).call)(*arguments, part)
+        close(actual, jax.jit(differentiate(name))(*arguments, part), 2e-5)
