@@ -81,7 +81,7 @@ def adaptive_batch_norm(
       >>> jnp.abs(y[1]).max() < 2
       Array(True, dtype=bool)
     """
-    strength = check_number(strength, "strength", least=0)
+    strength = check_number(strength, "strength", least=0.0)
     call = BatchCall.parse(x, scale, bias, **options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     check_real("differences of means are compared with a threshold", x=call.x)

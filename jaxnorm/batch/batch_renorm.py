@@ -146,7 +146,7 @@ def batch_renorm(
     running = call.agree(stats)
     running_std = _at_least_epsilon(call.align(running.std), epsilon)
     moments = call.measure(running.mean)
-    moments = moments.or_where_empty(running_std**2 - epsilon)
+    batch = call.per_feature(moments)
     r, d = lax.stop_gradient(
         _corrections(
             moments, call.align(running.mean), running_std, r_max, d_max, epsilon
@@ -154,10 +154,9 @@ def batch_renorm(
     )
     scale, bias = call.scale.astype(r.dtype), call.bias.astype(r.dtype)
     y = dataclasses.replace(call, scale=scale * r, bias=bias + scale * d).standardize(
-        moments
+        moments.or_where_empty(running_std**2 - epsilon)
     )
 
-    batch = call.per_feature(moments)
     weight, seen = resolve_momentum(call.momentum, running), batch.count > 0
     std = jnp.sqrt(batch.var + epsilon)
     new = RenormStats(

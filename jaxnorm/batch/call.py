@@ -11,7 +11,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.measure import CenteredMoments, measure, usable
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import (
+    CenteredMoments,
+    inverse_std,
+    measure,
+    usable,
+    usable_shift,
+)
 from jaxnorm.core.moments import Moments, batch_moments, per_feature
 from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with
@@ -193,7 +200,7 @@ class BatchCall:
           shift: What to take them about, or the mean of what no part has an element of;
             aligned.
         """
-        shift = lax.stop_gradient(usable(shift.astype(parts.shift.dtype)))
+        shift = lax.stop_gradient(usable_shift(shift.astype(parts.shift.dtype)))
         if self.use_fast_variance:
             return pool(parts.about(shift), reduction)
         return pool_about_mean(parts, reduction, shift)
@@ -206,14 +213,15 @@ class BatchCall:
         self, mean: Array, var: Array, *, epsilon: float | None = None
     ) -> Array:
         """Normalizes x with given statistics of the feature shape."""
+        epsilon = self.spec.epsilon if epsilon is None else epsilon
+        dtype = accumulation_dtype(self.spec.dtype, self.x.dtype)
         return normalize_with(
             self.align(mean),
-            self.align(var),
+            inverse_std(self.align(var), epsilon, dtype, None),
             self.x,
             self.scale,
             self.bias,
-            self.mask,
-            self.spec.epsilon if epsilon is None else epsilon,
+            usable(self.mask, self.x),
             self.spec.dtype,
         )
 

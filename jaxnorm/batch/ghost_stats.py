@@ -10,7 +10,7 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.axes import batch_axis
 from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.measure import CenteredMoments, nonzero, usable
+from jaxnorm.core.measure import CenteredMoments, nonzero, usable_shift
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.sharding import gather, shard_as, where
 from jaxnorm.core.stats import CountedBatchStats, Stats
@@ -35,7 +35,7 @@ def update_from_ghosts(
     if rule == "pooled":
         whole = call.pool(ghosts, together, shift)
         return call.update(stats, call.per_feature(whole))
-    ghosts = ghosts.about(usable(shift))
+    ghosts = ghosts.about(usable_shift(shift))
 
     shape = (ghosts.var.shape[axis], *ghosts.count.shape[1:])
     count = jnp.broadcast_to(ghosts.count, shape)

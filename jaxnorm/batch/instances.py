@@ -13,7 +13,14 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.axes import batch_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import MOMENTS_NAME, CenteredMoments, measure
+from jaxnorm.core.measure import (
+    MOMENTS_NAME,
+    CenteredMoments,
+    inverse_std,
+    measure,
+    select,
+    usable,
+)
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction
@@ -126,16 +133,25 @@ def _over_examples(call: BatchCall) -> Reduction:
     return dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
 
 
-def normalize_about(call: BatchCall, shift: Array, delta: Array, var: Array) -> Array:
-    """Normalizes x with a mean of two parts, differentiated by JAX itself."""
+def normalize_about(
+    call: BatchCall,
+    shift: Array,
+    delta: Array,
+    var: Array,
+    seen: Array | None = None,
+) -> Array:
+    """Normalizes x with a mean of two parts, differentiated by JAX itself.
+
+    Where nothing was `seen`, if that is given, y is the bias.
+    """
     dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
+    valid = usable(call.mask, call.x)
     return normalize_with(
         delta,
-        var,
-        call.x.astype(dtype) - shift.astype(dtype),
+        inverse_std(var, call.spec.epsilon, dtype, seen),
+        select(valid, call.x).astype(dtype) - shift.astype(dtype),
         call.scale,
         call.bias,
-        call.mask,
-        call.spec.epsilon,
+        valid,
         call.spec.dtype,
     )

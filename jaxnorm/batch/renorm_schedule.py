@@ -63,8 +63,8 @@ def warmup_renorm(
       >>> [float(d_max(t)) for t in (0, 5_000, 15_000, 40_000)]
       [0.0, 0.0, 2.5, 5.0]
     """
-    r_max = check_number(r_max, "r_max", least=1)
-    d_max = check_number(d_max, "d_max", least=0)
+    r_max = check_number(r_max, "r_max", least=1.0)
+    d_max = check_number(d_max, "d_max", least=0.0)
     if not 0 <= start < min(r_end, d_end):
         raise ValueError(
             "start must be at least 0 and before r_end and d_end, got "

@@ -52,7 +52,16 @@ def _is_complex(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 
+def as_array(value: ArrayLike) -> jax.Array:
+    """Returns value as an array; one as it is.
+
+    Under `jax.grad`, `jnp.asarray` copies it, and JAX's debuggers, which look at the
+    result of each operation, trip over NaN in the copy that a mask would hide.
+    """
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
+
+
 def floating_input(x: ArrayLike) -> jax.Array:
     """Returns x as an array; integers and booleans as float32, as Flax takes them."""
-    x = jnp.asarray(x)
+    x = as_array(x)
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)

@@ -11,6 +11,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.near_mean import near_mean
@@ -55,19 +56,14 @@ class CenteredMoments(NamedTuple):
         delta = self.delta + (self.shift - shift.astype(self.shift.dtype))
         return self._replace(shift=shift.astype(self.shift.dtype), delta=delta)
 
-    def or_nothing_where_empty(self) -> "CenteredMoments":
-        """Returns them such that what saw no element is normalized to 0."""
-        infinite = jnp.full((1,) * self.var.ndim, jnp.inf, self.var.dtype)
-        return self.or_where_empty(infinite)
-
     def or_where_empty(self, var: Array) -> "CenteredMoments":
         """Returns them with another variance for the features that saw no element.
 
-        Their mean is the shift already.
+        Their mean is the shift already. They count as seen, so that they are normalized
+        with these, and not to 0.
         """
-        return self._replace(
-            var=where(self.count > 0, self.var, var.astype(self.var.dtype))
-        )
+        var = where(self.count > 0, self.var, var.astype(self.var.dtype))
+        return self._replace(count=nonzero(self.count), var=var)
 
 
 def member(mask: Array) -> Array:
@@ -90,13 +86,46 @@ def weigh(mask: Array | None, value: Array) -> Array:
     return value * lax.stop_gradient(mask).astype(value.dtype)
 
 
+def usable(mask: Array | None, x: Array) -> Array | None:
+    """Returns where x is not masked, or at least neither NaN nor about to overflow.
+
+    That is a mask as well, by which to select before any arithmetic: JAX's debuggers
+    look for NaN and infinity in the result of each operation.
+    """
+    if mask is None:
+        return None
+    wide = jnp.finfo(accumulation_dtype(x.dtype)).max ** 0.5
+    limit = min(float(jnp.finfo(x.dtype).max), float(wide))
+    if jnp.iscomplexobj(x):
+        return member(mask) | (_moderate(x.real, limit) & _moderate(x.imag, limit))
+    return member(mask) | _moderate(x, limit)
+
+
 def keep_usable(mask: Array | None, x: Array, value: Array) -> Array:
     """Returns `value`; 0 where x is masked, and NaN or so large as to overflow."""
-    if mask is None:
-        return value
-    x = x.astype(accumulation_dtype(x.dtype))
-    moderate = jnp.abs(x) < jnp.finfo(x.dtype).max ** 0.5  # False for NaN
-    return where(member(mask) | moderate, value, jnp.zeros_like(value))
+    return select(usable(mask, x), value)
+
+
+def inverse_std(
+    var: Array, epsilon: float, dtype: DTypeLike, seen: Array | None
+) -> Array:
+    """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where no element was seen.
+
+    Not by rsqrt, whose derivative in JAX has its cube, which underflows from a standard
+    deviation of 1e13 on.
+
+    Args:
+      var: Variance.
+      epsilon: Is added to it.
+      dtype: A complex one means its real part's.
+      seen: Where there is an element; None for everywhere.
+    """
+    var = var.astype(real_dtype(dtype))
+    if seen is None:
+        return 1 / jnp.sqrt(var + epsilon)
+    # Selected twice, since epsilon may be 0: no operation gives infinity.
+    rstd = 1 / jnp.sqrt(where(seen, var, jnp.ones_like(var)) + epsilon)
+    return where(seen, rstd, jnp.zeros_like(rstd))
 
 
 def inner(a: Array, b: Array) -> Array:
@@ -104,19 +133,11 @@ def inner(a: Array, b: Array) -> Array:
     return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
 
 
-def usable(shift: Array) -> Array:
+def usable_shift(shift: Array) -> Array:
     """Returns `shift` where 2**24 squares of it have a finite sum, else 0."""
     limit = jnp.finfo(shift.dtype).max ** 0.5 / 2**12
     moderate = jnp.abs(shift) < limit  # False for NaN
     return jnp.where(moderate, shift, jnp.zeros_like(shift))
-
-
-def reciprocal_std(var: Array, epsilon: float) -> Array:
-    """Returns `1 / sqrt(var + epsilon)`, differentiated up to a std of 1e18.
-
-    JAX's derivative of rsqrt has its cube, which underflows from a std of 1e13 on.
-    """
-    return 1 / jnp.sqrt(var + epsilon)
 
 
 def rounding_noise(delta: Array) -> Array:
@@ -146,8 +167,8 @@ def measure(
     """
     dtype = accumulation_dtype(x.dtype)
     # Selected before any arithmetic: NaN under the mask reaches no derivative either.
-    x = select(mask, x.astype(dtype))
-    shift = lax.stop_gradient(usable(shift.astype(dtype)))
+    x = select(mask, x).astype(dtype)
+    shift = lax.stop_gradient(usable_shift(shift.astype(dtype)))
     if not use_fast_variance:
         # Not relative to the given shift: far from the mean, that would round x away.
         # And not differentiated: nothing below depends on the choice of the shift.
@@ -186,7 +207,7 @@ def measure_power(
 ) -> CenteredMoments:
     """Returns moments about 0: the mean square in place of the variance."""
     dtype = accumulation_dtype(x.dtype)
-    x = select(mask, x.astype(dtype))
+    x = select(mask, x).astype(dtype)
     sums = weighted_sums(inner(x, x), mask=mask, reduction=reduction)
     count, power = named(sums)
     zero = jnp.zeros((1,) * x.ndim, dtype)
@@ -277,3 +298,7 @@ def _round_last_bit(shift: Array) -> Array:
         return lax.complex(_round_last_bit(shift.real), _round_last_bit(shift.imag))
     kind = jnp.finfo(shift.dtype)
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
+
+
+def _moderate(x: Array, limit: float) -> Array:
+    return (x >= -limit) & (x <= limit)  # False for NaN

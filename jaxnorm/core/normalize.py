@@ -6,8 +6,8 @@ from jaxtyping import Inexact
 
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
-from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.measure import keep_usable, reciprocal_std
+from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.measure import inverse_std, select
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
 
@@ -70,22 +70,25 @@ def normalize(
     check_real("it is a variance", var=check_inexact(var, "var"))
     mean = check_inexact(mean, "mean")
     scale, bias, result = affine(x, scale, bias, features, dtype)
-    return normalize_with(mean, var, x, scale, bias, None, epsilon, result)
+    dtype = accumulation_dtype(result, x.dtype)
+    rstd = inverse_std(var, epsilon, dtype, None)
+    return normalize_with(mean, rstd, x, scale, bias, None, result)
 
 
 def normalize_with(
     mean: Array,
-    var: Array,
+    rstd: Array,
     x: Array,
     scale: Array,
     bias: Array,
-    mask: Array | None,
-    epsilon: float,
+    valid: Array | None,
     result: DTypeLike,
 ) -> Array:
-    """Returns `normalize` of aligned arrays; `bias` where masked and not finite."""
+    """Returns `(x - mean) * rstd * scale + bias` of aligned arrays.
+
+    Where x is not `valid` (see `measure.usable`), `bias`.
+    """
     dtype = accumulation_dtype(result, x.dtype)
-    k = reciprocal_std(var.astype(real_dtype(dtype)), epsilon).astype(dtype)
-    centered = keep_usable(mask, x, x.astype(dtype) - mean.astype(dtype))
-    y = centered * (k * scale.astype(dtype)) + bias.astype(dtype)
+    centered = select(valid, select(valid, x).astype(dtype) - mean.astype(dtype))
+    y = centered * (rstd.astype(dtype) * scale.astype(dtype)) + bias.astype(dtype)
     return y.astype(result)

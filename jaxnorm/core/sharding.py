@@ -13,6 +13,8 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from jaxnorm.core.dtypes import as_array
+
 Names = str | tuple[str, ...] | None
 
 
@@ -71,7 +73,7 @@ def where(condition: Array, a: ArrayLike, b: ArrayLike) -> Array:
     Arithmetic finds the sharding of its result where types tell it; a selection takes
     operands of one shape and sharding alone.
     """
-    operands = [condition, jnp.asarray(a), jnp.asarray(b)]
+    operands = [condition, as_array(a), as_array(b)]
     typed = [value for value in operands if axis_names(value) is not None]
     if not typed:
         return jnp.where(condition, a, b)

@@ -32,9 +32,12 @@ from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import (
     CenteredMoments,
     inner,
+    inverse_std,
     keep_usable,
     nonzero,
     rounding_noise,
+    select,
+    usable,
     weigh,
 )
 from jaxnorm.core.reduction import Reduction
@@ -81,10 +84,11 @@ def standardize(
       scale: Multiplies the normalized input; the rank of x, 1 where shared.
       bias: Is added; likewise.
       mask: Aligned mask or weights, not differentiated, or None. Masked elements are
-        normalized as well; where they are not finite the result is `bias`.
+        normalized as well; where they are not finite, or the moments have seen no
+        element, the result is `bias`.
     """
     dtype = accumulation_dtype(spec.dtype, x.dtype)
-    k = scale.astype(dtype) * _rstd(spec, moments, dtype)
+    k = scale.astype(dtype) * _rstd(spec, moments, mask, dtype)
     y = _center(spec, x, moments, mask, dtype) * k + bias.astype(dtype)
     return y.astype(spec.dtype)
 
@@ -110,11 +114,13 @@ def _tangent(
 ) -> Array:
     x, moments, scale, mask = primals
     # Otherwise XLA would merge x - mean with that of the forward pass, and so keep an
-    # array in float32 between the passes in place of x.
-    x = lax.optimization_barrier(x)
+    # array in float32 between the passes in place of x. JAX's debuggers would trip over
+    # what the mask hides of it.
+    if not (jax.debug_nans.value or jax.debug_infs.value):
+        x = lax.optimization_barrier(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
-    rstd = _rstd(spec, moments, dtype)
+    rstd = _rstd(spec, moments, mask, dtype)
     k = scale.astype(dtype) * rstd
     centered = _center(spec, x, moments, mask, dtype)
     tx = keep_usable(mask, x, tx)
@@ -181,15 +187,22 @@ def _center(
     dtype: DTypeLike,
 ) -> Array:
     """Returns `(x - shift) - delta`; 0 where x is masked and not finite."""
-    x_wide = x.astype(dtype)
-    if spec.center:
-        x_wide = x_wide - spec.reduction.spread(moments.shift).astype(dtype)
-        x_wide = x_wide - spec.reduction.spread(moments.delta).astype(dtype)
-    return keep_usable(mask, x, x_wide)
+    valid = usable(mask, x)
+    x = select(valid, x).astype(dtype)
+    if not spec.center:
+        return x
+    x = x - spec.reduction.spread(moments.shift).astype(dtype)
+    return select(valid, x - spec.reduction.spread(moments.delta).astype(dtype))
 
 
-def _rstd(spec: Standardization, moments: CenteredMoments, dtype: DTypeLike) -> Array:
+def _rstd(
+    spec: Standardization,
+    moments: CenteredMoments,
+    mask: Array | None,
+    dtype: DTypeLike,
+) -> Array:
     if not spec.rescale:
         return jnp.ones((1,) * moments.var.ndim, dtype)
-    rstd = lax.rsqrt(moments.var + spec.epsilon)
+    seen = None if mask is None else moments.count > 0
+    rstd = inverse_std(moments.var, spec.epsilon, moments.var.dtype, seen)
     return spec.reduction.spread(rstd).astype(dtype)

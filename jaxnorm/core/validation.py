@@ -6,6 +6,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnorm.core.dtypes import as_array
+
 
 def check_inexact(value: ArrayLike, name: str) -> Array:
     """Returns `value` as an array of floating or complex dtype.
@@ -13,7 +15,7 @@ def check_inexact(value: ArrayLike, name: str) -> Array:
     Raises:
       TypeError: If its dtype is neither.
     """
-    array = jnp.asarray(value)
+    array = as_array(value)
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         raise TypeError(
             f"{name} must be floating or complex, got {array.dtype}. Convert it first: "
@@ -74,7 +76,7 @@ def check_epsilon(epsilon: float) -> float:
     return float(epsilon)
 
 
-def check_integer(value: int | None, name: str) -> int:
+def check_integer(value: object, name: str) -> int:
     """Returns `value` as a Python integer.
 
     Raises:
@@ -88,7 +90,7 @@ def check_integer(value: int | None, name: str) -> int:
     return int(value)
 
 
-def check_shape(shape: int | tuple[int, ...], name: str) -> tuple[int, ...]:
+def check_shape(shape: object, name: str) -> tuple[int, ...]:
     """Returns a shape, of which an integer is one of a single axis.
 
     Raises:
@@ -102,7 +104,7 @@ def check_shape(shape: int | tuple[int, ...], name: str) -> tuple[int, ...]:
     return sizes
 
 
-def check_number(value: float, name: str, least: float = -np.inf) -> float:
+def check_number(value: object, name: str, least: float = -np.inf) -> float:
     """Returns `value` as a Python number.
 
     Raises:
@@ -117,17 +119,17 @@ def check_number(value: float, name: str, least: float = -np.inf) -> float:
     return float(value)
 
 
-def check_finite(value: float, name: str) -> float:
+def check_finite(value: object, name: str) -> float:
     """Returns `value` as a finite Python number.
 
     Raises:
       TypeError: If it is none that is known while tracing.
       ValueError: If it is NaN or infinite.
     """
-    value = check_number(value, name)
-    if not np.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}.")
-    return value
+    number = check_number(value, name)
+    if not np.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}.")
+    return number
 
 
 def check_scalar(value: ArrayLike, name: str) -> np.ndarray | Array:

@@ -96,7 +96,7 @@ def batch_instance_norm(
             moments = call.per_feature(batch)
             batch = batch.or_where_empty(call.align(running.var))
             y = by_batch.standardize(batch)
-        y = y + by_instance.standardize(instances.or_nothing_where_empty())
+        y = y + by_instance.standardize(instances)
         return y.astype(call.spec.dtype), moments
 
     y, moments = as_a_whole(call, mix)

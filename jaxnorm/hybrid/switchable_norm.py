@@ -18,7 +18,6 @@ from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.pooling import pool_about_mean
 from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_inexact
 
@@ -95,8 +94,8 @@ def switchable_norm(
         layers = layers.about(instances.shift)
         delta = _mix(mean_share, instances.delta, layers.delta, reference.delta)
         var = _mix(var_share, instances.var, layers.var, reference.var)
-        var = where(instances.count > 0, var, jnp.full_like(var, jnp.inf))
-        return normalize_about(call, instances.shift, delta, var), batch
+        seen = None if call.mask is None else instances.count > 0
+        return normalize_about(call, instances.shift, delta, var, seen), batch
 
     y, batch = as_a_whole(call, mix)
     return y, stats if batch is None else call.update(running, batch)

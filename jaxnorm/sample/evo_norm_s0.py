@@ -4,7 +4,6 @@ import functools
 
 import jax
 from jax import Array
-from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
@@ -14,13 +13,12 @@ from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import (
     MOMENTS_NAME,
+    inverse_std,
     keep_usable,
     measure_alone,
-    reciprocal_std,
 )
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
-from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 from jaxnorm.sample.group_norm import group_length
 
@@ -116,8 +114,9 @@ def _gate(
     x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
     moments = measure_alone(x, reduction, mask=mask)
     # What has no valid element comes out as the bias.
-    var = where(moments.count > 0, moments.var, jnp.inf)
-    rstd = reduction.spread(reciprocal_std(var, epsilon)).astype(wide)
-    x = keep_usable(mask, x, x.astype(wide))
+    seen = None if mask is None else moments.count > 0
+    rstd = inverse_std(moments.var, epsilon, moments.var.dtype, seen)
+    rstd = reduction.spread(rstd).astype(wide)
+    x = keep_usable(mask, x, x).astype(wide)
     y = x * jax.nn.sigmoid(v.astype(wide) * x) * (rstd * scale.astype(wide))
     return (y + bias.astype(wide)).astype(result)

@@ -12,11 +12,10 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import MOMENTS_NAME, measure_power
+from jaxnorm.core.measure import MOMENTS_NAME, inverse_std, measure_power, usable
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
 
@@ -119,12 +118,14 @@ def _respond(
     wide = accumulation_dtype(result, x.dtype)
     x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
     moments = measure_power(x, reduction, mask=mask)
-    # What has no valid element comes out as the bias.
-    power = where(moments.count > 0, moments.var, jnp.inf)
+    power = moments.var
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
-    zero = jnp.zeros_like(power)
-    y = normalize_with(zero, power, x, scale, bias, mask, epsilon, wide)
+    # What has no valid element comes out as the bias.
+    seen = None if mask is None else moments.count > 0
+    rstd = inverse_std(power, epsilon, wide, seen)
+    valid = usable(mask, x)
+    y = normalize_with(jnp.zeros_like(power), rstd, x, scale, bias, valid, wide)
     if threshold is not None:
         y = jnp.maximum(y, threshold.astype(wide))
     return y.astype(result)

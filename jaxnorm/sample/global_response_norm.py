@@ -118,7 +118,7 @@ def _respond(
     mean = jnp.sum(norm * part, features, keepdims=True)
     share = norm / (checkpoint_name(mean, MOMENTS_NAME) + epsilon)
     k = 1 + share.astype(wide) * scale.astype(wide)
-    y = keep_usable(mask, x, x.astype(wide)) * k + bias.astype(wide)
+    y = keep_usable(mask, x, x).astype(wide) * k + bias.astype(wide)
     return y.astype(result)
 
 

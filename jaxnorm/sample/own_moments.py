@@ -62,4 +62,4 @@ def normalize_by_own_moments(
     measure = measure_alone if center else measure_power
     moments = measure(x, reduction, mask=mask)
     spec = Standardization(reduction, epsilon, result, center=center)
-    return standardize(spec, x, moments.or_nothing_where_empty(), scale, bias, mask)
+    return standardize(spec, x, moments, scale, bias, mask)

@@ -20,6 +20,12 @@ RECURRENT = "batch/test_recurrent_batch_norm.py"
 MUTANTS = {
     "batch/call.py": [
         (
+            "epsilon outside the root in inference",
+            "inverse_std(self.align(var), epsilon, dtype, None)",
+            "1 / (self.align(var) ** 0.5 + epsilon)",
+            f"{NORM}::test_oracle",
+        ),
+        (
             "skip_nonfinite ignored",
             "new, old) if self.skip_nonfinite else new",
             "new, old) if False else new",
@@ -34,8 +40,8 @@ MUTANTS = {
         ),
         (
             "epsilon added twice in inference",
-            "self.spec.epsilon if epsilon is None else epsilon,",
-            "self.spec.epsilon,",
+            "epsilon = self.spec.epsilon if epsilon is None else epsilon",
+            "epsilon = self.spec.epsilon",
             f"{RENORM}::test_keras",
         ),
     ],

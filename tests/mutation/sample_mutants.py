@@ -37,9 +37,9 @@ MUTANTS = {
         ),
         (
             "examples without elements divided by nothing",
-            "return standardize(spec, x, moments.or_nothing_where_empty(), "
-            "scale, bias, mask)",
             "return standardize(spec, x, moments, scale, bias, mask)",
+            "return standardize(spec, x, moments._replace(count=moments.count + 1), "
+            "scale, bias, mask)",
             f"{OWN}::test_what_has_no_valid_element_comes_out_as_the_bias",
         ),
         (
@@ -84,8 +84,8 @@ MUTANTS = {
         ),
         (
             "a feature without elements not the bias of filter response norm",
-            "power = where(moments.count > 0, moments.var, jnp.inf)",
-            "power = moments.var",
+            "seen = None if mask is None else moments.count > 0",
+            "seen = None",
             f"{RESPONSE}::test_mask",
             "filter",
         ),
@@ -123,8 +123,8 @@ MUTANTS = {
     "sample/evo_norm_s0.py": [
         (
             "epsilon outside the root of EvoNorm S0",
-            "rstd = reduction.spread(reciprocal_std(var, epsilon)).astype(wide)",
-            "rstd = reduction.spread(1 / (jnp.sqrt(var) + epsilon)).astype(wide)",
+            "rstd = inverse_std(moments.var, epsilon, moments.var.dtype, seen)",
+            "rstd = 1 / (jnp.sqrt(moments.var) + epsilon)",
             f"{RESPONSE}::test_oracle",
             "evo",
         ),
@@ -137,8 +137,8 @@ MUTANTS = {
         ),
         (
             "a group without elements not the bias of EvoNorm S0",
-            "var = where(moments.count > 0, moments.var, jnp.inf)",
-            "var = moments.var",
+            "seen = None if mask is None else moments.count > 0",
+            "seen = None",
             f"{RESPONSE}::test_mask",
             "evo",
         ),
