@@ -12,7 +12,7 @@ The figures are those of one device.
 
   traffic      Bytes between main memory and the chip: each kernel reads its operands
                once and writes its results. In units of x: over the bytes of the input.
-  kernels      Operations that are launched one after the other.
+  kernels      Operations that are launched one after the other, but for copies.
   cycles       Estimates of the compiler for TPUs, summed; other compilers make none.
   temporary    Main memory besides arguments and results.
   collectives  How many, and the bytes that a device gives to them, where each of N
@@ -45,7 +45,7 @@ from compilers.targets import TARGETS, TargetError, compile_only_devices
 
 STEPS = ["forward", "training"]
 DEVICES = [4, 256]
-# The others take minutes.
+# The others take many minutes for a TPU.
 DEFAULT = ["batch", "layer", "rms", "group", "instance", "chain"]
 LEGEND = __doc__[__doc__.index("The figures are") :]
 # Of a record: the heading of its figures, by what they are divided, and their format.
@@ -103,13 +103,13 @@ class Case:
     ) -> Record:
         """Compiles a step for one device, and for each number of devices."""
         alone = measure(step, devices[1], memory)
-        x_bytes = math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
+        in_x = None
+        if not PROGRAMS[self.program].learns:  # whose images are no activation
+            x_bytes = math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
+            in_x = alone.counts.traffic / x_bytes
         record = {
             "traffic": alone.counts.traffic,
-            # Images are small beside what a network makes of them.
-            "traffic_in_x": None
-            if PROGRAMS[self.program].learns
-            else alone.counts.traffic / x_bytes,
+            "traffic_in_x": in_x,
             "kernels": alone.counts.kernels,
             "cycles": alone.counts.cycles,
             "temporary": alone.temporary,
@@ -141,7 +141,11 @@ def rows(
     memory: int | None,
     output: TextIO,
 ) -> Iterator[Row]:
-    """Compiles; yields a row a library and one of their ratios, and writes JSON."""
+    """Compiles; yields a row a library and one of their ratios, and writes JSON.
+
+    Raises:
+      CompilationError: a program cannot be compiled.
+    """
     for case, steps in cases.items():
         described = {
             "program": case.program,
@@ -151,7 +155,11 @@ def rows(
         }
         records = {}
         for library, step in steps.items():
-            records[library] = record = case.measure(step, devices, memory)
+            try:
+                records[library] = record = case.measure(step, devices, memory)
+            except CompilationError as error:
+                what = " ".join([*described.values(), f"with {library}"])
+                raise CompilationError(f"{what}: {error}") from error
             line = {**dataclasses.asdict(case), "library": library, **record}
             print(json.dumps(line), file=output, flush=True)
             yield {**described, "library": library, **cells(record)}

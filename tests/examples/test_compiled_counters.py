@@ -71,11 +71,12 @@ def test_what_is_no_program():
         hlo.parse("module @jit_f { func.func public @main() }")
 
 
-# x is 400 bytes, and 512 in tiles of 128 elements.
-TRAFFIC = {
+# With their traffic and kernels. x is 400 bytes, and 512 in tiles of 128 elements.
+PROGRAMS = {
     "reads operands once, writes results": (
         "ROOT %y = (f32[100]{0}, f32[2]{0}) custom-call(%x, %v, %x), target=a",
         400 + 8 + 400 + 8,
+        1,
     ),
     "moves nothing": (
         """
@@ -85,10 +86,12 @@ TRAFFIC = {
         ROOT %g = f32[2]{0} get-tuple-element(%t), index=1
         """,
         0,
+        0,
     ),
     "in tiles": (
         "ROOT %y = f32[100]{0:T(128)} negate(%x)",
         400 + 512,
+        1,
     ),
     "to the chip": (
         """
@@ -97,6 +100,7 @@ TRAFFIC = {
         ROOT %y = f32[100]{0:T(128)S(1)} negate(%d)
         """,
         512,
+        1,
     ),
     "from the chip": (
         """
@@ -105,6 +109,7 @@ TRAFFIC = {
         ROOT %d = f32[100]{0:T(128)} copy-done(%s)
         """,
         512,
+        1,
     ),
     "from main memory to main memory": (
         """
@@ -112,6 +117,7 @@ TRAFFIC = {
         ROOT %d = f32[100]{0} copy-done(%s)
         """,
         800,
+        0,
     ),
     "slices to the chip, where they are one array": (
         """
@@ -122,17 +128,29 @@ TRAFFIC = {
         %y = f32[100]{0:S(1)} custom-call(%d, %e), custom_call_target="ConcatBitcast"
         """,
         160 + 240,
+        0,
     ),
     "reads a slice": (
         "ROOT %y = f32[10]{0} fusion(%x, %v), kind=kLoop, calls=%some",
         40 + 8 + 40,
+        1,
     ),
     "reads all for a slice and more": (
         "ROOT %y = f32[10]{0} fusion(%x, %v), kind=kLoop, calls=%all",
         400 + 8 + 40,
+        1,
+    ),
+    "is not waited for": (
+        """
+        %s = ((f32[100]{0}), f32[10]{0}, s32[]{:S(2)}) async-start(%x), calls=%later
+        ROOT %d = f32[10]{0} async-done(%s)
+        """,
+        400 + 40,
+        1,
     ),
 }
-FUSED = [
+CALLED = [
+    ("later", "%a = f32[100]{0} parameter(0)\nROOT %b = f32[10]{0} sort(%a)"),
     (
         "some",
         """
@@ -154,12 +172,13 @@ FUSED = [
 ]
 
 
-@pytest.mark.parametrize("name", TRAFFIC)
-def test_traffic(name):
-    body, traffic = TRAFFIC[name]
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_traffic_and_kernels(name):
+    body, traffic, kernels = PROGRAMS[name]
     inputs = "%x = f32[100]{0} parameter(0)\n%v = f32[2]{0} parameter(1)\n"
-    text = program(inputs + textwrap.dedent(body).strip(), *FUSED)
-    assert count(text).traffic == traffic
+    text = program(inputs + textwrap.dedent(body).strip(), *CALLED)
+    counts = count(text)
+    assert (counts.traffic, counts.kernels) == (traffic, kernels)
 
 
 LOOP = """
