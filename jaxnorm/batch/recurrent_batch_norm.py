@@ -17,7 +17,7 @@ from jaxnorm.core.stats import (
     Stats,
     init_batch_stats,
 )
-from jaxnorm.core.validation import check_integer
+from jaxnorm.core.validation import check_index, check_integer
 
 
 def init_recurrent_stats(
@@ -83,8 +83,8 @@ def recurrent_batch_norm(
 
     Raises:
       TypeError: If step is no integer, or as in `jaxnorm.batch_norm`.
-      ValueError: If step is no scalar, the statistics have no axis of steps or steps of
-        different number, or as in `jaxnorm.batch_norm`.
+      ValueError: If step is no scalar, or known to be negative, the statistics have no
+        axis of steps or steps of different number, or as in `jaxnorm.batch_norm`.
 
     Reference:
       Cooijmans et al., 2017, Recurrent Batch Normalization, section 3
@@ -100,11 +100,7 @@ def recurrent_batch_norm(
       Array([0., 1., 0.], dtype=float32)
     """
     check_options(options)
-    step = jnp.asarray(step)
-    if not jnp.issubdtype(step.dtype, jnp.integer):
-        raise TypeError(f"step must be an integer, got {step.dtype}.")
-    if step.ndim:
-        raise ValueError(f"step must be a scalar, got the shape {step.shape}.")
+    step = check_index(step, "step")
     axes = canonical_axes(options.get("feature_axes", -1), jnp.ndim(x))
     features = sizes(jnp.shape(x), axes)
     shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(stats)}

@@ -5,6 +5,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
+from jaxnorm.core.validation import check_index
 from jaxnorm.linen.indexed_module import IndexedBatchModule
 
 
@@ -54,12 +55,22 @@ class DomainBatchNorm(IndexedBatchModule):
 
         Args:
           x: Input of shape (batch, ...). Split a batch of several domains first.
-          domain: Index of the domain in [0, num_domains); an integer scalar, traced or
-            not.
+          domain: Index of the domain in [0, num_domains); an integer scalar. One that
+            is traced cannot be refused. Out of range it counts as the last, and
+            `checkify.checkify(f, errors=checkify.index_checks)` reports it.
           use_running_average: False in training, True in inference.
           mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
 
         Returns:
           The normalized input, of the shape of x.
+
+        Raises:
+          TypeError: If the domain is no integer.
+          ValueError: If it is no scalar, or known while tracing and out of range.
         """
+        if self.num_domains < 1:
+            raise ValueError(
+                f"num_domains must be given, and be at least 1, got {self.num_domains}."
+            )
+        domain = check_index(domain, "domain", self.num_domains)
         return self.normalize(x, domain, self.num_domains, use_running_average, mask)

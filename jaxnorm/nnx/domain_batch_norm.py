@@ -7,6 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
+from jaxnorm.core.validation import check_index
 from jaxnorm.nnx.batch_module import BatchModuleOptions
 from jaxnorm.nnx.indexed_module import IndexedModule
 
@@ -42,6 +43,8 @@ class DomainBatchNorm(IndexedModule):
         rngs: nnx.Rngs,
         **options: Unpack[BatchModuleOptions],
     ) -> None:
+        if num_domains < 1:
+            raise ValueError(f"num_domains must be at least 1, got {num_domains}.")
         super().__init__(num_features, num_domains, rngs=rngs, **options)
         self.num_domains = num_domains
 
@@ -57,12 +60,18 @@ class DomainBatchNorm(IndexedModule):
 
         Args:
           x: Input of shape (batch, ...). Split a batch of several domains first.
-          domain: Index of the domain in [0, num_domains); an integer scalar, traced or
-            not.
+          domain: Index of the domain in [0, num_domains); an integer scalar. One that
+            is traced cannot be refused. Out of range it counts as the last, and
+            `checkify.checkify(f, errors=checkify.index_checks)` reports it.
           use_running_average: False in training, True in inference.
           mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
 
         Returns:
           The normalized input, of the shape of x.
+
+        Raises:
+          TypeError: If the domain is no integer.
+          ValueError: If it is no scalar, or known while tracing and out of range.
         """
+        domain = check_index(domain, "domain", self.num_domains)
         return self.run_at(domain, x, use_running_average, mask)

@@ -7,6 +7,7 @@ import oracle
 import pytest
 from drawing import draw, draw_stats, place
 from jitted import jitted
+from refusals import refused
 
 import jaxnorm
 
@@ -96,3 +97,10 @@ def test_initial_statistics(counted):
     np.testing.assert_array_equal(stats.var, 1)
     if counted:
         np.testing.assert_array_equal(stats.count, np.zeros(3))
+
+
+def test_a_negative_step(rng, stats, as_users_run_it):
+    with refused("step", "at least 0", "-1"):
+        jaxnorm.recurrent_batch_norm(
+            draw(rng, (8, 5)), stats, -1, use_running_average=True
+        )

@@ -13,9 +13,13 @@ import oracle
 import pytest
 from drawing import draw, draw_stats
 from family_oracle import instance_norm, layer_norm, rms_norm
+from flax import nnx
+from jax.experimental import checkify
+from refusals import refused
 
 import jaxnorm
 import jaxnorm.linen
+import jaxnorm.nnx
 
 EXAMPLES, SPACE, FEATURES, DOMAINS = 6, 4, 3, 3
 SHAPE = (EXAMPLES, SPACE, FEATURES)
@@ -220,13 +224,63 @@ def test_updates_are_counted_for_each_domain(x):
     np.testing.assert_allclose(stats["mean"], [2 * mean, 0 * mean, 2 * mean], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("domain", "error", "message"),
-    [
-        (0.5, TypeError, "must be an integer, got float32"),
-        ([0, 1], ValueError, r"must be a scalar, got .*\(2,\)"),
-    ],
-)
-def test_bad_domains(domain, error, message, x, variables, as_users_run_it):
-    with pytest.raises(error, match=message):
-        build().apply(variables, x, jnp.asarray(domain), mutable=["batch_stats"])
+def nnx_norm():
+    return jaxnorm.nnx.DomainBatchNorm(FEATURES, num_domains=DOMAINS, rngs=nnx.Rngs(0))
+
+
+def call(api, x, domain):
+    if api == "nnx":
+        return nnx_norm()(x, domain)
+    return build().apply(
+        build().init(jax.random.key(0), x, 0), x, domain, mutable=["batch_stats"]
+    )[0]
+
+
+BAD_DOMAINS = {
+    "no integer": (0.5, ("domain", "integer", "float32")),
+    "no scalar": (np.array([0, 1]), ("domain", "scalar", "(2,)")),
+    "beyond": (DOMAINS, ("domain", "[0, 3)", "3")),
+    "negative": (-1, ("domain", "[0, 3)", "-1")),
+    "an array beyond": (np.int32(7), ("domain", "[0, 3)", "7")),
+}
+
+
+@pytest.mark.parametrize("how", ["eager", "tracing"])
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+@pytest.mark.parametrize("name", BAD_DOMAINS)
+def test_bad_domains(name, api, how, x, as_users_run_it):
+    domain, says = BAD_DOMAINS[name]
+    with refused(*says):
+        if how == "tracing":
+            jax.eval_shape(lambda x: call(api, x, domain), x)
+        else:
+            call(api, x, domain)
+
+
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_a_traced_domain_is_checked_by_checkify(api, x):
+    """And, without it, the last is taken."""
+    run = jax.jit(lambda x, domain: call(api, x, domain))
+    checked = jax.jit(checkify.checkify(run, errors=checkify.index_checks))
+    for domain in (-1, 0, DOMAINS - 1, DOMAINS, 100):
+        error, y = checked(x, jnp.asarray(domain))
+        outside = domain not in range(DOMAINS)
+        assert outside == ("out-of-bounds" in (error.get() or ""))
+        np.testing.assert_array_equal(run(x, jnp.asarray(domain)), y)
+
+
+def test_a_traced_domain_out_of_range_is_the_last(x, variables):
+    apply = jax.jit(functools.partial(build().apply, mutable=["batch_stats"]))
+    expected = apply(variables, x, jnp.asarray(DOMAINS - 1))
+    for domain in (-1, DOMAINS):
+        found = apply(variables, x, jnp.asarray(domain))
+        chex.assert_trees_all_equal(found, expected)
+
+
+def test_no_domains(x):
+    for make in (
+        lambda: jaxnorm.linen.DomainBatchNorm().init(jax.random.key(0), x, 0, True),
+        lambda: jaxnorm.nnx.DomainBatchNorm(3, num_domains=0, rngs=nnx.Rngs(0)),
+    ):
+        with refused("num_domains", "0"):
+            make()
