@@ -41,7 +41,7 @@ class AdaptiveBatchNorm(BatchLayer):
         super().__init__(num_features, rngs=rngs, **options)
         self.strength = strength
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

@@ -92,9 +92,9 @@ class AffineModule(nnx.Module):
         self.bias = nnx.data(None)
         # In Flax's order, so that the same rngs draw the same numbers.
         if use_scale:
-            self.scale = self.draw(scale_init, rngs, **scale_metadata)
+            self.scale = self._draw(scale_init, rngs, **scale_metadata)
         if use_bias:
-            self.bias = self.draw(bias_init, rngs, **bias_metadata)
+            self.bias = self._draw(bias_init, rngs, **bias_metadata)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ class AffineModule(nnx.Module):
         sizes = self.num_features
         return sizes if isinstance(sizes, tuple) else (sizes,)
 
-    def draw(
+    def _draw(
         self,
         init: Initializer,
         rngs: nnx.Rngs,
@@ -113,7 +113,7 @@ class AffineModule(nnx.Module):
         shape = self.feature_shape if shape is None else shape
         return nnx.Param(init(rngs.params(), shape, self.param_dtype), **metadata)
 
-    def promote(
+    def _promote(
         self, x: Array, *statistics: Array | None
     ) -> tuple[Array, Array | None, Array | None]:
         """Returns x, scale and bias in the dtypes that they are used in."""

@@ -43,9 +43,9 @@ class BatchInstanceNorm(BatchLayer):
         **options: Unpack[BatchModuleOptions],
     ) -> None:
         super().__init__(num_features, rngs=rngs, **options)
-        self.gate = self.draw(gate_init, rngs)
+        self.gate = self._draw(gate_init, rngs)
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

@@ -86,18 +86,18 @@ class BatchModule(AffineModule):
         self.use_fast_variance = use_fast_variance
         self.unbiased = unbiased
         self.skip_nonfinite = skip_nonfinite
-        initial = self.init_stats(counted=callable(momentum))
+        initial = self._init_stats(counted=callable(momentum))
         self.stats_type = type(initial)
         for name, value in initial._asdict().items():
             setattr(self, name, nnx.BatchStat(value))
         self.batch_moments: dict[str, BatchMoment] | None = nnx.data(None)
         self.collect_moments = collect_moments
 
-    def init_stats(self, *, counted: bool) -> Any:
+    def _init_stats(self, *, counted: bool) -> Any:
         """Returns the running statistics before the first update, a NamedTuple."""
         return jaxnorm.init_batch_stats(self.feature_shape, counted=counted)
 
-    def stats(self) -> Any:
+    def _stats(self) -> Any:
         """Returns the running statistics as the functions take them."""
         names = self.stats_type._fields
         return self.stats_type(**{name: read(getattr(self, name)) for name in names})
@@ -115,7 +115,7 @@ class BatchModule(AffineModule):
     def collect_moments(self, value: bool) -> None:
         # The variables are made here, so that no call changes the structure of a model.
         if value and self.batch_moments is None:
-            shape = self.stats()[0].shape
+            shape = self._stats()[0].shape
             self.batch_moments = nnx.data(
                 {
                     name: BatchMoment(jnp.zeros(shape, jnp.float32))
@@ -141,7 +141,7 @@ class BatchModule(AffineModule):
         if collect_moments is not None:
             self.collect_moments = collect_moments
 
-    def options(
+    def _options(
         self, x: Array, use_running_average: bool | None, mask: Array | None
     ) -> BatchOptions:
         """Returns the keyword options that all functions of the family take."""
@@ -171,7 +171,7 @@ class BatchModule(AffineModule):
             "dtype": self.dtype,
         }
 
-    def run(
+    def _run(
         self,
         normalize: Callable[..., tuple[Array, Any]],
         x: Array,
@@ -190,20 +190,20 @@ class BatchModule(AffineModule):
           index: Which of the layer's statistics are those of this input; () for all.
         """
         x = floating_input(x)
-        stats = self.stats()
-        x, scale, bias = self.promote(
+        stats = self._stats()
+        x, scale, bias = self._promote(
             x, *(value for name, value in stats._asdict().items() if name != "count")
         )
-        options = self.options(x, use_running_average, mask)
+        options = self._options(x, use_running_average, mask)
         if self.batch_moments is not None:
-            self._collect(self.batch_moments, self.moments(x, options), index)
+            self._collect(self.batch_moments, self._moments(x, options), index)
         y, new = normalize(x, stats, scale, bias, **options)
         if not options["use_running_average"]:
             for name, value in new._asdict().items():
                 getattr(self, name).set_value(value)
         return y
 
-    def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+    def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
         """Returns the exact moments of the features that the batch normalizes."""
         return exact_moments(x, options)
 
@@ -241,9 +241,9 @@ class BatchLayer(BatchModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        return self.run(self.normalize, x, use_running_average, mask)
+        return self._run(self._normalize, x, use_running_average, mask)
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

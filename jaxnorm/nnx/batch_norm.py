@@ -32,7 +32,7 @@ class BatchNorm(BatchLayer):
              [ 1.,  1.]], dtype=float32)
     """
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

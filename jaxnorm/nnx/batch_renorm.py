@@ -45,11 +45,11 @@ class BatchRenorm(BatchLayer):
         self.r_max = r_max
         self.d_max = d_max
 
-    def init_stats(self, *, counted: bool) -> Any:
+    def _init_stats(self, *, counted: bool) -> Any:
         """Returns the running statistics, which are counted in any case."""
         return jaxnorm.init_renorm_stats(self.feature_shape)
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

@@ -74,4 +74,4 @@ class DomainBatchNorm(IndexedModule):
           ValueError: If it is no scalar, or known while tracing and out of range.
         """
         domain = check_index(domain, "domain", self.num_domains)
-        return self.run_at(domain, x, use_running_average, mask)
+        return self._run_at(domain, x, use_running_average, mask)

@@ -44,7 +44,7 @@ class DynamicTanh(AffineModule):
         **affine: Unpack[AffineOptions],
     ) -> None:
         super().__init__(num_features, rngs=rngs, **affine)
-        self.alpha = self.draw(alpha_init, rngs, ())
+        self.alpha = self._draw(alpha_init, rngs, ())
         self.feature_axes = hashable(feature_axes)
 
     def __call__(
@@ -59,7 +59,7 @@ class DynamicTanh(AffineModule):
         Returns:
           The squashed input, of the shape of x.
         """
-        x, scale, bias = self.promote(x)
+        x, scale, bias = self._promote(x)
         return jaxnorm.dynamic_tanh(
             x,
             read(self.alpha),

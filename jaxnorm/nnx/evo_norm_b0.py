@@ -47,13 +47,13 @@ class EvoNormB0(BatchLayer):
         **options: Unpack[BatchModuleOptions],
     ) -> None:
         super().__init__(num_features, rngs=rngs, **options)
-        self.v = self.draw(v_init, rngs)
+        self.v = self._draw(v_init, rngs)
 
-    def init_stats(self, *, counted: bool) -> RunningVariance:
+    def _init_stats(self, *, counted: bool) -> RunningVariance:
         """Returns the running variance before the first update."""
         return RunningVariance(jaxnorm.init_batch_stats(self.feature_shape).var)
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

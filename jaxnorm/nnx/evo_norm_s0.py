@@ -45,7 +45,7 @@ class EvoNormS0(AffineModule):
         super().__init__(num_features, rngs=rngs, **affine)
         self.num_groups = num_groups
         self.epsilon = epsilon
-        self.v = self.draw(v_init, rngs)
+        self.v = self._draw(v_init, rngs)
         self.feature_axes = feature_axes
 
     def __call__(
@@ -63,7 +63,7 @@ class EvoNormS0(AffineModule):
         Returns:
           The normalized and gated input, of the shape of x.
         """
-        x, scale, bias = self.promote(x)
+        x, scale, bias = self._promote(x)
         return jaxnorm.evo_norm_s0(
             x,
             read(self.v),

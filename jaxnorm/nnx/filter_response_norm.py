@@ -57,9 +57,9 @@ class FilterResponseNorm(AffineModule):
         self.threshold: nnx.Param[Array] | None = nnx.data(None)
         self.learned_epsilon: nnx.Param[Array] | None = nnx.data(None)
         if use_threshold:
-            self.threshold = self.draw(threshold_init, rngs)
+            self.threshold = self._draw(threshold_init, rngs)
         if use_learned_epsilon:
-            self.learned_epsilon = self.draw(learned_epsilon_init, rngs)
+            self.learned_epsilon = self._draw(learned_epsilon_init, rngs)
 
     def __call__(
         self,
@@ -76,7 +76,7 @@ class FilterResponseNorm(AffineModule):
         Returns:
           The normalized and thresholded input, of the shape of x.
         """
-        x, scale, bias = self.promote(x)
+        x, scale, bias = self._promote(x)
         return jaxnorm.filter_response_norm(
             x,
             scale,

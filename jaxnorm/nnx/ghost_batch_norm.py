@@ -43,7 +43,7 @@ class GhostBatchNorm(BatchLayer):
         self.virtual_batch_size = virtual_batch_size
         self.stats_rule = stats_rule
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

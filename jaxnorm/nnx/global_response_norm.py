@@ -59,7 +59,7 @@ class GlobalResponseNorm(AffineModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x, scale, bias = self.promote(x)
+        x, scale, bias = self._promote(x)
         return jaxnorm.global_response_norm(
             x,
             scale,

@@ -66,7 +66,7 @@ class GroupNorm(SampleModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x, scale, bias = self.promote(floating_input(x))
+        x, scale, bias = self._promote(floating_input(x))
         reduction_axes = self.reduction_axes
         if reduction_axes is None and x.ndim == 1:
             reduction_axes = 0  # Flax takes a single example without an axis for it
@@ -77,5 +77,5 @@ class GroupNorm(SampleModule):
             num_groups=self.num_groups,
             reduction_axes=reduction_axes,
             feature_axes=self.feature_axis,
-            **self.shared(mask),
+            **self._shared(mask),
         )

@@ -28,20 +28,20 @@ class IndexedModule(BatchModule):
         self._number = number
         super().__init__(num_features, rngs=rngs, **options)
 
-    def init_stats(self, *, counted: bool) -> Any:
+    def _init_stats(self, *, counted: bool) -> Any:
         """Returns the running statistics before the first update."""
         return jaxnorm.init_recurrent_stats(
             self._number, self.feature_shape, counted=counted
         )
 
-    def run_at(
+    def _run_at(
         self,
         index: ArrayLike,
         x: Array,
         use_running_average: bool | None,
         mask: Array | None,
     ) -> Array:
-        """Normalizes x with the statistics at `index`; see `BatchModule.run`."""
+        """Normalizes x with the statistics at `index`; see `BatchModule._run`."""
 
         def normalize(
             x: Array, stats: Any, *affine: Array | None, **options: Any
@@ -49,4 +49,4 @@ class IndexedModule(BatchModule):
             return jaxnorm.recurrent_batch_norm(x, stats, index, *affine, **options)
 
         own = jnp.clip(jnp.asarray(index), 0, self._number - 1)
-        return self.run(normalize, x, use_running_average, mask, (own,))
+        return self._run(normalize, x, use_running_average, mask, (own,))

@@ -46,18 +46,18 @@ class InstanceBatchNorm(BatchLayer):
         self.instance_features = instance_features
         super().__init__(num_features, rngs=rngs, **options)
 
-    def init_stats(self, *, counted: bool) -> Any:
+    def _init_stats(self, *, counted: bool) -> Any:
         """Returns the running statistics of the features that the batch normalizes."""
         (features,) = self.feature_shape
         own = max(features - self.instance_features, 0)
         return jaxnorm.init_batch_stats(own, counted=counted)
 
-    def moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+    def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
         """Returns the exact moments of the features that the batch normalizes."""
         first = self.instance_features
-        return jax.tree.map(lambda leaf: leaf[first:], super().moments(x, options))
+        return jax.tree.map(lambda leaf: leaf[first:], super()._moments(x, options))
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

@@ -57,7 +57,7 @@ class InstanceNorm(SampleModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x, scale, bias = self.promote(floating_input(x))
+        x, scale, bias = self._promote(floating_input(x))
         return jaxnorm.instance_norm(
-            x, scale, bias, feature_axes=self.feature_axes, **self.shared(mask)
+            x, scale, bias, feature_axes=self.feature_axes, **self._shared(mask)
         )

@@ -59,12 +59,12 @@ class LayerNorm(SampleModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x, scale, bias = self.promote(floating_input(x))
+        x, scale, bias = self._promote(floating_input(x))
         return jaxnorm.layer_norm(
             x,
             scale,
             bias,
             reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
-            **self.shared(mask),
+            **self._shared(mask),
         )

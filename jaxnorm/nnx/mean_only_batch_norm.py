@@ -44,11 +44,11 @@ class MeanOnlyBatchNorm(BatchLayer):
         # given in the options, too, use_scale is an error
         super().__init__(num_features, use_scale=False, rngs=rngs, **options)  # type: ignore[misc]
 
-    def init_stats(self, *, counted: bool) -> RunningMean:
+    def _init_stats(self, *, counted: bool) -> RunningMean:
         """Returns the running mean before the first update."""
         return RunningMean(jaxnorm.init_batch_stats(self.feature_shape).mean)
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

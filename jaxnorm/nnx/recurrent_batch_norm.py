@@ -67,4 +67,4 @@ class RecurrentBatchNorm(IndexedModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        return self.run_at(step, x, use_running_average, mask)
+        return self._run_at(step, x, use_running_average, mask)

@@ -55,7 +55,7 @@ class RMSNorm(SampleModule):
         self.feature_axes = hashable(feature_axes)
         self.scale_offset = scale_offset
 
-    def promote(
+    def _promote(
         self, x: Array, *statistics: Array | None
     ) -> tuple[Array, Array | None, Array | None]:
         """Returns x, scale and None; `promote_dtype` sees a pair, as in Flax."""
@@ -74,12 +74,12 @@ class RMSNorm(SampleModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x, scale, _ = self.promote(floating_input(x))
+        x, scale, _ = self._promote(floating_input(x))
         return jaxnorm.rms_norm(
             x,
             scale,
             reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
             scale_offset=self.scale_offset,
-            **self.shared(mask),
+            **self._shared(mask),
         )

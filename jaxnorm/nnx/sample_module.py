@@ -59,7 +59,7 @@ class SampleModule(AffineModule):
         self.axis_index_groups = hashable(axis_index_groups)
         self.use_fast_variance = use_fast_variance
 
-    def shared(self, mask: Array | None) -> _Shared:
+    def _shared(self, mask: Array | None) -> _Shared:
         """Returns the keyword options that the four functions share."""
         return {
             "epsilon": self.epsilon,

@@ -43,10 +43,10 @@ class SwitchableNorm(BatchLayer):
         **options: Unpack[BatchModuleOptions],
     ) -> None:
         super().__init__(num_features, rngs=rngs, **options)
-        self.mean_logits = self.draw(logits_init, rngs, (3,))
-        self.var_logits = self.draw(logits_init, rngs, (3,))
+        self.mean_logits = self._draw(logits_init, rngs, (3,))
+        self.var_logits = self._draw(logits_init, rngs, (3,))
 
-    def normalize(
+    def _normalize(
         self,
         x: Array,
         stats: Any,

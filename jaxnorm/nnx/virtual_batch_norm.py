@@ -89,7 +89,7 @@ class VirtualBatchNorm(AffineModule):
           The normalized input, of the shape of x.
         """
         stored = {name: read(value) for name, value in self.reference.items()}
-        x, scale, bias = self.promote(floating_input(x), stored["mean"], stored["var"])
+        x, scale, bias = self._promote(floating_input(x), stored["mean"], stored["var"])
         if self.collect_reference:
             y, moments, size = jaxnorm.collect_reference(
                 x,
