@@ -240,20 +240,28 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         close(product, curvature, 1e-6)
 
 
-# bfloat16 for all; float16 for the two ways to measure moments. (XLA may keep float32
+# bfloat16 for all; others for the two ways to measure moments. (XLA may keep float32
 # between operations in bfloat16, so that only float16 shows what is rounded where.)
-FLOAT16 = ("batch_norm", "layer_norm", "rms_norm")
+NARROW = [
+    ("batch_norm", jnp.float16),
+    ("layer_norm", jnp.float16),
+    ("rms_norm", jnp.float16),
+    ("batch_norm", jnp.float8_e5m2),
+    ("layer_norm", jnp.float8_e4m3fn),
+]
+OTHER_DTYPES = (jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2)
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
         *((name, jnp.bfloat16) for name in TABLE),
-        *((name, jnp.float16) for name in FLOAT16),
+        *NARROW,
         *(
-            pytest.param(name, jnp.float16, marks=pytest.mark.slow)
+            pytest.param(name, dtype, marks=pytest.mark.slow)
             for name in TABLE
-            if name not in FLOAT16
+            for dtype in OTHER_DTYPES
+            if (name, dtype) not in NARROW
         ),
     ],
 )
@@ -270,8 +278,28 @@ def test_half_precision(name, dtype):
     _, wide, wide_new = compiled(name)(*arguments, state, mask)
     close(new, wide_new, 1e-5)
     unit = float(jnp.finfo(dtype).eps)
-    half_a_unit = 0.501 * unit * np.abs(oracle.wide(wide)) + 1e-5
+    least = float(jnp.finfo(dtype).smallest_subnormal)
+    half_a_unit = 0.501 * unit * np.abs(oracle.wide(wide)) + 1e-5 + least / 2
     assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
+
+
+@every_function
+def test_float8_gives_way_to_every_other_dtype(name):
+    """As of y, which `dtype` may say; JAX itself promotes it to none."""
+    entry = TABLE[name]
+    x, params, state = draw_arguments(entry)
+
+    def dtype_of(x_dtype, params_dtype):
+        arguments = cast(x, x_dtype), cast(params, params_dtype)
+        y, new = jax.eval_shape(entry.call, *arguments, state, draw_mask(entry))
+        chex.assert_trees_all_equal_dtypes(new, state)
+        return y.dtype
+
+    small, wide = jnp.float8_e4m3fn, jnp.bfloat16
+    assert dtype_of(small, small) == small
+    assert dtype_of(wide, small) == wide
+    if params:
+        assert dtype_of(small, wide) == wide
 
 
 @every_function

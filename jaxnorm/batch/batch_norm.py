@@ -83,7 +83,8 @@ def batch_norm(
       skip_nonfinite: Whether all statistics of the layer stay as they were when the
         batch's mean or variance, or what would be stored of it, is not finite in any
         feature. y is not changed by it.
-      dtype: Dtype of y; by default what x, scale and bias promote to.
+      dtype: Dtype of y; by default what x, scale and bias promote to. 8-bit floats give
+        way to every other dtype.
 
     Returns:
       y of the shape of x, and the new statistics, of the type and dtypes of `stats`

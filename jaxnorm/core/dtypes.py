@@ -9,10 +9,14 @@ def promote(*dtypes: DTypeLike) -> jnp.dtype:
     """Returns the common dtype under standard promotion, whatever mode is configured.
 
     Only explicit casts follow from it, so strict dtype promotion holds in the package.
+    JAX promotes 8-bit floats to nothing; here they give way to every other dtype.
     """
+    distinct = list(dict.fromkeys(jnp.dtype(dtype) for dtype in dtypes))
+    if len(distinct) > 1:
+        distinct = [dtype for dtype in distinct if not _is_float8(dtype)]
+    result, *others = distinct or [jnp.dtype(jnp.float32)]
     with jax.numpy_dtype_promotion("standard"):
-        result = jnp.dtype(dtypes[0])
-        for dtype in dtypes[1:]:
+        for dtype in others:
             result = jnp.promote_types(result, dtype)
     return result
 
@@ -46,6 +50,10 @@ def output_dtype(dtype: DTypeLike | None, *inputs: jax.Array | None) -> jnp.dtyp
             "which would drop the imaginary part."
         )
     return dtype
+
+
+def _is_float8(dtype: jnp.dtype) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize == 1
 
 
 def _is_complex(dtype: DTypeLike) -> bool:

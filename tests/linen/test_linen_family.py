@@ -317,3 +317,12 @@ def test_integers(name, as_users_run_it):
     promotion = "strict" if entry.integers else "standard"
     with jax.numpy_dtype_promotion(promotion):
         assert jax.eval_shape(apply, *arguments)[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].function])
+def test_float8_input(name):
+    """The parameters are in float32, and so is y."""
+    entry, x = TABLE[name], draw_x().astype(jnp.float8_e4m3fn)
+    init = functools.partial(entry.build(True).init_with_output, KEY)
+    y, _ = jax.eval_shape(init, x, *entry.extra)
+    assert y.dtype == jnp.float32

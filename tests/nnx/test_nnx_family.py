@@ -237,3 +237,10 @@ def test_shared_over_devices(name):
     nnx.update(shared, after)
     close(values(shared), values(alone))
     close(np.asarray(actual)[:14], np.asarray(y)[:14])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if TABLE[n].function])
+def test_float8_input(name):
+    """The parameters are in float32, and so is y."""
+    x = draw_x().astype(jnp.float8_e4m3fn)
+    assert jax.eval_shape(lambda x: call(name, build(name), x), x).dtype == jnp.float32
