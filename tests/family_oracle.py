@@ -11,6 +11,7 @@ with the statistics of a batch, made of the same parts.
 from typing import NamedTuple
 
 import numpy as np
+import oracle
 from oracle import wide
 
 
@@ -85,20 +86,38 @@ def instance_norm(
 
 
 def filter_response_norm(
-    x, scale, bias, threshold, *, epsilon=1e-6, learned_epsilon=None, feature_axes=-1
+    x,
+    scale,
+    bias,
+    threshold,
+    *,
+    epsilon=1e-6,
+    learned_epsilon=None,
+    feature_axes=-1,
+    mask=None,
 ):
     """max(scale * x / sqrt(mean x^2 + epsilon + |learned|) + bias, threshold)."""
-    data = read(x, None, feature_axes)
+    data = read(x, mask, feature_axes)
     epsilon = epsilon + np.abs(expand(learned_epsilon, data, 0.0))
     xhat = standardize(data, power(data, data.space), epsilon)
-    return np.maximum(affine(xhat, scale, bias, data), expand(threshold, data, -np.inf))
+    y = affine(xhat, scale, bias, data)
+    return y if threshold is None else np.maximum(y, expand(threshold, data, None))
 
 
-def global_response_norm(x, scale, bias, *, epsilon=1e-6, feature_axes=-1):
-    """scale * x * n + bias + x, n the share of each feature in the norms over space."""
-    data = read(x, None, feature_axes)
-    norm = np.sqrt((np.abs(data.x) ** 2).sum(data.space, keepdims=True))
-    share = norm / (norm.mean(_axes(data, feature_axes), keepdims=True) + epsilon)
+def global_response_norm(x, scale, bias, *, epsilon=1e-6, feature_axes=-1, mask=None):
+    """scale * x * n + bias + x, n the share of each feature in the norms over space.
+
+    Features without valid elements are not among those that the mean is taken of.
+    """
+    data = read(x, mask, feature_axes)
+    square = (data.weights * np.abs(data.x) ** 2).sum(data.space, keepdims=True)
+    count = data.weights.sum(data.space, keepdims=True)
+    count, _, square = oracle.observed(count, None, square)
+    seen = count > 0
+    features = _axes(data, feature_axes)
+    number = np.maximum(seen.sum(features, keepdims=True), 1)
+    mean = np.sqrt(square).sum(features, keepdims=True) / number
+    share = np.sqrt(square) / (mean + epsilon)
     return affine(data.x * share, scale, bias, data) + data.x
 
 
@@ -109,13 +128,15 @@ def dynamic_tanh(x, alpha, scale, bias, *, feature_axes=-1):
     return affine(xhat, scale, bias, data)
 
 
-def evo_norm_s0(x, v, scale, bias, *, num_groups=32, epsilon=1e-5, feature_axes=-1):
+def evo_norm_s0(
+    x, v, scale, bias, *, num_groups=32, epsilon=1e-5, feature_axes=-1, mask=None
+):
     """scale * x * sigmoid(v * x) / sqrt(group variance + epsilon) + bias."""
-    data = read(x, None, feature_axes)
+    data = read(x, mask, feature_axes)
     own = group_moments(data, num_groups, None, feature_axes, None)
+    var = np.where(own.count > 0, own.var, np.inf)
     sigmoid = (1 + np.tanh(expand(v, data, 1.0) * data.x / 2)) / 2
-    xhat = data.x * sigmoid / np.sqrt(own.var + epsilon)
-    return affine(xhat, scale, bias, data)
+    return affine(data.x * sigmoid / np.sqrt(var + epsilon), scale, bias, data)
 
 
 # What they are made of. Moments and parameters have the rank of x.
@@ -150,13 +171,14 @@ def take_moments(data, axes):
     count, share = _shares(data, axes)
     mean = (share * data.x).sum(axes, keepdims=True)
     var = (share * np.abs(data.x - mean) ** 2).sum(axes, keepdims=True)
-    return Moments(count, mean, var)
+    return Moments(*oracle.observed(count, mean, var))
 
 
 def power(data, axes):
     """The moments about 0."""
     count, share = _shares(data, axes)
     square = (share * np.abs(data.x) ** 2).sum(axes, keepdims=True)
+    count, _, square = oracle.observed(count, None, square)
     return Moments(count, np.zeros_like(square), square)
 
 

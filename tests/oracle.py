@@ -87,6 +87,14 @@ def batch_norm_gradients(dy, x, mean, var, scale=None, bias=None, **options):
     )
 
 
+def observed(count, mean, var):
+    """The moments that all is made of, as they are: rounding.py has other ones.
+
+    The mean is None where the moments are those about 0.
+    """
+    return count, mean, var
+
+
 def _prepare(x, feature_axes, mask):
     x = wide(x)
     features = {axis % x.ndim for axis in np.atleast_1d(feature_axes)}
@@ -102,7 +110,7 @@ def _moments(x, weights, axes):
     divisor = np.where(count > 0, count, 1)
     mean = (weights * x).sum(axes, keepdims=True) / divisor
     var = (weights * np.abs(x - mean) ** 2).sum(axes, keepdims=True) / divisor
-    return count, mean, var
+    return observed(count, mean, var)
 
 
 def _normalize(

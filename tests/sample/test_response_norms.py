@@ -135,7 +135,7 @@ def test_mask(name, kind, rng, make_mask):
     norm, shape = NORMS[name], (5, 6, 4)
     check(
         norm,
-        norm.masked,
+        norm.reference,
         draw(rng, shape, loc=0.5),
         draw_parameters(rng, norm, (4,), (4,)),
         draw(rng, shape),
@@ -155,7 +155,7 @@ def test_not_finite_under_the_mask(name, kind, rng, make_mask):
     x = place(np.where(hit, bad, draw(rng, shape)))
     parameters = draw_parameters(rng, norm, (4,), (4,))
     options = {"mask": jnp.asarray(mask), "feature_axes": -1, **norm.options}
-    y = check(norm, norm.masked, x, parameters, draw(rng, shape), **options)
+    y = check(norm, norm.reference, x, parameters, draw(rng, shape), **options)
     floor = np.asarray(parameters.get("threshold", -np.inf))
     expected = np.broadcast_to(np.maximum(parameters["bias"], floor), shape)
     np.testing.assert_array_equal(y[hit], expected[hit])
