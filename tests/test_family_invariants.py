@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 from drawing import place
-from family import TABLE, cast, close, draw_arguments, draw_mask
+from family import SHAPE, TABLE, cast, close, draw_arguments, draw_mask
 
 import jaxnorm
 
@@ -190,6 +190,31 @@ DERIVED_ELSEWHERE = {
     "standardize_weight",
     "spectral_norm",
 }
+
+
+@every_function
+def test_float64_input_is_computed_in_float64(name, x64):
+    """Whatever the dtypes of parameters and running statistics are."""
+    entry = TABLE[name]
+    x, params, state = draw_arguments(entry)
+    state = jax.tree.map(lambda leaf: leaf * np.float32(1.1), state)  # no round number
+    mask = draw_mask(entry)
+    if mask is not None:  # one feature has no element
+        mask = jnp.asarray(np.asarray(mask) & (np.arange(SHAPE[-1]) != 1))
+    training = functools.partial(entry.call, mask=mask)
+    calls = [training]
+    if entry.inference:
+        calls.append(functools.partial(training, use_running_average=True))
+
+    @jax.jit
+    def run(x, params, state):
+        return [call(x, params, state)[0] for call in calls]
+
+    x, wide = cast(x, jnp.float64), cast((params, state), jnp.float64)
+    narrow = run(x, params, state)
+    close(narrow, run(x, *wide), 1e-13)
+    bfloat16 = cast((params, state), jnp.bfloat16)
+    close(run(x, *bfloat16), run(x, *cast(bfloat16, jnp.float64)), 1e-13)
 
 
 @pytest.mark.parametrize(

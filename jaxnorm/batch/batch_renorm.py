@@ -140,13 +140,15 @@ def batch_renorm(
     d_max = _bound(d_max, "d_max", 0.0, stats.count)
     epsilon = call.spec.epsilon
     if call.use_running_average:
-        var = _at_least_epsilon(stats.std, epsilon) ** 2
+        std = stats.std.astype(accumulation_dtype(call.x.dtype))
+        var = _at_least_epsilon(std, epsilon) ** 2
         return call.normalize(stats.mean, var, epsilon=0.0), stats
 
     running = call.agree(stats)
-    running_std = _at_least_epsilon(call.align(running.std), epsilon)
     moments = call.measure(running.mean)
     batch = call.per_feature(moments)
+    running_std = call.align(running.std).astype(moments.var.dtype)
+    running_std = _at_least_epsilon(running_std, epsilon)
     r, d = lax.stop_gradient(
         _corrections(
             moments, call.align(running.mean), running_std, r_max, d_max, epsilon
@@ -177,7 +179,6 @@ def _corrections(
 ) -> tuple[Array, Array]:
     """Returns r and d; 1 and 0 where there is nothing to compare."""
     running_mean = running_mean.astype(moments.shift.dtype)
-    running_std = running_std.astype(moments.var.dtype)
     comparable = (moments.count > 0) & jnp.isfinite(running_mean)
     comparable &= jnp.isfinite(running_std) & (running_std > 0)
     std = jnp.sqrt(moments.var + epsilon)

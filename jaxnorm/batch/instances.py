@@ -108,6 +108,7 @@ def measure_about_instances(
     if call.use_running_average:
         instances = measure_instances(call, mean)
         delta = mean.astype(instances.shift.dtype) - instances.shift
+        var = var.astype(instances.var.dtype)
         return instances, instances._replace(delta=delta, var=var), None
     instances, batch = measure_both(call, running.mean)
     reference = batch.or_where_empty(var).about(instances.shift)

@@ -14,7 +14,7 @@ from jaxnorm.batch.instances import (
     normalize_about,
 )
 from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.pooling import pool_about_mean
 from jaxnorm.core.reduction import Reduction
@@ -81,8 +81,8 @@ def switchable_norm(
     """
     call = BatchCall.parse(x, scale, bias, **options)
     check_stats(stats, call.feature_shape, call.x.dtype)
-    mean_share = _shares(mean_logits, "mean_logits")
-    var_share = _shares(var_logits, "var_logits")
+    mean_share = _shares(mean_logits, "mean_logits", call.x)
+    var_share = _shares(var_logits, "var_logits", call.x)
     running = stats if call.use_running_average else call.agree(stats)
 
     def mix(call: BatchCall) -> tuple[Array, Moments | None]:
@@ -106,11 +106,12 @@ def _mix(shares: Array, instance: Array, layer: Array, batch: Array) -> Array:
     return a * instance + b * layer + c * batch
 
 
-def _shares(logits: Array, name: str) -> Array:
+def _shares(logits: Array, name: str, x: Array) -> Array:
     logits = check_inexact(logits, name)
     if logits.shape != (3,):
         raise ValueError(
             f"{name} must have the shape (3,), for instance, layer and batch, got "
             f"{logits.shape}."
         )
-    return jax.nn.softmax(logits.astype(accumulation_dtype(logits.dtype)))
+    dtype = accumulation_dtype(logits.dtype, real_dtype(x.dtype))
+    return jax.nn.softmax(logits.astype(dtype))

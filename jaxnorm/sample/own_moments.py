@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import align_mask
 from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.measure import measure_alone, measure_power
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.standardize import Standardization, standardize
@@ -55,7 +55,8 @@ def normalize_by_own_moments(
     given = scale is not None
     scale, bias, result = affine(x, scale, bias, feature_axes, dtype)
     if given and scale_offset:
-        scale = scale.astype(accumulation_dtype(scale.dtype)) + scale_offset
+        wide = accumulation_dtype(scale.dtype, real_dtype(x.dtype))
+        scale = scale.astype(wide) + scale_offset
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
     reduction = Reduction(reduction_axes, across, blocks)

@@ -8,17 +8,24 @@ FAMILY = "batch/test_batch_family.py"
 MUTANTS = {
     "hybrid/switchable_norm.py": [
         (
+            "shares in the dtype of the logits",
+            "dtype = accumulation_dtype(logits.dtype, real_dtype(x.dtype))",
+            "dtype = accumulation_dtype(logits.dtype)",
+            "tests/test_family_invariants.py::test_float64_input_is_computed_in_float64",
+            "switchable",
+        ),
+        (
             "shares of mean and variance swapped",
-            'mean_share = _shares(mean_logits, "mean_logits")\n'
-            '    var_share = _shares(var_logits, "var_logits")',
-            'mean_share = _shares(var_logits, "var_logits")\n'
-            '    var_share = _shares(mean_logits, "mean_logits")',
+            'mean_share = _shares(mean_logits, "mean_logits", call.x)\n'
+            '    var_share = _shares(var_logits, "var_logits", call.x)',
+            'mean_share = _shares(var_logits, "var_logits", call.x)\n'
+            '    var_share = _shares(mean_logits, "mean_logits", call.x)',
             f"{SWITCHABLE}::test_mean_and_variance_are_chosen_apart",
         ),
         (
             "shares that do not add up to 1",
-            "return jax.nn.softmax(logits.astype(accumulation_dtype(logits.dtype)))",
-            "return jax.nn.sigmoid(logits.astype(accumulation_dtype(logits.dtype)))",
+            "return jax.nn.softmax(logits.astype(dtype))",
+            "return jax.nn.sigmoid(logits.astype(dtype))",
             f"{SWITCHABLE}::test_equal_logits_are_thirds",
         ),
     ],

@@ -17,7 +17,7 @@ MUTANTS = {
         ),
         (
             "scale_offset added in the dtype of scale",
-            "scale = scale.astype(accumulation_dtype(scale.dtype)) + scale_offset",
+            "scale = scale.astype(wide) + scale_offset",
             "scale = scale + scale_offset",
             f"{OWN}::test_scale_offset_is_added_before_rounding",
         ),
