@@ -24,6 +24,7 @@ from jaxnorm.core.measure import (
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats
 
 _Result = TypeVar("_Result")
@@ -111,8 +112,10 @@ def measure_about_instances(
         var = var.astype(instances.var.dtype)
         return instances, instances._replace(delta=delta, var=var), None
     instances, batch = measure_both(call, running.mean)
-    reference = batch.or_where_empty(var).about(instances.shift)
-    return instances, reference, call.per_feature(batch)
+    # What has no valid element has no mean, and may be far from its shift.
+    shift = where(instances.count > 0, instances.shift, batch.shift)
+    reference = batch.or_where_empty(var).about(shift)
+    return instances._replace(shift=shift), reference, call.per_feature(batch)
 
 
 def measure_spread(

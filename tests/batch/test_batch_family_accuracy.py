@@ -36,6 +36,7 @@ CASES = {
     "missing": Case(FAR, np.ones(1), FIRST & (FAR > 0), warm=True),
     "empty": Case(FAR, np.ones(1), FAR > 0, warm=True),
     "cold": Case(np.full(5, 1e4), np.ones(1), NONE, warm=False),
+    "cold, hidden": Case(np.full(5, 1e4), np.ones(1), FIRST & (FAR > 0), warm=False),
     "quiet": Case(np.full(5, 5.0), np.where(FIRST, 1e-3, 1), NONE, warm=True),
 }
 
@@ -65,7 +66,8 @@ def with_means(name, state, params, mean):
             ("missing", False),
             ("empty", True),
             ("empty", False),
-            ("cold", False),  # in one pass likewise, as the next one
+            ("cold", False),  # in one pass likewise, as the next ones
+            ("cold, hidden", False),
             ("quiet", False),
         ]
         for inference in (False, True)
