@@ -11,7 +11,7 @@ MUTANTS = {
             "shares in the dtype of the logits",
             "dtype = accumulation_dtype(logits.dtype, real_dtype(x.dtype))",
             "dtype = accumulation_dtype(logits.dtype)",
-            "tests/test_family_invariants.py::test_float64_input_is_computed_in_float64",
+            "test_family_invariants.py::test_float64_input_is_computed_in_float64",
             "switchable",
         ),
         (
