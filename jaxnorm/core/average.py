@@ -1,5 +1,6 @@
 """The moving average that every running statistic is."""
 
+import jax
 import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
@@ -10,6 +11,7 @@ from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.sharding import shard_as, where
 
 
+@jax.jit
 def average(old: Array, new: Array, *, weight: Array, seen: Array) -> Array:
     """Returns `weight * old + (1 - weight) * new`, in the dtype of `old`.
 

@@ -62,7 +62,8 @@ class Standardization:
     rescale: bool = True
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+# Under jit, layers of the same shapes are traced, and differentiated, once for all.
+@functools.partial(jax.jit, static_argnums=0)
 def standardize(
     spec: Standardization,
     x: Array,
@@ -87,19 +88,31 @@ def standardize(
         normalized as well; where they are not finite, or the moments have seen no
         element, the result is `bias`.
     """
+    return _standardize(spec, x, moments, scale, bias, mask)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _standardize(
+    spec: Standardization,
+    x: Array,
+    moments: CenteredMoments,
+    scale: Array,
+    bias: Array,
+    mask: Array | None,
+) -> Array:
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     k = scale.astype(dtype) * _rstd(spec, moments, mask, dtype)
     y = _center(spec, x, moments, mask, dtype) * k + bias.astype(dtype)
     return y.astype(spec.dtype)
 
 
-@standardize.defjvp
+@_standardize.defjvp
 def _standardize_jvp(
     spec: Standardization, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
     x, moments, scale, _, mask = primals
     tx, _, tscale, tbias, _ = tangents
-    y = standardize(spec, *primals)
+    y = _standardize(spec, *primals)
     # Only the arguments of the checkpointed part are saved; it casts them by itself.
     # prevent_cse=True would put a barrier on all of its operands, the cotangent among
     # them, which then could not be fused with the operation that computes it.

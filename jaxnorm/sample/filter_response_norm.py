@@ -12,7 +12,13 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import MOMENTS_NAME, inverse_std, measure_power, usable
+from jaxnorm.core.measure import (
+    MOMENTS_NAME,
+    inverse_std,
+    measure_power,
+    nan_if_overflown,
+    usable,
+)
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Reduction
@@ -118,7 +124,7 @@ def _respond(
     wide = accumulation_dtype(result, x.dtype)
     x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
     moments = measure_power(x, reduction, mask=mask)
-    power = moments.var
+    power = nan_if_overflown(moments.var)
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
     # What has no valid element comes out as the bias.

@@ -33,7 +33,7 @@ def rms_norm(
 
     computed in float32 or wider up to and including the product with scale; only y is
     rounded to a narrower dtype. What is kept for the backward pass is x, and one number
-    an example.
+    an example. Where the sum of squares exceeds the range of the dtype, y is 0.
 
     Args:
       x: Input of any shape; floating or complex.
