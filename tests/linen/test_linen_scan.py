@@ -1,0 +1,110 @@
+"""Running statistics in `nn.scan`, over time and over layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family_modules import TABLE
+from flax import linen as nn
+
+KEY = jax.random.key(0)
+TIME, SHAPE = 3, (4, 6, 4)
+CARRIED = [n for n in TABLE if TABLE[n].function and TABLE[n].counts]
+
+
+class OverTime(nn.Module):
+    """One layer at each time step: its statistics move on."""
+
+    norm: nn.Module
+    extra: tuple
+
+    @nn.compact
+    def __call__(self, xs):
+        def step(norm, carry, x):
+            return carry, norm(x, *self.extra)
+
+        if self.is_initializing():  # a scan carries what is there before it
+            self.norm(xs[0], *self.extra)
+        scan = nn.scan(
+            step,
+            variable_carry="batch_stats",
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        return scan(self.norm, (), xs)[1]
+
+
+class OverLayers(nn.Module):
+    """One layer after the other, each with statistics of its own."""
+
+    norm: nn.Module
+    extra: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        def layer(norm, x, _):
+            return norm(x, *self.extra), None
+
+        scan = nn.scan(
+            layer,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=TIME,
+        )
+        return scan(self.norm, x, None)[0]
+
+
+# The slow tier has all.
+OFTEN = {"BatchNorm", "BatchRenorm"}
+each_norm = pytest.mark.parametrize(
+    "name",
+    [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in CARRIED],
+)
+
+
+def draw(rng, shape):
+    return jnp.asarray(rng.normal(1, 2, shape), jnp.float32)
+
+
+def compare(actual, expected):
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@each_norm
+def test_over_time(name, rng):
+    """As a loop over the steps."""
+    entry, xs = TABLE[name], draw(rng, (TIME, *SHAPE))
+    model = OverTime(entry.build(True), entry.extra)
+    variables = jax.jit(model.init)(KEY, xs)
+    ys, new = jax.jit(lambda v, xs: model.apply(v, xs, mutable="batch_stats"))(
+        variables, xs
+    )
+    alone = {kind: value["norm"] for kind, value in variables.items()}
+    step = jax.jit(lambda v, x: entry.apply(model.norm, v, x, mutable="batch_stats"))
+    for x, y in zip(xs, ys, strict=True):
+        expected, updates = step(alone, x)
+        compare(y, expected)
+        alone |= updates
+    compare(new["batch_stats"]["norm"], alone["batch_stats"])
+
+
+@each_norm
+def test_over_layers(name, rng):
+    """As a loop over the layers."""
+    entry, x = TABLE[name], draw(rng, SHAPE)
+    model = OverLayers(entry.build(True), entry.extra)
+    variables = jax.jit(model.init)(KEY, x)
+    y, new = jax.jit(lambda v, x: model.apply(v, x, mutable="batch_stats"))(
+        variables, x
+    )
+    step = jax.jit(lambda v, x: entry.apply(model.norm, v, x, mutable="batch_stats"))
+    for layer in range(TIME):
+        own = {
+            kind: jax.tree.map(lambda leaf, i=layer: leaf[i], value["norm"])
+            for kind, value in variables.items()
+        }
+        x, updates = step(own, x)
+        moved = jax.tree.map(lambda leaf, i=layer: leaf[i], new["batch_stats"]["norm"])
+        compare(moved, updates["batch_stats"])
+    compare(y, x)

@@ -1,0 +1,67 @@
+"""Running statistics in `nnx.scan`, over time and over layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from nnx_modules import TABLE, TRAINED, build, call, values
+
+TIME, SHAPE = 3, (4, 6, 4)
+# The slow tier has all.
+OFTEN = {"BatchNorm", "BatchRenorm"}
+each_norm = pytest.mark.parametrize(
+    "name",
+    [
+        n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow)
+        for n in TRAINED
+        if TABLE[n].function
+    ],
+)
+
+
+def draw(rng, shape):
+    return jnp.asarray(rng.normal(1, 2, shape), jnp.float32)
+
+
+def compare(actual, expected):
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@each_norm
+def test_over_time(name, rng):
+    """One layer as the carry: as a loop over the steps."""
+    xs = draw(rng, (TIME, *SHAPE))
+
+    @nnx.jit
+    @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+    def scan(norm, x):
+        y = call(name, norm, x)
+        return norm, y
+
+    norm, ys = scan(build(name), xs)
+    alone, step = build(name), nnx.jit(lambda norm, x: call(name, norm, x))
+    compare(ys, jnp.stack([step(alone, x) for x in xs]))
+    compare(values(norm), values(alone))
+
+
+@each_norm
+def test_over_layers(name, rng):
+    """Each has statistics of its own: as a loop over the layers."""
+    x = draw(rng, SHAPE)
+    layers = nnx.vmap(lambda _: build(name), axis_size=TIME, in_axes=None)(None)
+
+    @nnx.jit
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+    def scan(norm, x):
+        return call(name, norm, x)
+
+    y = scan(layers, x)
+    step = nnx.jit(lambda norm, x: call(name, norm, x))
+    for layer in range(TIME):
+        alone = build(name)
+        x = step(alone, x)
+        moved = jax.tree.map(lambda leaf, i=layer: leaf[i], values(layers))
+        compare(moved, values(alone))
+    compare(y, x)
