@@ -1,0 +1,214 @@
+"""How far rounding may carry a result from the oracle's: one tolerance for all.
+
+What this library promises of its arithmetic, of which u is the relative spacing of the
+dtype that statistics are computed in (float32 or wider):
+
+* A sum of n numbers is off by some u times the sum of their magnitudes.
+* A variance is the mean square of `x - shift` less the square of its mean, and so off
+  by some u (var + 4 |mean - shift|^2). The shift is the running mean in one pass, and
+  the mean itself, rounded, in two passes and in normalizers of each example.
+* The mean is kept as `shift + delta`, and so is off by u (|mean - shift| + std) in
+  what is normalized, however large it is.
+* A product with a parameter is off by u of it.
+* Results are rounded once, to their dtype.
+
+What these do to a result depends on the normalizer and on the data. So nobody says how
+much: the oracle is computed again, with moments and parameters that are off by so much
+in random directions, and how far its result goes is what rounding may do, times FACTOR.
+Where that is no small part of the result (the variance of two numbers next to each
+other far from the shift, say), nothing is promised and nothing compared.
+"""
+
+import itertools
+from typing import NamedTuple
+from unittest import mock
+
+import jax.numpy as jnp
+import numpy as np
+import oracle
+
+FACTOR = 16  # how many roundings there are one after the other, about
+TRIALS = 8
+LOST = 0.02  # of a result; from there on it says nothing
+STEPS = (2e-3, 1e-3, 5e-4)  # of the differences that are the oracle's derivative
+
+
+class Arithmetic(NamedTuple):
+    """The dtype that statistics are computed in, and what x is shifted by first."""
+
+    dtype: np.dtype
+    shift: np.ndarray | None  # of the rank of x; None: the mean
+
+    @property
+    def unit(self):
+        return float(jnp.finfo(self.dtype).eps)
+
+    def noise(self, rng, mean, var, unit):
+        """What is added to a mean (or None, for moments about 0) and a variance.
+
+        `unit` is +-u. The oracle's own errors are in it, which are seen in float64.
+        """
+        smallest = np.sign(unit) * float(jnp.finfo(self.dtype).tiny)  # others are 0
+        if mean is None:
+            return None, _signs(rng, var) * (unit * var + smallest)
+        far, own = self._distance(mean), 4 * np.finfo(float).eps * np.abs(mean)
+        mean_error = unit * (far + np.sqrt(var)) + np.sign(unit) * own
+        var_error = unit * (var + 4 * far**2) + smallest + np.sign(unit) * own**2
+        return _signs(rng, var) * mean_error, _signs(rng, var) * var_error
+
+    def _distance(self, mean):
+        rounded = 2 * self.unit * np.abs(mean)
+        if self.shift is None:
+            return rounded
+        try:
+            far = np.abs(mean - self.shift)
+        except ValueError:  # the part of the features that has no running mean
+            return rounded
+        more = tuple(np.flatnonzero(np.array(far.shape) > mean.shape))
+        return np.maximum(rounded, far.max(more, keepdims=True, initial=0))
+
+
+class Held(NamedTuple):
+    """The function of some arguments, with moments that are others than theirs."""
+
+    function: object
+    change: object  # (index, count, mean, var) -> the three
+
+    def __call__(self, *arguments):
+        indices = itertools.count()
+
+        def observed(*moments):
+            return self.change(next(indices), *moments)
+
+        with mock.patch.object(oracle, "observed", observed):
+            return self.function(*arguments)
+
+
+class Roundings:
+    """A function of the oracle at one point, beside what rounding makes of it.
+
+    Attributes:
+      exact: Its results there.
+      lost: For each result, of which elements nothing can be said.
+    """
+
+    def __init__(self, function, arguments, arithmetic, besides=0.0, seed=0):
+        taken = []
+
+        def record(_, *moments):
+            taken.append(moments)
+            return moments
+
+        self.arguments, self.arithmetic = arguments, arithmetic
+        self.function = function
+        self.exact = Held(function, record)(*arguments)
+        self.frozen = Held(function, lambda i, *_: taken[i])
+        self.rounded = []
+        for trial in range(TRIALS):
+            # Each second one has the opposite errors: variances may stop at 0.
+            rng = np.random.default_rng((seed, trial // 2))
+            unit = arithmetic.unit * (-1) ** trial
+            errors = [arithmetic.noise(rng, *own[1:], unit) for own in taken]
+            off = [1 + unit * _signs(rng, p) for p in arguments[1:]]
+            self.rounded.append(Held(_scaled(function, off), _shifted(errors)))
+        others = [held(*arguments) for held in self.rounded]
+        self.reach, self.whole, self.lost = [], [], []
+        for i, own in enumerate(self.exact):
+            reach = np.max([_far(result[i], own) for result in others], 0)
+            size = np.abs(own)
+            whole = np.max(size, initial=besides, where=np.isfinite(size))
+            self.reach.append(reach)
+            self.whole.append(whole)
+            self.lost.append(~np.isfinite(own) | (reach > LOST * whole))
+
+    def excess(self, i, value, but=False):
+        """The largest error of result i `but` somewhere, in units of the allowed."""
+        kind, exact = jnp.finfo(value.dtype), self.exact[i]
+        size = np.abs(exact)
+        limit = FACTOR * (self.arithmetic.unit * self.whole[i] + self.reach[i])
+        limit = limit + float(kind.eps) * size + float(kind.smallest_subnormal)
+        value = oracle.wide(value)
+        assert value.shape == exact.shape, (value.shape, exact.shape)
+        with np.errstate(all="ignore"):
+            error = np.abs(value - exact) / limit
+        out = self.lost[i] | (size > float(kind.max) / 2) | but
+        error = np.where(np.isnan(error), np.inf, error)
+        return np.max(error, initial=0.0, where=~out)
+
+    def excess_of_slope(self, i, gradient, weight, unit, rng):
+        """The same of the gradient of sum(weight y) in argument i, along a line.
+
+        0 where that says nothing. `unit` is the size of what the argument is moved by.
+        """
+        argument = self.arguments[i]
+        direction = unit * rng.normal(size=np.shape(argument))
+        if np.iscomplexobj(argument):
+            direction = direction + 1j * unit * rng.normal(size=np.shape(argument))
+        directions = [None] * len(self.arguments)
+        directions[i] = direction
+        w = np.conj(oracle.wide(weight))
+
+        def along(function):
+            slope, error = derivative(function, self.arguments, directions)
+            slope, error = (np.where(w == 0, 0, value) for value in (slope, error))
+            largest = np.max(np.abs(slope), initial=0.0)
+            terms = np.sum((w * slope).real), np.sum(np.abs(w) * error)
+            return *terms, np.sum(np.abs(w)) * largest
+
+        expected, error, size = along(self.function)
+        size += along(self.frozen)[-1]  # before what cancels
+        others = [along(held)[0] for held in self.rounded[:4]]
+        reach = np.max(np.abs(np.subtract(others, expected)))
+        if not error + reach <= LOST * size:  # which NaN is not; nor a kink
+            return 0.0
+        kind, own = jnp.finfo(gradient.dtype), oracle.wide(gradient)
+        rounding = float(kind.eps) * np.sum(np.abs(own * direction))
+        rounding += float(kind.smallest_subnormal) * np.sum(np.abs(direction))
+        limit = FACTOR * (self.arithmetic.unit * size + reach) + rounding
+        limit += 4 * error  # of the differences
+        difference = abs(np.sum(np.real(own * direction)) - expected)
+        return difference / limit if difference > 0 else 0.0
+
+
+def derivative(function, arguments, directions):
+    """Of a function along directions (None: held), of each element, and its error."""
+
+    def difference(step):
+        def at(move):
+            pairs = zip(arguments, directions, strict=True)
+            moved = (a if d is None else oracle.wide(a) + move * d for a, d in pairs)
+            return function(*moved)[0]
+
+        return (at(step) - at(-step)) / (2 * step)
+
+    long, middle, short = map(difference, STEPS)
+    coarse, fine = (4 * middle - long) / 3, (4 * short - middle) / 3
+    own = np.abs(function(*arguments)[0])
+    return fine, np.abs(fine - coarse) + 4 * np.finfo(float).eps * own / STEPS[-1]
+
+
+def _signs(rng, value):
+    return rng.choice([-1.0, 1.0], np.shape(value))
+
+
+def _scaled(function, factors):
+    def scaled(x, *params):
+        pairs = zip(params, factors, strict=True)
+        return function(x, *(oracle.wide(p) * factor for p, factor in pairs))
+
+    return scaled
+
+
+def _shifted(errors):
+    def change(index, count, mean, var):
+        mean_error, var_error = errors[index]
+        moved = None if mean is None else mean + mean_error
+        return count, moved, np.maximum(var + var_error, 0)
+
+    return change
+
+
+def _far(a, b):
+    with np.errstate(invalid="ignore"):
+        far = np.abs(a - b)
+    return np.where(np.isfinite(far), far, np.inf)

@@ -1,0 +1,92 @@
+"""Calls drawn at random, against the oracle: y, the new state and the gradients.
+
+Each draw chooses a normalizer, and all that it is given: shape, axes, dtypes, mask,
+mode, options, the size of the numbers, how far the running statistics are (draws.py).
+What rounding may do is said once for all, in rounding.py. Any draw runs alone, by its
+number, also one that is in no tier::
+
+    pytest "tests/test_differential.py::test_draw[1234]"
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws import ROWS, draw_call
+from rounding import Roundings
+
+OFTEN = range(2 * len(ROWS))  # two of each normalizer
+BLOCK, BLOCKS = 100, 50
+
+
+def pytest_generate_tests(metafunc):
+    if "seed" in metafunc.fixturenames:
+        named = re.findall(r"test_draw\[(\d+)\]", " ".join(metafunc.config.args))
+        metafunc.parametrize("seed", sorted({*OFTEN, *map(int, named)}))
+
+
+def test_draw(seed):
+    draw = draw_call(seed)
+    faults = compare(draw)
+    assert not faults, f"{draw}: {', '.join(faults)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_block(block):
+    failed = []
+    for seed in range(block * BLOCK, (block + 1) * BLOCK):
+        draw = draw_call(seed)
+        if faults := compare(draw):
+            failed.append(f"{draw}: {', '.join(faults)}")
+    assert not failed, "\n".join(failed)
+
+
+def compare(draw):
+    """What differs by more than rounding may do, and how many times as much it is."""
+    arguments = (draw.x, *draw.params.values())
+    bias = np.max(np.abs(draw.params.get("bias", 0.0)), initial=0.0)
+    function, seed = draw.oracle(), draw.seed
+    around = Roundings(function, arguments, draw.arithmetic, float(bias), seed)
+    lost = around.lost[0]
+    if lost.any() and draw.options.get("epsilon") == 0:  # 0 / 0, whatever is masked
+        lost |= draw.hidden
+    with jax.enable_x64(bool(draw.x.dtype == np.float64)):
+        y, new, gradients = differentiate(draw, np.where(lost, 0, draw.weight))
+    found = {}
+    for i, value in enumerate((y, *new)):
+        # Beyond the range, what cannot be computed is NaN, and never 0.
+        but = np.isnan(value) & (not draw.scales.in_range)
+        if i == 0:  # masked elements come out as the bias there
+            but = but | (draw.hidden & (not draw.scales.in_range))
+        found[f"result {i}"] = around.excess(i, value, but)
+    # With epsilon 0 what is lost may be infinite, and is a part of every sum.
+    if draw.scales.in_range and (not lost.any() or draw.options.get("epsilon", 1) > 0):
+        rng = np.random.default_rng((draw.seed, 8))
+        weight = np.where(lost, 0, draw.weight)
+        for i, (key, gradient) in enumerate(gradients.items()):
+            assert gradient.dtype == arguments[i].dtype, key
+            found[f"gradient in {key}"] = around.excess_of_slope(
+                i, gradient, weight, draw.unit(key), rng
+            )
+    return [f"{key} off by {ratio:.3g}" for key, ratio in found.items() if ratio > 1]
+
+
+def differentiate(draw, weight):
+    """y, the new state, and the gradients of sum(weight y) by argument."""
+
+    @jax.jit
+    def step(x, params, state, mask, weight):
+        def loss(x, params):
+            y, new = draw.ours(x, params, state, mask)
+            return jnp.sum(jnp.real(jnp.conj(weight.astype(y.dtype)) * y)), (y, new)
+
+        gradients, results = jax.grad(loss, (0, 1), has_aux=True)(x, params)
+        return *results, gradients
+
+    weight = weight.astype(np.complex64 if np.iscomplexobj(weight) else np.float32)
+    results = step(draw.x, draw.params, draw.state, draw.mask, weight)
+    y, new, (dx, dparams) = jax.device_get(results)
+    return y, new, {"x": dx} | {key: dparams[key] for key in draw.params}
