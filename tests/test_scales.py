@@ -112,6 +112,21 @@ def test_squares_beyond_the_range_are_no_silent_zero(name, dtype, rng):
         assert np.all(np.isnan(y))
 
 
+@pytest.mark.parametrize(
+    "name", [n for n in TABLE if TABLE[n].inference and n != "mean_only_batch_norm"]
+)
+def test_one_example_beyond_the_range_is_noticed(name, rng):
+    """Though its mean is 0, and that of all is finite: moments are merged of parts."""
+    x, params, state = draw_arguments(TABLE[name])
+    x = np.array(x)
+    x[0] = 2.0**66 * np.resize([1, -1], SHAPE[1])[:, None]
+    _, new = jax.jit(TABLE[name].call)(x, params, state, None)
+    spread = new[1] if isinstance(new, tuple) else new
+    if name == "recurrent_batch_norm":
+        spread = spread[1]  # the step that is called
+    assert np.all(np.isnan(spread))
+
+
 def test_a_batch_beyond_the_range_can_be_skipped(rng):
     stats = jaxnorm.init_batch_stats(3)
     x = scaled(rng.normal(size=(8, 3)), 1e25)

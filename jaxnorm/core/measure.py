@@ -269,7 +269,7 @@ def from_sums(
     delta = total / nonzero(count).astype(total.dtype)
     var = total_square / nonzero(count) - inner(delta, delta)
     noise = lax.stop_gradient(rounding_noise(delta))
-    var = nan_if_overflown(jnp.where(var > noise, var, noise))
+    var = nan_if_overflown(jnp.where(var <= noise, noise, var))
     return CenteredMoments(count, shift, delta, var)
 
 

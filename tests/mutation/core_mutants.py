@@ -274,7 +274,7 @@ MUTANTS = {
         ),
         (
             "the floor of rounding noise dropped",
-            "jnp.where(var > noise, var, noise)",
+            "jnp.where(var <= noise, noise, var)",
             "jnp.maximum(var, 0)",
             f"{ACCURACY}::test_a_cold_start_never_explodes",
         ),
