@@ -53,7 +53,7 @@ def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
     names = axis_names(x) or [None] * x.ndim
     slices, parts = [slice(None)] * x.ndim, _PARTS
     for axis in reduction.axes:
-        if names[axis] is None:
+        if names[axis] is None and x.shape[axis]:
             length = -(-x.shape[axis] // parts)
             parts = max(parts * length // x.shape[axis], 1)
             slices[axis] = slice(length)
