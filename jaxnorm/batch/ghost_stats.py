@@ -31,7 +31,7 @@ def update_from_ghosts(
     """
     axis = batch_axis(call.features)
     together = Reduction((axis,), MappedAxis.nowhere())
-    shift = call.align(stats.mean)
+    shift = call.align(stats.mean).astype(ghosts.shift.dtype)
     if rule == "pooled":
         whole = call.pool(ghosts, together, shift)
         return call.update(stats, call.per_feature(whole))

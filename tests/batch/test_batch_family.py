@@ -138,3 +138,17 @@ def test_float64(name, rng, make_mask, x64):
     if name not in ("virtual", "renorm"):
         options["unbiased"] = True
     check(ALL[name], *arguments, rng, 1e-8, **options)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_running_statistics_in_bfloat16(name, rng, make_mask):
+    (x, mask, state, params), options = problem(ALL[name], "weights", rng, make_mask)
+    state = jax.tree.map(lambda leaf: place(leaf, jnp.bfloat16), state)
+    y, new = jax.jit(ALL[name].ours(**options))(x, mask, state, *params)
+    expected, *wanted = ALL[name].oracle(x, mask, state, **options)(x, *params)
+    assert oracle.error(y, expected) <= 3e-5
+    for value, old, exact in zip(
+        *map(jax.tree.leaves, (new, state)), wanted, strict=True
+    ):
+        assert value.dtype == old.dtype
+        assert oracle.error(value, exact) <= 4e-3
