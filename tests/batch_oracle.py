@@ -74,6 +74,7 @@ def ghost_batch_norm(
     ghosts, rest = divmod(data.x.shape[batch], virtual_batch_size)
     assert rest == 0, (x.shape, virtual_batch_size)
     # Not data.x, from which what a mask hides and is not finite is gone.
+    ghosts = max(ghosts, 1)  # an empty batch is one
     parts = [np.split(wide(v), ghosts, batch) for v in (x, data.weights)]
     parts = list(zip(*parts, strict=True))
     outputs = [batch_norm(g, mean, var, mask=w, **options)[0] for g, w in parts]

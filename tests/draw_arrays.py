@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 LARGEST = 1e16  # std, up to which values and gradients are promised
-FARTHEST = 1e15  # running mean by which x is shifted, or from there on not
+FARTHEST = 2e15  # running mean that is taken as it is
 
 
 class Scales(NamedTuple):
@@ -25,7 +25,7 @@ class Scales(NamedTuple):
             exponents, ratio = (-2, 2), min(ratio, 100.0)
         std = float(f"{10 ** rng.uniform(*exponents):.3g}")
         # The mean is no larger than the largest std.
-        return cls(std, min(ratio, FARTHEST / std) if std <= LARGEST else 0.0)
+        return cls(std, min(ratio, FARTHEST / 2 / std) if std <= LARGEST else 0.0)
 
     def unit(self, power):
         """What grows with a power of x: with one below 0, so that products stay near 1.

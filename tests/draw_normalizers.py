@@ -199,8 +199,8 @@ def draw_option(rng, option, shape, axes):
         case "num_groups":
             return {option: divisor(max(shape[axis], 1))}
         case "group_size":  # in place of a number of groups, sometimes
-            if rng.uniform() < 0.3:
-                size = divisor(max(shape[axis], 1))
+            if rng.uniform() < 0.3 and shape[axis]:
+                size = divisor(shape[axis])
                 return {"num_groups": None, option: size}
             return {}
         case "n_steps":

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import oracle
+from draw_arrays import FARTHEST
 
 
 def draw_stats(rng, x, axes, mask, scales, near):
@@ -19,7 +20,10 @@ def draw_stats(rng, x, axes, mask, scales, near):
         away = away * (30 if near else 1e4)
         factor = factor * 10.0 ** rng.integers(-2, 4)
     var = (var + scales.std**2 / 9) * factor
-    return mean + away, np.where(var < 1e-37, 0, np.minimum(var, 1e37))  # of float32
+    mean = mean + away
+    # From FARTHEST on, 0 is taken in its place: squares of other numbers may overflow.
+    mean = mean / np.maximum(1, np.abs(mean) / FARTHEST)
+    return mean, np.where(var < 1e-37, 0, np.minimum(var, 1e37))  # of float32
 
 
 def as_state(rng, kind, mean, var, epsilon):

@@ -28,7 +28,7 @@ import numpy as np
 import oracle
 
 FACTOR = 16  # how many roundings there are one after the other, about
-TRIALS = 8
+TRIALS = 4
 LOST = 0.02  # of a result; from there on it says nothing
 STEPS = (2e-3, 1e-3, 5e-4)  # of the differences that are the oracle's derivative
 
@@ -103,18 +103,28 @@ class Roundings:
         self.function = function
         self.exact = Held(function, record)(*arguments)
         self.frozen = Held(function, lambda i, *_: taken[i])
-        self.rounded = []
+        # Each kind by itself, since they might cancel.
+        self.rounded = {kind: [] for kind in ("means", "variances", "parameters")}
         for trial in range(TRIALS):
             # Each second one has the opposite errors: variances may stop at 0.
             rng = np.random.default_rng((seed, trial // 2))
             unit = arithmetic.unit * (-1) ** trial
             errors = [arithmetic.noise(rng, *own[1:], unit) for own in taken]
+            means, variances = zip(*errors, strict=True) if errors else ((), ())
             off = [1 + unit * _signs(rng, p) for p in arguments[1:]]
-            self.rounded.append(Held(_scaled(function, off), _shifted(errors)))
-        others = [held(*arguments) for held in self.rounded]
+            for kind, changed in (
+                ("means", Held(function, _shifted(means, None))),
+                ("variances", Held(function, _shifted(None, variances))),
+                ("parameters", Held(_scaled(function, off), _as_they_are)),
+            ):
+                self.rounded[kind].append(changed)
+        others = [[f(*arguments) for f in group] for group in self.rounded.values()]
         self.reach, self.whole, self.lost = [], [], []
         for i, own in enumerate(self.exact):
-            reach = np.max([_far(result[i], own) for result in others], 0)
+            reach = sum(
+                np.max([_far(result[i], own) for result in group], 0)
+                for group in others
+            )
             size = np.abs(own)
             whole = np.max(size, initial=besides, where=np.isfinite(size))
             self.reach.append(reach)
@@ -157,8 +167,10 @@ class Roundings:
 
         expected, error, size = along(self.function)
         size += along(self.frozen)[-1]  # before what cancels
-        others = [along(held)[0] for held in self.rounded[:4]]
-        reach = np.max(np.abs(np.subtract(others, expected)))
+        reach = 0.0
+        for group in self.rounded.values():
+            others = [along(rounded)[0] for rounded in group[:2]]
+            reach += np.max(np.abs(np.subtract(others, expected)))
         if not error + reach <= LOST * size:  # which NaN is not; nor a kink
             return 0.0
         kind, own = jnp.finfo(gradient.dtype), oracle.wide(gradient)
@@ -181,10 +193,15 @@ def derivative(function, arguments, directions):
 
         return (at(step) - at(-step)) / (2 * step)
 
-    long, middle, short = map(difference, STEPS)
+    with np.errstate(all="ignore"):  # what is lost may be infinite
+        long, middle, short = map(difference, STEPS)
     coarse, fine = (4 * middle - long) / 3, (4 * short - middle) / 3
     own = np.abs(function(*arguments)[0])
     return fine, np.abs(fine - coarse) + 4 * np.finfo(float).eps * own / STEPS[-1]
+
+
+def _as_they_are(_, *moments):
+    return moments
 
 
 def _signs(rng, value):
@@ -199,11 +216,15 @@ def _scaled(function, factors):
     return scaled
 
 
-def _shifted(errors):
+def _shifted(means, variances):
+    """A change that adds to the means, or to the variances."""
+
     def change(index, count, mean, var):
-        mean_error, var_error = errors[index]
-        moved = None if mean is None else mean + mean_error
-        return count, moved, np.maximum(var + var_error, 0)
+        if means and mean is not None:
+            mean = mean + means[index]
+        if variances:
+            var = np.maximum(var + variances[index], 0)
+        return count, mean, var
 
     return change
 

@@ -57,8 +57,10 @@ def compare(draw):
         y, new, gradients = differentiate(draw, np.where(lost, 0, draw.weight))
     found = {}
     for i, value in enumerate((y, *new)):
-        # Beyond the range, what cannot be computed is NaN, and never 0.
+        # Beyond the range, what cannot be computed is NaN; 0 only of RMS norm.
         but = np.isnan(value) & (not draw.scales.in_range)
+        if draw.name == "rms_norm":
+            but |= (value == 0) & (not draw.scales.in_range)
         if i == 0:  # masked elements come out as the bias there
             but = but | (draw.hidden & (not draw.scales.in_range))
         found[f"result {i}"] = around.excess(i, value, but)
