@@ -124,9 +124,10 @@ def _respond(
     wide = accumulation_dtype(result, x.dtype)
     x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
     moments = measure_power(x, reduction, mask=mask)
-    power = nan_if_overflown(moments.var)
+    power = moments.var
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
+    power = nan_if_overflown(power)
     # What has no valid element comes out as the bias.
     seen = None if mask is None else moments.count > 0
     rstd = inverse_std(power, epsilon, wide, seen)

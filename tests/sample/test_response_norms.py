@@ -256,3 +256,13 @@ def test_complex(name, affine, rng, make_mask):
     x, dy = (draw(rng, shape, jnp.complex64) for _ in range(2))
     y = check(norm, norm.reference, x, parameters, dy, **norm.options)
     assert y.dtype == jnp.complex64
+
+
+def test_learned_epsilon_beyond_the_range_is_noticed(rng):
+    """With it the mean square exceeds the range, and y would be the bias."""
+    norm = NORMS["filter response"]
+    x, shape = jnp.full((2, 3, 4), 1e19), (4,)
+    parameters = draw_parameters(rng, norm, shape, shape)
+    epsilon = jnp.full(shape, 3e38)
+    y = jax.jit(norm.function)(x, **parameters, learned_epsilon=epsilon)
+    assert np.all(np.isnan(y))
