@@ -112,9 +112,12 @@ def _normalize(
     var_limit = strength * noise * jnp.sqrt(2 / (number - 1))
     own_var = instances.var * unbiased_factor(number)
     # Not the batch's plus a difference, which cancels where the example's is small.
-    delta = _nearest(reference.delta, instances.delta, mean_limit)
+    batch_delta, batch_var = reference.delta, var
+    if strength == 0:  # clip shares its gradient between values that are equal
+        batch_delta, batch_var = instances.delta, own_var
+    delta = _nearest(batch_delta, instances.delta, mean_limit)
     delta = where(known, delta, reference.delta)
-    var = where(known, _nearest(var, own_var, var_limit), var)
+    var = where(known, _nearest(batch_var, own_var, var_limit), var)
     return normalize_about(call, instances.shift, delta, var)
 
 

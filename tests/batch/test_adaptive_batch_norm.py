@@ -42,6 +42,20 @@ def test_of_no_strength_is_instance_norm_with_the_unbiased_variance(inference, r
     assert oracle.error(y, expected * np.sqrt(8 / 9)) <= 1e-5
 
 
+def test_of_no_strength_no_example_moves_another(rng):
+    """Nor where both means, and both variances, are equal: a feature of zeros."""
+    weight = draw(rng, (4, 9, 5))
+
+    def loss(x):
+        stats = jaxnorm.init_batch_stats(5)
+        options = {"strength": 0.0, "use_running_average": False}
+        y, _ = jaxnorm.adaptive_batch_norm(x, stats, **options)
+        return jnp.sum((y * weight)[0])
+
+    gradient = jax.jit(jax.grad(loss))(jnp.zeros((4, 9, 5)))
+    assert np.all(np.asarray(gradient[1:]) == 0) and np.any(gradient[0] != 0)
+
+
 def test_gradients_of_infinite_strength_are_finite(rng):
     x, stats = draw(rng, (4, 9, 5)), draw_stats(rng, 5)
 
