@@ -7,6 +7,7 @@ has no valid element, the running statistics normalize and stay as they were.
 """
 
 import numpy as np
+import oracle
 from family_oracle import (
     Moments,
     affine,
@@ -169,7 +170,9 @@ def evo_norm_b0(x, running_var, v, scale, bias, **options):
     data, batch, epsilon, new = _batch(x, zero, running_var, options)
     own = take_moments(data, data.space)
     side = expand(v, data, 1.0) * data.x + np.sqrt(own.var + epsilon)
-    xhat = data.x / np.maximum(np.sqrt(batch.var + epsilon), side)
+    divisor = np.maximum(np.sqrt(batch.var + epsilon), side)
+    _, _, divisor = oracle.observed(own.count, None, divisor)
+    xhat = data.x / divisor
     return affine(np.where(own.count > 0, xhat, 0), scale, bias, data), new[1]
 
 

@@ -30,11 +30,12 @@ def power_iteration(w, u, n_steps, epsilon):
     """The singular vectors v and u after some steps; epsilon is relative."""
     matrix, u = wide(w).reshape(-1, np.shape(w)[-1]), wide(u)
     u, epsilon = u / np.sqrt(u @ u), epsilon * np.max(np.abs(matrix)) ** 2
-    for _ in range(n_steps):
-        v = matrix @ u
-        v = v / np.sqrt(v @ v + epsilon)
-        u = matrix.T @ v
-        u = u / np.sqrt(u @ u + epsilon)
+    with np.errstate(invalid="ignore"):  # a weight of zeros has none
+        for _ in range(n_steps):
+            v = matrix @ u
+            v = v / np.sqrt(v @ v + epsilon)
+            u = matrix.T @ v
+            u = u / np.sqrt(u @ u + epsilon)
     return v, u
 
 
