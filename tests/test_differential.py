@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import ROWS, draw_call
+from family import TABLE
 from rounding import Roundings
 
 OFTEN = range(2 * len(ROWS))  # two of each normalizer
@@ -25,6 +26,10 @@ def pytest_generate_tests(metafunc):
     if "seed" in metafunc.fixturenames:
         named = re.findall(r"test_draw\[(\d+)\]", " ".join(metafunc.config.args))
         metafunc.parametrize("seed", sorted({*OFTEN, *map(int, named)}))
+
+
+def test_every_normalizer_is_drawn():
+    assert ROWS.keys() == TABLE.keys()
 
 
 def test_draw(seed):
