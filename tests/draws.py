@@ -141,10 +141,12 @@ def draw_call(seed):
     for option in row.options:
         options |= draw_option(rng, option, shape, axes)
     if name != "dynamic_tanh":
-        seen = 0.03 * min(max(scales.std**2, 1e-30), 1e30)  # large enough to be seen
+        # As large as a variance, to be seen; not below squares, which float32 has not.
+        none, seen = 0.0, 0.03 * min(scales.std**2, 1e30)
+        if scales.std < 1e-15:
+            none = seen = 1e-6
         if name == "spectral_norm":
             seen = 0.03  # it is relative there
-        none = 0.0 if scales.std > 1e-15 else 1e-6  # else variances underflow
         options["epsilon"] = float(rng.choice([none, 1e-6, 1e-3, seen]))
     ours_alone = {}
     if rng.uniform() < 0.3:
