@@ -15,11 +15,13 @@ from jaxnorm.batch.recurrent_batch_norm import (
     recurrent_batch_norm,
 )
 from jaxnorm.batch.renorm_schedule import RenormBounds, warmup_renorm
+from jaxnorm.batch.running_norm import running_norm
 from jaxnorm.batch.virtual_batch_norm import collect_reference, virtual_batch_norm
 from jaxnorm.core.measure import MOMENTS_NAME
 from jaxnorm.core.moments import Moments, batch_moments, merge_moments
 from jaxnorm.core.momentum import warmup_momentum
-from jaxnorm.core.normalize import normalize
+from jaxnorm.core.normalize import denormalize, normalize
+from jaxnorm.core.running_moments import RunningMoments, init_running_moments
 from jaxnorm.core.stats import (
     BatchStats,
     CountedBatchStats,
@@ -49,12 +51,14 @@ __all__ = [
     "Moments",
     "RenormBounds",
     "RenormStats",
+    "RunningMoments",
     "adaptive_batch_norm",
     "batch_instance_norm",
     "batch_moments",
     "batch_norm",
     "batch_renorm",
     "collect_reference",
+    "denormalize",
     "dynamic_tanh",
     "evo_norm_b0",
     "evo_norm_s0",
@@ -66,6 +70,7 @@ __all__ = [
     "init_batch_stats",
     "init_recurrent_stats",
     "init_renorm_stats",
+    "init_running_moments",
     "init_weight_norm",
     "instance_batch_norm",
     "instance_norm",
@@ -76,6 +81,7 @@ __all__ = [
     "project_gates",
     "recurrent_batch_norm",
     "rms_norm",
+    "running_norm",
     "spectral_norm",
     "standardize_weight",
     "switchable_norm",

@@ -154,6 +154,37 @@ def mean_only_batch_norm(x, mean, bias=None, **options):
     return affine(xhat, None, bias, data), new[0]
 
 
+def running_norm(
+    x,
+    count,
+    mean,
+    var,
+    *,
+    update=True,
+    max_abs=np.inf,
+    max_count=np.inf,
+    epsilon=1e-8,
+    feature_axes=-1,
+    mask=None,
+):
+    """y, and the moments of the stream: its count, mean and variance."""
+    data = read(x, mask, feature_axes)
+    count, mean, var = (wide(value) for value in (count, mean, var))
+    if update:
+        n, own_mean, own_var = moments(x, feature_axes=feature_axes, mask=mask)
+        old = np.minimum(count, max_count)
+        count = old + n
+        share, apart = n / np.where(count > 0, count, 1), own_mean - mean
+        between = np.abs(apart) ** 2 * share * (1 - share)
+        var = np.where(n > 0, var * (1 - share) + own_var * share + between, var)
+        mean = np.where(n > 0, mean + share * apart, mean)
+    own = Moments(*(expand(v, data, None) for v in (np.ones_like(var), mean, var)))
+    y = standardize(data, own, epsilon)
+    if max_abs < np.inf:
+        y = np.clip(y, -max_abs, max_abs)
+    return y, count, mean, var
+
+
 def recurrent_batch_norm(x, mean, var, step, scale=None, bias=None, **options):
     """Batch norm with the statistics of this step, or of the last one that has any."""
     mean, var = wide(mean).copy(), wide(var).copy()

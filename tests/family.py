@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     takes_complex: bool = True
     inference: bool = False  # use_running_average is an option of `call`
     own_hessian: bool = True  # the derivative of the gradient is that of the function
+    own_gradient: bool = True  # and the gradient, in training too
 
 
 SCALE, BIAS = Param(1.0), Param(0.0)
@@ -108,6 +109,19 @@ def spectral_norm(w, params, state, mask):
     return jaxnorm.spectral_norm(w, state, dtype=w.dtype)[:2]
 
 
+def running_moments(rng, x):
+    """Counts of weights, no integers, so that all that is kept of them moves."""
+    del x
+    count, (mean, var) = rng.uniform(1, 9, FEATURES), draw_stats(rng, FEATURES)
+    rest = place(rng.uniform(-1e-8, 1e-8, FEATURES))
+    return jaxnorm.RunningMoments(place(count), mean, var, rest, rest, rest)
+
+
+def running_norm(x, params, state, mask, use_running_average=False):
+    del params
+    return jaxnorm.running_norm(x, state, update=not use_running_average, mask=mask)
+
+
 TABLE = {
     "batch_norm": of_batch(jaxnorm.batch_norm),
     "batch_renorm": of_batch(
@@ -137,6 +151,13 @@ TABLE = {
         params=AFFINE | {"v": Param(1.0)},
         state=lambda rng, x: batch_stats(rng, x).var,
         takes_complex=False,
+    ),
+    "running_norm": Entry(
+        running_norm,
+        {},
+        running_moments,
+        inference=True,
+        own_gradient=False,  # moments are constants
     ),
     "layer_norm": of_example(jaxnorm.layer_norm),
     "rms_norm": of_example(jaxnorm.rms_norm, params={"scale": BIAS}, scale_offset=1.0),

@@ -32,12 +32,15 @@ OTHERS = {  # what the package has beside the functions that normalize
     "Moments",
     "RenormBounds",
     "RenormStats",
+    "RunningMoments",
     "batch_moments",
     "collect_reference",
+    "denormalize",
     "gate_projection",
     "init_batch_stats",
     "init_recurrent_stats",
     "init_renorm_stats",
+    "init_running_moments",
     "init_weight_norm",
     "merge_moments",
     "normalize",
@@ -134,6 +137,7 @@ LOOPED = {
     "ghost_batch_norm",
     "mean_only_batch_norm",
     "recurrent_batch_norm",
+    "running_norm",
     "layer_norm",
     "global_response_norm",
     "spectral_norm",
@@ -230,6 +234,8 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
     entry = TABLE[name]
     x, params, state = draw_arguments(entry)
     mask, arguments = draw_mask(entry), cast((x, params), jnp.float64)
+    in_inference = {} if entry.own_gradient else {"use_running_average": True}
+    call = functools.partial(entry.call, **in_inference)
 
     def random(tree):
         return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), tree)
@@ -239,7 +245,7 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         return jax.tree.reduce(jnp.add, products)
 
     def loss(x, params):
-        y, new = entry.call(x, params, cast(state, jnp.float64), mask)
+        y, new = call(x, params, cast(state, jnp.float64), mask)
         assert y.dtype == jnp.float64
         chex.assert_type(jax.tree.leaves(new), jnp.float64)
         return jnp.sum(weight * jnp.sin(y))

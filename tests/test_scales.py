@@ -14,6 +14,7 @@ import jaxnorm
 
 # Powers of the input's scale with which others grow, for the output to be the same.
 STATISTICS = {"mean": 1, "std": 1, "var": 2, "count": 0}
+STATISTICS |= {f"{name}_rest": power for name, power in STATISTICS.items()}
 STATES = {"mean_only_batch_norm": 1, "evo_norm_b0": 2, "spectral_norm": 0}
 PARAMETERS = {"learned_epsilon": 2, "mean": 1, "var": 2}
 OWN_PARAMETERS = {

@@ -192,7 +192,7 @@ def measure_alone(
         shift = jnp.zeros((1,) * x.ndim, dtype)
         return measure(x, reduction, mask=mask, shift=shift, use_fast_variance=False)
     shift = near_mean(lax.stop_gradient(x), reduction)
-    shift = named(_round_last_bit(shift))
+    shift = named(round_last_bit(shift))
     return _measure_about(shift, x.astype(dtype), reduction, None)
 
 
@@ -259,7 +259,7 @@ def nonzero(count: Array) -> Array:
 def mean_as_shift(count: Array, total: Array, shift: Array) -> Array:
     """Returns the mean, rounded as a shift; `shift` where there is no element."""
     mean = total / nonzero(count).astype(total.dtype)
-    return where(count > 0, _round_last_bit(mean), shift)
+    return where(count > 0, round_last_bit(mean), shift)
 
 
 def from_sums(
@@ -293,7 +293,7 @@ def _local_count(mask: Array, x: Array, reduction: Reduction) -> Array:
     return count.astype(dtype) * jnp.asarray(reduction.repeats(mask, x), dtype)
 
 
-def _round_last_bit(shift: Array) -> Array:
+def round_last_bit(shift: Array) -> Array:
     """Returns the shift rounded to one bit less than its dtype has.
 
     XLA may repeat the division that gave it in the kernel that subtracts it, and then
@@ -303,7 +303,7 @@ def _round_last_bit(shift: Array) -> Array:
     shift, any number near the mean will do.
     """
     if jnp.iscomplexobj(shift):
-        return lax.complex(_round_last_bit(shift.real), _round_last_bit(shift.imag))
+        return lax.complex(round_last_bit(shift.real), round_last_bit(shift.imag))
     kind = jnp.finfo(shift.dtype)
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
 

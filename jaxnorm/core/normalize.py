@@ -1,12 +1,13 @@
-"""Normalization with given statistics, differentiated by JAX itself."""
+"""Normalization with given statistics, and its inverse, differentiated by JAX."""
 
 from jax import Array
+from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
-from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.measure import inverse_std, select
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
@@ -63,16 +64,78 @@ def normalize(
              [1., 2.]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    epsilon = check_epsilon(epsilon)
     features = axes_lib.canonical_axes(feature_axes, x.ndim)
+    mean, var = _align_statistics(mean, var, x, features)
+    scale, bias, result = affine(x, scale, bias, features, dtype)
+    wide = accumulation_dtype(result, x.dtype)
+    rstd = inverse_std(var, check_epsilon(epsilon), wide, None)
+    return normalize_with(mean, rstd, x, scale, bias, None, result)
+
+
+def denormalize(
+    y: Inexact[Array, "..."],
+    mean: Inexact[Array, "..."],
+    var: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    epsilon: float = 1e-5,
+    feature_axes: axes_lib.Axes = -1,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Inverts `jaxnorm.normalize`, given the same arguments.
+
+    The formula is::
+
+        x = (y - bias) / scale * sqrt(var + epsilon) + mean
+
+    computed in float32 or wider, and differentiated in all five arrays. What a network
+    says of normalized quantities becomes one of the quantities themselves.
+
+    Args:
+      y: Normalized input of any shape; floating or complex.
+      mean: Feature shape (sizes of the feature axes, ascending), or the rank of y with
+        1 where it is shared.
+      var: Likewise; real and non-negative.
+      scale: Likewise; 1 where None. Where it is 0, nothing of x is left in y, and the
+        result is not finite.
+      bias: Likewise; 0 where None.
+      epsilon: Was added to the variance; at least 0.
+      feature_axes: The axis or axes that have their own statistics.
+      dtype: Dtype of the result; by default what y, scale and bias promote to.
+
+    Returns:
+      x, of the shape of y.
+
+    Raises:
+      TypeError: If y is an integer array.
+      ValueError: If a shape does not fit, or epsilon is negative.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> y = jnp.array([[0.0, 0.0], [1.0, 2.0]])
+      >>> mean, var = jnp.array([1.0, 10.0]), jnp.array([4.0, 100.0])
+      >>> jaxnorm.denormalize(y, mean, var, epsilon=0.0)
+      Array([[ 1., 10.],
+             [ 3., 30.]], dtype=float32)
+    """
+    y = check_inexact(y, "y")
+    features = axes_lib.canonical_axes(feature_axes, y.ndim)
+    mean, var = _align_statistics(mean, var, y, features)
+    scale, bias, result = affine(y, scale, bias, features, dtype)
+    wide = accumulation_dtype(result, y.dtype)
+    std = jnp.sqrt(var.astype(real_dtype(wide)) + check_epsilon(epsilon))
+    unscaled = (y.astype(wide) - bias.astype(wide)) / scale.astype(wide)
+    return (unscaled * std.astype(wide) + mean.astype(wide)).astype(result)
+
+
+def _align_statistics(
+    mean: Array, var: Array, x: Array, features: tuple[int, ...]
+) -> tuple[Array, Array]:
     mean = axes_lib.align(mean, x, features, "mean")
     var = axes_lib.align(var, x, features, "var")
     check_real("it is a variance", var=check_inexact(var, "var"))
-    mean = check_inexact(mean, "mean")
-    scale, bias, result = affine(x, scale, bias, features, dtype)
-    dtype = accumulation_dtype(result, x.dtype)
-    rstd = inverse_std(var, epsilon, dtype, None)
-    return normalize_with(mean, rstd, x, scale, bias, None, result)
+    return check_inexact(mean, "mean"), var
 
 
 def normalize_with(

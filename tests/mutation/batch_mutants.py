@@ -15,6 +15,7 @@ GHOSTS = "batch/test_ghost_batch_norm.py"
 VIRTUAL = "batch/test_virtual_batch_norm.py"
 ADAPTIVE = "batch/test_adaptive_batch_norm.py"
 ACCURATE = "batch/test_batch_family_accuracy.py"
+STREAM = "batch/test_running_norm.py"
 RECURRENT = "batch/test_recurrent_batch_norm.py"
 
 MUTANTS = {
@@ -361,6 +362,26 @@ MUTANTS = {
             "spec = call.spec",
             f"{FAMILY}::test_training",
             "mean and only",
+        ),
+    ],
+    "batch/running_norm.py": [
+        (
+            "a stream normalized with the first part of its mean",
+            ".astype(dtype) - mean) - rest)",
+            ".astype(dtype) - mean))",
+            f"{STREAM}::test_a_large_mean_from_the_first_batch_on",
+        ),
+        (
+            "moments of a stream are differentiated",
+            "in_dtype(lax.stop_gradient(moments), dtype)",
+            "in_dtype(moments, dtype)",
+            f"{STREAM}::test_clipping_and_gradients",
+        ),
+        (
+            "the past of a stream is not forgotten",
+            "moments if self.max_count is None else forget(moments, self.max_count)",
+            "moments",
+            f"{STREAM}::test_the_past_is_forgotten",
         ),
     ],
     "batch/recurrent_batch_norm.py": [

@@ -16,6 +16,7 @@ ACCURATE = "batch/test_batch_family_accuracy.py"
 DEVICES = "batch/test_batch_family_over_devices.py"
 OWN = "sample/test_own_moments.py"
 OWN_DEVICES = "sample/test_own_moments_over_devices.py"
+STREAM = "batch/test_running_norm.py"
 NEAR_MEAN = "sample/test_near_mean.py"
 
 MUTANTS = {
@@ -242,8 +243,8 @@ MUTANTS = {
         ),
         (
             "one pass from the shift 0 where the mean is not known",
-            "shift = named(_round_last_bit(shift))",
-            "shift = 0 * named(_round_last_bit(shift))",
+            "shift = named(round_last_bit(shift))",
+            "shift = 0 * named(round_last_bit(shift))",
             f"{OWN}::test_large_offsets",
         ),
         (
@@ -336,6 +337,26 @@ MUTANTS = {
             "seen = b.count > 0",
             "seen = b.count >= 0",
             f"{MOMENTS}::test_moments_of_nothing_may_be_anything",
+        ),
+    ],
+    "core/running_moments.py": [
+        (
+            "rounding errors of a stream dropped",
+            "return first, rest - (first - total)",
+            "return first, 0 * rest",
+            f"{STREAM}::test_single_elements_of_a_long_stream_count",
+        ),
+        (
+            "the variance between batches of a stream dropped",
+            "(within + between) * weight",
+            "within * weight",
+            f"{STREAM}::test_a_stream_of_unequal_batches_is_one_batch",
+        ),
+        (
+            "the second part of a count is not forgotten",
+            "rest = jnp.zeros_like(moments.count_rest)",
+            "rest = moments.count_rest",
+            f"{STREAM}::test_the_past_is_forgotten",
         ),
     ],
     "core/standardize.py": [

@@ -1,0 +1,261 @@
+"""Normalization of a stream by the moments of all that was seen of it."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, PyTree, Shaped
+
+from jaxnorm.core import axes as axes_lib
+from jaxnorm.core.collectives import Groups, MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, promote
+from jaxnorm.core.measure import inverse_std, measure, select, usable
+from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.running_moments import (
+    RunningMoments,
+    add_batch,
+    check_running_moments,
+    forget,
+    in_dtype,
+)
+from jaxnorm.core.stats import keep_unless_finite
+from jaxnorm.core.validation import (
+    check_epsilon,
+    check_flags,
+    check_inexact,
+    check_number,
+    check_real,
+)
+
+
+def running_norm(
+    x: PyTree[Inexact[Array, "..."]],
+    moments: PyTree[RunningMoments],
+    *,
+    update: bool,
+    feature_axes: axes_lib.Axes = -1,
+    max_abs: float | None = None,
+    max_count: int | float | None = None,
+    epsilon: float = 1e-8,
+    mask: PyTree[Shaped[Array, "..."]] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    skip_nonfinite: bool = False,
+    dtype: DTypeLike | None = None,
+) -> tuple[PyTree[Array], PyTree[RunningMoments]]:
+    """Normalizes x by the moments of all that was seen of a stream.
+
+    With `update`, the moments of x, over all axes but `feature_axes`, over `axis_name`
+    and under the mask, are merged into those of the stream; then, in any case::
+
+        y = clip((x - mean) / sqrt(var + epsilon), -max_abs, max_abs)
+
+    with the new mean and variance. The merging is exact, however unequal the batches
+    are and whatever the variance between them; moments hold two numbers for each, so
+    that single elements count, and the variance does not drift, beyond 1e8 of them.
+    Those of x are measured in two passes and two collectives, since nothing may be
+    known of its mean.
+
+    For the observations and returns of reinforcement learning, and inputs whose
+    statistics are not known beforehand. For activations within a network see
+    `jaxnorm.batch_norm`: here statistics are constants, and no gradient flows into
+    them.
+
+    Args:
+      x: Input of any shape, or a tree of such; floating or complex. Moments are
+        computed in float32 or wider.
+      moments: Of the stream, from `jaxnorm.init_running_moments(feature_shape)`; of a
+        tree, a tree of them of the same structure. The same on all instances of
+        `axis_name`, as they stay.
+      update: Whether to learn from x: True in training, False in inference.
+      feature_axes: The axis or axes, of each array, that keep their own moments;
+        `tuple(range(1, x.ndim))` for each number of an observation, () for one mean of
+        all.
+      max_abs: y is clipped to [-max_abs, max_abs]; not clipped where None.
+      max_count: The past weighs as much as that many elements at most: older ones are
+        forgotten exponentially. Where None, all weigh the same.
+      epsilon: Added to the variance; at least 0.
+      mask: As in `jaxnorm.batch_norm`; of a tree, a tree of masks, of which one may
+        stand for a whole subtree, or None.
+      axis_name: As in `jaxnorm.batch_norm`: mapped axes over which x is divided.
+      axis_index_groups: As in `jaxnorm.batch_norm`.
+      skip_nonfinite: Whether a batch whose moments are not finite is left out (of a
+        tree, the array). Otherwise one NaN stays in the moments for good.
+      dtype: Dtype of y; by default that of x.
+
+    Returns:
+      y, of the shape of x, and the new moments; `moments` themselves without `update`.
+      Before anything was seen of a feature its mean is 0 and its variance 1.
+
+    Raises:
+      TypeError: If x is an integer array, complex where it is clipped, or a flag is
+        traced.
+      ValueError: If a shape, an axis, the groups or the structures of trees do not fit,
+        or a number is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for
+      computing sample variances, section 2. Andrychowicz et al., 2021, What Matters for
+      On-Policy Deep Actor-Critic Methods? (https://arxiv.org/abs/2006.05990), for
+      observations.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> moments = jaxnorm.init_running_moments(1)
+      >>> for x in (jnp.array([[1.0], [3.0]]), jnp.array([[5.0], [7.0]])):
+      ...     y, moments = jaxnorm.running_norm(x, moments, update=True)
+      >>> moments.mean, moments.var
+      (Array([4.], dtype=float32), Array([5.], dtype=float32))
+      >>> y.round(2).ravel()
+      Array([0.45, 1.34], dtype=float32)
+    """
+    check_flags(update=update, skip_nonfinite=skip_nonfinite)
+    stream = _Stream(
+        update=update,
+        feature_axes=feature_axes,
+        max_abs=None if max_abs is None else check_number(max_abs, "max_abs", 0.0),
+        max_count=None
+        if max_count is None
+        else check_number(max_count, "max_count", 0.0),
+        epsilon=check_epsilon(epsilon),
+        axis_name=axis_name,
+        axis_index_groups=axis_index_groups,
+        skip_nonfinite=skip_nonfinite,
+        dtype=dtype,
+    )
+    arguments = zip(
+        jax.tree.leaves(x), _moments_of(x, moments), _masks_of(x, mask), strict=True
+    )
+    results = [stream.normalize(*each) for each in arguments]
+    structure = jax.tree.structure(x)
+    y = jax.tree.unflatten(structure, [y for y, _ in results])
+    return y, jax.tree.unflatten(structure, [new for _, new in results])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """The options of a call, for each array of a tree."""
+
+    update: bool
+    feature_axes: axes_lib.Axes
+    max_abs: float | None
+    max_count: float | None
+    epsilon: float
+    axis_name: str | Sequence[str] | None
+    axis_index_groups: Groups | None
+    skip_nonfinite: bool
+    dtype: DTypeLike | None
+
+    def normalize(
+        self, x: Array, moments: RunningMoments, mask: Array | None
+    ) -> tuple[Array, RunningMoments]:
+        """Returns y and the new moments of one array."""
+        x = check_inexact(x, "x")
+        if self.max_abs is not None:
+            check_real("y is clipped to max_abs", x=x)
+        features = axes_lib.canonical_axes(self.feature_axes, x.ndim)
+        check_running_moments(moments, axes_lib.sizes(x.shape, features), x.dtype)
+        mask = None if mask is None else axes_lib.align_mask(mask, x)
+        result = output_dtype(self.dtype, x)
+        if not self.update:
+            return self._standardize(x, moments, mask, features, result), moments
+        new = self._learn(x, moments, mask, features)
+        kept = moments.mean.dtype
+        if jnp.iscomplexobj(x):
+            kept = promote(kept, jnp.complex64)
+        return self._standardize(x, new, mask, features, result), in_dtype(new, kept)
+
+    def _learn(
+        self,
+        x: Array,
+        moments: RunningMoments,
+        mask: Array | None,
+        features: tuple[int, ...],
+    ) -> RunningMoments:
+        reduced = axes_lib.other_axes(features, x.ndim)
+        across = MappedAxis.parse(self.axis_name, self.axis_index_groups, x)
+        batch = measure(
+            lax.stop_gradient(x),
+            Reduction(reduced, across),
+            mask=mask,
+            shift=jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype)),
+            use_fast_variance=False,
+        )
+        # Added rather than broadcast, so that each is sharded as the variance is.
+        zero = jnp.zeros_like(batch.var)
+        own = batch._replace(
+            count=batch.count + zero, shift=batch.shift + zero.astype(batch.shift.dtype)
+        )
+        own = jax.tree.map(functools.partial(jnp.squeeze, axis=reduced), own)
+        old = moments if self.max_count is None else forget(moments, self.max_count)
+        new = add_batch(old, *own)
+        if self.skip_nonfinite:
+            new = keep_unless_finite(own, new, in_dtype(moments, new.mean.dtype))
+        return new
+
+    def _standardize(
+        self,
+        x: Array,
+        moments: RunningMoments,
+        mask: Array | None,
+        features: tuple[int, ...],
+        result: DTypeLike,
+    ) -> Array:
+        dtype = accumulation_dtype(result, x.dtype)
+        moments = in_dtype(lax.stop_gradient(moments), dtype)
+        mean, rest, var = (
+            axes_lib.align(value, x, features, "moments")
+            for value in (moments.mean, moments.mean_rest, moments.var)
+        )
+        valid = usable(mask, x)
+        centered = select(valid, (select(valid, x).astype(dtype) - mean) - rest)
+        y = centered * inverse_std(var, self.epsilon, dtype, None).astype(dtype)
+        if self.max_abs is not None:
+            y = jnp.clip(y, -self.max_abs, self.max_abs)
+        return y.astype(result)
+
+
+def _moments_of(
+    x: PyTree[Array], moments: PyTree[RunningMoments]
+) -> list[RunningMoments]:
+    """Returns the moments of each array.
+
+    Raises:
+      ValueError: If their structure is not that of the arrays.
+    """
+    found: list[RunningMoments] = []
+    try:
+        jax.tree.map(lambda _, own: found.append(own), x, moments)
+    except ValueError as error:
+        raise ValueError(
+            "moments must have the structure of x, with init_running_moments(shape) in "
+            f"place of each array, got {jax.tree.structure(moments)} for "
+            f"{jax.tree.structure(x)}."
+        ) from error
+    return found
+
+
+def _masks_of(x: PyTree[Array], mask: PyTree[Array] | None) -> list[Array | None]:
+    """Returns the mask of each array.
+
+    Raises:
+      ValueError: If their structure is no prefix of that of the arrays.
+    """
+    masks: list[Array | None] = []
+
+    def repeat(mask: Array | None, part: PyTree[Array]) -> None:
+        masks.extend([mask] * len(jax.tree.leaves(part)))
+
+    try:
+        jax.tree.map(repeat, mask, x, is_leaf=lambda node: node is None)
+    except ValueError as error:
+        raise ValueError(
+            "mask must have the structure of x, or masks in place of subtrees of it, "
+            f"got {jax.tree.structure(mask)} for {jax.tree.structure(x)}."
+        ) from error
+    return masks

@@ -1,0 +1,195 @@
+"""The moments of a stream: as exact after 1e8 updates as after the first.
+
+In float32 a count stops growing by one at 2**24. A mean and a variance stop earlier,
+where what a batch adds, about 1 / count of them, is less than half a unit in the last
+place; and rounding a skewed addition up or to nothing makes the variance drift. So each
+number is the unevaluated sum of two.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm.core.measure import inner, nonzero, round_last_bit
+from jaxnorm.core.moments import Moments
+from jaxnorm.core.sharding import shard_as, where
+from jaxnorm.core.stats import check_statistic, init_batch_stats
+
+
+class RunningMoments(NamedTuple):
+    """Moments of all that was seen of a stream, each as the sum of two numbers.
+
+    All have the feature shape; float32 unless initialized otherwise. The first three
+    are what a reader needs; with the others, which are rounding errors of these, they
+    hold twice as many digits.
+
+    Attributes:
+      count: Elements, or weight, that each feature saw. Starts at 0.
+      mean: Mean. Starts at 0. Complex after an update with complex input.
+      var: Biased variance (divided by `count`), E|x - mean|^2; real. Starts at 1.
+      count_rest: What is to be added to `count`.
+      mean_rest: What is to be added to `mean`.
+      var_rest: What is to be added to `var`.
+    """
+
+    count: Array  # type: ignore[assignment]  # hides tuple.count
+    mean: Array
+    var: Array
+    count_rest: Array
+    mean_rest: Array
+    var_rest: Array
+
+
+def init_running_moments(
+    feature_shape: int | tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> RunningMoments:
+    """Returns the moments of a stream of which nothing was seen.
+
+    The count is 0, the mean 0 and the variance 1, so that x is normalized to itself.
+
+    Args:
+      feature_shape: Sizes of the feature axes, ascending; an integer for one axis, and
+        () for a stream of numbers.
+      dtype: Real floating dtype in which they are kept. (For complex input in a scan,
+        whose state keeps its dtypes, make `mean` and `mean_rest` complex with
+        `_replace`.)
+
+    Raises:
+      TypeError: If `dtype` is not real and floating, or a size no integer.
+      ValueError: If a size is negative.
+
+    Example:
+      >>> import jaxnorm
+      >>> moments = jaxnorm.init_running_moments(1)
+      >>> moments.count, moments.var
+      (Array([0.], dtype=float32), Array([1.], dtype=float32))
+    """
+    mean, var = init_batch_stats(feature_shape, dtype)
+    return RunningMoments(mean, mean, var, mean, mean, mean)
+
+
+def check_running_moments(
+    moments: object, feature_shape: tuple[int, ...], dtype: DTypeLike
+) -> None:
+    """Checks that what the user passed are moments of a stream, and fit the input.
+
+    Raises:
+      TypeError: If they are not, hold integers, or are complex for real input.
+      ValueError: If one has another shape.
+    """
+    if not isinstance(moments, RunningMoments):
+        raise TypeError(
+            f"moments must be RunningMoments, got {type(moments).__name__}. Make them "
+            f"with init_running_moments({feature_shape})."
+        )
+    for name, value in moments._asdict().items():
+        kind = dtype if name.startswith("mean") else jnp.float32
+        check_statistic(value, f"moments.{name}", feature_shape, kind)
+
+
+def forget(moments: RunningMoments, max_count: float) -> RunningMoments:
+    """Returns moments that weigh as much as `max_count` elements, or less."""
+    more = moments.count > max_count
+    limit = jnp.full_like(moments.count, max_count)
+    rest = jnp.zeros_like(moments.count_rest)
+    return moments._replace(
+        count=where(more, limit, moments.count),
+        count_rest=where(more, rest, moments.count_rest),
+    )
+
+
+def merge_running_moments(a: RunningMoments, b: RunningMoments) -> RunningMoments:
+    """Returns the moments of both, by `jaxnorm.merge_moments`' formula.
+
+    Args:
+      a: Moments in float32 or wider.
+      b: Moments of the same dtypes.
+    """
+    # Beginning with the one that has at least half: what is added then has an error
+    # that is small beside the standard deviation, however far apart the means are.
+    more = a.count >= b.count
+    a, b = _choose(more, a, b), _choose(more, b, a)
+    # Moments of nothing may be anything.
+    b = _choose(b.count > 0, b, jax.tree.map(jnp.zeros_like, b))
+    weight = b.count / nonzero(a.count + b.count)
+    # The mean's two parts apart: beside a large mean, the second is what counts.
+    far, near = b.mean - a.mean, b.mean_rest - a.mean_rest
+    between = inner(far + near, far + near) * (1 - weight)
+    within = (b.var - a.var) + (b.var_rest - a.var_rest)
+    complex_weight = weight.astype(far.dtype)
+
+    count = _add(a.count, a.count_rest, b.count)
+    count = _add(*count, b.count_rest)
+    mean = _add(a.mean, a.mean_rest, round_last_bit(far * complex_weight))
+    mean = _add(*mean, round_last_bit(near * complex_weight))
+    var = _add(a.var, a.var_rest, round_last_bit((within + between) * weight))
+    values, rests = zip(count, mean, var, strict=True)
+    return RunningMoments(*values, *rests)
+
+
+def add_batch(
+    moments: RunningMoments, count: Array, shift: Array, delta: Array, var: Array
+) -> RunningMoments:
+    """Returns the moments of a stream after a batch, in the wider dtype of the two.
+
+    No gradient flows into them. They are sharded as those before.
+
+    Args:
+      moments: Those before.
+      count: That of the batch, of the feature shape.
+      shift: Its mean, the first part.
+      delta: Its mean, the second part.
+      var: Its variance.
+    """
+    zero = jnp.zeros_like(var)
+    batch = RunningMoments(count, shift, var, zero, delta, zero)
+    moments, batch = lax.stop_gradient((moments, batch))
+    batch = RunningMoments(*map(shard_as, moments, batch))
+    wide = accumulation_dtype(shift.dtype, moments.mean.dtype)
+    return merge_running_moments(in_dtype(moments, wide), in_dtype(batch, wide))
+
+
+def in_dtype(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
+    """Returns moments in another dtype: the two parts together hold what they can."""
+
+    def cast(value: Array, rest: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+        if value.dtype == rest.dtype == dtype:
+            return value, rest
+        wide = promote(value.dtype, rest.dtype, dtype)
+        value, rest = value.astype(wide), rest.astype(wide)
+        first = value.astype(dtype)
+        return first, (rest + (value - first.astype(wide))).astype(dtype)
+
+    real = real_dtype(dtype)
+    total, rest = Moments(*moments[:3]), Moments(*moments[3:])
+    pairs = map(cast, total, rest, (real, dtype, real))
+    values, rests = zip(*pairs, strict=True)
+    return RunningMoments(*values, *rests)
+
+
+def _choose(
+    condition: Array, yes: RunningMoments, no: RunningMoments
+) -> RunningMoments:
+    return jax.tree.map(lambda y, n: where(condition, y, n), yes, no)
+
+
+def _add(value: Array, rest: Array, increment: Array) -> tuple[Array, Array]:
+    """Returns `value + rest + increment` in two parts, of which the second is small.
+
+    Additions alone, whose result is the same wherever XLA computes them again. A
+    product as the increment has to be rounded explicitly, lest XLA contract it with one
+    of them (see `round_last_bit`).
+
+    Reference:
+      Knuth, 1997, The Art of Computer Programming, volume 2, section 4.2.2, theorem B;
+      Dekker, 1971, A floating-point technique for extending the available precision.
+    """
+    total = value + increment
+    added = total - value
+    rest = rest + ((value - (total - added)) + (increment - added))
+    first = total + rest
+    return first, rest - (first - total)
