@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import TypedDict
 
 import jax
 from jax import Array, lax
@@ -10,6 +11,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, PyTree, Shaped
 
+from jaxnorm.batch.call import BatchOptions
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, promote
@@ -30,6 +32,8 @@ from jaxnorm.core.validation import (
     check_number,
     check_real,
 )
+
+_DEFAULT_MOMENTUM = 0.99  # of the modules
 
 
 def running_norm(
@@ -107,12 +111,12 @@ def running_norm(
     Example:
       >>> import jax.numpy as jnp, jaxnorm
       >>> moments = jaxnorm.init_running_moments(1)
-      >>> for x in (jnp.array([[1.0], [3.0]]), jnp.array([[5.0], [7.0]])):
+      >>> for x in (jnp.array([[0.0], [0.0]]), jnp.array([[4.0], [4.0]])):
       ...     y, moments = jaxnorm.running_norm(x, moments, update=True)
       >>> moments.mean, moments.var
-      (Array([4.], dtype=float32), Array([5.], dtype=float32))
-      >>> y.round(2).ravel()
-      Array([0.45, 1.34], dtype=float32)
+      (Array([2.], dtype=float32), Array([4.], dtype=float32))
+      >>> y.ravel()
+      Array([1., 1.], dtype=float32)
     """
     check_flags(update=update, skip_nonfinite=skip_nonfinite)
     stream = _Stream(
@@ -135,6 +139,49 @@ def running_norm(
     structure = jax.tree.structure(x)
     y = jax.tree.unflatten(structure, [y for y, _ in results])
     return y, jax.tree.unflatten(structure, [new for _, new in results])
+
+
+class StreamOptions(TypedDict):
+    """The keyword options of `running_norm` that batch normalizers have as well."""
+
+    update: bool
+    feature_axes: axes_lib.Axes
+    epsilon: float
+    mask: Array | None
+    axis_name: str | Sequence[str] | None
+    axis_index_groups: Groups | None
+    skip_nonfinite: bool
+    dtype: DTypeLike | None
+
+
+def stream_options(options: BatchOptions) -> StreamOptions:
+    """Returns the options of a module for batches as those of a stream.
+
+    Raises:
+      TypeError: If a momentum is given.
+      ValueError: If the variance is to be unbiased.
+    """
+    if options["momentum"] != _DEFAULT_MOMENTUM:
+        raise TypeError(
+            "momentum as a function or a number has no place where all that was seen "
+            "weighs the same: it must be left out, got "
+            f"{options['momentum']}. To forget what is old, pass max_count."
+        )
+    if options["unbiased"]:
+        raise ValueError(
+            "unbiased must be False, since the variance of all that was seen of a "
+            "stream is that of the stream, got True."
+        )
+    return {
+        "update": not options["use_running_average"],
+        "feature_axes": options["feature_axes"],
+        "epsilon": options["epsilon"],
+        "mask": options["mask"],
+        "axis_name": options["axis_name"],
+        "axis_index_groups": options["axis_index_groups"],
+        "skip_nonfinite": options["skip_nonfinite"],
+        "dtype": options["dtype"],
+    }
 
 
 @dataclasses.dataclass(frozen=True)

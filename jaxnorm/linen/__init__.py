@@ -26,6 +26,7 @@ from jaxnorm.linen.mean_only_batch_norm import MeanOnlyBatchNorm
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
 from jaxnorm.linen.replacing import replace_norms, replaced
 from jaxnorm.linen.rms_norm import RMSNorm
+from jaxnorm.linen.running_norm import RunningNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
 from jaxnorm.linen.switchable_norm import SwitchableNorm
 from jaxnorm.linen.virtual_batch_norm import VirtualBatchNorm
@@ -54,6 +55,7 @@ __all__ = [
     "MeanOnlyBatchNorm",
     "RMSNorm",
     "RecurrentBatchNorm",
+    "RunningNorm",
     "SpectralNorm",
     "SwitchableNorm",
     "VirtualBatchNorm",

@@ -29,6 +29,7 @@ from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
 from jaxnorm.nnx.replacing import replace_norms
 from jaxnorm.nnx.restoring import restore_pure_dict
 from jaxnorm.nnx.rms_norm import RMSNorm
+from jaxnorm.nnx.running_norm import RunningNorm
 from jaxnorm.nnx.spectral_norm import SpectralNorm
 from jaxnorm.nnx.switchable_norm import SwitchableNorm
 from jaxnorm.nnx.virtual_batch_norm import Reference, VirtualBatchNorm
@@ -59,6 +60,7 @@ __all__ = [
     "RMSNorm",
     "RecurrentBatchNorm",
     "Reference",
+    "RunningNorm",
     "SpectralNorm",
     "SwitchableNorm",
     "VirtualBatchNorm",

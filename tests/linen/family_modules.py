@@ -139,6 +139,17 @@ TABLE = {
         AFFINE | per_feature(*STATS, shape=(WIDTH - 1,)),
         settings={"instance_features": 1},
     ),
+    "RunningNorm": of_function(
+        modules.RunningNorm,
+        "running_norm",
+        per_feature(
+            *(f"batch_stats/{name}" for name in jaxnorm.RunningMoments._fields)
+        ),
+        settings={"momentum": 0.99},
+        restore=jaxnorm.RunningMoments,
+        synchronizes=True,
+        collect=lambda state: {"batch_stats": state._asdict()},
+    ),
     "LayerNorm": of_function(
         modules.LayerNorm, "layer_norm", AFFINE, synchronizes=True
     ),

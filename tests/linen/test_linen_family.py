@@ -152,10 +152,10 @@ def test_initial_variables(name):
     }
     assert {k: f"{v.dtype} {v.shape}" for k, v in tree.items()} == entry.tree
     if name in STATEFUL and not entry.updates:
-        initial = {"mean": 0, "count": 0, "var": 1, "std": 1}
+        initial = {"var": 1, "std": 1}
         stats = jax.jit(lambda key: init(key)["batch_stats"])(KEY)
         for path, leaf in jax.tree_util.tree_flatten_with_path(stats)[0]:
-            np.testing.assert_array_equal(leaf, initial[path[-1].key])
+            np.testing.assert_array_equal(leaf, initial.get(path[-1].key, 0))
     if entry.synchronizes:
         with pytest.raises(NameError, match="elsewhere"):
             jax.eval_shape(
@@ -321,8 +321,9 @@ def test_integers(name, as_users_run_it):
 
 @pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].function])
 def test_float8_input(name):
-    """The parameters are in float32, and so is y."""
+    """The parameters are in float32, and so is y; without any, it is as x."""
     entry, x = TABLE[name], draw_x().astype(jnp.float8_e4m3fn)
     init = functools.partial(entry.build(True).init_with_output, KEY)
     y, _ = jax.eval_shape(init, x, *entry.extra)
-    assert y.dtype == jnp.float32
+    learns = any(path.startswith("params") for path in entry.tree)
+    assert y.dtype == (jnp.float32 if learns else x.dtype)

@@ -30,6 +30,7 @@ SETTINGS = {
     "RecurrentBatchNorm": {"max_steps": family.STEPS},
     "DomainBatchNorm": {"num_domains": family.STEPS},
     "InstanceBatchNorm": {"instance_features": 1},
+    "RunningNorm": {"momentum": 0.99},
     "RMSNorm": {"scale_offset": 1.0},
     "GroupNorm": {"num_groups": 2},
     "FilterResponseNorm": {"use_learned_epsilon": True},

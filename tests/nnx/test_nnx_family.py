@@ -241,6 +241,8 @@ def test_shared_over_devices(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if TABLE[n].function])
 def test_float8_input(name):
-    """The parameters are in float32, and so is y."""
+    """The parameters are in float32, and so is y; without any, it is as x."""
     x = draw_x().astype(jnp.float8_e4m3fn)
-    assert jax.eval_shape(lambda x: call(name, build(name), x), x).dtype == jnp.float32
+    y = jax.eval_shape(lambda x: call(name, build(name), x), x)
+    learns = any(path.startswith("params") for path in TABLE[name].tree)
+    assert y.dtype == (jnp.float32 if learns else x.dtype)
