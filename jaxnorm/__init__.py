@@ -39,6 +39,10 @@ from jaxnorm.sample.global_response_norm import global_response_norm
 from jaxnorm.sample.group_norm import group_norm
 from jaxnorm.sample.instance_norm import instance_norm
 from jaxnorm.sample.layer_norm import layer_norm
+from jaxnorm.sample.reversible_instance_norm import (
+    Denormalizer,
+    reversible_instance_norm,
+)
 from jaxnorm.sample.rms_norm import rms_norm
 from jaxnorm.weight.spectral_norm import spectral_norm
 from jaxnorm.weight.standardize_weight import standardize_weight
@@ -48,6 +52,7 @@ __all__ = [
     "MOMENTS_NAME",
     "BatchStats",
     "CountedBatchStats",
+    "Denormalizer",
     "Moments",
     "RenormBounds",
     "RenormStats",
@@ -80,6 +85,7 @@ __all__ = [
     "normalize",
     "project_gates",
     "recurrent_batch_norm",
+    "reversible_instance_norm",
     "rms_norm",
     "running_norm",
     "spectral_norm",

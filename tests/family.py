@@ -163,6 +163,9 @@ TABLE = {
     "rms_norm": of_example(jaxnorm.rms_norm, params={"scale": BIAS}, scale_offset=1.0),
     "group_norm": of_example(jaxnorm.group_norm, num_groups=2),
     "instance_norm": of_example(jaxnorm.instance_norm),
+    "reversible_instance_norm": of_example(
+        lambda x, **options: jaxnorm.reversible_instance_norm(x, **options)[0]
+    ),
     "filter_response_norm": of_example(
         jaxnorm.filter_response_norm,
         params=AFFINE | {"threshold": Param(-0.5), "learned_epsilon": Param(0.5)},

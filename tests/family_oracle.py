@@ -85,6 +85,25 @@ def instance_norm(
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
+def reversible_instance_norm(
+    x,
+    z,
+    scale=None,
+    bias=None,
+    *,
+    time_axis=1,
+    feature_axes=-1,
+    epsilon=1e-5,
+    mask=None,
+):
+    """Each series over time; and z brought to where x was."""
+    data = read(x, mask, feature_axes)
+    own = take_moments(data, (time_axis % data.x.ndim,))
+    y = affine(standardize(data, own, epsilon), scale, bias, data)
+    scale, bias = expand(scale, data, 1.0), expand(bias, data, 0.0)
+    return y, (wide(z) - bias) / scale * np.sqrt(own.var + epsilon) + own.mean
+
+
 def filter_response_norm(
     x,
     scale,

@@ -125,8 +125,16 @@ def denormalize(
     scale, bias, result = affine(y, scale, bias, features, dtype)
     wide = accumulation_dtype(result, y.dtype)
     std = jnp.sqrt(var.astype(real_dtype(wide)) + check_epsilon(epsilon))
-    unscaled = (y.astype(wide) - bias.astype(wide)) / scale.astype(wide)
-    return (unscaled * std.astype(wide) + mean.astype(wide)).astype(result)
+    return denormalize_with(mean, std, y, scale, bias, result)
+
+
+def denormalize_with(
+    mean: Array, std: Array, y: Array, scale: Array, bias: Array, result: DTypeLike
+) -> Array:
+    """Returns `(y - bias) / scale * std + mean` of aligned arrays."""
+    dtype = accumulation_dtype(result, y.dtype)
+    mean, std, y, scale, bias = (v.astype(dtype) for v in (mean, std, y, scale, bias))
+    return ((y - bias) / scale * std + mean).astype(result)
 
 
 def _align_statistics(
