@@ -25,6 +25,7 @@ from jaxnorm.linen.layer_norm import LayerNorm
 from jaxnorm.linen.mean_only_batch_norm import MeanOnlyBatchNorm
 from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
 from jaxnorm.linen.replacing import replace_norms, replaced
+from jaxnorm.linen.reversible_instance_norm import ReversibleInstanceNorm
 from jaxnorm.linen.rms_norm import RMSNorm
 from jaxnorm.linen.running_norm import RunningNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
@@ -55,6 +56,7 @@ __all__ = [
     "MeanOnlyBatchNorm",
     "RMSNorm",
     "RecurrentBatchNorm",
+    "ReversibleInstanceNorm",
     "RunningNorm",
     "SpectralNorm",
     "SwitchableNorm",

@@ -28,6 +28,7 @@ from jaxnorm.nnx.mean_only_batch_norm import MeanOnlyBatchNorm
 from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
 from jaxnorm.nnx.replacing import replace_norms
 from jaxnorm.nnx.restoring import restore_pure_dict
+from jaxnorm.nnx.reversible_instance_norm import ReversibleInstanceNorm
 from jaxnorm.nnx.rms_norm import RMSNorm
 from jaxnorm.nnx.running_norm import RunningNorm
 from jaxnorm.nnx.spectral_norm import SpectralNorm
@@ -60,6 +61,7 @@ __all__ = [
     "RMSNorm",
     "RecurrentBatchNorm",
     "Reference",
+    "ReversibleInstanceNorm",
     "RunningNorm",
     "SpectralNorm",
     "SwitchableNorm",

@@ -49,6 +49,13 @@ def collect_reference(variables, x, mask):
     return y, {"reference": moments._asdict() | {"size": size}}
 
 
+class OneWay(modules.ReversibleInstanceNorm):
+    """Without the way back, which test_nnx_reversible.py takes."""
+
+    def __call__(self, x, *, mask=None):
+        return super().__call__(x, mask=mask)[0]
+
+
 def build_lstm(train, **options):
     cell = modules.BatchNormLSTMCell(
         WIDTH, max_steps=5, use_running_average=not train, **options
@@ -169,6 +176,9 @@ TABLE = {
     ),
     "InstanceNorm": of_function(
         modules.InstanceNorm, "instance_norm", AFFINE, synchronizes=True
+    ),
+    "ReversibleInstanceNorm": of_function(
+        OneWay, "reversible_instance_norm", AFFINE, synchronizes=True
     ),
     "FilterResponseNorm": of_function(
         modules.FilterResponseNorm,

@@ -54,7 +54,8 @@ def build(name, **options):
 
 def call(name, module, x, mask=None):
     mask = {"mask": mask} if TABLE[name].masked else {}
-    return module(x, *TABLE[name].extra, **mask)
+    y = module(x, *TABLE[name].extra, **mask)
+    return y[0] if name == "ReversibleInstanceNorm" else y
 
 
 def view_of(name):
