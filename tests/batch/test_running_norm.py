@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from counting import count_all_reduces
 from drawing import place
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from jitted import jitted
-from modes import AXIS, MODES, draw_problem, few_modes
+from modes import AXIS, MODES, draw_problem, few_modes, mesh_of
 from refusals import refused
 
 import jaxnorm
@@ -98,6 +101,25 @@ def test_over_devices(mode):
     check((y, new), expected, 1e-6)
     std = np.sqrt(expected[-1] + 1e-8)
     assert oracle.error(dx, np.where(mask, oracle.wide(weight) / std, 0)) <= 1e-6
+
+
+@pytest.mark.parametrize(("update", "number"), [(True, 2), (False, 0)])
+def test_collectives(update, number):
+    """Two where it learns, none backward, and none in inference."""
+
+    def step(x, weight):
+        def loss(x):
+            options = {"update": update, "axis_name": AXIS}
+            y, moments = jaxnorm.running_norm(x, start(5), **options)
+            return jnp.sum(weight * y), moments
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    x = jax.ShapeDtypeStruct((8, 5), jnp.float32)
+    run = jax.shard_map(
+        step, mesh=mesh_of(AxisType.Auto), in_specs=P(AXIS), out_specs=(P(AXIS), P())
+    )
+    assert count_all_reduces(jax.jit(run).lower(x, x).compile()) == number
 
 
 def test_a_large_mean_from_the_first_batch_on(rng):

@@ -120,7 +120,7 @@ def test_undo_goes_through_transformations(rng):
 
     apply(undo, z)
     _, again = norm(x, *params)
-    chex.assert_trees_all_close(apply(again, z), expected, rtol=1e-6)
+    chex.assert_trees_all_close(apply(again, z), expected, rtol=1e-5, atol=1e-5)
     assert len(traces) == 1
 
     alone = functools.partial(jaxnorm.reversible_instance_norm, time_axis=0)
