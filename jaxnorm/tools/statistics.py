@@ -16,6 +16,7 @@ from jaxnorm.core.average import (
 )
 from jaxnorm.core.moments import Moments, merge_moments
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_flags
 
 Tree = Mapping[Any, Any]
@@ -176,6 +177,12 @@ def update_batch_stats(
         new = {
             name: average(layer[name], targets[name], weight=weight, seen=seen)
             for name in targets.keys() & layer.keys()
+        }
+        # Of a stream, what was to be added to the old values is not to the new ones.
+        rests = {f"{name}_rest" for name in new} & layer.keys()
+        new |= {
+            name: where(seen, jnp.zeros_like(layer[name]), layer[name])
+            for name in rests
         }
         if "count" in layer:
             new["count"] = count_update(layer["count"], seen)

@@ -31,7 +31,7 @@ NORMS = {
 
 def test_each_normalizer_that_collects_moments_is_there():
     collecting = {n for n, e in TABLE.items() if "momentum" in vars(e.build(True))}
-    assert set(NORMS) == collecting
+    assert set(NORMS) == collecting - {"RunningNorm"}  # whose moments are constants
 
 
 class Chain(nn.Module):

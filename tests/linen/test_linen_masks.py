@@ -34,6 +34,7 @@ BY_WEIGHTS_OR_EXAMPLE = {
     "RMSNorm",
     "GroupNorm",
     "InstanceNorm",
+    "ReversibleInstanceNorm",
     "FilterResponseNorm",
     "GlobalResponseNorm",
     "DynamicTanh",

@@ -93,6 +93,21 @@ def test_batch_renorm_as_its_own_update(x):
         np.testing.assert_allclose(new[name], value, rtol=1e-5)
 
 
+def test_a_stream_takes_the_place_of_another(x):
+    """Nothing is added any more to what its mean and variance were."""
+    rest = place(np.full(4, 1e-3))
+    stream = jaxnorm.init_running_moments(4)
+    stream = stream._replace(mean_rest=rest, var_rest=rest)
+    moments = moments_of(x)
+    new = update_batch_stats(
+        {"norm": stream._asdict()}, {"norm": moments._asdict()}, momentum=0.0
+    )
+    new = jaxnorm.RunningMoments(**new["norm"])
+    np.testing.assert_array_equal(new.mean, moments.mean)
+    np.testing.assert_array_equal(new.var, moments.var)
+    np.testing.assert_array_equal(new.mean_rest + new.var_rest, 0)
+
+
 @pytest.mark.parametrize("name", ["mean", "var"])
 def test_one_statistic_alone(x, name):
     tree = {"block": {"norm": {name: place(np.zeros(4))}}}
