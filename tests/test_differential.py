@@ -28,8 +28,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", sorted({*OFTEN, *map(int, named)}))
 
 
+# Streams in many parts, and the way back of a forecast, are drawn in tests of their own.
+ELSEWHERE = {"running_norm", "reversible_instance_norm"}
+
+
 def test_every_normalizer_is_drawn():
-    assert ROWS.keys() == TABLE.keys()
+    assert ROWS.keys() == TABLE.keys() - ELSEWHERE
 
 
 def test_draw(seed):
