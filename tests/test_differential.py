@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", sorted({*OFTEN, *map(int, named)}))
 
 
-# Streams in many parts, and the way back of a forecast, are drawn in tests of their own.
+# A stream in several parts, and the way back of a forecast, have tests of their own.
 ELSEWHERE = {"running_norm", "reversible_instance_norm"}
 
 
