@@ -443,6 +443,12 @@ MUTANTS = {
     ],
     "core/normalize.py": [
         (
+            "denormalized with the scale where its inverse belongs",
+            "return ((y - bias) / scale * std",
+            "return ((y - bias) * scale * std",
+            "test_normalize.py::test_denormalize_inverts_normalize",
+        ),
+        (
             "the dtype of the computation, not that of the result",
             "return y.astype(result)",
             "return y",

@@ -2,11 +2,26 @@
 
 OWN = "sample/test_own_moments.py"
 OWN_DEVICES = "sample/test_own_moments_over_devices.py"
+REVERSIBLE = "sample/test_reversible_instance_norm.py"
 RESPONSE = "sample/test_response_norms.py"
 TRANSFORMED = "sample/test_response_norms_under_transformations.py"
 BAD = "sample/test_own_moments_bad_input.py"
 
 MUTANTS = {
+    "sample/reversible_instance_norm.py": [
+        (
+            "forecasts brought back without epsilon",
+            "jnp.sqrt(moments.var + epsilon),",
+            "jnp.sqrt(moments.var),",
+            f"{REVERSIBLE}::test_values",
+        ),
+        (
+            "forecasts brought back without the mean's gradient",
+            "        moments.mean,\n",
+            "        moments.shift,\n",
+            f"{REVERSIBLE}::test_gradients_flow_through_y_and_undo",
+        ),
+    ],
     "sample/own_moments.py": [
         (
             "scale_offset ignored",
