@@ -96,6 +96,7 @@ def test_what_a_killed_save_leaves_is_removed(tmp_path):
     part = tmp_path / "2.orbax-checkpoint-tmp"
     (part / "state").mkdir(parents=True)
     assert restore(tmp_path)[0] == 1
+    save(tmp_path, {3: None})  # which waits for the removal, as reading does not
     assert not part.exists()
 
 
