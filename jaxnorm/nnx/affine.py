@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypedDict, overload
+from typing import Any, ClassVar, TypedDict, overload
 
 from flax import nnx
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
+
+from jaxnorm.core.axes import canonical_axes, sizes
 
 PromoteDtype = Callable[..., tuple[Any, ...]]
 Metadata = Mapping[str, Any]
@@ -66,6 +68,8 @@ class AffineModule(nnx.Module):
 
     scale: nnx.Param[Array] | None
     bias: nnx.Param[Array] | None
+    axis_name: Any = None  # of the classes that share statistics between devices
+    _axes_attribute: ClassVar[str] = "feature_axes"  # where Flax's name is another
 
     def __init__(
         self,
@@ -116,10 +120,41 @@ class AffineModule(nnx.Module):
     def _promote(
         self, x: Array, *statistics: Array | None
     ) -> tuple[Array, Array | None, Array | None]:
-        """Returns x, scale and bias in the dtypes that they are used in."""
+        """Returns x, scale and bias in the dtypes that they are used in.
+
+        Raises:
+          ValueError: If x has not the features that the layer was made for.
+        """
+        self._check_features(x, *statistics)
         arrays = (x, *statistics, read(self.scale), read(self.bias))
         x, *_, scale, bias = self.promote_dtype(arrays, dtype=self.dtype)
         return x, scale, bias
+
+    def _check_features(self, x: Array, *statistics: Array | None) -> None:
+        """Checks that x has `num_features` features.
+
+        Variables may differ from that: on a device that has a part of the features, or
+        with one scale an example. The functions check x against those.
+
+        Raises:
+          ValueError: If x has another number.
+        """
+        name = self._axes_attribute
+        axes = canonical_axes(getattr(self, name), x.ndim, name)
+        given = sizes(x.shape, axes)
+        held = (read(self.scale), read(self.bias), *statistics)
+        rank = len(axes)  # before the features of statistics there may be time steps
+        shapes = [value.shape[-rank:] for value in held if value is not None]
+        may_differ = shapes or self.axis_name  # without either, nothing else tells
+        fits = given == self.feature_shape
+        if not fits and (self.feature_shape in shapes or not may_differ):
+            number = given[0] if len(given) == 1 else given
+            raise ValueError(
+                f"the input must have num_features={self.num_features} along {name}="
+                f"{getattr(self, name)}, got {number} in the shape {x.shape}. Make the "
+                f"layer for its input, {type(self).__name__}({number}, ...), or set "
+                f"{name}."
+            )
 
 
 @overload

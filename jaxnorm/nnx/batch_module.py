@@ -58,6 +58,8 @@ class BatchModule(AffineModule):
         `collect_moments` is set, of all inputs since it was.
     """
 
+    _axes_attribute = "axis"
+
     def __init__(
         self,
         num_features: int | tuple[int, ...],

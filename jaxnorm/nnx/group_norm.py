@@ -37,6 +37,8 @@ class GroupNorm(SampleModule):
       Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
+    _axes_attribute = "feature_axis"
+
     def __init__(
         self,
         num_features: int,

@@ -59,6 +59,7 @@ class RMSNorm(SampleModule):
         self, x: Array, *statistics: Array | None
     ) -> tuple[Array, Array | None, Array | None]:
         """Returns x, scale and None; `promote_dtype` sees a pair, as in Flax."""
+        self._check_features(x, *statistics)
         x, scale = self.promote_dtype((x, read(self.scale)), dtype=self.dtype)
         return x, scale, None
 

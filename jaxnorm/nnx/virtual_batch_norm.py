@@ -48,6 +48,8 @@ class VirtualBatchNorm(AffineModule):
       Array([0.  , 1.73], dtype=float32)
     """
 
+    _axes_attribute = "axis"
+
     def __init__(
         self,
         num_features: int | tuple[int, ...],

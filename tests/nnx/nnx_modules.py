@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "linen"))
 from family_entries import WIDTH, program
 from family_modules import TABLE, draw_variables
 
-__all__ = ["TABLE", "draw_variables", "program"]
+__all__ = ["TABLE", "WIDTH", "draw_variables", "program"]
 
 SETTINGS = {
     "BatchRenorm": {"r_max": 1.1, "d_max": 0.2},

@@ -1,5 +1,7 @@
 """What holds for every module of `jaxnorm.nnx`: it is the Linen module, in NNX."""
 
+import functools
+
 import chex
 import family
 import jax
@@ -12,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from nnx_modules import (
     NAMES,
     TABLE,
+    WIDTH,
     build,
     call,
     draw_variables,
@@ -22,8 +25,10 @@ from nnx_modules import (
     variables_of,
     view_of,
 )
+from refusals import refused
 
 import jaxnorm.nnx
+from jaxnorm.nnx.affine import AffineModule
 
 every_module = pytest.mark.parametrize("name", NAMES)
 # One of each kind; of the others, the program is compared.
@@ -160,6 +165,67 @@ def test_as_in_linen(name):
     if "batch_stats" in variables:
         moved = {k for k, v in values(module).items() if np.any(v != before[k])}
         assert moved == {k for k in before if k.startswith("batch_stats")}
+
+
+NORMS = [n for n in NAMES if issubclass(getattr(jaxnorm.nnx, n), AffineModule)]
+WITHOUT = {"use_scale": False, "use_bias": False}
+
+
+# What a class has not, and so takes no option for.
+FIXED = {
+    "RMSNorm": {"use_bias"},
+    "MeanOnlyBatchNorm": {"use_scale"},
+    "RunningNorm": {"use_scale", "use_bias"},
+}
+
+
+@pytest.mark.parametrize("options", [{}, WITHOUT], ids=["parameters", "none"])
+@pytest.mark.parametrize("name", NORMS)
+def test_another_number_of_features(name, options):
+    """It is refused, where no parameter has a shape that does not fit as well."""
+    fixed = FIXED.get(name, set())
+    module = build(name, **{k: v for k, v in options.items() if k not in fixed})
+    x = draw_x()
+    for wrong in (x[..., :2], jnp.concatenate([x, x], -1)):
+        says = f"num_features={WIDTH}", str(wrong.shape[-1]), str(wrong.shape)
+        if name == "InstanceBatchNorm" and options:  # whose statistics are of a part
+            says = ("stats.mean",)
+        with refused(*says):
+            jax.eval_shape(lambda x: call(name, module, x), wrong)
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm", "DynamicTanh"])
+def test_one_feature_is_not_spread(name):
+    """A scale of shape (1,) would broadcast against an input of rank 1."""
+    module = getattr(jaxnorm.nnx, name)(1, rngs=nnx.Rngs(0))
+    with refused("num_features=1", "3"):
+        jax.eval_shape(module, jnp.ones(3))
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "InstanceNorm", "BatchNorm"])
+def test_features_may_lie_on_several_devices(name):
+    """Parameters and statistics are then a part of what the layer was made for."""
+    options = {"axis_name": "i"} if name == "LayerNorm" else {}
+    graphdef, state = nnx.split(build(name, **options))
+
+    def part(state, x):
+        return call(name, nnx.merge(graphdef, state), x)
+
+    mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    last = P(None, None, "i")
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=(P("i"), last), out_specs=last)
+    x = draw_x()
+    close(
+        jax.jit(mapped)(state, x),
+        jax.jit(functools.partial(call, name))(build(name), x),
+    )
+
+
+def test_one_scale_an_example():
+    norm, x = build("LayerNorm"), draw_x()
+    norm.scale.set_value(jnp.full((len(x), 1, 1), 2.0))
+    norm.bias.set_value(jnp.zeros((len(x), 1, 1)))
+    assert jax.eval_shape(norm, x).shape == x.shape
 
 
 @every_module
