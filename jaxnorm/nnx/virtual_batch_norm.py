@@ -2,6 +2,7 @@
 
 from typing import Unpack
 
+import jax
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
@@ -29,7 +30,8 @@ class VirtualBatchNorm(AffineModule):
 
     The first takes its batch for the reference: it is normalized with its own
     statistics, which are collected. Gradients flow through both passes. Inference uses
-    the last reference. Before the first one there is none, and all results are NaN.
+    the last reference. A call before the first one is an error; under `jax.jit`, where
+    it cannot be seen whether there is one, all its results are NaN.
 
     Attributes are those of `AffineModule` and, with the same meaning, of
     `jaxnorm.linen.VirtualBatchNorm`, and:
@@ -89,6 +91,9 @@ class VirtualBatchNorm(AffineModule):
 
         Returns:
           The normalized input, of the shape of x.
+
+        Raises:
+          ValueError: If there is no reference batch yet, and the call is not traced.
         """
         stored = {name: read(value) for name, value in self.reference.items()}
         x, scale, bias = self._promote(floating_input(x), stored["mean"], stored["var"])
@@ -106,6 +111,12 @@ class VirtualBatchNorm(AffineModule):
                 self.reference[name].set_value(value)
             return y
         size = stored.pop("size")
+        if not isinstance(size, jax.core.Tracer) and jnp.isnan(size):
+            raise ValueError(
+                f"{type(self).__name__} needs a reference batch, and has none. Collect "
+                "it first: nnx.view(model, collect_reference=True)(reference_batch), "
+                "then call the model."
+            )
         return jaxnorm.virtual_batch_norm(
             x,
             jaxnorm.Moments(**stored),

@@ -228,6 +228,16 @@ def test_one_scale_an_example():
     assert jax.eval_shape(norm, x).shape == x.shape
 
 
+@pytest.mark.parametrize("include_self", [True, False])
+def test_virtual_batch_norm_needs_a_reference(include_self):
+    norm, x = build("VirtualBatchNorm", include_self=include_self), draw_x()
+    with refused("VirtualBatchNorm", "reference batch", "collect_reference=True"):
+        norm(x)
+    assert np.all(np.isnan(nnx.jit(lambda norm, x: norm(x))(norm, x)))
+    nnx.jit(lambda norm, x: nnx.view(norm, collect_reference=True)(x))(norm, x)
+    assert np.all(np.isfinite(norm(x)))
+
+
 @every_module
 def test_split_merge_and_abstract_construction(name):
     module = build(name)
