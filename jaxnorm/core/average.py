@@ -1,5 +1,7 @@
 """The moving average that every running statistic is."""
 
+import functools
+
 import jax
 import numpy as np
 from jax import Array, lax
@@ -11,7 +13,7 @@ from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.sharding import shard_as, where
 
 
-@jax.jit
+@functools.partial(jax.jit, inline=True)
 def average(old: Array, new: Array, *, weight: Array, seen: Array) -> Array:
     """Returns `weight * old + (1 - weight) * new`, in the dtype of `old`.
 

@@ -147,7 +147,10 @@ def rounding_noise(delta: Array) -> Array:
 
 
 # Under jit, layers of the same shapes are traced, and differentiated, once for all.
-@functools.partial(jax.jit, static_argnames=("reduction", "use_fast_variance"))
+# Inlined, since XLA for TPUs makes more kernels of functions that are called.
+@functools.partial(
+    jax.jit, inline=True, static_argnames=("reduction", "use_fast_variance")
+)
 def measure(
     x: Array,
     reduction: Reduction,
@@ -182,7 +185,7 @@ def measure(
     return _measure_about(shift, x, reduction, mask)
 
 
-@functools.partial(jax.jit, static_argnames="reduction")
+@functools.partial(jax.jit, inline=True, static_argnames="reduction")
 def measure_alone(
     x: Array, reduction: Reduction, *, mask: Array | None
 ) -> CenteredMoments:
@@ -206,7 +209,7 @@ def _measure_about(
     return from_sums(shift, *named(sums))
 
 
-@functools.partial(jax.jit, static_argnames="reduction")
+@functools.partial(jax.jit, inline=True, static_argnames="reduction")
 def measure_power(
     x: Array, reduction: Reduction, *, mask: Array | None
 ) -> CenteredMoments:

@@ -63,7 +63,8 @@ class Standardization:
 
 
 # Under jit, layers of the same shapes are traced, and differentiated, once for all.
-@functools.partial(jax.jit, static_argnums=0)
+# Inlined, as `measure`.
+@functools.partial(jax.jit, inline=True, static_argnums=0)
 def standardize(
     spec: Standardization,
     x: Array,

@@ -282,7 +282,7 @@ BAD = {
     "features": (
         lambda: OURS(7, rngs=nnx.Rngs(0))(jnp.ones(SHAPE)),
         ValueError,
-        "must have the feature shape",
+        "must have num_features=7",
     ),
     "groups": (
         lambda: jaxnorm.nnx.GroupNorm(8, 3, rngs=nnx.Rngs(0)),
