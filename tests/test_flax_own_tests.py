@@ -27,8 +27,8 @@ DROP_INS = (
 # They expect what Flax computes from a mean of 1e6 that is rounded to float32, which is
 # 0.04 off, where we are 1e-7 off. In float64 they expect what is right.
 IN_FLOAT64 = {"LayerNorm": "test_layer_norm4", "InstanceNorm": "test_instance_norm3"}
-# It expects the box of a partitioned kernel in the name of its scale, which is lost with
-# the boxes.
+# It expects the box of a partitioned kernel in the name of its scale, and the name is
+# lost with the box.
 NAMES_BOXES = "test_weight_norm_compatibility_with_partitioning"
 
 RUN = """
