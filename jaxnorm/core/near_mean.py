@@ -48,14 +48,15 @@ def near_mean(x: Array, reduction: Reduction) -> Array:
 def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
     """Returns the slices of the first part along the reduced axes.
 
-    Along axes that types know to be sharded it is all.
+    Along axes that types know to be sharded, or whose size is symbolic, it is all.
     """
     names = axis_names(x) or [None] * x.ndim
     slices, parts = [slice(None)] * x.ndim, _PARTS
     for axis in reduction.axes:
-        if names[axis] is None and x.shape[axis]:
-            length = -(-x.shape[axis] // parts)
-            parts = max(parts * length // x.shape[axis], 1)
+        size = x.shape[axis]
+        if names[axis] is None and isinstance(size, int) and size:
+            length = -(-size // parts)
+            parts = max(parts * length // size, 1)
             slices[axis] = slice(length)
     return tuple(slices)
 
@@ -66,5 +67,6 @@ def _is_short_row(x: Array, reduction: Reduction) -> bool:
     return (
         reduction.blocks is None
         and set(reduction.axes) == set(rows)
-        and (size <= _GPU_ROW)
+        and isinstance(size, int)
+        and size <= _GPU_ROW
     )

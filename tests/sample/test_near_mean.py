@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 from drawing import draw, place
+from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
@@ -142,6 +143,17 @@ def test_which_part_is_read(dtype):
     for platform in ("cuda", "rocm", "tpu"):
         part = ["2x1x4x4", *all_of_it[1:]]
         assert reads(platform, jaxnorm.instance_norm, image) == part
+
+
+@every_norm
+def test_space_of_a_symbolic_size(name, as_users_run_it):
+    """Whose part no comparison could tell; without a constraint on the size."""
+    batch, space = export.symbolic_shape("b, s")
+    x = jax.ShapeDtypeStruct((batch, space, 8), jnp.float32)
+    norm = jax.jit(CENTERED[name].ours())
+    exported = export.export(norm, platforms=["cpu", "cuda", "tpu"])(x)
+    values = np.arange(96, dtype=np.float32).reshape(3, 4, 8)
+    assert oracle.error(exported.call(values), norm(values)) <= 1e-5
 
 
 def test_no_program_branches_when_it_runs():
