@@ -21,9 +21,10 @@ class SpectralNorm(nn.Module):
     `jaxnorm.spectral_norm`, for each parameter of two or more axes.
 
     A kernel of zeros passes as it is and, unlike in Flax, leaves a u from which later
-    calls find the singular value; so does a u of 0 in a checkpoint. As in Flax, the
-    kernel that initialization stores is the normalized one; later no call changes it.
-    Other collections of the wrapped layer pass through as they are.
+    calls find the singular value; so does a u of 0 in a checkpoint. A bias of two axes,
+    as attention has it, is left alone once it was 0, as in Flax. As in Flax, the kernel
+    that initialization stores is the normalized one; later no call changes it. Other
+    collections of the wrapped layer pass through as they are.
 
     Attributes:
       layer_instance: The layer to wrap.
@@ -101,7 +102,7 @@ class SpectralNorm(nn.Module):
             u = jax.random.normal(self.make_rng("params"), shape, self.param_dtype)
             if self.warm_up_steps < 1:
                 return u
-            return self._iterate(value, u, self.warm_up_steps)[1]
+            return self._iterate(name, value, u, self.warm_up_steps)[1]
 
         u = self.variable(self.collection_name, f"{name}/u", init_u)
         sigma = self.variable(
@@ -109,16 +110,21 @@ class SpectralNorm(nn.Module):
         )
         # as an array: a loaded checkpoint holds those of NumPy
         start = jnp.asarray(u.value)
-        normalized, new_u, new_sigma = self._iterate(value, start, self.n_steps)
+        normalized, new_u, new_sigma = self._iterate(name, value, start, self.n_steps)
         if update_stats:
             u.value = new_u
             sigma.value = lax.stop_gradient(new_sigma).astype(sigma.value.dtype)
         return normalized
 
     def _iterate(
-        self, value: Array, u: Array, n_steps: int
+        self, name: str, value: Array, u: Array, n_steps: int
     ) -> tuple[Array, Array, Array]:
         normalized, new_u, sigma = spectral_norm(
-            value, u[0], n_steps=n_steps, epsilon=self.epsilon, dtype=self.dtype
+            value,
+            u[0],
+            n_steps=n_steps,
+            epsilon=self.epsilon,
+            restart=not name.endswith("/bias"),
+            dtype=self.dtype,
         )
         return normalized, new_u[None], sigma

@@ -17,8 +17,9 @@ class SpectralNorm(nnx.Module):
 
     A drop-in superset of `flax.nnx.SpectralNorm`: the same arguments, defaults and
     variables. The mathematics is that of `jaxnorm.spectral_norm`, for each parameter of
-    two or more axes. Unlike in Flax, a call never changes the layer: its kernel stays
-    what the optimizer made of it, and gradients reach it.
+    two or more axes; a bias that was 0 once is left alone. Unlike in Flax, a call never
+    changes the layer: its kernel stays what the optimizer made of it, and gradients
+    reach it.
 
     Attributes:
       layer_instance: The wrapped layer.
@@ -66,7 +67,7 @@ class SpectralNorm(nnx.Module):
         for path, value in self._matrices().items():
             u = init(rngs.params(), (1, value.shape[-1]), param_dtype)
             if warm_up_steps > 0:
-                _, u, _ = self._iterate(value, u, warm_up_steps)
+                _, u, _ = self._iterate(path, value, u, warm_up_steps)
             batch_stats[*path, "u"] = nnx.BatchStat(u)
             batch_stats[*path, "sigma"] = nnx.BatchStat(jnp.ones((), param_dtype))
         self.batch_stats = nnx.data(batch_stats)
@@ -96,7 +97,7 @@ class SpectralNorm(nnx.Module):
             u = own(self.batch_stats, (*path, "u"))
             sigma = own(self.batch_stats, (*path, "sigma"))
             normalized[path], new_u, new_sigma = self._iterate(
-                value, read(u), self.n_steps
+                path, value, read(u), self.n_steps
             )
             if update_stats:
                 dtype = sigma.get_value().dtype
@@ -129,9 +130,14 @@ class SpectralNorm(nnx.Module):
         return matrices
 
     def _iterate(
-        self, value: Array, u: Array, n_steps: int
+        self, path: Path, value: Array, u: Array, n_steps: int
     ) -> tuple[Array, Array, Array]:
         normalized, new_u, sigma = spectral_norm(
-            value, u[0], n_steps=n_steps, epsilon=self.epsilon, dtype=self.dtype
+            value,
+            u[0],
+            n_steps=n_steps,
+            epsilon=self.epsilon,
+            restart=path[-1] != "bias",
+            dtype=self.dtype,
         )
         return normalized, new_u[None], sigma

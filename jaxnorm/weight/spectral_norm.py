@@ -10,7 +10,12 @@ from jaxtyping import Float
 from jaxnorm.core.axes import align
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
 from jaxnorm.core.sharding import shard_as
-from jaxnorm.core.validation import check_epsilon, check_inexact, check_integer
+from jaxnorm.core.validation import (
+    check_epsilon,
+    check_flags,
+    check_inexact,
+    check_integer,
+)
 from jaxnorm.weight.unit import unit_of
 from jaxnorm.weight.weight_norm import direction_and_length
 
@@ -21,6 +26,7 @@ def spectral_norm(
     *,
     n_steps: int = 1,
     epsilon: float = 1e-12,
+    restart: bool = True,
     dtype: DTypeLike | None = None,
 ) -> tuple[Array, Array, Array]:
     """Divides a weight by its largest singular value.
@@ -46,18 +52,19 @@ def spectral_norm(
     Args:
       w: Weight of two or more axes, floating, output features last (HWIO).
       u: Estimate of the right singular vector, of shape (features,); random normal
-        numbers at the start. Its length does not matter. Where it is 0, a fixed u is
-        taken in its place.
+        numbers at the start. Its length does not matter.
       n_steps: Number of power iterations, at least 1; a Python integer.
       epsilon: Added to the squared norms, in units of the largest absolute value of w;
         at least 0. (Flax adds it as it is, and so leaves weights below 1e-6 too large.)
+      restart: Whether a fixed u takes the place of one that is 0, which a weight of
+        zeros leaves. If not, w passes as it is from then on, as in Flax.
       dtype: Dtype of the normalized weight; by default what w and u promote to.
 
     Returns:
       The weight divided by sigma, of the shape of w (w itself where sigma is 0); the
-      new u, of the dtype of u, without gradient and not 0, even where w is, so that
-      later calls find the singular value; and sigma, a scalar in float32 or wider,
-      whose gradient in w is v u'.
+      new u, of the dtype of u, without gradient and, with `restart`, not 0 even where w
+      is, so that later calls find the singular value; and sigma, a scalar in float32 or
+      wider, whose gradient in w is v u'.
 
     Raises:
       TypeError: If w or u is not real and floating, or n_steps is no integer.
@@ -91,6 +98,7 @@ def spectral_norm(
             f"u must have the shape {w.shape[-1:]}, the size of the last axis of w "
             f"{w.shape}, got {u.shape}. From a checkpoint of Flax take u[0]."
         )
+    check_flags(restart=restart)
     result = output_dtype(dtype, w, u)
     wide = accumulation_dtype(result, w.dtype, u.dtype)
     inputs, outputs = tuple(range(w.ndim - 1)), (w.ndim - 1,)
@@ -103,7 +111,8 @@ def spectral_norm(
         return jnp.sum(matrix * right, -1, keepdims=True)
 
     right = align(lax.stop_gradient(u.astype(wide)), w, (w.ndim - 1,), "u")
-    right, _ = direction_and_length(_or_start(right), outputs)
+    revive = _or_start if restart else jnp.asarray
+    right, _ = direction_and_length(revive(right), outputs)
     constant = lax.stop_gradient(matrix)
     least = math.sqrt(epsilon) * jnp.abs(constant).max(initial=0.0, keepdims=True)
     for _ in range(n_steps):
@@ -115,7 +124,7 @@ def spectral_norm(
     sigma = jnp.sum(left * forward(matrix, right))
 
     normalized = matrix / jnp.where(sigma != 0, sigma, 1 / unit.reshape(()))
-    new_u = shard_as(u, _or_start(right).reshape(u.shape).astype(u.dtype))
+    new_u = shard_as(u, revive(right).reshape(u.shape).astype(u.dtype))
     return normalized.astype(result), new_u, sigma * unit.reshape(())
 
 

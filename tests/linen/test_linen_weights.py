@@ -626,3 +626,18 @@ def test_lifted_transformations(cls, call, lift, rng):
     assert len(traces) == 1
     assert all(np.any(g != 0) for g in jax.tree.leaves(gradients))
     chex.assert_tree_all_finite(gradients)
+
+
+def test_a_bias_that_was_0_is_left_alone():
+    """Else one of attention would have the norm 1 from the first update on."""
+    layer = SpectralNorm(nn.DenseGeneral((3, 2)))
+    x = jnp.ones((4, 5))
+    variables = jax.jit(functools.partial(layer.init, update_stats=False))(KEY, x)
+    variables |= apply(layer, update_stats=True)(variables, x)[1]
+    params = variables["params"]["layer_instance"]
+    moved = variables | {
+        "params": {"layer_instance": params | {"bias": jnp.full((3, 2), 1e-3)}}
+    }
+    infer = apply(layer, mutable=(), update_stats=False)
+    difference = infer(moved, x)[0] - infer(variables, x)[0]
+    np.testing.assert_allclose(difference, 1e-3, rtol=1e-3)

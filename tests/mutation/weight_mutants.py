@@ -119,7 +119,7 @@ MUTANTS = {
         ),
         (
             "u not updated",
-            "new_u = shard_as(u, _or_start(right).reshape(u.shape).astype(u.dtype))",
+            "new_u = shard_as(u, revive(right).reshape(u.shape).astype(u.dtype))",
             "new_u = lax.stop_gradient(u)",
             f"{SPECTRAL}::test_oracle",
         ),

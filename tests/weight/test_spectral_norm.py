@@ -180,6 +180,16 @@ def test_u_of_0_starts_anew(size):
     chex.assert_tree_all_finite((outputs, gradients))
 
 
+def test_without_a_restart_what_was_0_passes():
+    u = jnp.ones(2)
+    for size in (0, 5, 7):
+        w = place(size * np.eye(2))
+        normalized, u, sigma = spectral_norm(w, u, restart=False)
+        np.testing.assert_array_equal(normalized, w)
+        np.testing.assert_array_equal(u, 0)
+        assert sigma == 0
+
+
 def check_that_it_is_found_from(u):
     """Checks that the singular value of another weight is found."""
     sigma = jax.jit(functools.partial(spectral_norm, n_steps=30))(
