@@ -85,9 +85,11 @@ def outputs(name, scale, weight, mask=True):
     )
 
 
-@pytest.mark.parametrize("exponent", [20, 47])
+@pytest.mark.parametrize("exponent", [20, 53])
 @every_function
 def test_values_and_gradients_do_not_depend_on_the_scale(name, exponent, rng):
+    if name == "batch_renorm":  # whose running mean is so far off that it is not used
+        exponent = min(exponent, 48)
     weight = place(rng.normal(size=SHAPE))
     # Epsilon is negligible in both; powers of two round nothing.
     small = outputs(name, 2.0**12, weight)
@@ -137,3 +139,19 @@ def test_a_batch_beyond_the_range_can_be_skipped(rng):
         x, stats, use_running_average=False, skip_nonfinite=True
     )
     assert jax.tree.all(jax.tree.map(np.array_equal, new, stats))
+
+
+@pytest.mark.parametrize("norm", [jaxnorm.layer_norm, jaxnorm.rms_norm])
+def test_the_range_of_float64(norm, rng, x64):
+    x, weight = rng.normal(size=(2, 4, 8))
+
+    @jax.jit
+    def run(x):
+        y, pullback = jax.vjp(norm, x)
+        return y, pullback(jnp.asarray(weight))[0]
+
+    scale = 2.0**498  # 8e149
+    y, dx = run(jnp.asarray(scale * x))
+    expected, slope = run(jnp.asarray(2.0**20 * x))
+    assert oracle.error(y, expected) <= 1e-11
+    assert oracle.error(dx * scale, slope * 2.0**20) <= 1e-11

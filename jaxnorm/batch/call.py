@@ -12,13 +12,8 @@ from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import (
-    CenteredMoments,
-    inverse_std,
-    measure,
-    usable,
-    usable_shift,
-)
+from jaxnorm.core.masks import usable
+from jaxnorm.core.measure import CenteredMoments, inverse_std, measure, usable_shift
 from jaxnorm.core.moments import Moments, batch_moments, per_feature
 from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with

@@ -10,7 +10,7 @@ from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.batch.instances import as_a_whole, measure_spread
 from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import keep_usable
+from jaxnorm.core.masks import keep_usable
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.sharding import where

@@ -13,14 +13,8 @@ from jaxnorm.batch.call import BatchCall
 from jaxnorm.core.axes import batch_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import (
-    MOMENTS_NAME,
-    CenteredMoments,
-    inverse_std,
-    measure,
-    select,
-    usable,
-)
+from jaxnorm.core.masks import select, usable
+from jaxnorm.core.measure import MOMENTS_NAME, CenteredMoments, inverse_std, measure
 from jaxnorm.core.moments import Moments
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.reduction import Reduction

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TypedDict
 
 import jax
 from jax import Array, lax
@@ -11,11 +10,11 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, PyTree, Shaped
 
-from jaxnorm.batch.call import BatchOptions
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, promote
-from jaxnorm.core.measure import inverse_std, measure, select, usable
+from jaxnorm.core.masks import select, usable
+from jaxnorm.core.measure import inverse_std, measure
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.running_moments import (
     RunningMoments,
@@ -32,8 +31,6 @@ from jaxnorm.core.validation import (
     check_number,
     check_real,
 )
-
-_DEFAULT_MOMENTUM = 0.99  # of the modules
 
 
 def running_norm(
@@ -139,49 +136,6 @@ def running_norm(
     structure = jax.tree.structure(x)
     y = jax.tree.unflatten(structure, [y for y, _ in results])
     return y, jax.tree.unflatten(structure, [new for _, new in results])
-
-
-class StreamOptions(TypedDict):
-    """The keyword options of `running_norm` that batch normalizers have as well."""
-
-    update: bool
-    feature_axes: axes_lib.Axes
-    epsilon: float
-    mask: Array | None
-    axis_name: str | Sequence[str] | None
-    axis_index_groups: Groups | None
-    skip_nonfinite: bool
-    dtype: DTypeLike | None
-
-
-def stream_options(options: BatchOptions) -> StreamOptions:
-    """Returns the options of a module for batches as those of a stream.
-
-    Raises:
-      TypeError: If a momentum is given.
-      ValueError: If the variance is to be unbiased.
-    """
-    if options["momentum"] != _DEFAULT_MOMENTUM:
-        raise TypeError(
-            "momentum as a function or a number has no place where all that was seen "
-            "weighs the same: it must be left out, got "
-            f"{options['momentum']}. To forget what is old, pass max_count."
-        )
-    if options["unbiased"]:
-        raise ValueError(
-            "unbiased must be False, since the variance of all that was seen of a "
-            "stream is that of the stream, got True."
-        )
-    return {
-        "update": not options["use_running_average"],
-        "feature_axes": options["feature_axes"],
-        "epsilon": options["epsilon"],
-        "mask": options["mask"],
-        "axis_name": options["axis_name"],
-        "axis_index_groups": options["axis_index_groups"],
-        "skip_nonfinite": options["skip_nonfinite"],
-        "dtype": options["dtype"],
-    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm.batch.call import BatchCall
 from jaxnorm.batch.instances import as_a_whole, measure_instances, normalize_about
 from jaxnorm.core.axes import Axes, batch_axis
-from jaxnorm.core.measure import inner, member
+from jaxnorm.core.masks import member
+from jaxnorm.core.measure import inner
 from jaxnorm.core.moments import Moments, check_moments
 from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_flags, check_scalar

@@ -108,7 +108,7 @@ def align(
     if value.shape == feature_shape:
         value = jnp.expand_dims(value, other_axes(feature_axes, len(shape)))
         return shard_as(x, value)
-    if value.ndim == len(shape) and _broadcasts(value.shape, shape):
+    if broadcasts(value.shape, shape):
         return shard_as(x, value)
     raise ValueError(
         f"{name} must have the feature shape {feature_shape} (axes {feature_axes} of "
@@ -135,7 +135,7 @@ def align_mask(mask: ArrayLike, x: Array) -> Array:
             "mask must be boolean, integer or real (non-negative weights), got "
             f"{mask.dtype}."
         )
-    if mask.ndim > len(shape) or not _broadcasts(
+    if mask.ndim > len(shape) or not broadcasts(
         (1,) * (len(shape) - mask.ndim) + mask.shape, shape
     ):
         raise ValueError(
@@ -158,5 +158,8 @@ def _index(axis: int) -> int:
     return operator.index(axis)
 
 
-def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+def broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Returns whether a shape is of the same rank, with 1 where it is not the same."""
+    if len(small) != len(large):
+        return False
     return all(a in (1, b) for a, b in zip(small, large, strict=True))

@@ -16,16 +16,15 @@ from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.sharding import axis_names
 
 _PARTS = 32  # of which one is read
-_GPU_ROW = 2**16  # bytes of a row that XLA for GPUs normalizes in one kernel
+_GPU_ROW = 2**14  # elements of a row that XLA for GPUs normalizes in one kernel
 
 
 def near_mean(x: Array, reduction: Reduction) -> Array:
     """Returns a number near the mean of x, of the shape of its statistics.
 
-    What is read for it depends on the platform for which a program is compiled, of
-    which the program shows no branch. CPUs read all of x, since sums are kernels of
-    their own there. GPUs do where reduced rows are so short that one kernel does all
-    with them. In all other cases a part is read.
+    A part of x is read for it; on GPUs all of x, where reduced rows are so short that
+    one kernel does all with them. The platform is that for which a program is compiled,
+    so that no program branches.
 
     Args:
       x: Input, without a mask.
@@ -40,8 +39,10 @@ def near_mean(x: Array, reduction: Reduction) -> Array:
     def of_part(x: Array) -> Array:
         return reduction.local_mean(x[head].astype(dtype))
 
-    gpu = of_all if _is_short_row(x, reduction) else of_part
-    mean = lax.platform_dependent(x, cpu=of_all, cuda=gpu, rocm=gpu, default=of_part)
+    if _is_short_row(x, reduction):
+        mean = lax.platform_dependent(x, cuda=of_all, rocm=of_all, default=of_part)
+    else:
+        mean = of_part(x)
     return reduction.across.mean(mean)
 
 
@@ -63,7 +64,7 @@ def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
 
 def _is_short_row(x: Array, reduction: Reduction) -> bool:
     rows = range(x.ndim - len(reduction.axes), x.ndim)
-    size = math.prod(sizes(x.shape, reduction.axes)) * x.dtype.itemsize
+    size = math.prod(sizes(x.shape, reduction.axes))
     return (
         reduction.blocks is None
         and set(reduction.axes) == set(rows)

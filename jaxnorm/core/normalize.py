@@ -8,7 +8,8 @@ from jaxtyping import Inexact
 from jaxnorm.core import axes as axes_lib
 from jaxnorm.core.affine import affine
 from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.measure import inverse_std, select
+from jaxnorm.core.masks import select
+from jaxnorm.core.measure import inverse_std
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
 
 
@@ -111,6 +112,11 @@ def denormalize(
       TypeError: If y is an integer array.
       ValueError: If a shape does not fit, or epsilon is negative.
 
+    Reference:
+      Kim et al., 2022, Reversible Instance Normalization for Accurate Time-Series
+      Forecasting against Distribution Shift, equation 3
+      (https://openreview.net/forum?id=cGDAkQo1C0p).
+
     Example:
       >>> import jax.numpy as jnp, jaxnorm
       >>> y = jnp.array([[0.0, 0.0], [1.0, 2.0]])
@@ -157,7 +163,7 @@ def normalize_with(
 ) -> Array:
     """Returns `(x - mean) * rstd * scale + bias` of aligned arrays.
 
-    Where x is not `valid` (see `measure.usable`), `bias`.
+    Where x is not `valid` (see `masks.usable`), `bias`.
     """
     dtype = accumulation_dtype(result, x.dtype)
     centered = select(valid, select(valid, x).astype(dtype) - mean.astype(dtype))

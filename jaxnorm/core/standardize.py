@@ -29,16 +29,13 @@ from jax.typing import DTypeLike
 
 from jaxnorm.core.collectives import vary_together
 from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.masks import keep_usable, select, usable, weigh
 from jaxnorm.core.measure import (
     CenteredMoments,
     inner,
     inverse_std,
-    keep_usable,
     nonzero,
     rounding_noise,
-    select,
-    usable,
-    weigh,
 )
 from jaxnorm.core.reduction import Reduction
 

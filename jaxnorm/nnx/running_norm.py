@@ -7,7 +7,7 @@ from jax import Array
 
 import jaxnorm
 from jaxnorm.batch.call import BatchOptions
-from jaxnorm.batch.running_norm import stream_options
+from jaxnorm.batch.stream_options import stream_options
 from jaxnorm.nnx.batch_module import BatchLayer, BatchModuleOptions
 
 

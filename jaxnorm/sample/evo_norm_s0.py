@@ -11,12 +11,8 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, one_axis, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import (
-    MOMENTS_NAME,
-    inverse_std,
-    keep_usable,
-    measure_alone,
-)
+from jaxnorm.core.masks import keep_usable
+from jaxnorm.core.measure import MOMENTS_NAME, inverse_std, measure_alone
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real

@@ -12,12 +12,12 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.masks import usable
 from jaxnorm.core.measure import (
     MOMENTS_NAME,
     inverse_std,
     measure_power,
     nan_if_overflown,
-    usable,
 )
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.parameters import real_parameter

@@ -13,14 +13,8 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import (
-    MOMENTS_NAME,
-    inner,
-    keep_usable,
-    nonzero,
-    select,
-    weighted_sums,
-)
+from jaxnorm.core.masks import keep_usable, select
+from jaxnorm.core.measure import MOMENTS_NAME, inner, nonzero, weighted_sums
 from jaxnorm.core.reduction import Reduction
 from jaxnorm.core.validation import check_epsilon, check_inexact
 

@@ -31,9 +31,9 @@ def layer_norm(
 
         y = (x - mean) / sqrt(var + epsilon) * scale + bias
 
-    A large mean costs no accuracy: what is squared is x less its mean, or, where that
-    saves a pass over memory (on TPUs), less the mean of a part of it. What is kept for
-    the backward pass is x, and one mean and variance an example.
+    A large mean costs no accuracy: what is squared is x less the mean of a part of it,
+    or of all, where that is no pass more over memory. What is kept for the backward pass
+    is x, and one mean and variance an example.
 
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or

@@ -9,7 +9,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, canonical_axes, one_axis
+from jaxnorm.core.axes import (
+    Axes,
+    align_mask,
+    broadcasts,
+    canonical_axes,
+    one_axis,
+)
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import output_dtype
 from jaxnorm.core.measure import measure_alone
@@ -52,7 +58,7 @@ class Denormalizer(NamedTuple):
         """
         z = check_inexact(z, "z")
         for name, value in self._asdict().items():
-            if value is not None and not _broadcasts(value.shape, z.shape):
+            if value is not None and not broadcasts(value.shape, z.shape):
                 raise ValueError(
                     f"z must have the shape of the series that were normalized, with "
                     f"any length of the time: that of their {name} is {value.shape}, "
@@ -154,9 +160,3 @@ def reversible_instance_norm(
         None if bias is None else aligned_bias,
     )
     return y, undo
-
-
-def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    return len(small) == len(large) and all(
-        size in (1, other) for size, other in zip(small, large, strict=True)
-    )

@@ -155,6 +155,32 @@ MUTANTS = {
             "share",
         ),
     ],
+    "core/masks.py": [
+        (
+            "weights taken as members in the sums",
+            "return value * lax.stop_gradient(mask).astype(value.dtype)",
+            "return value",
+            f"{MOMENTS}::test_masks",
+        ),
+        (
+            "weights differentiated in the sums",
+            "return value * lax.stop_gradient(mask).astype(value.dtype)",
+            "return value * mask.astype(value.dtype)",
+            f"{INVARIANTS}::test_weights_are_constants",
+        ),
+        (
+            "masked elements come out as the bias",
+            "return member(mask) | _moderate(x, limit)",
+            "return member(mask)",
+            f"{NORM}::test_oracle",
+        ),
+        (
+            "huge masked numbers normalized",
+            "return (x >= -limit) & (x <= limit)  # False for NaN",
+            "return jnp.isfinite(x)",
+            f"{INVARIANTS}::test_what_is_not_finite_under_the_mask_is_harmless",
+        ),
+    ],
     "core/measure.py": [
         (
             "psum of the forward pass lost",
@@ -176,18 +202,6 @@ MUTANTS = {
             f"{MOMENTS}::test_masks",
         ),
         (
-            "weights taken as members in the sums",
-            "return value * lax.stop_gradient(mask).astype(value.dtype)",
-            "return value",
-            f"{MOMENTS}::test_masks",
-        ),
-        (
-            "weights differentiated in the sums",
-            "return value * lax.stop_gradient(mask).astype(value.dtype)",
-            "return value * mask.astype(value.dtype)",
-            f"{INVARIANTS}::test_weights_are_constants",
-        ),
-        (
             "weights differentiated in the count",
             "weights = lax.stop_gradient(select(mask, mask))",
             "weights = select(mask, mask)",
@@ -198,18 +212,6 @@ MUTANTS = {
             "x = select(mask, x).astype(dtype)\n    shift =",
             "x = x.astype(dtype)\n    shift =",
             f"{MOMENTS}::test_gradients",
-        ),
-        (
-            "masked elements come out as the bias",
-            "return member(mask) | _moderate(x, limit)",
-            "return member(mask)",
-            f"{NORM}::test_oracle",
-        ),
-        (
-            "huge masked numbers normalized",
-            "return (x >= -limit) & (x <= limit)  # False for NaN",
-            "return jnp.isfinite(x)",
-            f"{INVARIANTS}::test_what_is_not_finite_under_the_mask_is_harmless",
         ),
         (
             "inner products without conj",

@@ -1,0 +1,56 @@
+"""The options of modules for batches, as those of a stream."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from jax import Array
+from jax.typing import DTypeLike
+
+from jaxnorm.batch.call import BatchOptions
+from jaxnorm.core.axes import Axes
+from jaxnorm.core.collectives import Groups
+
+_DEFAULT_MOMENTUM = 0.99  # of the modules
+
+
+class StreamOptions(TypedDict):
+    """The keyword options of `running_norm` that batch normalizers have as well."""
+
+    update: bool
+    feature_axes: Axes
+    epsilon: float
+    mask: Array | None
+    axis_name: str | Sequence[str] | None
+    axis_index_groups: Groups | None
+    skip_nonfinite: bool
+    dtype: DTypeLike | None
+
+
+def stream_options(options: BatchOptions) -> StreamOptions:
+    """Returns the options of a module for batches as those of a stream.
+
+    Raises:
+      TypeError: If a momentum is given.
+      ValueError: If the variance is to be unbiased.
+    """
+    if options["momentum"] != _DEFAULT_MOMENTUM:
+        raise TypeError(
+            "momentum as a function or a number has no place where all that was seen "
+            "weighs the same: it must be left out, got "
+            f"{options['momentum']}. To forget what is old, pass max_count."
+        )
+    if options["unbiased"]:
+        raise ValueError(
+            "unbiased must be False, since the variance of all that was seen of a "
+            "stream is that of the stream, got True."
+        )
+    return {
+        "update": not options["use_running_average"],
+        "feature_axes": options["feature_axes"],
+        "epsilon": options["epsilon"],
+        "mask": options["mask"],
+        "axis_name": options["axis_name"],
+        "axis_index_groups": options["axis_index_groups"],
+        "skip_nonfinite": options["skip_nonfinite"],
+        "dtype": options["dtype"],
+    }
