@@ -278,7 +278,8 @@ MUTANTS = {
         (
             "the reference stopped",
             "shift = call.align(reference.mean)\n",
-            "shift = call.align(jax.lax.stop_gradient(reference.mean))\n",
+            "import jax\n"
+            "        shift = call.align(jax.lax.stop_gradient(reference.mean))\n",
             f"{VIRTUAL}::test_gradients_through_the_reference",
         ),
     ],
