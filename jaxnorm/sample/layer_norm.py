@@ -32,8 +32,8 @@ def layer_norm(
         y = (x - mean) / sqrt(var + epsilon) * scale + bias
 
     A large mean costs no accuracy: what is squared is x less the mean of a part of it,
-    or of all, where that is no pass more over memory. What is kept for the backward pass
-    is x, and one mean and variance an example.
+    or of all, where that is no pass more over memory. What is kept for the backward
+    pass is x, and one mean and variance an example.
 
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
