@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from jaxnorm.tools.statistics import Tree, layers, named
+from jaxnorm.tools.statistics import Tree, batch_stats_of, layers, named
 
 Batch = TypeVar("Batch")
 
@@ -139,12 +139,7 @@ def diagnose(
       >>> print(diagnosis.explain()[1][:52])
       The running statistics were never updated: mean 0 an
     """
-    running = layers(variables.get("batch_stats", {}))
-    if not running:
-        raise ValueError(
-            'variables must hold running statistics under "batch_stats", and hold none '
-            f"(the keys are {list(variables)})."
-        )
+    running = layers(batch_stats_of(variables))
     outputs, moments = apply(variables, batch, True)
     collected = layers(moments)
     if missing := [path for path in running if path not in collected]:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxnorm.core.moments import Moments, merge_moments
 from jaxnorm.tools.statistics import (
     Tree,
+    batch_stats_of,
     map_layers,
     merge_batch_moments,
     update_batch_stats,
@@ -70,8 +71,8 @@ def recalibrate(
       of updates move on by one each pass.
 
     Raises:
-      ValueError: If there is no batch, `batches` cannot be gone through again, a layer
-        collects no moments, or a number is out of range.
+      ValueError: If there are no running statistics, or no batch, `batches` cannot be
+        gone through again, a layer collects no moments, or a number is out of range.
 
     References: Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3
     (https://arxiv.org/abs/2105.07576). Li et al., 2016, Revisiting Batch Normalization
@@ -101,7 +102,7 @@ def recalibrate(
             f"batches must be gone through {passes} times, got an iterator, which can "
             "be only once. Pass a list, or an object whose __iter__ begins anew."
         )
-    source = stats = variables["batch_stats"]
+    source = stats = batch_stats_of(variables)
     for _ in range(passes):
         moments, examples = None, jnp.zeros((), jnp.float32)
         for batch in batches:

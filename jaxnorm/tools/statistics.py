@@ -18,9 +18,10 @@ from jaxnorm.core.moments import Moments, merge_moments
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_flags
+from jaxnorm.tools.trees import children, is_node, with_children
 
 Tree = Mapping[Any, Any]
-"""Nested dicts of arrays, as Flax's collections are."""
+"""Nested dicts of arrays, as Flax's collections are; within, lists of such as well."""
 
 Layer = dict[str, Array]
 """The arrays of one layer."""
@@ -30,11 +31,11 @@ _MOMENTS = "batch_moments"  # within a layer, what holds those of its input
 
 
 def map_layers(
-    change: Callable[..., Layer], tree: Tree, *others: Tree, path: tuple[Any, ...] = ()
+    change: Callable[..., Layer], tree: Tree, *others: Tree
 ) -> dict[Any, Any]:
     """Returns a tree of statistics with those of each layer changed.
 
-    A layer is a dict that holds an array `mean`, `var` or `std`, by itself or in a dict
+    A layer is a node that holds an array `mean`, `var` or `std`, by itself or in a dict
     `batch_moments`. All else stays.
 
     Args:
@@ -42,26 +43,35 @@ def map_layers(
         path; returns the arrays that take their place.
       tree: The tree.
       *others: Trees in which each layer has its like.
-      path: Where the tree begins.
 
     Raises:
-      ValueError: If another tree lacks a layer.
+      ValueError: If another tree lacks a layer, or has one of another shape.
     """
-    arrays = {k: jnp.asarray(v) for k, v in tree.items() if not isinstance(v, Mapping)}
-    others = tuple(other.get(_MOMENTS, other) for other in others)
+    mapped: dict[Any, Any] = _map_below((), change, tree, *others)
+    return mapped
+
+
+def _map_below(
+    path: tuple[Any, ...], change: Callable[..., Layer], tree: Any, *others: Any
+) -> Any:
+    """Does what `map_layers` does at a path, where a node may be a list."""
+    own = children(tree)
+    theirs = [children(children(other).get(_MOMENTS, other)) for other in others]
+    arrays = {k: jnp.asarray(part) for k, part in own.items() if not is_node(part)}
     if _STATISTICS & set(arrays):
-        arrays = change(path, arrays, *others)
+        _check_shapes(path, arrays, *theirs)
+        arrays = change(path, arrays, *theirs)
     parts = {}
-    for name, part in tree.items():
+    for name, part in own.items():
         if name == _MOMENTS:
-            parts[name] = map_layers(change, part, *others, path=path)
-        elif isinstance(part, Mapping):
-            theirs = [_below(other, name, path, part) for other in others]
-            parts[name] = map_layers(change, part, *theirs, path=(*path, name))
-    return {**arrays, **parts}
+            parts[name] = _map_below(path, change, part, *theirs)
+        elif is_node(part):
+            below = [_below(other, name, path, part) for other in theirs]
+            parts[name] = _map_below((*path, name), change, part, *below)
+    return with_children(tree, {**arrays, **parts})
 
 
-def layers(tree: Tree) -> dict[tuple[Any, ...], Layer]:
+def layers(tree: Any) -> dict[tuple[Any, ...], Layer]:
     """Returns the arrays of each layer of a tree of statistics, by path."""
     found: dict[tuple[Any, ...], Layer] = {}
 
@@ -69,7 +79,23 @@ def layers(tree: Tree) -> dict[tuple[Any, ...], Layer]:
         found[path] = layer
         return layer
 
-    map_layers(note, tree)
+    _map_below((), note, tree)
+    return found
+
+
+def batch_stats_of(variables: Tree) -> Tree:
+    """Returns the collection `batch_stats` of a model's variables.
+
+    Raises:
+      ValueError: If there is none, or no layer in it has statistics.
+    """
+    found: Tree = variables.get("batch_stats", {})
+    if not layers(found):
+        raise ValueError(
+            'variables must hold running statistics under "batch_stats", and hold none '
+            f"(the keys are {list(variables)}). Pass those of the whole model: "
+            '{"params": ..., "batch_stats": ...}.'
+        )
     return found
 
 
@@ -195,8 +221,19 @@ def update_batch_stats(
     )
 
 
-def _below(other: Tree, name: str | int, path: tuple[Any, ...], part: Tree) -> Tree:
-    found: Tree = other.get(name, {})
+def _check_shapes(path: tuple[Any, ...], *layers: Tree) -> None:
+    for name in sorted(_STATISTICS):
+        shapes = [jnp.shape(layer[name]) for layer in layers if name in layer]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f"{name} of {named(path)} must have one shape in all trees, got "
+                f"{' and '.join(map(str, dict.fromkeys(shapes)))}. Are they of the "
+                "same model?"
+            )
+
+
+def _below(other: Tree, name: Any, path: tuple[Any, ...], part: Any) -> Any:
+    found = other.get(name, {})
     if not found and (lacking := layers(part)):
         raise ValueError(
             f"{named((*path, name, *next(iter(lacking))))} has statistics in one "

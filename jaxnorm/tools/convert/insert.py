@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 
 from jaxnorm.tools.convert.layers import Variables
-from jaxnorm.tools.trees import is_box, node_at, unboxed, walk
+from jaxnorm.tools.trees import (
+    children,
+    is_box,
+    is_node,
+    node_at,
+    unboxed,
+    walk,
+    with_children,
+)
 
 
 def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:
@@ -35,27 +43,33 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
     """
     for path in walk(new):
         node = node_at(variables, path[:-1])
-        if path[-1] not in node or isinstance(node[path[-1]], Mapping):
+        if path[-1] not in node or is_node(node[path[-1]]):
+            there = sorted(node, key=str)
             raise ValueError(
-                f"The variables have no leaf at {path}; there is {sorted(node)}. Does "
+                f"The variables have no leaf at {path}; there is {there}. Does "
                 "the correspondence of layers name the right paths?"
             )
         wanted = np.shape(unboxed(node[path[-1]]))
         found = np.shape(unboxed(node_at(new, path[:-1])[path[-1]]))
         if found != wanted:
             raise ValueError(f"{path} must have the shape {wanted}, got {found}.")
-    return _insert(variables, new)
+    inserted: Variables = _insert(variables, new)
+    return inserted
 
 
-def _insert(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _insert(value, new.get(key, {}))
-        if isinstance(value, Mapping)
-        else _replace(value, new[key])
-        if key in new
-        else value
-        for key, value in old.items()
-    }
+def _insert(old: Any, new: Any) -> Any:
+    given = children(new)
+    return with_children(
+        old,
+        {
+            key: _insert(value, given.get(key))
+            if is_node(value)
+            else _replace(value, given[key])
+            if key in given
+            else value
+            for key, value in children(old).items()
+        },
+    )
 
 
 def _replace(old: Any, new: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 from jax import dlpack
 from jax import numpy as jnp
 
-from jaxnorm.tools.trees import Path, insert, node_at, unboxed, walk
+from jaxnorm.tools.trees import Path, insert, is_node, node_at, unboxed, walk
 
 Layer = dict[str, np.ndarray]
 """One normalizer: scale, bias; mean, var or std, count. None of them is required."""
@@ -150,7 +150,7 @@ def from_variables(
     """
     if layers is None:
         layers = {
-            separator.join(path[:-1]): path[:-1]
+            separator.join(map(str, path[:-1])): path[:-1]
             for path in walk(variables.get("batch_stats", {}))
             if path[-1] == "mean"
         }
@@ -160,7 +160,7 @@ def from_variables(
         layer: Layer = {}
         for collection in ("params", "batch_stats"):
             for key, value in node_at(variables, (collection, *path)).items():
-                if isinstance(value, Mapping):
+                if is_node(value):
                     continue
                 if COLLECTIONS.get(key) != collection:
                     raise ValueError(

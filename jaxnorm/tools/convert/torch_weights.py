@@ -136,7 +136,10 @@ def weights_to_torch(
             for path in walk(variables.get(collection, {}))
             if path[-1] in marks
         ]
-        layers = {".".join(path): (path, (*path, "layer_instance")) for path in found}
+        layers = {
+            ".".join(map(str, path)): (path, (*path, "layer_instance"))
+            for path in found
+        }
     if not layers:
         raise ValueError(
             "There must be a layer with weight or spectral norm, found none. Name the "
