@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import family
 import jax
 import jax.numpy as jnp
 import pytest
@@ -327,3 +328,32 @@ CORE = {
 def test_core(name):
     function, says = CORE[name]
     fails(Bad(name, says, {}), jax.eval_shape, function, jnp.ones((4, 5)))
+
+
+# ---- what is no array
+
+NO_ARRAYS = {"None": None, "a string": "ones", "a ragged list": [[1.0], [1.0, 2.0]]}
+
+
+@pytest.mark.parametrize("bad", NO_ARRAYS)
+@pytest.mark.parametrize("name", [n for n in family.TABLE if n != "spectral_norm"])
+def test_no_array(name, bad):
+    """The error names the argument, of any function of the family."""
+    entry = family.TABLE[name]
+    x, params, state = family.draw_arguments(entry)
+    argument = {"weight_norm": "v", "standardize_weight": "w"}
+    value = NO_ARRAYS[bad]
+    calls = {argument.get(name, "x"): lambda: entry.call(value, params, state, None)}
+    if entry.masked and bad != "None":
+        calls["mask"] = lambda: entry.call(x, params, state, value)
+    if bad != "None":
+        for param in params:
+            wrong = params | {param: value}
+            calls[param] = lambda wrong=wrong: entry.call(x, wrong, state, None)
+    if name == "running_norm" and isinstance(value, list):
+        return  # which takes trees
+    if name == "virtual_batch_norm":  # within the reference, which has a type
+        calls = {k: v for k, v in calls.items() if k not in ("mean", "var")}
+    for what, function in calls.items():
+        with refused(what, "array"):
+            function()

@@ -17,7 +17,7 @@ from jaxnorm.core.stats import (
     Stats,
     init_batch_stats,
 )
-from jaxnorm.core.validation import check_index, check_integer
+from jaxnorm.core.validation import check_index, check_inexact, check_integer
 
 
 def init_recurrent_stats(
@@ -101,7 +101,8 @@ def recurrent_batch_norm(
     """
     check_options(options)
     step = check_index(step, "step")
-    axes = canonical_axes(options.get("feature_axes", -1), jnp.ndim(x))
+    x = check_inexact(x, "x")
+    axes = canonical_axes(options.get("feature_axes", -1), x.ndim)
     features = sizes(jnp.shape(x), axes)
     shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(stats)}
     number = next(iter(shapes), ())[:1]

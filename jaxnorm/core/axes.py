@@ -11,6 +11,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxnorm.core.dtypes import as_array
 from jaxnorm.core.sharding import shard_as
 
 Axes = int | Sequence[int]
@@ -126,10 +127,10 @@ def align_mask(mask: ArrayLike, x: Array) -> Array:
       x: The input.
 
     Raises:
-      TypeError: If `mask` is complex.
+      TypeError: If `mask` is no array, or complex.
       ValueError: If it does not broadcast to x.
     """
-    mask, shape = jnp.asarray(mask), x.shape
+    mask, shape = as_array(mask, "mask"), x.shape
     if jnp.issubdtype(mask.dtype, jnp.complexfloating):
         raise TypeError(
             "mask must be boolean, integer or real (non-negative weights), got "

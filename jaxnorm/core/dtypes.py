@@ -60,16 +60,29 @@ def _is_complex(dtype: DTypeLike) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 
-def as_array(value: ArrayLike) -> jax.Array:
+def as_array(value: ArrayLike, name: str = "the value") -> jax.Array:
     """Returns value as an array; one as it is.
 
     Under `jax.grad`, `jnp.asarray` copies it, and JAX's debuggers, which look at the
     result of each operation, trip over NaN in the copy that a mask would hide.
+
+    Args:
+      value: An array or numbers.
+      name: The argument's name, for the error message.
+
+    Raises:
+      TypeError: If it cannot be made an array.
     """
-    return value if isinstance(value, jax.Array) else jnp.asarray(value)
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be an array, got {kind}: {error}") from error
 
 
 def floating_input(x: ArrayLike) -> jax.Array:
     """Returns x as an array; integers and booleans as float32, as Flax takes them."""
-    x = as_array(x)
+    x = as_array(x, "x")
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)

@@ -13,9 +13,9 @@ def check_inexact(value: ArrayLike, name: str) -> Array:
     """Returns `value` as an array of floating or complex dtype.
 
     Raises:
-      TypeError: If its dtype is neither.
+      TypeError: If it is no array, or its dtype is neither.
     """
-    array = as_array(value)
+    array = as_array(value, name)
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         raise TypeError(
             f"{name} must be floating or complex, got {array.dtype}. Convert it first: "
@@ -71,7 +71,7 @@ def check_index(index: ArrayLike, name: str, size: int | None = None) -> Array:
       TypeError: If it is no integer.
       ValueError: If it is no scalar, or known while tracing and out of range.
     """
-    array = jnp.asarray(index)
+    array = as_array(index, name)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be an integer, got {array.dtype}.")
     if array.ndim:

@@ -9,6 +9,7 @@ from jaxtyping import Inexact
 
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.linen.affine import affine_params
 
 
@@ -57,6 +58,7 @@ class DynamicTanh(nn.Module):
         Returns:
           The squashed input, of the shape of x.
         """
+        x = check_inexact(x, "x")
         features = canonical_axes(self.feature_axes, x.ndim)
         alpha = self.param("alpha", self.alpha_init, (), self.param_dtype)
         scale, bias = affine_params(self, sizes(x.shape, features))

@@ -9,6 +9,7 @@ from jaxtyping import Inexact, Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.linen.affine import affine_params
 
 
@@ -67,6 +68,7 @@ class EvoNormS0(nn.Module):
         Returns:
           The normalized and gated input, of the shape of x.
         """
+        x = check_inexact(x, "x")
         features = canonical_axes(self.feature_axes, x.ndim)
         feature_shape = sizes(x.shape, features)
         v = self.param("v", self.v_init, feature_shape, self.param_dtype)

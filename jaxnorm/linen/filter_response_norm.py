@@ -9,6 +9,7 @@ from jaxtyping import Inexact, Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.linen.affine import affine_params
 
 
@@ -73,6 +74,7 @@ class FilterResponseNorm(nn.Module):
         Returns:
           The normalized and thresholded input, of the shape of x.
         """
+        x = check_inexact(x, "x")
         features = canonical_axes(self.feature_axes, x.ndim)
         feature_shape = sizes(x.shape, features)
         scale, bias = affine_params(self, feature_shape)

@@ -9,6 +9,7 @@ from jaxtyping import Inexact, Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.linen.affine import affine_params
 
 
@@ -64,6 +65,7 @@ class GlobalResponseNorm(nn.Module):
         Returns:
           The normalized input, of the shape of x.
         """
+        x = check_inexact(x, "x")
         features = canonical_axes(self.feature_axes, x.ndim)
         scale, bias = affine_params(self, sizes(x.shape, features))
         return jaxnorm.global_response_norm(

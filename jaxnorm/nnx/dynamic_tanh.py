@@ -9,6 +9,7 @@ from jaxtyping import Inexact
 
 import jaxnorm
 from jaxnorm.core.axes import Axes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable, read
 
 _HALF = nnx.initializers.constant(0.5)
@@ -59,7 +60,7 @@ class DynamicTanh(AffineModule):
         Returns:
           The squashed input, of the shape of x.
         """
-        x, scale, bias = self._promote(x)
+        x, scale, bias = self._promote(check_inexact(x, "x"))
         return jaxnorm.dynamic_tanh(
             x,
             read(self.alpha),

@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.nnx.affine import AffineModule, AffineOptions, read
 
 
@@ -63,7 +64,7 @@ class EvoNormS0(AffineModule):
         Returns:
           The normalized and gated input, of the shape of x.
         """
-        x, scale, bias = self._promote(x)
+        x, scale, bias = self._promote(check_inexact(x, "x"))
         return jaxnorm.evo_norm_s0(
             x,
             read(self.v),

@@ -9,6 +9,7 @@ from jaxtyping import Inexact, Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable, read
 
 _SMALL = nnx.initializers.constant(1e-4)
@@ -76,7 +77,7 @@ class FilterResponseNorm(AffineModule):
         Returns:
           The normalized and thresholded input, of the shape of x.
         """
-        x, scale, bias = self._promote(x)
+        x, scale, bias = self._promote(check_inexact(x, "x"))
         return jaxnorm.filter_response_norm(
             x,
             scale,

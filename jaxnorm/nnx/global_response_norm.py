@@ -8,6 +8,7 @@ from jaxtyping import Inexact, Shaped
 
 import jaxnorm
 from jaxnorm.core.axes import Axes
+from jaxnorm.core.validation import check_inexact
 from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable
 
 
@@ -59,7 +60,7 @@ class GlobalResponseNorm(AffineModule):
         Returns:
           The normalized input, of the shape of x.
         """
-        x, scale, bias = self._promote(x)
+        x, scale, bias = self._promote(check_inexact(x, "x"))
         return jaxnorm.global_response_norm(
             x,
             scale,
