@@ -84,6 +84,33 @@ def batch_axis(feature_axes: tuple[int, ...]) -> int:
     return 0
 
 
+def space_axes(
+    reduction_axes: Axes | None, feature_axes: tuple[int, ...], ndim: int
+) -> tuple[int, ...]:
+    """Returns the axes that are reduced where features keep their own statistics.
+
+    Args:
+      reduction_axes: As the user gives them; None: all but the first, which is the
+        batch, and the features.
+      feature_axes: Canonical feature axes.
+      ndim: Rank of the input.
+
+    Raises:
+      ValueError: If a feature axis is among those given; or the first axis is, and none
+        are given.
+    """
+    if reduction_axes is None:
+        return other_axes((batch_axis(feature_axes), *feature_axes), ndim)
+    axes = canonical_axes(reduction_axes, ndim, "reduction_axes")
+    if not set(axes).isdisjoint(feature_axes):
+        raise ValueError(
+            "reduction_axes must not include a feature axis, since each feature keeps "
+            f"its own statistics, got {reduction_axes!r} and the feature axes "
+            f"{feature_axes}. To reduce these too use layer_norm or group_norm."
+        )
+    return axes
+
+
 def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the sizes of `axes`."""
     return tuple(shape[axis] for axis in axes)

@@ -31,6 +31,8 @@ class EvoNormS0(nn.Module):
       bias_init: Initializer of the bias.
       scale_init: Initializer of the scale.
       feature_axes: The one axis of the features.
+      reduction_axes: The axes to average over, among them that of the features; by
+        default all but the first, which is the batch.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -51,6 +53,7 @@ class EvoNormS0(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     scale_init: Initializer = nn.initializers.ones
     feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
 
     @nn.compact
     def __call__(
@@ -80,6 +83,7 @@ class EvoNormS0(nn.Module):
             bias,
             num_groups=self.num_groups,
             epsilon=self.epsilon,
+            reduction_axes=self.reduction_axes,
             feature_axes=features,
             mask=mask,
             dtype=self.dtype,

@@ -34,6 +34,8 @@ class FilterResponseNorm(nn.Module):
       threshold_init: Initializer of the threshold; by default the TLU starts as a ReLU.
       learned_epsilon_init: Initializer of the learned epsilon.
       feature_axes: The axis or axes that keep their own statistics.
+      reduction_axes: The axes of space; by default all but the first, which is the
+        batch, and those of the features.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -57,6 +59,7 @@ class FilterResponseNorm(nn.Module):
     threshold_init: Initializer = nn.initializers.zeros
     learned_epsilon_init: Initializer = nn.initializers.constant(1e-4)
     feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
 
     @nn.compact
     def __call__(
@@ -97,6 +100,7 @@ class FilterResponseNorm(nn.Module):
             threshold,
             epsilon=self.epsilon,
             learned_epsilon=learned_epsilon,
+            reduction_axes=self.reduction_axes,
             feature_axes=features,
             mask=mask,
             dtype=self.dtype,

@@ -28,6 +28,8 @@ class GlobalResponseNorm(nn.Module):
       bias_init: Initializer of the bias.
       scale_init: Initializer of the scale.
       feature_axes: The axis or axes of the features.
+      reduction_axes: The axes of space; by default all but the first, which is the
+        batch, and those of the features.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -47,6 +49,7 @@ class GlobalResponseNorm(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     scale_init: Initializer = nn.initializers.zeros
     feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
 
     @nn.compact
     def __call__(
@@ -73,6 +76,7 @@ class GlobalResponseNorm(nn.Module):
             scale,
             bias,
             epsilon=self.epsilon,
+            reduction_axes=self.reduction_axes,
             feature_axes=features,
             mask=mask,
             dtype=self.dtype,

@@ -42,6 +42,8 @@ class InstanceNorm(nn.Module):
         which that of Flax's one pass is not.
       force_float32_reductions: Without effect: the mean and the variance are always
         computed in float32 or wider.
+      reduction_axes: The axes of space; by default all but the first, which is the
+        batch, and those of the features.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -65,6 +67,7 @@ class InstanceNorm(nn.Module):
     axis_index_groups: Groups | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
+    reduction_axes: Axes | None = None
 
     @nn.compact
     def __call__(
@@ -81,11 +84,13 @@ class InstanceNorm(nn.Module):
           The normalized input, of the shape of x.
 
         Raises:
-          ValueError: If the first axis is among `feature_axes`.
+          ValueError: If the first axis is among `feature_axes`, without
+            `reduction_axes`.
         """
         x = floating_input(x)
         features = canonical_axes(self.feature_axes, x.ndim)
-        if 0 in features:  # begins in the words of Flax, which callers may look for
+        if self.reduction_axes is None and 0 in features:
+            # begins in the words of Flax, which callers may look for
             raise ValueError(
                 "The channel axes cannot include the leading dimension as this is "
                 f"assumed to be the batch axis. Got feature_axes={self.feature_axes}. "
@@ -97,6 +102,7 @@ class InstanceNorm(nn.Module):
             x,
             scale,
             bias,
+            reduction_axes=self.reduction_axes,
             feature_axes=features,
             epsilon=self.epsilon,
             mask=mask,

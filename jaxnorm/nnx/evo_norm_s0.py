@@ -8,8 +8,9 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
+from jaxnorm.core.axes import Axes
 from jaxnorm.core.validation import check_inexact
-from jaxnorm.nnx.affine import AffineModule, AffineOptions, read
+from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable, read
 
 
 class EvoNormS0(AffineModule):
@@ -39,6 +40,7 @@ class EvoNormS0(AffineModule):
         num_groups: int = 32,
         epsilon: float = 1e-5,
         v_init: Initializer = nnx.initializers.ones,
+        reduction_axes: Axes | None = None,
         feature_axes: int = -1,
         rngs: nnx.Rngs,
         **affine: Unpack[AffineOptions],
@@ -47,6 +49,7 @@ class EvoNormS0(AffineModule):
         self.num_groups = num_groups
         self.epsilon = epsilon
         self.v = self._draw(v_init, rngs)
+        self.reduction_axes = hashable(reduction_axes)
         self.feature_axes = feature_axes
 
     def __call__(
@@ -72,6 +75,7 @@ class EvoNormS0(AffineModule):
             bias,
             num_groups=self.num_groups,
             epsilon=self.epsilon,
+            reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
             mask=mask,
             dtype=self.dtype,

@@ -46,6 +46,7 @@ class FilterResponseNorm(AffineModule):
         use_learned_epsilon: bool = False,
         threshold_init: Initializer = nnx.initializers.zeros,
         learned_epsilon_init: Initializer = _SMALL,
+        reduction_axes: Axes | None = None,
         feature_axes: Axes = -1,
         rngs: nnx.Rngs,
         **affine: Unpack[AffineOptions],
@@ -54,6 +55,7 @@ class FilterResponseNorm(AffineModule):
         self.epsilon = epsilon
         self.use_threshold = use_threshold
         self.use_learned_epsilon = use_learned_epsilon
+        self.reduction_axes = hashable(reduction_axes)
         self.feature_axes = hashable(feature_axes)
         self.threshold: nnx.Param[Array] | None = nnx.data(None)
         self.learned_epsilon: nnx.Param[Array] | None = nnx.data(None)
@@ -85,6 +87,7 @@ class FilterResponseNorm(AffineModule):
             read(self.threshold),
             epsilon=self.epsilon,
             learned_epsilon=read(self.learned_epsilon),
+            reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
             mask=mask,
             dtype=self.dtype,

@@ -35,6 +35,7 @@ class GlobalResponseNorm(AffineModule):
         num_features: int | tuple[int, ...],
         *,
         epsilon: float = 1e-6,
+        reduction_axes: Axes | None = None,
         feature_axes: Axes = -1,
         rngs: nnx.Rngs,
         **affine: Unpack[AffineOptions],
@@ -42,6 +43,7 @@ class GlobalResponseNorm(AffineModule):
         affine.setdefault("scale_init", nnx.initializers.zeros)
         super().__init__(num_features, rngs=rngs, **affine)
         self.epsilon = epsilon
+        self.reduction_axes = hashable(reduction_axes)
         self.feature_axes = hashable(feature_axes)
 
     def __call__(
@@ -66,6 +68,7 @@ class GlobalResponseNorm(AffineModule):
             scale,
             bias,
             epsilon=self.epsilon,
+            reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
             mask=mask,
             dtype=self.dtype,

@@ -23,7 +23,9 @@ class InstanceNorm(SampleModule):
 
     Attributes:
       feature_axes: The axis or axes that keep their own statistics; not the first,
-        which is the batch.
+        which is the batch, without `reduction_axes`.
+      reduction_axes: The axes of space; by default all but the first, which is the
+        batch, and those of the features.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -38,11 +40,13 @@ class InstanceNorm(SampleModule):
         self,
         num_features: int | tuple[int, ...],
         *,
+        reduction_axes: Axes | None = None,
         feature_axes: Axes = -1,
         rngs: nnx.Rngs,
         **options: Unpack[SampleOptions],
     ) -> None:
         super().__init__(num_features, rngs=rngs, **options)
+        self.reduction_axes = hashable(reduction_axes)
         self.feature_axes = hashable(feature_axes)
 
     def __call__(
@@ -59,5 +63,10 @@ class InstanceNorm(SampleModule):
         """
         x, scale, bias = self._promote(floating_input(x))
         return jaxnorm.instance_norm(
-            x, scale, bias, feature_axes=self.feature_axes, **self._shared(mask)
+            x,
+            scale,
+            bias,
+            reduction_axes=self.reduction_axes,
+            feature_axes=self.feature_axes,
+            **self._shared(mask),
         )

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, batch_axis, one_axis, other_axes
+from jaxnorm.core.axes import Axes, align_mask, one_axis
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.masks import keep_usable
@@ -16,7 +16,7 @@ from jaxnorm.core.measure import MOMENTS_NAME, inverse_std, measure_alone
 from jaxnorm.core.parameters import real_parameter
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
-from jaxnorm.sample.group_norm import group_length
+from jaxnorm.sample.group_norm import group_axes, group_length
 
 
 def evo_norm_s0(
@@ -27,6 +27,7 @@ def evo_norm_s0(
     *,
     num_groups: int = 32,
     epsilon: float = 1e-5,
+    reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     mask: Shaped[Array, "..."] | None = None,
     dtype: DTypeLike | None = None,
@@ -52,6 +53,7 @@ def evo_norm_s0(
       bias: Likewise; 0 where None.
       num_groups: Into how many groups to cut the features; divides their number.
       epsilon: Added to the variance; at least 0.
+      reduction_axes: As in `jaxnorm.group_norm`.
       feature_axes: The one feature axis.
       mask: As in `jaxnorm.layer_norm`: what is masked and not finite comes out as
         `bias`, and so does a group of which no element counts.
@@ -63,7 +65,8 @@ def evo_norm_s0(
     Raises:
       TypeError: If an array holds integers or complex numbers.
       ValueError: If the groups do not divide the features, a shape or an axis does not
-        fit, the first axis is that of the features, or epsilon is negative.
+        fit, `reduction_axes` lack the feature axis or, without these, it is the first,
+        or epsilon is negative.
 
     Reference:
       Liu et al., 2020, Evolving Normalization-Activation Layers, layer EvoNorm-S0
@@ -80,7 +83,7 @@ def evo_norm_s0(
     epsilon = check_epsilon(epsilon)
     feature_axis = one_axis(feature_axes, x.ndim)
     features = (feature_axis,)
-    space = other_axes((batch_axis(features), feature_axis), x.ndim)
+    space = group_axes(reduction_axes, feature_axis, x.ndim)
     size = group_length(x.shape[feature_axis], num_groups)
     v = real_parameter(v, "v", x, features)
     scale, bias, result = affine(x, scale, bias, features, dtype)

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
+from jaxnorm.core.axes import Axes, align_mask, canonical_axes, space_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.masks import usable
@@ -33,6 +33,7 @@ def filter_response_norm(
     *,
     epsilon: float = 1e-6,
     learned_epsilon: Inexact[Array, "..."] | None = None,
+    reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     mask: Shaped[Array, "..."] | None = None,
     dtype: DTypeLike | None = None,
@@ -59,6 +60,10 @@ def filter_response_norm(
       learned_epsilon: Likewise a scalar or as scale; real, its sign has no effect. For
         layers without space, or with little, where a small epsilon makes y close to
         the sign of x; the paper starts it at 1e-4.
+      reduction_axes: The axis or axes to average over; by default all but the first,
+        which is the batch, and `feature_axes`. For one example without an axis for it,
+        under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
+        features).
       feature_axes: The axis or axes that keep their own statistics.
       mask: As in `jaxnorm.layer_norm`. Where `bias` comes out (what is masked and not
         finite, a feature of which no element counts) it passes the TLU like any other
@@ -72,8 +77,8 @@ def filter_response_norm(
       TypeError: If an array holds integers, x, scale or bias are complex with a
         threshold, threshold or learned_epsilon are complex, or `dtype` is real for
         complex input.
-      ValueError: If a shape or an axis does not fit, the first axis is among
-        `feature_axes`, or epsilon is negative.
+      ValueError: If a shape or an axis does not fit, `reduction_axes` has a
+        feature axis or, without these, the first axis is one, or epsilon is negative.
 
     Reference:
       Singh and Krishnan, 2020, Filter Response Normalization Layer, section 3
@@ -91,7 +96,7 @@ def filter_response_norm(
     x = check_inexact(x, "x")
     epsilon = check_epsilon(epsilon)
     features = canonical_axes(feature_axes, x.ndim)
-    space = other_axes((batch_axis(features), *features), x.ndim)
+    space = space_axes(reduction_axes, features, x.ndim)
     scale, bias, result = affine(x, scale, bias, features, dtype)
     if threshold is not None:
         check_real("a threshold orders values", x=x, scale=scale, bias=bias)

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, batch_axis, canonical_axes, other_axes
+from jaxnorm.core.axes import Axes, align_mask, canonical_axes, space_axes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.masks import keep_usable, select
@@ -25,6 +25,7 @@ def global_response_norm(
     bias: Inexact[Array, "..."] | None,
     *,
     epsilon: float = 1e-6,
+    reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     mask: Shaped[Array, "..."] | None = None,
     dtype: DTypeLike | None = None,
@@ -48,6 +49,10 @@ def global_response_norm(
         1 where None.
       bias: Likewise; 0 where None.
       epsilon: Added to the mean of the norms; at least 0.
+      reduction_axes: The axis or axes of the norms; by default all but the first,
+        which is the batch, and `feature_axes`. For one example without an axis for it,
+        under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
+        features).
       feature_axes: The axis or axes of the features, which compete.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights of the squares, not differentiated.
@@ -62,8 +67,8 @@ def global_response_norm(
 
     Raises:
       TypeError: If an array holds integers, or `dtype` is real for complex input.
-      ValueError: If a shape or an axis does not fit, the first axis is among
-        `feature_axes`, or epsilon is negative.
+      ValueError: If a shape or an axis does not fit, `reduction_axes` has a
+        feature axis or, without these, the first axis is one, or epsilon is negative.
 
     Reference:
       Woo et al., 2023, ConvNeXt V2, section 4, equations 1 to 3 and algorithm 1
@@ -79,7 +84,7 @@ def global_response_norm(
     x = check_inexact(x, "x")
     epsilon = check_epsilon(epsilon)
     features = canonical_axes(feature_axes, x.ndim)
-    space = other_axes((batch_axis(features), *features), x.ndim)
+    space = space_axes(reduction_axes, features, x.ndim)
     scale, bias, result = affine(x, scale, bias, features, dtype)
     mask = None if mask is None else align_mask(mask, x)
     reduction = Reduction(space, MappedAxis.parse(None, None, x))

@@ -49,7 +49,8 @@ def group_norm(
       group_size: How many features make a group; divides their number. Needs
         `num_groups=None`.
       reduction_axes: The axes to average over, among them the feature axis; by default
-        all but the first, which is the batch.
+        all but the first, which is the batch. For one example without an axis for it,
+        under `jax.vmap` for instance, all: (0, 1, 2) of (height, width, features).
       feature_axes: The one feature axis.
       epsilon: Added to the variance; at least 0.
       mask: As in `jaxnorm.layer_norm`.
@@ -81,22 +82,13 @@ def group_norm(
     """
     x = check_inexact(x, "x")
     feature_axis = one_axis(feature_axes, x.ndim)
-    if reduction_axes is None:
-        reduced = other_axes((batch_axis((feature_axis,)),), x.ndim)
-    else:
-        reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
-    if feature_axis not in reduced:
-        raise ValueError(
-            f"reduction_axes must include the feature axis {feature_axis}, since "
-            f"groups of features are reduced, got {reduction_axes!r}. To reduce the "
-            "other axes alone use instance_norm or layer_norm."
-        )
+    reduced = group_axes(reduction_axes, feature_axis, x.ndim)
     size = group_length(x.shape[feature_axis], num_groups, group_size)
     return normalize_by_own_moments(
         x,
         scale,
         bias,
-        reduction_axes=tuple(axis for axis in reduced if axis != feature_axis),
+        reduction_axes=reduced,
         feature_axes=(feature_axis,),
         blocks=Blocks(feature_axis, size),
         epsilon=epsilon,
@@ -105,6 +97,27 @@ def group_norm(
         axis_index_groups=axis_index_groups,
         dtype=dtype,
     )
+
+
+def group_axes(
+    reduction_axes: Axes | None, feature_axis: int, ndim: int
+) -> tuple[int, ...]:
+    """Returns the axes that are reduced beside groups of features.
+
+    Raises:
+      ValueError: If the feature axis is not among those given; or is the first, and
+        none are given.
+    """
+    if reduction_axes is None:
+        return other_axes((batch_axis((feature_axis,)), feature_axis), ndim)
+    axes = canonical_axes(reduction_axes, ndim, "reduction_axes")
+    if feature_axis not in axes:
+        raise ValueError(
+            f"reduction_axes must include the feature axis {feature_axis}, since "
+            f"groups of features are reduced, got {reduction_axes!r}. To reduce the "
+            "other axes alone use instance_norm or layer_norm."
+        )
+    return tuple(axis for axis in axes if axis != feature_axis)
 
 
 def group_length(

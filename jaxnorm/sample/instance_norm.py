@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.axes import Axes, batch_axis, canonical_axes, other_axes
+from jaxnorm.core.axes import Axes, canonical_axes, space_axes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.validation import check_inexact
 from jaxnorm.sample.own_moments import normalize_by_own_moments
@@ -17,6 +17,7 @@ def instance_norm(
     scale: Inexact[Array, "..."] | None = None,
     bias: Inexact[Array, "..."] | None = None,
     *,
+    reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     epsilon: float = 1e-6,
     mask: Shaped[Array, "..."] | None = None,
@@ -41,6 +42,10 @@ def instance_norm(
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
       bias: Likewise; 0 where None.
+      reduction_axes: The axis or axes to average over; by default all but the first,
+        which is the batch, and `feature_axes`. For one example without an axis for it,
+        under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
+        features).
       feature_axes: The axis or axes that keep their own statistics.
       epsilon: Added to the variance; at least 0.
       mask: As in `jaxnorm.layer_norm`.
@@ -53,8 +58,8 @@ def instance_norm(
 
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
-      ValueError: If a shape, an axis or the groups do not fit, the first axis is among
-        `feature_axes`, or epsilon is negative.
+      ValueError: If a shape, an axis or the groups do not fit, `reduction_axes` has a
+        feature axis or, without these, the first axis is one, or epsilon is negative.
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
@@ -64,9 +69,13 @@ def instance_norm(
       (https://arxiv.org/abs/1703.06868).
 
     Example:
-      >>> import jax.numpy as jnp, jaxnorm
+      >>> import functools, jax, jax.numpy as jnp, jaxnorm
       >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])  # one example, two positions
       >>> jaxnorm.instance_norm(x).round(3)
+      Array([[[-1., -1.],
+              [ 1.,  1.]]], dtype=float32)
+      >>> of_one = functools.partial(jaxnorm.instance_norm, reduction_axes=0)
+      >>> jax.vmap(of_one)(x).round(3)  # sees one example, of shape (2, 2)
       Array([[[-1., -1.],
               [ 1.,  1.]]], dtype=float32)
     """
@@ -76,7 +85,7 @@ def instance_norm(
         x,
         scale,
         bias,
-        reduction_axes=other_axes((batch_axis(features), *features), x.ndim),
+        reduction_axes=space_axes(reduction_axes, features, x.ndim),
         feature_axes=features,
         epsilon=epsilon,
         mask=mask,
