@@ -1,5 +1,6 @@
 """The normalizers that random calls are drawn of, and the options of each."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,8 +32,11 @@ def of_batch(name, **row):
     return Row(getattr(jaxnorm, name), getattr(batch_oracle, name), **row)
 
 
-def of_example(name, **row):
-    return Row(getattr(jaxnorm, name), getattr(family_oracle, name), **row)
+def of_example(name, *, centered=False, **row):
+    function = getattr(jaxnorm, name)
+    if centered:  # some of the drawn inputs have one value for each mean
+        function = functools.partial(function, allow_single_value=True)
+    return Row(function, getattr(family_oracle, name), **row)
 
 
 def of_weight(name, **row):
@@ -92,14 +96,17 @@ ROWS = {
         options=("reference_size", "include_self"),
         powers={"ref_mean": 1, "ref_var": 2},
     ),
-    "layer_norm": of_example("layer_norm", options=("reduction_axes",)),
+    "layer_norm": of_example("layer_norm", centered=True, options=("reduction_axes",)),
     "rms_norm": of_example(
         "rms_norm", params=("scale",), options=("reduction_axes", "scale_offset")
     ),
     "group_norm": of_example(
-        "group_norm", features="one", options=("num_groups", "group_size")
+        "group_norm",
+        centered=True,
+        features="one",
+        options=("num_groups", "group_size"),
     ),
-    "instance_norm": of_example("instance_norm", features="no batch"),
+    "instance_norm": of_example("instance_norm", centered=True, features="no batch"),
     "filter_response_norm": of_example(
         "filter_response_norm",
         params=(*AFFINE, "threshold", "learned_epsilon"),

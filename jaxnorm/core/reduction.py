@@ -10,6 +10,7 @@ from jax import numpy as jnp
 from jaxnorm.core.axes import sizes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.sharding import axis_names, gather, number_of_shards, sharding_of
+from jaxnorm.core.validation import check_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,25 @@ class Reduction:
         block = 1 if self.blocks is None else self.blocks.size
         instances = self.across.size(x) if self.runs is None else self.runs.length
         return instances * math.prod(sizes(x.shape, self.axes)) * block
+
+    def check_several(self, x: Array, allow_single_value: bool) -> None:
+        """Checks that a centered statistic is of more than one value.
+
+        Raises:
+          TypeError: If the flag is no Python bool.
+          ValueError: If each statistic is of one value, and that is not allowed.
+        """
+        check_flags(allow_single_value=allow_single_value)
+        size = self.size(x)
+        # one that is symbolic is not known
+        if not allow_single_value and isinstance(size, int) and size == 1:
+            raise ValueError(
+                "each mean must be of at least two values, else x - mean is 0 and the "
+                f"result the bias, whatever x is; got the input's shape {x.shape}, of "
+                f"which the axes {self.axes} are reduced"
+                + (f" and blocks of size {self.blocks.size}" if self.blocks else "")
+                + ". Reduce other axes, or pass allow_single_value=True."
+            )
 
     def repeats(self, mask: Array, x: Array) -> int:
         """How many elements of x each element of an aligned mask stands for."""

@@ -93,6 +93,7 @@ def instance_batch_norm(
         feature_axes=axis,
         epsilon=call.spec.epsilon,
         mask=masks[0],
+        allow_single_value=True,
         dtype=call.spec.dtype,
     )
     options |= {"mask": masks[1], "dtype": call.spec.dtype}

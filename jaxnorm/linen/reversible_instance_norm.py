@@ -87,5 +87,6 @@ class ReversibleInstanceNorm(nn.Module):
             mask=mask,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,
+            allow_single_value=True,
             dtype=self.dtype,
         )

@@ -79,5 +79,6 @@ class GroupNorm(SampleModule):
             num_groups=self.num_groups,
             reduction_axes=reduction_axes,
             feature_axes=self.feature_axis,
+            allow_single_value=True,
             **self._shared(mask),
         )

@@ -66,5 +66,6 @@ class LayerNorm(SampleModule):
             bias,
             reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
+            allow_single_value=True,
             **self._shared(mask),
         )

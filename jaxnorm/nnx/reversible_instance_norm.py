@@ -71,5 +71,6 @@ class ReversibleInstanceNorm(SampleModule):
             bias,
             time_axis=self.time_axis,
             feature_axes=self.feature_axes,
+            allow_single_value=True,
             **self._shared(mask),
         )

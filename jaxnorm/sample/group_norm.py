@@ -26,6 +26,7 @@ def group_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
+    allow_single_value: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes each group of features of each example.
@@ -58,6 +59,7 @@ def group_norm(
         than the features are divided. (Where whole groups lie on each device, nothing
         is shared, and none is needed.)
       axis_index_groups: As in `jaxnorm.layer_norm`.
+      allow_single_value: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -66,8 +68,8 @@ def group_norm(
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
       ValueError: If the groups do not divide the features, both or none of `num_groups`
-        and `group_size` are given, a shape or an axis does not fit, or epsilon is
-        negative.
+        and `group_size` are given, a shape or an axis does not fit, epsilon is
+        negative, or a mean is of a single value.
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
@@ -91,6 +93,7 @@ def group_norm(
         reduction_axes=reduced,
         feature_axes=(feature_axis,),
         blocks=Blocks(feature_axis, size),
+        allow_single_value=allow_single_value,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

@@ -23,6 +23,7 @@ def instance_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
+    allow_single_value: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes each feature of each example over space.
@@ -37,8 +38,7 @@ def instance_norm(
     adaptive instance normalization.
 
     Args:
-      x: Input of shape (batch, ...); floating or complex. Without axes for space, y is
-        the bias.
+      x: Input of shape (batch, ...); floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
       bias: Likewise; 0 where None.
@@ -51,6 +51,7 @@ def instance_norm(
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which space is divided.
       axis_index_groups: As in `jaxnorm.layer_norm`.
+      allow_single_value: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -59,7 +60,8 @@ def instance_norm(
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, `reduction_axes` has a
-        feature axis or, without these, the first axis is one, or epsilon is negative.
+        feature axis or, without these, the first axis is one, epsilon is
+        negative, or a mean is of a single value.
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
@@ -87,6 +89,7 @@ def instance_norm(
         bias,
         reduction_axes=space_axes(reduction_axes, features, x.ndim),
         feature_axes=features,
+        allow_single_value=allow_single_value,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

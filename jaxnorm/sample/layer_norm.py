@@ -23,6 +23,7 @@ def layer_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
+    allow_single_value: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes each example over its features.
@@ -57,6 +58,8 @@ def layer_norm(
         none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
         each with statistics of its own.
+      allow_single_value: Whether each mean may be of a single value, so that y
+        is the bias whatever x is.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -64,7 +67,8 @@ def layer_norm(
 
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
-      ValueError: If a shape, an axis or the groups do not fit, or epsilon is negative.
+      ValueError: If a shape, an axis or the groups do not fit, epsilon is
+        negative, or a mean is of a single value.
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
@@ -85,6 +89,7 @@ def layer_norm(
         bias,
         reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),
         feature_axes=canonical_axes(feature_axes, x.ndim),
+        allow_single_value=allow_single_value,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

@@ -24,6 +24,7 @@ def normalize_by_own_moments(
     feature_axes: tuple[int, ...],
     blocks: Blocks | None = None,
     center: bool = True,
+    allow_single_value: bool = True,
     scale_offset: float = 0.0,
     epsilon: float,
     mask: Array | None,
@@ -43,6 +44,8 @@ def normalize_by_own_moments(
       feature_axes: Canonical axes of scale and bias.
       blocks: An axis of which each block is reduced.
       center: Whether the mean is subtracted.
+      allow_single_value: Whether a statistic may be of one value, which it erases if
+        the mean is subtracted; as the user gives it.
       scale_offset: Is added to a given scale, in float32 or wider.
       epsilon: As the user gives it, like all that follow.
       mask: See `jaxnorm.layer_norm`.
@@ -60,6 +63,7 @@ def normalize_by_own_moments(
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
     reduction = Reduction(reduction_axes, across, blocks)
+    reduction.check_several(x, allow_single_value)
     measure = measure_alone if center else measure_power
     moments = measure(x, reduction, mask=mask)
     spec = Standardization(reduction, epsilon, result, center=center)

@@ -81,6 +81,7 @@ def reversible_instance_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
+    allow_single_value: bool = False,
     dtype: DTypeLike | None = None,
 ) -> tuple[Array, Denormalizer]:
     """Normalizes each series over time, and returns the way back for forecasts.
@@ -109,6 +110,7 @@ def reversible_instance_norm(
       mask: Which values are there, or their weights; as in `jaxnorm.layer_norm`.
       axis_name: Mapped axes over which the time is divided; as in `jaxnorm.layer_norm`.
       axis_index_groups: As in `jaxnorm.layer_norm`.
+      allow_single_value: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -118,7 +120,8 @@ def reversible_instance_norm(
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, the time is among
-        `feature_axes`, or epsilon is negative.
+        `feature_axes`, epsilon is
+        negative, or a mean is of a single value.
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
@@ -150,6 +153,7 @@ def reversible_instance_norm(
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
     reduction = Reduction((time,), across)
+    reduction.check_several(x, allow_single_value)
     moments = measure_alone(x, reduction, mask=mask)
     spec = Standardization(reduction, epsilon, result)
     y = standardize(spec, x, moments, aligned_scale, aligned_bias, mask)

@@ -26,6 +26,8 @@ class Case(NamedTuple):
         function = functools.partial(
             getattr(jaxnorm, self.norm), **{"epsilon": EPSILON, **self.options, **more}
         )
+        if self.norm == "instance_norm" and len(self.shape) == 2:
+            function = functools.partial(function, allow_single_value=True)
         return without_bias(function) if self.norm == "rms_norm" else function
 
     def oracle(self, **more):

@@ -1,0 +1,53 @@
+"""A mean of a single value erases it, which is refused unless it is meant."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from refusals import refused
+
+import jaxnorm
+
+# A function, and an input of which each mean is of one value.
+SINGLE = {
+    "layer": (jaxnorm.layer_norm, (4, 3, 1), {}),
+    "layer, no axis": (jaxnorm.layer_norm, (4, 3), {"reduction_axes": ()}),
+    "instance, no space": (jaxnorm.instance_norm, (4, 3), {}),
+    "instance": (jaxnorm.instance_norm, (4, 1, 1, 3), {}),
+    "group": (jaxnorm.group_norm, (4, 3), {"num_groups": 3}),
+    "group of space": (
+        jaxnorm.group_norm,
+        (4, 1, 3),
+        {"num_groups": None, "group_size": 1},
+    ),
+    "reversible": (
+        lambda x, **options: jaxnorm.reversible_instance_norm(x, **options)[0],
+        (4, 1, 3),
+        {},
+    ),
+}
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("name", SINGLE)
+def test_refused_unless_allowed(name):
+    function, shape, options = SINGLE[name]
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with refused("allow_single_value=True", str(shape), "at least two"):
+        jax.eval_shape(lambda x: function(x, **options), x)
+    y = function(jnp.full(shape, 7.0), **options, allow_single_value=True)
+    np.testing.assert_array_equal(y, np.zeros(shape))
+    with refused("allow_single_value", "bool"):
+        function(jnp.ones(shape), **options, allow_single_value=1)
+
+
+def test_other_devices_count():
+    """With one value on each of them, there are several."""
+    x = jnp.asarray([[1.0], [3.0]])
+    y = jax.vmap(lambda x: jaxnorm.layer_norm(x, axis_name="i"), axis_name="i")(x)
+    np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-5)
+
+
+def test_a_power_is_of_one_value_too():
+    """Without the mean, the sign is left."""
+    np.testing.assert_allclose(jaxnorm.rms_norm(jnp.asarray([[-3.0]])), [[-1.0]], 1e-5)
