@@ -96,7 +96,9 @@ ROWS = {
         options=("reference_size", "include_self"),
         powers={"ref_mean": 1, "ref_var": 2},
     ),
-    "layer_norm": of_example("layer_norm", centered=True, options=("reduction_axes",)),
+    "layer_norm": of_example(
+        "layer_norm", centered=True, options=("reduction_axes", "scale_offset")
+    ),
     "rms_norm": of_example(
         "rms_norm", params=("scale",), options=("reduction_axes", "scale_offset")
     ),
@@ -104,9 +106,14 @@ ROWS = {
         "group_norm",
         centered=True,
         features="one",
-        options=("num_groups", "group_size"),
+        options=("num_groups", "group_size", "scale_offset"),
     ),
-    "instance_norm": of_example("instance_norm", centered=True, features="no batch"),
+    "instance_norm": of_example(
+        "instance_norm",
+        centered=True,
+        features="no batch",
+        options=("scale_offset",),
+    ),
     "filter_response_norm": of_example(
         "filter_response_norm",
         params=(*AFFINE, "threshold", "learned_epsilon"),

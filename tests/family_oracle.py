@@ -33,11 +33,13 @@ def layer_norm(
     reduction_axes=-1,
     feature_axes=-1,
     epsilon=1e-6,
+    scale_offset=0.0,
     mask=None,
 ):
     """(x - mean) / sqrt(var + epsilon); the parameters lie along `feature_axes`."""
     data = read(x, mask, feature_axes)
     own = take_moments(data, _axes(data, reduction_axes))
+    scale = with_offset(scale, scale_offset)
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
@@ -54,7 +56,7 @@ def rms_norm(
     """x / sqrt(mean |x|^2 + epsilon) * (scale_offset + scale)."""
     data = read(x, mask, feature_axes)
     own = power(data, _axes(data, reduction_axes))
-    scale = None if scale is None else scale_offset + wide(scale)
+    scale = with_offset(scale, scale_offset)
     return affine(standardize(data, own, epsilon), scale, None, data)
 
 
@@ -68,20 +70,30 @@ def group_norm(
     reduction_axes=None,
     feature_axes=-1,
     epsilon=1e-6,
+    scale_offset=0.0,
     mask=None,
 ):
     """Each group of neighbouring features over `reduction_axes` (all but the batch)."""
     data = read(x, mask, feature_axes)
     own = group_moments(data, num_groups, group_size, feature_axes, reduction_axes)
+    scale = with_offset(scale, scale_offset)
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
 def instance_norm(
-    x, scale=None, bias=None, *, feature_axes=-1, epsilon=1e-6, mask=None
+    x,
+    scale=None,
+    bias=None,
+    *,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
 ):
     """Each feature of each example over its own space."""
     data = read(x, mask, feature_axes)
     own = take_moments(data, data.space)
+    scale = with_offset(scale, scale_offset)
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
@@ -94,11 +106,13 @@ def reversible_instance_norm(
     time_axis=1,
     feature_axes=-1,
     epsilon=1e-5,
+    scale_offset=0.0,
     mask=None,
 ):
     """Each series over time; and z brought to where x was."""
     data = read(x, mask, feature_axes)
     own = take_moments(data, (time_axis % data.x.ndim,))
+    scale = with_offset(scale, scale_offset)
     y = affine(standardize(data, own, epsilon), scale, bias, data)
     scale, bias = expand(scale, data, 1.0), expand(bias, data, 0.0)
     return y, (wide(z) - bias) / scale * np.sqrt(own.var + epsilon) + own.mean
@@ -221,6 +235,11 @@ def standardize(data, own, epsilon):
     """(x - mean) / sqrt(var + epsilon); 0 where there is nothing to say."""
     xhat = (data.x - own.mean) / np.sqrt(own.var + epsilon)
     return np.where(data.usable & (own.count > 0), xhat, 0)
+
+
+def with_offset(scale, scale_offset):
+    """The factor that a stored scale stands for."""
+    return None if scale is None else scale_offset + wide(scale)
 
 
 def expand(parameter, data, default):

@@ -35,7 +35,8 @@ class GroupNorm(nn.Module):
       use_bias: Whether a learned bias is added.
       use_scale: Whether to multiply by a learned scale.
       bias_init: Initializer of the bias.
-      scale_init: Initializer of the scale.
+      scale_init: Initializer of the stored scale. By default the layer starts at a
+        factor of 1: from ones, as in Flax, or from zeros if `scale_offset` is 1.
       reduction_axes: The axes to average over, among them that of the features; by
         default all but the first, which is the batch.
       axis_name: Mapped axis or axes over which reduced axes other than that of the
@@ -46,6 +47,8 @@ class GroupNorm(nn.Module):
       force_float32_reductions: Without effect: the mean and the variance are always
         computed in float32 or wider.
       feature_axes: The one axis of the features.
+      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
+        that store the distance from 1, so that weight decay pulls towards the identity.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -64,13 +67,14 @@ class GroupNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
+    scale_init: Initializer | None = None
     reduction_axes: Axes | None = None
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
     feature_axes: Axes = -1
+    scale_offset: float = 0.0
 
     @nn.compact
     def __call__(
@@ -88,7 +92,7 @@ class GroupNorm(nn.Module):
         """
         x = floating_input(x)
         features = canonical_axes(self.feature_axes, x.ndim)
-        scale, bias = affine_params(self, sizes(x.shape, features))
+        scale, bias = affine_params(self, sizes(x.shape, features), self.scale_offset)
         reduction_axes = self.reduction_axes
         if reduction_axes is None and x.ndim == 1:
             reduction_axes = 0  # Flax takes a single example without an axis for it
@@ -102,6 +106,7 @@ class GroupNorm(nn.Module):
             reduction_axes=reduction_axes,
             feature_axes=features,
             epsilon=self.epsilon,
+            scale_offset=self.scale_offset,
             mask=mask,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,

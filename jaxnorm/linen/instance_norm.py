@@ -32,7 +32,8 @@ class InstanceNorm(nn.Module):
       use_bias: Whether a learned bias is added.
       use_scale: Whether to multiply by a learned scale.
       bias_init: Initializer of the bias.
-      scale_init: Initializer of the scale.
+      scale_init: Initializer of the stored scale. By default the layer starts at a
+        factor of 1: from ones, as in Flax, or from zeros if `scale_offset` is 1.
       feature_axes: The axis or axes that keep their own statistics; not the first,
         which is the batch.
       axis_name: Mapped axis or axes over which space is divided. Under `jax.jit` a
@@ -44,6 +45,8 @@ class InstanceNorm(nn.Module):
         computed in float32 or wider.
       reduction_axes: The axes of space; by default all but the first, which is the
         batch, and those of the features.
+      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
+        that store the distance from 1, so that weight decay pulls towards the identity.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -61,13 +64,14 @@ class InstanceNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
+    scale_init: Initializer | None = None
     feature_axes: Axes = -1
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
     reduction_axes: Axes | None = None
+    scale_offset: float = 0.0
 
     @nn.compact
     def __call__(
@@ -96,7 +100,7 @@ class InstanceNorm(nn.Module):
                 f"assumed to be the batch axis. Got feature_axes={self.feature_axes}. "
                 "For a single example add one: x[None]."
             )
-        scale, bias = affine_params(self, sizes(x.shape, features))
+        scale, bias = affine_params(self, sizes(x.shape, features), self.scale_offset)
         initializing = self.is_initializing()
         return jaxnorm.instance_norm(
             x,
@@ -105,6 +109,7 @@ class InstanceNorm(nn.Module):
             reduction_axes=self.reduction_axes,
             feature_axes=features,
             epsilon=self.epsilon,
+            scale_offset=self.scale_offset,
             mask=mask,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,

@@ -32,7 +32,8 @@ class LayerNorm(nn.Module):
       use_bias: Whether a learned bias is added.
       use_scale: Whether to multiply by a learned scale.
       bias_init: Initializer of the bias.
-      scale_init: Initializer of the scale.
+      scale_init: Initializer of the stored scale. By default the layer starts at a
+        factor of 1: from ones, as in Flax, or from zeros if `scale_offset` is 1.
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale and bias.
       axis_name: Mapped axis or axes over which the reduced axes are divided. Under
@@ -42,6 +43,8 @@ class LayerNorm(nn.Module):
         which that of Flax's one pass is not.
       force_float32_reductions: Without effect: the mean and the variance are always
         computed in float32 or wider.
+      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
+        that store the distance from 1, so that weight decay pulls towards the identity.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -59,13 +62,14 @@ class LayerNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
+    scale_init: Initializer | None = None
     reduction_axes: Axes = -1
     feature_axes: Axes = -1
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
+    scale_offset: float = 0.0
 
     @nn.compact
     def __call__(
@@ -83,7 +87,7 @@ class LayerNorm(nn.Module):
         """
         x = floating_input(x)
         features = canonical_axes(self.feature_axes, x.ndim)
-        scale, bias = affine_params(self, sizes(x.shape, features))
+        scale, bias = affine_params(self, sizes(x.shape, features), self.scale_offset)
         initializing = self.is_initializing()
         return jaxnorm.layer_norm(
             x,
@@ -92,6 +96,7 @@ class LayerNorm(nn.Module):
             reduction_axes=self.reduction_axes,
             feature_axes=features,
             epsilon=self.epsilon,
+            scale_offset=self.scale_offset,
             mask=mask,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,

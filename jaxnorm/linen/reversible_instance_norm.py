@@ -31,10 +31,13 @@ class ReversibleInstanceNorm(nn.Module):
       use_bias: Whether a learned bias is added.
       use_scale: Whether to multiply by a learned scale.
       bias_init: Initializer of the bias.
-      scale_init: Initializer of the scale; not near 0, since it is divided by.
+      scale_init: Initializer of the stored scale. By default the layer starts at a
+        factor of 1, which must not come near 0, since it is divided by.
       axis_name: Mapped axis or axes over which the time is divided. Under `jax.jit` a
         sharded input needs none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
+      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
+        that store the distance from 1, so that weight decay pulls towards the identity.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -55,9 +58,10 @@ class ReversibleInstanceNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.ones
+    scale_init: Initializer | None = None
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
+    scale_offset: float = 0.0
 
     @nn.compact
     def __call__(
@@ -75,7 +79,7 @@ class ReversibleInstanceNorm(nn.Module):
         """
         x = floating_input(x)
         features = canonical_axes(self.feature_axes, x.ndim)
-        scale, bias = affine_params(self, sizes(x.shape, features))
+        scale, bias = affine_params(self, sizes(x.shape, features), self.scale_offset)
         initializing = self.is_initializing()
         return jaxnorm.reversible_instance_norm(
             x,
@@ -84,6 +88,7 @@ class ReversibleInstanceNorm(nn.Module):
             time_axis=self.time_axis,
             feature_axes=features,
             epsilon=self.epsilon,
+            scale_offset=self.scale_offset,
             mask=mask,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,

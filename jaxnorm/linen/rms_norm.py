@@ -13,6 +13,7 @@ import jaxnorm
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.dtypes import floating_input
+from jaxnorm.linen.affine import scale_param
 
 
 class RMSNorm(nn.Module):
@@ -83,14 +84,7 @@ class RMSNorm(nn.Module):
         """
         x = floating_input(x)
         features = canonical_axes(self.feature_axes, x.ndim)
-        scale = None
-        if self.use_scale:
-            init = self.scale_init
-            if init is None:
-                init = nn.initializers.constant(1 - self.scale_offset)
-            shape = sizes(x.shape, features)
-            # as an array: a loaded checkpoint holds those of NumPy
-            scale = jnp.asarray(self.param("scale", init, shape, self.param_dtype))
+        scale = scale_param(self, sizes(x.shape, features), self.scale_offset)
         initializing = self.is_initializing()
         return jaxnorm.rms_norm(
             x,

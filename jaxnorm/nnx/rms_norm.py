@@ -24,8 +24,6 @@ class RMSNorm(SampleModule):
     Attributes:
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale, of sizes `num_features`.
-      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models that
-        store the distance from 1. By default the stored scale then starts at 0.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -44,16 +42,13 @@ class RMSNorm(SampleModule):
         *,
         reduction_axes: Axes = -1,
         feature_axes: Axes = -1,
-        scale_offset: float = 0.0,
         rngs: nnx.Rngs,
         **options: Unpack[SampleOptions],
     ) -> None:
-        options.setdefault("scale_init", nnx.initializers.constant(1 - scale_offset))
         # given in the options, too, use_bias is an error
         super().__init__(num_features, use_bias=False, rngs=rngs, **options)  # type: ignore[misc]
         self.reduction_axes = hashable(reduction_axes)
         self.feature_axes = hashable(feature_axes)
-        self.scale_offset = scale_offset
 
     def _promote(
         self, x: Array, *statistics: Array | None
@@ -81,6 +76,5 @@ class RMSNorm(SampleModule):
             scale,
             reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
-            scale_offset=self.scale_offset,
             **self._shared(mask),
         )

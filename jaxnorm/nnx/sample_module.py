@@ -18,10 +18,12 @@ class SampleOptions(AffineOptions, total=False):
     axis_name: str | Sequence[str] | None
     axis_index_groups: Groups | None
     use_fast_variance: bool
+    scale_offset: float
 
 
 class _Shared(TypedDict):
     epsilon: float
+    scale_offset: float
     mask: Array | None
     axis_name: str | Sequence[str] | None
     axis_index_groups: Groups | None
@@ -29,7 +31,7 @@ class _Shared(TypedDict):
 
 
 class SampleModule(AffineModule):
-    """The attributes that layer, RMS, group and instance norm share.
+    """The attributes that normalizers with moments of each example share.
 
     Attributes are those of `AffineModule`, and:
 
@@ -40,6 +42,9 @@ class SampleModule(AffineModule):
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`.
       use_fast_variance: Without effect: the variance is exact however large the mean,
         which that of Flax's one pass is not.
+      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models that
+        store the distance from 1, so that weight decay pulls towards the identity. By
+        default the stored scale then starts at 0.
     """
 
     def __init__(
@@ -50,19 +55,23 @@ class SampleModule(AffineModule):
         axis_name: str | Sequence[str] | None = None,
         axis_index_groups: Groups | None = None,
         use_fast_variance: bool = True,
+        scale_offset: float = 0.0,
         rngs: nnx.Rngs,
         **affine: Unpack[AffineOptions],
     ) -> None:
+        affine.setdefault("scale_init", nnx.initializers.constant(1 - scale_offset))
         super().__init__(num_features, rngs=rngs, **affine)
         self.epsilon = epsilon
         self.axis_name = hashable(axis_name)
         self.axis_index_groups = hashable(axis_index_groups)
         self.use_fast_variance = use_fast_variance
+        self.scale_offset = scale_offset
 
     def _shared(self, mask: Array | None) -> _Shared:
-        """Returns the keyword options that the four functions share."""
+        """Returns the keyword options that the functions share."""
         return {
             "epsilon": self.epsilon,
+            "scale_offset": self.scale_offset,
             "mask": mask,
             "axis_name": self.axis_name,
             "axis_index_groups": self.axis_index_groups,

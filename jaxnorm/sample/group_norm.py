@@ -23,6 +23,7 @@ def group_norm(
     reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -34,7 +35,7 @@ def group_norm(
     The feature axis is cut into groups of adjacent features. With the mean and the
     biased variance over a group and all other `reduction_axes`::
 
-        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+        y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
     One group makes it layer norm over all axes but the batch, groups of size 1 make it
     instance norm. What is kept for the backward pass is x, and one mean and variance
@@ -54,6 +55,7 @@ def group_norm(
         under `jax.vmap` for instance, all: (0, 1, 2) of (height, width, features).
       feature_axes: The one feature axis.
       epsilon: Added to the variance; at least 0.
+      scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other
         than the features are divided. (Where whole groups lie on each device, nothing
@@ -94,6 +96,7 @@ def group_norm(
         feature_axes=(feature_axis,),
         blocks=Blocks(feature_axis, size),
         allow_single_value=allow_single_value,
+        scale_offset=scale_offset,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

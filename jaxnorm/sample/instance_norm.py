@@ -20,6 +20,7 @@ def instance_norm(
     reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -31,7 +32,7 @@ def instance_norm(
     With the mean and the biased variance over all axes but the first, which is the
     batch, and `feature_axes`::
 
-        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+        y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
     What is kept for the backward pass is x, and one mean and variance for each feature
     of each example. Scale and bias may be one per example: those of a style make it
@@ -48,6 +49,7 @@ def instance_norm(
         features).
       feature_axes: The axis or axes that keep their own statistics.
       epsilon: Added to the variance; at least 0.
+      scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which space is divided.
       axis_index_groups: As in `jaxnorm.layer_norm`.
@@ -90,6 +92,7 @@ def instance_norm(
         reduction_axes=space_axes(reduction_axes, features, x.ndim),
         feature_axes=features,
         allow_single_value=allow_single_value,
+        scale_offset=scale_offset,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

@@ -20,6 +20,7 @@ def layer_norm(
     reduction_axes: Axes = -1,
     feature_axes: Axes = -1,
     epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -30,7 +31,7 @@ def layer_norm(
 
     With the mean and the biased variance over `reduction_axes`::
 
-        y = (x - mean) / sqrt(var + epsilon) * scale + bias
+        y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
     A large mean costs no accuracy: what is squared is x less the mean of a part of it,
     or of all, where that is no pass more over memory. What is kept for the backward
@@ -46,6 +47,7 @@ def layer_norm(
       feature_axes: The axis or axes of scale and bias; they may differ from those that
         are reduced.
       epsilon: Added to the variance; at least 0.
+      scale_offset: As in `jaxnorm.rms_norm`.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights, not differentiated. Masked elements
         reach no statistic; they come out normalized like the others, or as `bias`, with
@@ -90,6 +92,7 @@ def layer_norm(
         reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),
         feature_axes=canonical_axes(feature_axes, x.ndim),
         allow_single_value=allow_single_value,
+        scale_offset=scale_offset,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

@@ -8,11 +8,10 @@ from jax.typing import DTypeLike
 from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import align_mask
 from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm.core.measure import measure_alone, measure_power
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.validation import check_epsilon, check_finite
+from jaxnorm.core.validation import check_epsilon
 
 
 def normalize_by_own_moments(
@@ -45,21 +44,16 @@ def normalize_by_own_moments(
       blocks: An axis of which each block is reduced.
       center: Whether the mean is subtracted.
       allow_single_value: Whether a statistic may be of one value, which it erases if
-        the mean is subtracted; as the user gives it.
+        the mean is subtracted; as the user gives it, like all that follow.
       scale_offset: Is added to a given scale, in float32 or wider.
-      epsilon: As the user gives it, like all that follow.
+      epsilon: See `jaxnorm.layer_norm`.
       mask: See `jaxnorm.layer_norm`.
       axis_name: See `jaxnorm.layer_norm`.
       axis_index_groups: See `jaxnorm.layer_norm`.
       dtype: See `jaxnorm.layer_norm`.
     """
     epsilon = check_epsilon(epsilon)
-    scale_offset = check_finite(scale_offset, "scale_offset")
-    given = scale is not None
-    scale, bias, result = affine(x, scale, bias, feature_axes, dtype)
-    if given and scale_offset:
-        wide = accumulation_dtype(scale.dtype, real_dtype(x.dtype))
-        scale = scale.astype(wide) + scale_offset
+    scale, bias, result = affine(x, scale, bias, feature_axes, dtype, scale_offset)
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
     reduction = Reduction(reduction_axes, across, blocks)

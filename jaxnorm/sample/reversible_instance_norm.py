@@ -78,6 +78,7 @@ def reversible_instance_norm(
     time_axis: int = 1,
     feature_axes: Axes = -1,
     epsilon: float = 1e-5,
+    scale_offset: float = 0.0,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -88,8 +89,8 @@ def reversible_instance_norm(
 
     With the mean and the biased variance of each series over `time_axis` alone::
 
-        y       = (x - mean) / sqrt(var + epsilon) * scale + bias
-        undo(z) = (z - bias) / scale * sqrt(var + epsilon) + mean
+        y       = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
+        undo(z) = (z - bias) / (scale_offset + scale) * sqrt(var + epsilon) + mean
 
     A network between the two sees series of mean 0 and variance 1, however much their
     level and their spread move from the time of training to that of use.
@@ -101,12 +102,13 @@ def reversible_instance_norm(
     Args:
       x: Series, for instance of shape (batch, time, features); floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
-        1 where None. Where it is 0, the result of `undo` is not finite: initialize it
-        with ones.
+        1 where None. Where it is 0, with its offset, the result of `undo` is not
+        finite: start at a factor of 1.
       bias: Likewise; 0 where None.
       time_axis: The axis that is averaged over.
       feature_axes: The axis or axes along which scale and bias lie.
       epsilon: Added to the variance; at least 0.
+      scale_offset: As in `jaxnorm.rms_norm`.
       mask: Which values are there, or their weights; as in `jaxnorm.layer_norm`.
       axis_name: Mapped axes over which the time is divided; as in `jaxnorm.layer_norm`.
       axis_index_groups: As in `jaxnorm.layer_norm`.
@@ -149,7 +151,9 @@ def reversible_instance_norm(
             f"{feature_axes} for an input of shape {x.shape}. Does the input lack an "
             "axis of features? Add one: x[..., None]."
         )
-    aligned_scale, aligned_bias, result = affine(x, scale, bias, features, dtype)
+    aligned_scale, aligned_bias, result = affine(
+        x, scale, bias, features, dtype, scale_offset
+    )
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
     reduction = Reduction((time,), across)

@@ -319,6 +319,31 @@ def test_integers(name, as_users_run_it):
         assert jax.eval_shape(apply, *arguments)[0].dtype == jnp.float32
 
 
+OFFSET = [n for n in TABLE if hasattr(TABLE[n].build(True), "scale_offset")]
+
+
+@pytest.mark.parametrize("name", OFFSET)
+def test_scale_offset(name):
+    """The layer starts at a factor of 1; what is stored is the distance from there."""
+    x = draw_x()
+    zero, one = (TABLE[name].build(True, scale_offset=s) for s in (0.0, 1.0))
+
+    @jax.jit
+    def run(key, x):
+        (whole, variables), (same, shifted) = (
+            module.init_with_output(key, x) for module in (zero, one)
+        )
+        moved = jax.tree.map(lambda leaf: leaf + 0.5, (variables, shifted))
+        applied = [zero.apply(moved[0], x), one.apply(moved[1], x)]
+        return variables, shifted, whole, same, applied
+
+    variables, shifted, whole, same, applied = run(KEY, x)
+    np.testing.assert_array_equal(variables["params"]["scale"], 1)
+    np.testing.assert_array_equal(shifted["params"]["scale"], 0)
+    close(same, whole)
+    close(*applied)
+
+
 @pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].function])
 def test_float8_input(name):
     """The parameters are in float32, and so is y; without any, it is as x."""

@@ -105,9 +105,9 @@ def test_the_arguments_of_flax_come_first(name, x):
     for fields in ours, flax:  # which Flax adds to each module
         del fields["parent"], fields["name"]
     assert list(ours)[: len(flax)] == list(flax)
-    if name == "RMSNorm":  # by default it follows scale_offset
-        assert ours.pop("scale_init") is None
-        assert flax.pop("scale_init") is nn.initializers.ones
+    # by default it follows scale_offset
+    assert ours.pop("scale_init") is None
+    assert flax.pop("scale_init") is nn.initializers.ones
     assert {key: ours[key] for key in flax} == flax
 
 

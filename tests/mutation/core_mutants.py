@@ -20,6 +20,21 @@ STREAM = "batch/test_running_norm.py"
 NEAR_MEAN = "sample/test_near_mean.py"
 
 MUTANTS = {
+    "core/affine.py": [
+        (
+            "scale_offset ignored",
+            "elif scale_offset:",
+            "elif False:",
+            f"{OWN}::test_oracle",
+            "offset",
+        ),
+        (
+            "scale_offset added in the dtype of scale",
+            "scale = scale.astype(wide) + scale_offset",
+            "scale = scale + scale_offset",
+            f"{OWN}::test_scale_offset_is_added_before_rounding",
+        ),
+    ],
     "core/collectives.py": [
         (
             "psum lost",

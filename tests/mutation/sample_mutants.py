@@ -24,19 +24,6 @@ MUTANTS = {
     ],
     "sample/own_moments.py": [
         (
-            "scale_offset ignored",
-            "if given and scale_offset:",
-            "if False:",
-            f"{OWN}::test_oracle",
-            "offset",
-        ),
-        (
-            "scale_offset added in the dtype of scale",
-            "scale = scale.astype(wide) + scale_offset",
-            "scale = scale + scale_offset",
-            f"{OWN}::test_scale_offset_is_added_before_rounding",
-        ),
-        (
             "RMS norm by the standard deviation",
             "measure = measure_alone if center else measure_power",
             "measure = measure_alone",

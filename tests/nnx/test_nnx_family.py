@@ -236,6 +236,29 @@ def test_virtual_batch_norm_needs_a_reference(include_self):
     assert np.all(np.isnan(nnx.jit(lambda norm, x: norm(x))(norm, x)))
     nnx.jit(lambda norm, x: nnx.view(norm, collect_reference=True)(x))(norm, x)
     assert np.all(np.isfinite(norm(x)))
+OFFSET = [n for n in NAMES if hasattr(build(n), "scale_offset")]
+
+
+@pytest.mark.parametrize("name", OFFSET)
+def test_scale_offset(name):
+    """As in Linen, whose test looks at values."""
+    module, (variables, x, _) = build(name, scale_offset=0.5), arguments(name)
+    np.testing.assert_array_equal(module.scale[...], 0.5)
+    linen = TABLE[name].build(True, scale_offset=0.5)
+
+    def own(variables, x):
+        return call(name, load(build(name, scale_offset=0.5), variables), x)
+
+    def expected(variables, x):
+        return TABLE[name].apply(linen, variables, x)
+
+    assert program(own, variables, x) == program(expected, variables, x)
+
+
+def test_scale_offset_is_of_the_same_modules_as_in_linen():
+    assert {"LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"} < set(OFFSET)
+    linen = {n for n in TABLE if hasattr(TABLE[n].build(True), "scale_offset")}
+    assert set(OFFSET) == linen
 
 
 @every_module

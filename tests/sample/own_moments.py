@@ -61,6 +61,9 @@ WHOLE = PLAIN | {
 }
 
 CASES = PLAIN | {
+    "layer, offset": Case(
+        "layer_norm", (4, 6), "bool", (6,), (6,), {"scale_offset": 1.0}
+    ),
     "layer, no parameters": Case("layer_norm", (4, 6), "bool", None),
     "layer, space too": Case(
         "layer_norm",
@@ -99,6 +102,14 @@ CASES = PLAIN | {
         (6,),
         {"num_groups": None, "group_size": 2},
     ),
+    "group, offset": Case(
+        "group_norm",
+        (3, 4, 6),
+        None,
+        (6,),
+        (6,),
+        {"num_groups": 2, "scale_offset": 0.5},
+    ),
     "group, channels first": Case(
         "group_norm",
         (3, 6, 4),
@@ -134,6 +145,9 @@ CASES = PLAIN | {
     ),
     "group, of one feature, empty": Case(
         "group_norm", (3, 4, 6), "empty feature", (6,), (6,), {"num_groups": 6}
+    ),
+    "instance, offset": Case(
+        "instance_norm", (3, 6, 3), None, (3,), (3,), {"scale_offset": 1.0}
     ),
     "instance, image": Case("instance_norm", (2, 3, 4, 3), "bool", (3,), (3,)),
     "instance, channels first": Case(

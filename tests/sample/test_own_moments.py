@@ -186,11 +186,13 @@ def test_what_has_no_valid_element_comes_out_as_the_bias(name, rng):
         assert np.all(gradients[0][0] != 0)
 
 
-def test_scale_offset_is_added_before_rounding(rng):
+@pytest.mark.parametrize("name", [n for n in CASES if "offset" in n])
+def test_scale_offset_is_added_before_rounding(name, rng):
     """Of a scale in bfloat16, next to 0: with 1 it would be 1."""
-    case = CASES["rms, offset"]
-    x, scale = draw(rng, (4, 6)), draw(rng, 6, jnp.bfloat16, std=1e-3)
-    assert oracle.error(case.ours()(x, scale), case.oracle()(x, scale)) <= 1e-5
+    case = CASES[name]
+    x, scale = draw(rng, case.shape), draw(rng, case.scale, jnp.bfloat16, std=1e-3)
+    y = jax.jit(case.ours())(x, scale)
+    assert oracle.error(y, case.oracle()(x, scale)) <= 1e-5
 
 
 def test_unequal_weights_are_not_members(rng):

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("as_users_run_it")
 ALL = {
     "integer x": (dict(x=jnp.int32), ("x", "int32", "astype")),
     "bool x": (dict(x=bool), ("x", "bool")),
+    "infinite offset": (dict(scale_offset=float("inf")), ("scale_offset", "inf")),
     "integer scale": (dict(scale=jnp.ones(6, int)), ("scale", "int32")),
     "scale of another size": (dict(scale=jnp.ones(5)), ("scale", "(5,)", "(6,)")),
     "scale of another rank": (dict(scale=jnp.ones((4, 6))), ("scale", "(4, 6)")),
@@ -78,7 +79,7 @@ def call(function, x=jnp.float32, scale=None, **options):
     norm = getattr(jaxnorm, function)
     options = DEFAULT.get(function, {}) | options
     x = jax.ShapeDtypeStruct((4, 3, 6), x)
-    return jax.eval_shape(lambda x: norm(x, scale, **options), x)
+    return jax.eval_shape(lambda x: norm(x, scale=scale, **options), x)
 
 
 @pytest.mark.parametrize(("function", "options", "says"), TABLE)

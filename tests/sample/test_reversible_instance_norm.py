@@ -21,6 +21,7 @@ import jaxnorm
 EPSILON = 0.03  # large enough to see where it is added
 CASES = {  # shape, options, sizes of the features
     "series": ((4, 6, 3), {}, (3,)),
+    "offset": ((4, 6, 3), {"scale_offset": 1.0}, (3,)),
     "time first": ((6, 3), {"time_axis": 0}, (3,)),
     "time last": ((4, 3, 6), {"time_axis": -1, "feature_axes": 1}, (3,)),
     "of several places": ((2, 6, 4, 3), {"feature_axes": (2, 3)}, (4, 3)),
@@ -28,7 +29,14 @@ CASES = {  # shape, options, sizes of the features
 
 
 @functools.partial(
-    jax.jit, static_argnames=("time_axis", "feature_axes", "axis_name", "epsilon")
+    jax.jit,
+    static_argnames=(
+        "time_axis",
+        "feature_axes",
+        "axis_name",
+        "epsilon",
+        "scale_offset",
+    ),
 )
 def there_and_back(x, z, scale=None, bias=None, **options):
     """y, and what undo makes of z and of y."""
