@@ -35,6 +35,7 @@ from jaxnorm.hybrid.switchable_norm import switchable_norm
 from jaxnorm.sample.dynamic_tanh import dynamic_tanh
 from jaxnorm.sample.evo_norm_s0 import evo_norm_s0
 from jaxnorm.sample.filter_response_norm import filter_response_norm
+from jaxnorm.sample.gated_rms_norm import gated_rms_norm
 from jaxnorm.sample.global_response_norm import global_response_norm
 from jaxnorm.sample.group_norm import group_norm
 from jaxnorm.sample.instance_norm import instance_norm
@@ -69,6 +70,7 @@ __all__ = [
     "evo_norm_s0",
     "filter_response_norm",
     "gate_projection",
+    "gated_rms_norm",
     "ghost_batch_norm",
     "global_response_norm",
     "group_norm",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import batch_oracle
 import family_oracle
+import jax.numpy as jnp
 import numpy as np
 import weight_oracle
 
@@ -42,6 +43,20 @@ def of_example(name, *, centered=False, **row):
 def of_weight(name, **row):
     function = getattr(jaxnorm, name)
     return Row(function, getattr(weight_oracle, name), masked=False, **row)
+
+
+def gated(norm, broadcast_to):
+    """With a gate that is drawn like any parameter."""
+
+    def function(x, z, scale=None, *, feature_axes, **options):
+        if z.ndim < x.ndim:
+            (axis,) = np.atleast_1d(feature_axes) % x.ndim
+            z = z.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        gate, (axis,) = broadcast_to(z, x.shape), np.atleast_1d(feature_axes)
+        options = {"feature_axes": int(axis), "reduction_axes": int(axis)} | options
+        return norm(x, gate, scale, **options)
+
+    return function
 
 
 AFFINE = ("scale", "bias")
@@ -101,6 +116,13 @@ ROWS = {
     ),
     "rms_norm": of_example(
         "rms_norm", params=("scale",), options=("reduction_axes", "scale_offset")
+    ),
+    "gated_rms_norm": Row(
+        gated(jaxnorm.gated_rms_norm, jnp.broadcast_to),
+        gated(family_oracle.gated_rms_norm, np.broadcast_to),
+        params=("z", "scale"),
+        features="one",
+        options=("gate_first", "activation", "some_groups", "scale_offset"),
     ),
     "group_norm": of_example(
         "group_norm",
@@ -210,6 +232,13 @@ def draw_option(rng, option, shape, axes):
             return {option: tuple(int(i) for i in drawn)}
         case "scale_offset":
             return {option: float(rng.integers(2))}
+        case "gate_first":
+            return {option: bool(rng.integers(2))}
+        case "activation":
+            return {option: str(rng.choice(["silu", "sigmoid"]))}
+        case "some_groups":
+            number = divisor(max(shape[axis], 1))
+            return [{}, {"num_groups": number}][int(rng.integers(2))]
         case "num_groups":
             return {option: divisor(max(shape[axis], 1))}
         case "group_size":  # in place of a number of groups, sometimes

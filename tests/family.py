@@ -122,6 +122,12 @@ def running_norm(x, params, state, mask, use_running_average=False):
     return jaxnorm.running_norm(x, state, update=not use_running_average, mask=mask)
 
 
+def gate_of(x):
+    """Numbers of every dtype; of others see sample/test_gated_rms_norm.py."""
+    gate = (jnp.arange(float(x.shape[-1])) - 0.5).astype(jnp.real(x).dtype)
+    return jnp.broadcast_to(gate, x.shape)
+
+
 TABLE = {
     "batch_norm": of_batch(jaxnorm.batch_norm),
     "batch_renorm": of_batch(
@@ -161,6 +167,14 @@ TABLE = {
     ),
     "layer_norm": of_example(jaxnorm.layer_norm),
     "rms_norm": of_example(jaxnorm.rms_norm, params={"scale": BIAS}, scale_offset=1.0),
+    "gated_rms_norm": of_example(
+        lambda x, scale, **options: jaxnorm.gated_rms_norm(
+            x, gate_of(x), scale, **options
+        ),
+        params={"scale": SCALE},
+        num_groups=2,
+        reduction_axes=(1, 2),  # else two small elements have large derivatives
+    ),
     "group_norm": of_example(jaxnorm.group_norm, num_groups=2),
     "instance_norm": of_example(jaxnorm.instance_norm),
     "reversible_instance_norm": of_example(

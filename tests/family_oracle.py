@@ -60,6 +60,42 @@ def rms_norm(
     return affine(standardize(data, own, epsilon), scale, None, data)
 
 
+def gated_rms_norm(
+    x,
+    gate,
+    scale=None,
+    *,
+    gate_first=False,
+    activation="silu",
+    num_groups=None,
+    group_size=None,
+    reduction_axes=-1,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """rms_norm(x) * scale * a, or rms_norm(x * a) * scale, by group of features.
+
+    Mamba 2, section 7, gates first; gated DeltaNet, section 3.4, normalizes first.
+    """
+    data = read(x, mask, feature_axes)
+    gate = wide(gate)
+    usable = data.usable & ((data.weights > 0) | np.isfinite(gate))
+    gate = np.where(usable, gate, 0)
+    a = (1 + np.tanh(gate / 2)) / 2 * (gate if activation == "silu" else 1)
+    a = np.where(usable, a, 0)
+    if gate_first:
+        data, a = data._replace(x=data.x * a), 1
+    if num_groups is None and group_size is None:
+        own = power(data, _axes(data, reduction_axes))
+    else:
+        groups = num_groups, group_size, feature_axes, reduction_axes
+        own = group_moments(data, *groups, moments=power)
+    scale = with_offset(scale, scale_offset)
+    return affine(standardize(data, own, epsilon) * a, scale, None, data)
+
+
 def group_norm(
     x,
     scale=None,
@@ -215,7 +251,9 @@ def power(data, axes):
     return Moments(count, np.zeros_like(square), square)
 
 
-def group_moments(data, num_groups, group_size, feature_axis, reduction_axes):
+def group_moments(
+    data, num_groups, group_size, feature_axis, reduction_axes, moments=take_moments
+):
     """The moments of the group of each feature, the feature axis at its full size."""
     size = data.x.shape[feature_axis]
     groups = num_groups if group_size is None else size // group_size
@@ -224,7 +262,7 @@ def group_moments(data, num_groups, group_size, feature_axis, reduction_axes):
     axes = _axes(data, (*np.atleast_1d(reduction_axes), feature_axis))
     parts = (np.split(v, groups, feature_axis) for v in (data.x, data.weights))
     own = [
-        take_moments(data._replace(x=x, weights=weights), axes)
+        moments(data._replace(x=x, weights=weights), axes)
         for x, weights in zip(*parts, strict=True)
     ]
     joined = (np.concatenate(v, feature_axis) for v in zip(*own, strict=True))

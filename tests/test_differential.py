@@ -66,9 +66,9 @@ def compare(draw):
         y, new, gradients = differentiate(draw, np.where(lost, 0, draw.weight))
     found = {}
     for i, value in enumerate((y, *new)):
-        # Beyond the range, what cannot be computed is NaN; 0 only of RMS norm.
+        # Beyond the range, what cannot be computed is NaN; 0 only of RMS norms.
         but = np.isnan(value) & (not draw.scales.in_range)
-        if draw.name == "rms_norm":
+        if draw.name in ("rms_norm", "gated_rms_norm"):
             but |= (value == 0) & (not draw.scales.in_range)
         if i == 0:  # masked elements come out as the bias there
             but = but | (draw.hidden & (not draw.scales.in_range))

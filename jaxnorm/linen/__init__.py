@@ -16,6 +16,7 @@ from jaxnorm.linen.evo_norm_b0 import EvoNormB0
 from jaxnorm.linen.evo_norm_s0 import EvoNormS0
 from jaxnorm.linen.filter_response_norm import FilterResponseNorm
 from jaxnorm.linen.freezing import freeze_batch_norms, frozen_statistics
+from jaxnorm.linen.gated_rms_norm import GatedRMSNorm
 from jaxnorm.linen.ghost_batch_norm import GhostBatchNorm
 from jaxnorm.linen.global_response_norm import GlobalResponseNorm
 from jaxnorm.linen.group_norm import GroupNorm
@@ -45,6 +46,7 @@ __all__ = [
     "EvoNormB0",
     "EvoNormS0",
     "FilterResponseNorm",
+    "GatedRMSNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
     "GroupNorm",

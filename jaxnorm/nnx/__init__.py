@@ -18,6 +18,7 @@ from jaxnorm.nnx.evo_norm_b0 import EvoNormB0
 from jaxnorm.nnx.evo_norm_s0 import EvoNormS0
 from jaxnorm.nnx.filter_response_norm import FilterResponseNorm
 from jaxnorm.nnx.freezing import freeze_batch_norms, freeze_statistics
+from jaxnorm.nnx.gated_rms_norm import GatedRMSNorm
 from jaxnorm.nnx.ghost_batch_norm import GhostBatchNorm
 from jaxnorm.nnx.global_response_norm import GlobalResponseNorm
 from jaxnorm.nnx.group_norm import GroupNorm
@@ -49,6 +50,7 @@ __all__ = [
     "EvoNormB0",
     "EvoNormS0",
     "FilterResponseNorm",
+    "GatedRMSNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
     "GroupNorm",

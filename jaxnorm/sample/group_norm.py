@@ -121,7 +121,8 @@ def group_axes(
         raise ValueError(
             f"reduction_axes must include the feature axis {feature_axis}, since "
             f"groups of features are reduced, got {reduction_axes!r}. To reduce the "
-            "other axes alone use instance_norm or layer_norm."
+            "other axes alone use instance_norm, or layer_norm or rms_norm without "
+            "groups."
         )
     return tuple(axis for axis in axes if axis != feature_axis)
 

@@ -56,6 +56,13 @@ class OneWay(modules.ReversibleInstanceNorm):
         return super().__call__(x, mask=mask)[0]
 
 
+class GatedByConstant(modules.GatedRMSNorm):
+    """With the gate of the functions' table."""
+
+    def __call__(self, x, *, mask=None):
+        return super().__call__(x, family.gate_of(x), mask=mask)
+
+
 def build_lstm(train, **options):
     cell = modules.BatchNormLSTMCell(
         WIDTH, max_steps=5, use_running_average=not train, **options
@@ -166,6 +173,14 @@ TABLE = {
         per_feature("params/scale"),
         settings={"scale_offset": 1.0},
         synchronizes=True,
+    ),
+    "GatedRMSNorm": of_function(
+        GatedByConstant,
+        "gated_rms_norm",
+        per_feature("params/scale"),
+        settings={"num_groups": 2, "reduction_axes": (1, 2)},
+        synchronizes=True,
+        integers=False,
     ),
     "GroupNorm": of_function(
         modules.GroupNorm,

@@ -32,6 +32,7 @@ BY_WEIGHTS_OR_EXAMPLE = {
     "VirtualBatchNorm",
     "LayerNorm",
     "RMSNorm",
+    "GatedRMSNorm",
     "GroupNorm",
     "InstanceNorm",
     "ReversibleInstanceNorm",

@@ -6,6 +6,7 @@ REVERSIBLE = "sample/test_reversible_instance_norm.py"
 RESPONSE = "sample/test_response_norms.py"
 TRANSFORMED = "sample/test_response_norms_under_transformations.py"
 BAD = "sample/test_own_moments_bad_input.py"
+GATED = "sample/test_gated_rms_norm.py"
 
 MUTANTS = {
     "sample/reversible_instance_norm.py": [
@@ -59,6 +60,28 @@ MUTANTS = {
             "center=True,",
             f"{OWN}::test_oracle",
             "rms",
+        ),
+    ],
+    "sample/gated_rms_norm.py": [
+        (
+            "always gated last",
+            "    if gate_first:\n        x = keep",
+            "    if False:\n        x = keep",
+            f"{GATED}::test_oracle",
+            "plain",
+        ),
+        (
+            "a gate that is not finite under the mask shows",
+            "valid = usable(mask, gate)",
+            "valid = None",
+            f"{GATED}::test_oracle",
+            "groups",
+        ),
+        (
+            "the gated input kept",
+            "policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),",
+            "policy=jax.checkpoint_policies.everything_saveable,",
+            f"{GATED}::test_saved_are_x_the_gate_and_a_number_a_group",
         ),
     ],
     "sample/layer_norm.py": [

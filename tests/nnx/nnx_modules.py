@@ -32,6 +32,7 @@ SETTINGS = {
     "InstanceBatchNorm": {"instance_features": 1},
     "RunningNorm": {"momentum": 0.99},
     "RMSNorm": {"scale_offset": 1.0},
+    "GatedRMSNorm": {"num_groups": 2, "reduction_axes": (1, 2)},
     "GroupNorm": {"num_groups": 2},
     "FilterResponseNorm": {"use_learned_epsilon": True},
     "EvoNormS0": {"num_groups": 2},
@@ -52,9 +53,15 @@ def build(name, **options):
     return cls(WIDTH, rngs=rngs, **(own | SETTINGS.get(name, {}) | options))
 
 
+def given_beside(name, x):
+    """Arguments after x."""
+    gate = (family.gate_of(x),) if name == "GatedRMSNorm" else ()
+    return *gate, *TABLE[name].extra
+
+
 def call(name, module, x, mask=None):
     mask = {"mask": mask} if TABLE[name].masked else {}
-    y = module(x, *TABLE[name].extra, **mask)
+    y = module(x, *given_beside(name, x), **mask)
     return y[0] if name == "ReversibleInstanceNorm" else y
 
 

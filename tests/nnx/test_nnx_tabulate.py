@@ -6,7 +6,7 @@ import pytest
 from family import TABLE as FUNCTIONS
 from family import draw_arguments
 from flax import nnx
-from nnx_modules import NAMES, TABLE, build, call
+from nnx_modules import NAMES, build, call, given_beside
 
 import jaxnorm.nnx
 
@@ -54,6 +54,7 @@ def test_tabulate(name):
     """It works alone and in a model, twice, and leaves the classes as they were."""
     x, *_ = draw_arguments(FUNCTIONS["rms_norm"])
     for _ in range(2):
-        assert name in nnx.tabulate(build(name), x, *TABLE[name].extra, **WIDE)
+        given = given_beside(name, x)
+        assert name in nnx.tabulate(build(name), x, *given, **WIDE)
     assert name in nnx.tabulate(Model(name), x, **WIDE)
     nnx.eval_shape(lambda x: call(name, build(name), x), x)

@@ -42,6 +42,36 @@ FIRST = {"features first": (dict(feature_axes=0), ("feature_axes", "first", "x[N
 OWN = {
     "layer_norm": REDUCED,
     "rms_norm": REDUCED,
+    "gated_rms_norm": REDUCED
+    | {
+        "gate of another shape": (
+            dict(gate=jnp.ones(6)),
+            ("gate", "(4, 3, 6)", "(6,)", "broadcast_to"),
+        ),
+        "integer gate": (dict(gate=jnp.ones((4, 3, 6), int)), ("gate", "int32")),
+        "complex gate": (
+            dict(gate=jnp.ones((4, 3, 6), jnp.complex64)),
+            ("gate", "real", "complex64"),
+        ),
+        "another activation": (
+            dict(activation="relu"),
+            ("activation", "'silu'", "'sigmoid'", "'relu'"),
+        ),
+        "an order that is no flag": (dict(gate_first=1), ("gate_first", "bool")),
+        "groups that do not divide": (dict(num_groups=4), ("num_groups", "divide")),
+        "both": (
+            dict(num_groups=3, group_size=2),
+            ("num_groups=3", "group_size=2", "None"),
+        ),
+        "groups, reduction without the features": (
+            dict(num_groups=2, reduction_axes=1),
+            ("reduction_axes", "feature axis 2", "(1,)"),
+        ),
+        "groups, two feature axes": (
+            dict(num_groups=2, feature_axes=(1, 2)),
+            ("one axis", "(1, 2)"),
+        ),
+    },
     "instance_norm": FIRST,
     "group_norm": REDUCED
     | FIRST
@@ -62,12 +92,15 @@ OWN = {
         ),
         "reduction without the features": (
             dict(reduction_axes=1),
-            ("reduction_axes", "feature axis 2", "got 1", "instance_norm"),
+            ("reduction_axes", "feature axis 2", "got (1,)", "instance_norm"),
         ),
         "two feature axes": (dict(feature_axes=(1, 2)), ("one axis", "(1, 2)")),
     },
 }
-DEFAULT = {"group_norm": {"num_groups": 2}}
+DEFAULT = {
+    "group_norm": {"num_groups": 2},
+    "gated_rms_norm": {"gate": jnp.ones((4, 3, 6))},
+}
 TABLE = [
     pytest.param(function, *bad, id=f"{function}: {name}")
     for function, own in OWN.items()

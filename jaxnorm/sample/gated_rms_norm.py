@@ -1,0 +1,178 @@
+"""Root mean square normalization with a gate, as in state space models."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm.core.affine import affine
+from jaxnorm.core.axes import Axes, align_mask, canonical_axes, one_axis
+from jaxnorm.core.collectives import Groups, MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm.core.masks import keep_usable, select, usable
+from jaxnorm.core.measure import MOMENTS_NAME, measure_power
+from jaxnorm.core.reduction import Blocks, Reduction
+from jaxnorm.core.sharding import shard_as
+from jaxnorm.core.standardize import Standardization, standardize
+from jaxnorm.core.validation import (
+    check_epsilon,
+    check_flags,
+    check_inexact,
+    check_real,
+)
+from jaxnorm.sample.group_norm import group_axes, group_length
+
+Activation = Literal["silu", "sigmoid"]
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+def gated_rms_norm(
+    x: Inexact[Array, "..."],
+    gate: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    *,
+    gate_first: bool = False,
+    activation: Activation = "silu",
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    reduction_axes: Axes = -1,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Divides each example by its root mean square, and gates it, before or after.
+
+    With the mean over `reduction_axes`, or over a group of adjacent features and all
+    other `reduction_axes`, and with a = activation(gate)::
+
+        y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale) * a
+
+    or, with `gate_first`, in which the statistics are those of the gated input::
+
+        u = x * a
+        y = u / sqrt(mean(|u|^2) + epsilon) * (scale_offset + scale)
+
+    Weights that were trained with one order are of no use to the other: gated DeltaNet
+    and Qwen3-Next normalize first; Mamba 2 and Zamba2 gate first, in groups.
+
+    All is computed in float32 or wider, and y alone is rounded to a narrower dtype.
+    What is kept for the backward pass is x, gate, and one number for each group of
+    each example. Where the sum of squares exceeds the range of the dtype, y is 0.
+
+    Args:
+      x: Input of any shape; floating or complex.
+      gate: What the activation is taken of, of the shape of x; real.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
+        Where it is None y is not scaled, whatever the offset.
+      gate_first: Whether x is gated before it is normalized.
+      activation: "silu", gate * sigmoid(gate), or "sigmoid".
+      num_groups: Into how many groups to cut the features; divides their number. With
+        neither this nor `group_size`, they are one.
+      group_size: How many features make a group; divides their number.
+      reduction_axes: The axis or axes to average over; with groups, among them that of
+        the features.
+      feature_axes: The axis or axes of scale; with groups, the one feature axis.
+      epsilon: Added to the mean square; at least 0.
+      scale_offset: As in `jaxnorm.rms_norm`.
+      mask: As in `jaxnorm.layer_norm`, for x and gate alike: an element that is masked
+        comes out as 0, with no gradient, where one of both is not finite.
+      axis_name: As in `jaxnorm.layer_norm`: one collective forward and one backward.
+        Where whole groups (heads) lie on each device none is needed; with groups and
+        features on several devices, the i-th groups of all devices are one.
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x, gate and scale promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x or gate is an integer array, gate is complex, or `dtype` is real
+        for complex input.
+      ValueError: If the shape of gate is not that of x, the activation is another, both
+        `num_groups` and `group_size` are given or do not divide the features, a shape,
+        an axis or the groups do not fit, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Dao and Gu, 2024, Transformers are SSMs, section 7 (Mamba 2; gated first;
+      https://arxiv.org/abs/2405.21060). Yang, Kautz and Hatamizadeh, 2024, Gated Delta
+      Networks, section 3.4 (normalized first; https://arxiv.org/abs/2412.06464).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[2.0, -2.0, 4.0, 4.0]])
+      >>> gate = jnp.array([[0.0, 2.0, 0.0, 2.0]])
+      >>> jaxnorm.gated_rms_norm(x, gate, num_groups=2).round(2)
+      Array([[ 0.  , -1.76,  0.  ,  1.76]], dtype=float32)
+      >>> jaxnorm.gated_rms_norm(x, gate, num_groups=2, gate_first=True).round(2)
+      Array([[ 0.  , -1.41,  0.  ,  1.41]], dtype=float32)
+    """
+    x, gate = check_inexact(x, "x"), check_inexact(gate, "gate")
+    check_flags(gate_first=gate_first)
+    check_real("its activation is that of a real number", gate=gate)
+    if gate.shape != x.shape:
+        raise ValueError(
+            f"gate must have the shape of x, {x.shape}, got {gate.shape}. One that is "
+            "shared has to be repeated: jnp.broadcast_to(gate, x.shape)."
+        )
+    if activation not in tuple(_ACTIVATIONS):
+        raise ValueError(
+            f"activation must be one of {', '.join(map(repr, _ACTIVATIONS))}, got "
+            f"{activation!r}."
+        )
+    if num_groups is None and group_size is None:
+        reduced, blocks = canonical_axes(reduction_axes, x.ndim, "reduction_axes"), None
+    else:
+        feature_axis = one_axis(feature_axes, x.ndim)
+        reduced = group_axes(reduction_axes, feature_axis, x.ndim)
+        size = group_length(x.shape[feature_axis], num_groups, group_size)
+        blocks = Blocks(feature_axis, size)
+    features = canonical_axes(feature_axes, x.ndim)
+    scale, _, result = affine(x, scale, None, features, dtype, scale_offset)
+    if dtype is None:
+        result = promote(result, gate.dtype)
+    across = MappedAxis.parse(axis_name, axis_index_groups, x)
+    reduction = Reduction(reduced, across, blocks)
+    spec = Standardization(reduction, check_epsilon(epsilon), result, center=False)
+    # Else the gated input, or the scale times the gate, would be kept too, in float32.
+    normalize = jax.checkpoint(
+        functools.partial(_normalize, spec, _ACTIVATIONS[activation], gate_first),
+        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    )
+    mask = None if mask is None else align_mask(mask, x)
+    return normalize(x, shard_as(x, gate), scale, mask)
+
+
+def _normalize(
+    spec: Standardization,
+    activate: Callable[[Array], Array],
+    gate_first: bool,
+    x: Array,
+    gate: Array,
+    scale: Array,
+    mask: Array | None,
+) -> Array:
+    wide = accumulation_dtype(spec.dtype, x.dtype, gate.dtype)
+    valid = usable(mask, gate)
+    gate = select(valid, gate).astype(real_dtype(wide))
+    factor = select(valid, activate(gate)).astype(wide)
+    scale = scale.astype(wide)
+    if gate_first:
+        x = keep_usable(mask, x, x).astype(wide) * factor
+    else:
+        scale = scale * factor
+    moments = measure_power(x, spec.reduction, mask=mask)
+    bias = jnp.zeros((1,) * x.ndim, wide)
+    return standardize(spec, x, moments, scale, bias, mask)
