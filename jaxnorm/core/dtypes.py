@@ -1,6 +1,7 @@
 """Which dtype a result has, and which one it is computed in."""
 
 import jax
+from jax import lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
@@ -50,6 +51,17 @@ def output_dtype(dtype: DTypeLike | None, *inputs: jax.Array | None) -> jnp.dtyp
             "which would drop the imaginary part."
         )
     return dtype
+
+
+def round_to(value: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Returns a value rounded to what a narrower dtype has of it, in its own dtype.
+
+    A cast there and back would not do: XLA may leave out both.
+    """
+    if jnp.iscomplexobj(value):
+        return lax.complex(round_to(value.real, dtype), round_to(value.imag, dtype))
+    kind = jnp.finfo(dtype)
+    return lax.reduce_precision(value, kind.nexp, kind.nmant)
 
 
 def _is_float8(dtype: jnp.dtype) -> bool:

@@ -28,7 +28,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm.core.collectives import vary_together
-from jaxnorm.core.dtypes import accumulation_dtype
+from jaxnorm.core.dtypes import accumulation_dtype, round_to
 from jaxnorm.core.masks import keep_usable, select, usable, weigh
 from jaxnorm.core.measure import (
     CenteredMoments,
@@ -50,6 +50,8 @@ class Standardization:
       dtype: Dtype of the output.
       center: Whether the mean is subtracted. If not, the moments are those about 0.
       rescale: Whether x is divided by the standard deviation.
+      round_before_scale: Whether what is normalized is rounded to the dtype of x before
+        it is scaled. Derivatives are those without.
     """
 
     reduction: Reduction
@@ -57,6 +59,7 @@ class Standardization:
     dtype: DTypeLike
     center: bool = True
     rescale: bool = True
+    round_before_scale: bool = False
 
 
 # Under jit, layers of the same shapes are traced, and differentiated, once for all.
@@ -99,9 +102,13 @@ def _standardize(
     mask: Array | None,
 ) -> Array:
     dtype = accumulation_dtype(spec.dtype, x.dtype)
-    k = scale.astype(dtype) * _rstd(spec, moments, mask, dtype)
-    y = _center(spec, x, moments, mask, dtype) * k + bias.astype(dtype)
-    return y.astype(spec.dtype)
+    scale, rstd = scale.astype(dtype), _rstd(spec, moments, mask, dtype)
+    centered = _center(spec, x, moments, mask, dtype)
+    if spec.round_before_scale:
+        scaled = round_to(centered * rstd, x.dtype) * scale
+    else:
+        scaled = centered * (scale * rstd)
+    return (scaled + bias.astype(dtype)).astype(spec.dtype)
 
 
 @_standardize.defjvp

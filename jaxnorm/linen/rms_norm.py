@@ -42,6 +42,8 @@ class RMSNorm(nn.Module):
         float32 or wider.
       scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
         that store the distance from 1, so that weight decay pulls towards the identity.
+      round_before_scale: Whether the normalized input is rounded to its dtype before
+        the product with scale, as in Hugging Face's Llama.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -67,6 +69,7 @@ class RMSNorm(nn.Module):
     use_fast_variance: bool = True
     force_float32_reductions: bool = True
     scale_offset: float = 0.0
+    round_before_scale: bool = False
 
     @nn.compact
     def __call__(
@@ -93,6 +96,7 @@ class RMSNorm(nn.Module):
             feature_axes=features,
             epsilon=self.epsilon,
             scale_offset=self.scale_offset,
+            round_before_scale=self.round_before_scale,
             mask=mask,
             axis_name=None if initializing else self.axis_name,
             axis_index_groups=None if initializing else self.axis_index_groups,

@@ -24,6 +24,8 @@ class RMSNorm(SampleModule):
     Attributes:
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale, of sizes `num_features`.
+      round_before_scale: Whether the normalized input is rounded to its dtype before
+        the product with scale, as in Hugging Face's Llama.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -42,6 +44,7 @@ class RMSNorm(SampleModule):
         *,
         reduction_axes: Axes = -1,
         feature_axes: Axes = -1,
+        round_before_scale: bool = False,
         rngs: nnx.Rngs,
         **options: Unpack[SampleOptions],
     ) -> None:
@@ -49,6 +52,7 @@ class RMSNorm(SampleModule):
         super().__init__(num_features, use_bias=False, rngs=rngs, **options)  # type: ignore[misc]
         self.reduction_axes = hashable(reduction_axes)
         self.feature_axes = hashable(feature_axes)
+        self.round_before_scale = round_before_scale
 
     def _promote(
         self, x: Array, *statistics: Array | None
@@ -76,5 +80,6 @@ class RMSNorm(SampleModule):
             scale,
             reduction_axes=self.reduction_axes,
             feature_axes=self.feature_axes,
+            round_before_scale=self.round_before_scale,
             **self._shared(mask),
         )

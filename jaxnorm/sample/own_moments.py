@@ -11,7 +11,7 @@ from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.measure import measure_alone, measure_power
 from jaxnorm.core.reduction import Blocks, Reduction
 from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.validation import check_epsilon
+from jaxnorm.core.validation import check_epsilon, check_flags
 
 
 def normalize_by_own_moments(
@@ -25,6 +25,7 @@ def normalize_by_own_moments(
     center: bool = True,
     allow_single_value: bool = True,
     scale_offset: float = 0.0,
+    round_before_scale: bool = False,
     epsilon: float,
     mask: Array | None,
     axis_name: str | Sequence[str] | None,
@@ -46,6 +47,7 @@ def normalize_by_own_moments(
       allow_single_value: Whether a statistic may be of one value, which it erases if
         the mean is subtracted; as the user gives it, like all that follow.
       scale_offset: Is added to a given scale, in float32 or wider.
+      round_before_scale: See `jaxnorm.rms_norm`.
       epsilon: See `jaxnorm.layer_norm`.
       mask: See `jaxnorm.layer_norm`.
       axis_name: See `jaxnorm.layer_norm`.
@@ -53,6 +55,7 @@ def normalize_by_own_moments(
       dtype: See `jaxnorm.layer_norm`.
     """
     epsilon = check_epsilon(epsilon)
+    check_flags(round_before_scale=round_before_scale)
     scale, bias, result = affine(x, scale, bias, feature_axes, dtype, scale_offset)
     mask = None if mask is None else align_mask(mask, x)
     across = MappedAxis.parse(axis_name, axis_index_groups, x)
@@ -60,5 +63,11 @@ def normalize_by_own_moments(
     reduction.check_several(x, allow_single_value)
     measure = measure_alone if center else measure_power
     moments = measure(x, reduction, mask=mask)
-    spec = Standardization(reduction, epsilon, result, center=center)
+    spec = Standardization(
+        reduction,
+        epsilon,
+        result,
+        center=center,
+        round_before_scale=round_before_scale,
+    )
     return standardize(spec, x, moments, scale, bias, mask)

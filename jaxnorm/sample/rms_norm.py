@@ -20,6 +20,7 @@ def rms_norm(
     feature_axes: Axes = -1,
     epsilon: float = 1e-6,
     scale_offset: float = 0.0,
+    round_before_scale: bool = False,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -32,8 +33,9 @@ def rms_norm(
         y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale)
 
     computed in float32 or wider up to and including the product with scale; only y is
-    rounded to a narrower dtype. What is kept for the backward pass is x, and one number
-    an example. Where the sum of squares exceeds the range of the dtype, y is 0.
+    rounded to a narrower dtype, unless `round_before_scale`. What is kept for the
+    backward pass is x, and one number an example. Where the sum of squares exceeds the
+    range of the dtype, y is 0.
 
     Args:
       x: Input of any shape; floating or complex.
@@ -44,6 +46,9 @@ def rms_norm(
       epsilon: Added to the mean square; at least 0.
       scale_offset: 1 for models whose stored scale is the distance from 1, so that
         weight decay pulls towards the identity; 0 for all others.
+      round_before_scale: Whether x / sqrt(...) is rounded to the dtype of x before the
+        product with scale, as Hugging Face's Llama does it: in bfloat16 the same to the
+        bit. Derivatives are those without this rounding.
       mask: As in `jaxnorm.layer_norm`; an example of which no element counts is 0.
       axis_name: As in `jaxnorm.layer_norm`: one collective forward and one backward.
       axis_index_groups: As in `jaxnorm.layer_norm`.
@@ -53,7 +58,8 @@ def rms_norm(
       y, of the shape of x.
 
     Raises:
-      TypeError: If x is an integer array, or `dtype` is real for complex input.
+      TypeError: If x is an integer array, `dtype` is real for complex input, or
+        `round_before_scale` is no Python bool.
       ValueError: If a shape, an axis or the groups do not fit, or epsilon is negative.
       NameError: If `axis_name` is not bound (JAX's own).
 
@@ -77,6 +83,7 @@ def rms_norm(
         feature_axes=canonical_axes(feature_axes, x.ndim),
         center=False,
         scale_offset=scale_offset,
+        round_before_scale=round_before_scale,
         epsilon=epsilon,
         mask=mask,
         axis_name=axis_name,

@@ -378,6 +378,12 @@ MUTANTS = {
     ],
     "core/standardize.py": [
         (
+            "rounded after the scale",
+            "if spec.round_before_scale:",
+            "if False:",
+            "sample/test_round_before_scale.py::test_equal_to_the_bit",
+        ),
+        (
             "psum of the backward pass lost",
             "sums = spec.reduction.sums(*(weigh(mask, product) "
             "for product in products))",

@@ -41,7 +41,13 @@ REDUCED = {
 FIRST = {"features first": (dict(feature_axes=0), ("feature_axes", "first", "x[None]"))}
 OWN = {
     "layer_norm": REDUCED,
-    "rms_norm": REDUCED,
+    "rms_norm": REDUCED
+    | {
+        "rounding that is no flag": (
+            dict(round_before_scale=1),
+            ("round_before_scale", "Python bool", "got 1"),
+        ),
+    },
     "gated_rms_norm": REDUCED
     | {
         "gate of another shape": (
