@@ -201,9 +201,9 @@ def derivative(function, arguments, directions):
 
     with np.errstate(all="ignore"):  # what is lost may be infinite
         long, middle, short = map(difference, STEPS)
-    coarse, fine = (4 * middle - long) / 3, (4 * short - middle) / 3
-    own = np.abs(function(*arguments)[0])
-    return fine, np.abs(fine - coarse) + 4 * np.finfo(float).eps * own / STEPS[-1]
+        coarse, fine = (4 * middle - long) / 3, (4 * short - middle) / 3
+        own = np.abs(function(*arguments)[0])
+        return fine, np.abs(fine - coarse) + 4 * np.finfo(float).eps * own / STEPS[-1]
 
 
 def _smallest(kind):
