@@ -45,6 +45,7 @@ from jaxnorm.sample.reversible_instance_norm import (
     reversible_instance_norm,
 )
 from jaxnorm.sample.rms_norm import rms_norm
+from jaxnorm.sample.unit_norm import unit_norm
 from jaxnorm.weight.spectral_norm import spectral_norm
 from jaxnorm.weight.standardize_weight import standardize_weight
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
@@ -93,6 +94,7 @@ __all__ = [
     "spectral_norm",
     "standardize_weight",
     "switchable_norm",
+    "unit_norm",
     "update_batch_stats",
     "virtual_batch_norm",
     "warmup_momentum",

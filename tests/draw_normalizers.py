@@ -45,6 +45,10 @@ def of_weight(name, **row):
     return Row(function, getattr(weight_oracle, name), masked=False, **row)
 
 
+def along_features(norm):
+    return lambda x, feature_axes, **options: norm(x, axes=feature_axes, **options)
+
+
 def gated(norm, broadcast_to):
     """With a gate that is drawn like any parameter."""
 
@@ -145,6 +149,12 @@ ROWS = {
     ),
     "global_response_norm": of_example(
         "global_response_norm", features="no batch", powers={"bias": 1}
+    ),
+    "unit_norm": Row(
+        along_features(jaxnorm.unit_norm),
+        along_features(family_oracle.unit_norm),
+        params=(),
+        masked=False,
     ),
     "dynamic_tanh": of_example(
         "dynamic_tanh",

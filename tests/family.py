@@ -186,6 +186,7 @@ TABLE = {
         takes_complex=False,  # with a threshold
     ),
     "global_response_norm": of_example(jaxnorm.global_response_norm),
+    "unit_norm": of_example(jaxnorm.unit_norm, params={}, masked=False),
     "dynamic_tanh": of_example(
         jaxnorm.dynamic_tanh, params=AFFINE | {"alpha": Param(0.5, ())}, masked=False
     ),

@@ -190,6 +190,13 @@ def global_response_norm(x, scale, bias, *, epsilon=1e-6, feature_axes=-1, mask=
     return affine(data.x * share, scale, bias, data) + data.x
 
 
+def unit_norm(x, *, axes=-1, epsilon=0.0):
+    """x / sqrt(sum |x|^2 + epsilon); 0 where that is 0."""
+    data = read(x, None, axes)
+    length = np.sum(np.abs(data.x) ** 2, _axes(data, axes), keepdims=True) + epsilon
+    return data.x / np.sqrt(np.where(length == 0, 1, length))
+
+
 def dynamic_tanh(x, alpha, scale, bias, *, feature_axes=-1):
     """scale * tanh(alpha * x) + bias."""
     data = read(x, None, feature_axes)

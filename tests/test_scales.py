@@ -29,6 +29,7 @@ OUTPUTS = {"mean_only_batch_norm": 1, "global_response_norm": 1}
 # Those that take no square of x, or one of x over its maximum.
 FINITE = (
     "dynamic_tanh",
+    "unit_norm",
     "mean_only_batch_norm",
     "weight_norm",
     "standardize_weight",

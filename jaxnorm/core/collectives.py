@@ -10,7 +10,7 @@ backward pass has one collective.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -107,6 +107,10 @@ class MappedAxis:
         """Averages a value over the instances."""
         return self.sum((value,))[0] / self.size(value) if self.names else value
 
+    def max(self, value: Array) -> Array:
+        """Returns the largest value of all instances; it is not differentiated."""
+        return self._reduce(lax.pmax, lax.stop_gradient(value))
+
     def sum_by_run(
         self, values: Sequence[Array], axis: int, length: int
     ) -> tuple[Array, ...]:
@@ -174,11 +178,14 @@ class MappedAxis:
         return lax.axis_index(self.names)
 
     def _psum(self, value: Array) -> Array:
+        return self._reduce(lax.psum, value)
+
+    def _reduce(self, reduce: Callable[..., Array], value: Array) -> Array:
         names = self._varying_names(value)
         if not names:
             return value
         try:
-            return lax.psum(value, names, axis_index_groups=self.groups)
+            return reduce(value, names, axis_index_groups=self.groups)
         except NotImplementedError as error:
             if self.groups is None:
                 raise

@@ -8,10 +8,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.axes import Axes, align, canonical_axes, other_axes
+from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, real_dtype
+from jaxnorm.core.measure import named
 from jaxnorm.core.moments import batch_moments
 from jaxnorm.core.validation import check_epsilon, check_inexact
-from jaxnorm.weight.unit import unit_of
+from jaxnorm.weight.unit import ALONE, unit_of
 
 
 def weight_norm(
@@ -200,7 +202,10 @@ def init_weight_norm(
 
 
 def direction_and_length(
-    v: Array, axes: tuple[int, ...], least: Array | float = 0.0
+    v: Array,
+    axes: tuple[int, ...],
+    least: Array | float = 0.0,
+    across: MappedAxis = ALONE,
 ) -> tuple[Array, Array]:
     """Returns v / sqrt(||v||^2 + least^2), and that root, with norms over `axes`.
 
@@ -210,11 +215,14 @@ def direction_and_length(
       v: Vectors along `axes`, in the dtype to compute in.
       axes: Axes of the norm; they have size 1 in the length.
       least: Its square is added to the squared norm; at least 0.
+      across: Mapped axes over which the vectors are divided.
     """
     least = jnp.asarray(least, real_dtype(v.dtype))
-    unit = unit_of(v, axes, least)
+    unit = named(unit_of(v, axes, least, across))
     v = v / unit.astype(v.dtype)
-    square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True) + (least / unit) ** 2
+    square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True)
+    (square,) = named(across.sum((square,)))
+    square = square + (least / unit) ** 2
     # Selected twice, so that no gradient meets the infinite slope of the root at 0. NaN
     # is not equal to 0, and spreads.
     zero = square == 0

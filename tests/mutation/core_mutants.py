@@ -38,19 +38,19 @@ MUTANTS = {
     "core/collectives.py": [
         (
             "psum lost",
-            "return lax.psum(value, names, axis_index_groups=self.groups)",
+            "return self._reduce(lax.psum, value)",
             "return value",
             f"{SYNC}::test_weights",
         ),
         (
             "pmean for psum",
-            "return lax.psum(value, names, axis_index_groups=self.groups)",
+            "return self._reduce(lax.psum, value)",
             "return lax.pmean(value, names, axis_index_groups=self.groups)",
             f"{SYNC}::test_moments {SYNC}::test_options_of_the_statistics",
         ),
         (
             "axis_index_groups ignored",
-            "return lax.psum(value, names, axis_index_groups=self.groups)",
+            "return self._reduce(lax.psum, value)",
             "return lax.psum(value, names)",
             f"{AXES}::test_groups_of_devices",
         ),

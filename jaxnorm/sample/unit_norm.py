@@ -1,0 +1,107 @@
+"""Vectors of length 1."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Inexact
+
+from jaxnorm.core.axes import Axes, canonical_axes
+from jaxnorm.core.collectives import Groups, MappedAxis
+from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
+from jaxnorm.core.measure import MOMENTS_NAME
+from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm.weight.weight_norm import direction_and_length
+
+
+def unit_norm(
+    x: Inexact[Array, "..."],
+    *,
+    axes: Axes = -1,
+    epsilon: float = 0.0,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Divides vectors by their length.
+
+    With the sum over `axes`::
+
+        y = x / sqrt(sum(|x|^2) + epsilon)
+
+    computed in float32 or wider. A vector of zeros stays 0, and so do its derivatives
+    where epsilon is 0. Squares neither overflow nor underflow, whatever the size of x.
+    What is kept for the backward pass is x, and two numbers a vector.
+
+    Others are made of it. With a learned scalar g, of the query's and the key's width d
+    and of c channels::
+
+        g * unit_norm(x)                                   # ScaleNorm
+        g * unit_norm(query), unit_norm(key)               # query-key norm
+        math.sqrt(c) * unit_norm(x, epsilon=c * 1e-8)      # PixelNorm, of channels last
+
+    There is no mask, for zeros do not count: `unit_norm(jnp.where(mask, x, 0))`.
+
+    Args:
+      x: Input of any shape; floating or complex.
+      axes: The axis or axes along which the vectors lie.
+      epsilon: Added to the squared length; at least 0.
+      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
+        which the vectors are divided: two collectives forward and one backward. Under
+        `jax.jit` a sharded x needs none.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
+        each with vectors of its own.
+      dtype: Dtype of y; by default that of x.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, or `dtype` is real for complex input.
+      ValueError: If an axis or the groups do not fit, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Nguyen and Salazar, 2019, Transformers without Tears, section 2.2 (ScaleNorm;
+      https://arxiv.org/abs/1910.05895). Henry et al., 2020, Query-Key Normalization for
+      Transformers (https://arxiv.org/abs/2010.04245). Karras et al., 2018, Progressive
+      Growing of GANs, section 4.2 (PixelNorm; https://arxiv.org/abs/1710.10196).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[3.0, 4.0], [0.0, 0.0], [3e30, -4e30]])
+      >>> jaxnorm.unit_norm(x).round(3)
+      Array([[ 0.6,  0.8],
+             [ 0. ,  0. ],
+             [ 0.6, -0.8]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    result = output_dtype(dtype, x)
+    across = MappedAxis.parse(axis_name, axis_index_groups, x)
+    # Else x would be kept twice in float32, divided by two numbers.
+    normalize = jax.checkpoint(
+        functools.partial(
+            _normalize,
+            canonical_axes(axes, x.ndim, "axes"),
+            math.sqrt(check_epsilon(epsilon)),
+            across,
+            result,
+        ),
+        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    )
+    return normalize(x)
+
+
+def _normalize(
+    axes: tuple[int, ...],
+    least: float,
+    across: MappedAxis,
+    result: DTypeLike,
+    x: Array,
+) -> Array:
+    x = x.astype(accumulation_dtype(result, x.dtype))
+    direction, _ = direction_and_length(x, axes, least, across)
+    return direction.astype(result)
