@@ -31,6 +31,7 @@ from jaxnorm.linen.rms_norm import RMSNorm
 from jaxnorm.linen.running_norm import RunningNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
 from jaxnorm.linen.switchable_norm import SwitchableNorm
+from jaxnorm.linen.unit_norm import UnitNorm
 from jaxnorm.linen.virtual_batch_norm import VirtualBatchNorm
 from jaxnorm.linen.weight_norm import WeightNorm
 from jaxnorm.linen.weight_standardization import WeightStandardization
@@ -62,6 +63,7 @@ __all__ = [
     "RunningNorm",
     "SpectralNorm",
     "SwitchableNorm",
+    "UnitNorm",
     "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",

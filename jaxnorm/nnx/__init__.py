@@ -34,6 +34,7 @@ from jaxnorm.nnx.rms_norm import RMSNorm
 from jaxnorm.nnx.running_norm import RunningNorm
 from jaxnorm.nnx.spectral_norm import SpectralNorm
 from jaxnorm.nnx.switchable_norm import SwitchableNorm
+from jaxnorm.nnx.unit_norm import UnitNorm
 from jaxnorm.nnx.virtual_batch_norm import Reference, VirtualBatchNorm
 from jaxnorm.nnx.weight_norm import WeightNorm
 from jaxnorm.nnx.weight_standardization import WeightStandardization
@@ -67,6 +68,7 @@ __all__ = [
     "RunningNorm",
     "SpectralNorm",
     "SwitchableNorm",
+    "UnitNorm",
     "VirtualBatchNorm",
     "WeightNorm",
     "WeightStandardization",

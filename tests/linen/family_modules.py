@@ -212,6 +212,14 @@ TABLE = {
         masked=False,
         integers=False,
     ),
+    "UnitNorm": of_function(
+        modules.UnitNorm,
+        "unit_norm",
+        {},
+        masked=False,
+        synchronizes=True,
+        integers=False,
+    ),
     "EvoNormS0": of_function(
         modules.EvoNormS0,
         "evo_norm_s0",

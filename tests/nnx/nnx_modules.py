@@ -49,6 +49,8 @@ def build(name, **options):
         return cls(nnx.Linear(WIDTH, WIDTH, rngs=rngs), rngs=rngs, **options)
     if name == "BatchNormLSTMCell":
         return nnx.RNN(cls(WIDTH, WIDTH, max_steps=5, rngs=rngs, **options))
+    if name == "UnitNorm":  # it has no variables
+        return cls(**options)
     own = {"momentum": 0.5} if name in TRAINED else {}
     return cls(WIDTH, rngs=rngs, **(own | SETTINGS.get(name, {}) | options))
 
