@@ -236,6 +236,8 @@ def test_virtual_batch_norm_needs_a_reference(include_self):
     assert np.all(np.isnan(nnx.jit(lambda norm, x: norm(x))(norm, x)))
     nnx.jit(lambda norm, x: nnx.view(norm, collect_reference=True)(x))(norm, x)
     assert np.all(np.isfinite(norm(x)))
+
+
 OFFSET = [n for n in NAMES if hasattr(build(n), "scale_offset")]
 
 
