@@ -17,7 +17,7 @@ from jaxnorm.batch.lstm_step import (
     lstm_step,
 )
 from jaxnorm.core.momentum import Schedule
-from jaxnorm.linen.recurrent_batch_norm import RecurrentBatchNorm
+from jaxnorm.linen.recurrent import RecurrentBatchNorm
 
 
 class BatchNormLSTMCell(nn.RNNCellBase):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import jax
 from flax import linen as nn
 
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.module import statistics_are_frozen
 from jaxnorm.tools.freezing import freeze_parameters
 
 if TYPE_CHECKING:
@@ -52,8 +52,12 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
         )
 
     def frozen(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with nn.intercept_methods(_use_running_average):
-            return apply(*args, **kwargs)
+        token = statistics_are_frozen.set(True)
+        try:
+            with nn.intercept_methods(_refuse_others):
+                return apply(*args, **kwargs)
+        finally:
+            statistics_are_frozen.reset(token)
 
     return frozen
 
@@ -91,7 +95,7 @@ def freeze_batch_norms(
     return frozen_statistics(apply), freeze_parameters(optimizer, variables)
 
 
-def _use_running_average(
+def _refuse_others(
     call: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -103,8 +107,4 @@ def _use_running_average(
             f"flax.linen, {context.module.name}. Take jaxnorm.linen.BatchNorm, which "
             "has the same variables, or pass use_running_average=True to it yourself."
         )
-    result = call(*args, **kwargs)
-    # Every module of the family asks this method which statistics to use.
-    if isinstance(context.module, BatchModule) and context.method_name == "options":
-        return result | {"use_running_average": True}
-    return result
+    return call(*args, **kwargs)

@@ -11,8 +11,7 @@ from flax import linen as nn
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm.linen.group_norm import GroupNorm
-from jaxnorm.linen.instance_norm import InstanceNorm
+from jaxnorm.linen.sample import GroupNorm, InstanceNorm
 
 if TYPE_CHECKING:
     from flax.linen.module import InterceptorContext

@@ -16,8 +16,8 @@ from jaxnorm.batch.lstm_step import (
     lstm_step,
 )
 from jaxnorm.core.momentum import Schedule
-from jaxnorm.nnx.affine import read
-from jaxnorm.nnx.recurrent_batch_norm import RecurrentBatchNorm
+from jaxnorm.nnx.recurrent import RecurrentBatchNorm
+from jaxnorm.nnx.variables import read
 
 _SMALL = nnx.initializers.constant(0.1)
 _KERNEL = nnx.initializers.lecun_normal()

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from jaxnorm.nnx.group_norm import GroupNorm
+from jaxnorm.nnx.sample import GroupNorm
 
 Model = TypeVar("Model", bound=nnx.Module)
 

@@ -7,7 +7,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.nnx.affine import read
+from jaxnorm.nnx.variables import read
 from jaxnorm.nnx.wrapping import Path, call_with_params, own, params_of
 from jaxnorm.weight.spectral_norm import spectral_norm
 

@@ -1,7 +1,5 @@
 """Virtual batch normalization as a Flax NNX module."""
 
-from typing import Unpack
-
 import jax
 from flax import nnx
 from jax import Array
@@ -9,16 +7,16 @@ from jax import numpy as jnp
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.dtypes import floating_input
-from jaxnorm.nnx.affine import AffineModule, AffineOptions, hashable, read
+from jaxnorm._layers import virtual as layers
+from jaxnorm.nnx.module import Module
+from jaxnorm.nnx.variables import read
 
 
 class Reference(nnx.Variable[Array]):
     """Moments of the reference batch, or its size."""
 
 
-class VirtualBatchNorm(AffineModule):
+class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
     """Normalizes each example with a reference batch that stays the same.
 
     The mathematics is that of `jaxnorm.virtual_batch_norm`. The moments of this layer's
@@ -32,9 +30,6 @@ class VirtualBatchNorm(AffineModule):
     statistics, which are collected. Gradients flow through both passes. Inference uses
     the last reference. A call before the first one is an error; under `jax.jit`, where
     it cannot be seen whether there is one, all its results are NaN.
-
-    Attributes are those of `AffineModule` and, with the same meaning, of
-    `jaxnorm.linen.VirtualBatchNorm`, and:
 
     Attributes:
       collect_reference: Whether the input is the reference batch.
@@ -50,26 +45,12 @@ class VirtualBatchNorm(AffineModule):
       Array([0.  , 1.73], dtype=float32)
     """
 
-    _axes_attribute = "axis"
+    collect_reference: bool = False
 
-    def __init__(
-        self,
-        num_features: int | tuple[int, ...],
-        *,
-        include_self: bool = True,
-        axis: Axes = -1,
-        epsilon: float = 1e-5,
-        collect_reference: bool = False,
-        rngs: nnx.Rngs,
-        **affine: Unpack[AffineOptions],
-    ) -> None:
-        super().__init__(num_features, rngs=rngs, **affine)
-        self.include_self = include_self
-        self.axis = hashable(axis)
-        self.epsilon = epsilon
-        self.collect_reference = collect_reference
+    def __post_init__(self, rngs: nnx.Rngs) -> None:
+        super().__post_init__(rngs)
         # Under jit nobody can ask whether there is a reference; NaN tells.
-        shapes = dict.fromkeys(jaxnorm.Moments._fields, self.feature_shape)
+        shapes = dict.fromkeys(jaxnorm.Moments._fields, self._feature_shape)
         self.reference = nnx.data(
             {
                 name: Reference(jnp.full(shape, jnp.nan, jnp.float32))
@@ -96,39 +77,21 @@ class VirtualBatchNorm(AffineModule):
           ValueError: If there is no reference batch yet, and the call is not traced.
         """
         stored = {name: read(value) for name, value in self.reference.items()}
-        x, scale, bias = self._promote(floating_input(x), stored["mean"], stored["var"])
+        x = self._convert(x)
+        x, params = self._promote(x, stored["mean"], stored["var"])
         if self.collect_reference:
-            y, moments, size = jaxnorm.collect_reference(
-                x,
-                scale,
-                bias,
-                epsilon=self.epsilon,
-                feature_axes=self.axis,
-                mask=mask,
-                dtype=self.dtype,
-            )
-            for name, value in (moments._asdict() | {"size": size}).items():
+            y, reference = self._collect_reference(x, params, mask)
+            for name, value in reference.items():
                 self.reference[name].set_value(value)
             return y
-        size = stored.pop("size")
+        size = stored["size"]
         if not isinstance(size, jax.core.Tracer) and jnp.isnan(size):
             raise ValueError(
                 f"{type(self).__name__} needs a reference batch, and has none. Collect "
                 "it first: nnx.view(model, collect_reference=True)(reference_batch), "
                 "then call the model."
             )
-        return jaxnorm.virtual_batch_norm(
-            x,
-            jaxnorm.Moments(**stored),
-            scale,
-            bias,
-            reference_size=size,
-            include_self=self.include_self,
-            epsilon=self.epsilon,
-            feature_axes=self.axis,
-            mask=mask,
-            dtype=self.dtype,
-        )
+        return self._forward(x, stored, params, mask)
 
     def set_view(self, collect_reference: bool | None = None) -> None:
         """Sets what `nnx.view` asks for.

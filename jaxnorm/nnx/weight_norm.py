@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
-from jaxnorm.nnx.affine import PromoteDtype, hashable, keep_dtypes, read
+from jaxnorm.nnx.variables import PromoteDtype, hashable, keep_dtypes, read
 from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.weight_norm import weight_magnitude, weight_norm
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flax import nnx
 from jax import Array
 
-from jaxnorm.nnx.affine import read
+from jaxnorm.nnx.variables import read
 
 if TYPE_CHECKING:
     from flax.nnx.filterlib import Filter as Filter

@@ -14,7 +14,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 import jaxnorm
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.module import BatchModule
 
 WIDTH = family.FEATURES  # of wrapped layers and of the cell as well
 COLLECTIONS = ("batch_stats", "reference")

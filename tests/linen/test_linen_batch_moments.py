@@ -13,7 +13,7 @@ from family_modules import TABLE, draw_variables
 from flax import nnx
 
 import jaxnorm
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.module import BatchModule
 
 KEY = jax.random.key(0)
 COLLECTING = {

@@ -279,7 +279,9 @@ def test_a_traced_domain_out_of_range_is_the_last(x, variables):
 
 def test_no_domains(x):
     for make in (
-        lambda: jaxnorm.linen.DomainBatchNorm().init(jax.random.key(0), x, 0, True),
+        lambda: jaxnorm.linen.DomainBatchNorm(num_domains=0).init(
+            jax.random.key(0), x, 0, True
+        ),
         lambda: jaxnorm.nnx.DomainBatchNorm(3, num_domains=0, rngs=nnx.Rngs(0)),
     ):
         with refused("num_domains", "0"):

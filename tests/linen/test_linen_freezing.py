@@ -13,7 +13,7 @@ from family_modules import TABLE, draw_variables
 from flax import linen as nn
 
 import jaxnorm.linen
-from jaxnorm.linen.batch_module import BatchModule
+from jaxnorm.linen.module import BatchModule
 from jaxnorm.tools import freeze_parameters
 
 

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from refusals import refused
 
-from jaxnorm.linen.batch_norm import BatchNorm
+from jaxnorm.linen import BatchNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
 from jaxnorm.linen.weight_norm import WeightNorm
 from jaxnorm.linen.weight_standardization import WeightStandardization

@@ -302,7 +302,7 @@ BAD = {
     "bias of RMS": (
         lambda: jaxnorm.nnx.RMSNorm(8, use_bias=True, rngs=nnx.Rngs(0)),
         TypeError,
-        "multiple values for keyword argument 'use_bias'",
+        "unexpected keyword argument 'use_bias'",
     ),
     "flag": (
         lambda: nnx.jit(lambda norm, flag: norm(jnp.ones(SHAPE), flag))(

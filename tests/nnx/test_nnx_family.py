@@ -28,7 +28,7 @@ from nnx_modules import (
 from refusals import refused
 
 import jaxnorm.nnx
-from jaxnorm.nnx.affine import AffineModule
+from jaxnorm.nnx.module import Module
 
 every_module = pytest.mark.parametrize("name", NAMES)
 # One of each kind; of the others, the program is compared.
@@ -167,13 +167,14 @@ def test_as_in_linen(name):
         assert moved == {k for k in before if k.startswith("batch_stats")}
 
 
-NORMS = [n for n in NAMES if issubclass(getattr(jaxnorm.nnx, n), AffineModule)]
+NORMS = [n for n in NAMES if issubclass(getattr(jaxnorm.nnx, n), Module)]
 WITHOUT = {"use_scale": False, "use_bias": False}
 
 
 # What a class has not, and so takes no option for.
 FIXED = {
     "RMSNorm": {"use_bias"},
+    "GatedRMSNorm": {"use_bias"},
     "MeanOnlyBatchNorm": {"use_scale"},
     "RunningNorm": {"use_scale", "use_bias"},
 }

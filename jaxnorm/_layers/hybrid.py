@@ -1,0 +1,89 @@
+"""Layers that mix the statistics of the batch with those of each example."""
+
+from typing import Any
+
+import jax
+from jax import Array
+from jax.nn import initializers
+from jax.nn.initializers import Initializer
+
+import jaxnorm
+from jaxnorm._layers.batch import BatchLayer
+from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
+from jaxnorm.batch.call import BatchOptions
+
+
+@description
+class BatchInstanceNorm(BatchLayer):
+    """A learned mixture of batch norm and instance norm for each feature.
+
+    Attributes:
+      gate_init: Initializer of the gate; 1, which is batch norm.
+    """
+
+    gate_init: Initializer = initializers.ones
+
+    def _parameters(self, features: tuple[int, ...]) -> Parameters:
+        own: Parameters = {"gate": Parameter(self.gate_init, features)}
+        return super()._parameters(features) | own
+
+    def _forward(
+        self, x: Array, stats: Any, params: Arrays, options: BatchOptions
+    ) -> tuple[Array, Any]:
+        return jaxnorm.batch_instance_norm(x, stats, **params, **options)
+
+
+@description
+class SwitchableNorm(BatchLayer):
+    """A learned mixture of instance, layer and batch statistics.
+
+    Attributes:
+      logits_init: Initializer of the logits; 1, so that all three count alike.
+    """
+
+    logits_init: Initializer = initializers.ones
+
+    def _parameters(self, features: tuple[int, ...]) -> Parameters:
+        logits = Parameter(self.logits_init, (3,))
+        own: Parameters = {"mean_logits": logits, "var_logits": logits}
+        return super()._parameters(features) | own
+
+    def _forward(
+        self, x: Array, stats: Any, params: Arrays, options: BatchOptions
+    ) -> tuple[Array, Any]:
+        return jaxnorm.switchable_norm(x, stats, **params, **options)
+
+
+@description
+class InstanceBatchNorm(BatchLayer):
+    """Instance norm for some features and batch norm for the others.
+
+    Attributes:
+      instance_features: How many features, the first, are normalized by instance; None:
+        half of them, rounded down.
+    """
+
+    instance_features: int | None = None
+
+    def _instance_features(self, features: int) -> int:
+        given = self.instance_features
+        return features // 2 if given is None else given
+
+    def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
+        (number,) = features
+        rest = max(number - self._instance_features(number), 0)
+        return super()._initial_stats((rest,), counted=counted)
+
+    def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+        (axis,) = self._feature_axes(x)
+        first = self._instance_features(x.shape[axis])
+        return jax.tree.map(lambda leaf: leaf[first:], super()._moments(x, options))
+
+    def _forward(
+        self, x: Array, stats: Any, params: Arrays, options: BatchOptions
+    ) -> tuple[Array, Any]:
+        (axis,) = self._feature_axes(x)
+        first = self._instance_features(x.shape[axis])
+        return jaxnorm.instance_batch_norm(
+            x, stats, **params, instance_features=first, **options
+        )

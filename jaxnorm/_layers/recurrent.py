@@ -1,0 +1,76 @@
+"""Layers with several sets of running statistics, of which a call names one."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+
+import jaxnorm
+from jaxnorm._layers.batch import BatchLayer
+from jaxnorm._layers.fields import Arrays, description
+from jaxnorm.core.validation import check_integer
+
+
+@description
+class IndexedBatchNorm(BatchLayer):
+    """Batch norm with statistics along a leading axis: time steps, domains.
+
+    The options have the index besides, as `step`. One beyond the last means the last.
+    """
+
+    def _number_of_sets(self) -> int:
+        """Returns the size of the leading axis."""
+        raise NotImplementedError
+
+    def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
+        return jaxnorm.init_recurrent_stats(
+            self._number_of_sets(), features, self._stats_dtype, counted=counted
+        )
+
+    def _moments(self, x: Array, options: Any) -> jaxnorm.Moments:
+        number = self._number_of_sets()
+        here = jnp.clip(jnp.asarray(options["step"]), 0, number - 1)
+
+        def alone(leaf: Array) -> Array:
+            # count 0 elsewhere, so that nothing changes there
+            return jnp.zeros((number, *leaf.shape), leaf.dtype).at[here].set(leaf)
+
+        return jax.tree.map(alone, super()._moments(x, options))
+
+    def _forward(
+        self, x: Array, stats: Any, params: Arrays, options: Any
+    ) -> tuple[Array, Any]:
+        return jaxnorm.recurrent_batch_norm(x, stats, **params, **options)
+
+
+@description
+class RecurrentBatchNorm(IndexedBatchNorm):
+    """Batch norm inside a recurrent cell, with statistics for each time step.
+
+    Attributes:
+      max_steps: For how many time steps statistics are kept, at least 1; those beyond
+        use the last ones.
+    """
+
+    max_steps: int = dataclasses.field(kw_only=True)
+
+    def _number_of_sets(self) -> int:
+        return self.max_steps
+
+
+@description
+class DomainBatchNorm(IndexedBatchNorm):
+    """Batch norm with statistics for each domain.
+
+    Attributes:
+      num_domains: Number of domains, at least 1.
+    """
+
+    num_domains: int = dataclasses.field(kw_only=True)
+
+    def _number_of_sets(self) -> int:
+        if check_integer(self.num_domains, "num_domains") < 1:
+            raise ValueError(f"num_domains must be at least 1, got {self.num_domains}.")
+        return self.num_domains

@@ -1,0 +1,253 @@
+"""Norms of each example as Flax Linen modules."""
+
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Inexact, Shaped
+
+import jaxnorm
+from jaxnorm._layers import sample as layers
+from jaxnorm.linen.module import SampleModule
+
+
+class LayerNorm(SampleModule, layers.LayerNorm):
+    """Layer normalization: each example over its features.
+
+    A drop-in superset of `flax.linen.LayerNorm`: the same arguments, defaults, variable
+    tree (`params`: scale, bias) and initialization, so that its checkpoints load
+    unchanged. The mathematics is that of `jaxnorm.layer_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[1.0, 3.0], [10.0, 30.0]])
+      >>> norm = jaxnorm.linen.LayerNorm()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+    """
+
+
+class RMSNorm(SampleModule, layers.RMSNorm):
+    """Root mean square layer normalization: each example over its features.
+
+    A drop-in superset of `flax.linen.RMSNorm`: the same arguments, defaults, variable
+    tree (`params`: scale) and initialization, so that its checkpoints load unchanged.
+    The mathematics is that of `jaxnorm.rms_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[2.0, 2.0], [3.0, -3.0]])
+      >>> norm = jaxnorm.linen.RMSNorm(scale_offset=1.0)
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> variables["params"]["scale"]
+      Array([0., 0.], dtype=float32)
+      >>> norm.apply(variables, x).round(2)
+      Array([[ 1.,  1.],
+             [ 1., -1.]], dtype=float32)
+    """
+
+
+class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
+    """Root mean square normalization with a gate: Mamba 2, gated DeltaNet, Qwen3-Next.
+
+    The only variable is the parameter `scale`. The mathematics is that of
+    `jaxnorm.gated_rms_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[2.0, -2.0, 4.0, 4.0]])
+      >>> gate = jnp.array([[0.0, 2.0, 0.0, 2.0]])
+      >>> norm = jaxnorm.linen.GatedRMSNorm(num_groups=2, gate_first=True)
+      >>> variables = norm.init(jax.random.key(0), x, gate)
+      >>> norm.apply(variables, x, gate).round(2)
+      Array([[ 0.  , -1.41,  0.  ,  1.41]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self,
+        x: Inexact[Array, "..."],
+        gate: Inexact[Array, "..."],
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes and gates x.
+
+        Args:
+          x: Input of any shape.
+          gate: What the activation is taken of, of the shape of x; real.
+          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
+
+        Returns:
+          The normalized and gated input, of the shape of x.
+        """
+        return self._normalize(x, mask, gate=gate)
+
+
+class GroupNorm(SampleModule, layers.GroupNorm):
+    """Group normalization: each example over groups of adjacent features.
+
+    A drop-in superset of `flax.linen.GroupNorm`: the same arguments, defaults, variable
+    tree (`params`: scale, bias) and initialization, so that its checkpoints load
+    unchanged. The mathematics is that of `jaxnorm.group_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
+      >>> norm = jaxnorm.linen.GroupNorm(num_groups=2)
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+
+class InstanceNorm(SampleModule, layers.InstanceNorm):
+    """Instance normalization: each feature of each example over space.
+
+    A drop-in superset of `flax.linen.InstanceNorm`: the same arguments, defaults,
+    variable tree (`params`: scale, bias) and initialization, so that its checkpoints
+    load unchanged. The mathematics is that of `jaxnorm.instance_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])  # one example, two positions
+      >>> norm = jaxnorm.linen.InstanceNorm()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[[-1., -1.],
+              [ 1.,  1.]]], dtype=float32)
+    """
+
+
+class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
+    """Normalizes each series over time, and gives the way back for forecasts.
+
+    The mathematics is that of `jaxnorm.reversible_instance_norm`. Variables: `params`:
+    scale and bias, which the way back inverts.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])  # two series, two times
+      >>> norm = jaxnorm.linen.ReversibleInstanceNorm()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> y, undo = norm.apply(variables, x)
+      >>> undo(jnp.zeros((2, 3, 1)))[..., 0]  # three times of a forecast
+      Array([[ 2.,  2.,  2.],
+             [20., 20., 20.]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
+    ) -> tuple[Array, jaxnorm.Denormalizer]:
+        """Normalizes x.
+
+        Args:
+          x: Series, for instance of shape (batch, time, features). Integers are
+            converted to float32.
+          mask: Which values are there, or their weights; see `jaxnorm.layer_norm`.
+
+        Returns:
+          The normalized series, and the function that brings forecasts back.
+        """
+        return self._normalize(x, mask)
+
+
+class FilterResponseNorm(SampleModule, layers.FilterResponseNorm):
+    """Filter response normalization with its thresholded linear unit (TLU).
+
+    It takes the place of a normalization and of the activation after it. Parameters are
+    `scale`, `bias`, `threshold` and, where asked for, `learned_epsilon`, each of the
+    feature shape. The mathematics is that of `jaxnorm.filter_response_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[[3.0], [-3.0]]])  # one example, two positions
+      >>> norm = jaxnorm.linen.FilterResponseNorm()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[[1.],
+              [0.]]], dtype=float32)
+    """
+
+
+class GlobalResponseNorm(SampleModule, layers.GlobalResponseNorm):
+    """Global response normalization: the features of each example compete.
+
+    Parameters are `scale` and `bias`, of the feature shape. They start at 0, where the
+    layer is the identity. The mathematics is that of `jaxnorm.global_response_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[[3.0, 1.0], [4.0, 0.0]]])  # one example, two positions
+      >>> norm = jaxnorm.linen.GlobalResponseNorm()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x)
+      Array([[[3., 1.],
+              [4., 0.]]], dtype=float32)
+    """
+
+
+class EvoNormS0(SampleModule, layers.EvoNormS0):
+    """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
+
+    It takes the place of a normalization and of the activation after it. Parameters are
+    `v`, `scale` and `bias`, of the feature shape. The mathematics is that of
+    `jaxnorm.evo_norm_s0`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[1.0, 3.0, -1.0, -3.0]])
+      >>> norm = jaxnorm.linen.EvoNormS0(num_groups=2)
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(1)
+      Array([[ 0.7,  2.9, -0.3, -0.1]], dtype=float32)
+    """
+
+
+class DynamicTanh(SampleModule, layers.DynamicTanh):
+    """Dynamic tanh, which takes the place of layer norm without statistics.
+
+    Parameters are `alpha`, a scalar, and `scale` and `bias`, of the feature shape. The
+    mathematics is that of `jaxnorm.dynamic_tanh`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[0.0, 2.0], [-2.0, 100.0]])
+      >>> norm = jaxnorm.linen.DynamicTanh()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(3)
+      Array([[ 0.   ,  0.762],
+             [-0.762,  1.   ]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
+        """Squashes x.
+
+        Args:
+          x: Input of any shape.
+
+        Returns:
+          The squashed input, of the shape of x.
+        """
+        return self._normalize(x)
+
+
+class UnitNorm(SampleModule, layers.UnitNorm):
+    """Divides vectors by their length. It has no variables.
+
+    The mathematics is that of `jaxnorm.unit_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> norm = jaxnorm.linen.UnitNorm()
+      >>> norm.apply({}, jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3)
+      Array([[0.6, 0.8],
+             [0. , 0. ]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
+        """Returns x divided by the length of its vectors."""
+        return self._normalize(x)

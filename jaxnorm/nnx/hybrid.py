@@ -1,0 +1,54 @@
+"""Mixtures of batch norm and norms of each example as Flax NNX modules."""
+
+from jaxnorm._layers import hybrid as layers
+from jaxnorm.nnx.module import BatchInputModule
+
+
+class BatchInstanceNorm(BatchInputModule, layers.BatchInstanceNorm):
+    """A learned mixture of batch norm and instance norm for each feature.
+
+    The mathematics is that of `jaxnorm.batch_instance_norm`. Variables: `nnx.Param`:
+    scale, bias and gate; `nnx.BatchStat`: mean, var. Keep the gate in [0, 1] with
+    `optax.chain(..., jaxnorm.gate_projection())`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.BatchInstanceNorm(1, momentum=0.5, rngs=nnx.Rngs(0))
+      >>> y = norm(jnp.array([[[1.0], [3.0]]]))
+      >>> norm.gate[...], norm.mean[...]
+      (Array([1.], dtype=float32), Array([1.], dtype=float32))
+    """
+
+
+class InstanceBatchNorm(BatchInputModule, layers.InstanceBatchNorm):
+    """Instance norm for some features and batch norm for the others, of IBN-Net.
+
+    The mathematics is that of `jaxnorm.instance_batch_norm`. Variables: `nnx.Param`:
+    scale and bias of all features; `nnx.BatchStat`: mean and var of those that the
+    batch normalizes.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.InstanceBatchNorm(2, momentum=0.5, rngs=nnx.Rngs(0))
+      >>> y = norm(jnp.array([[[1.0, 1.0], [3.0, 3.0]]]))
+      >>> norm.mean[...]
+      Array([1.], dtype=float32)
+    """
+
+
+class SwitchableNorm(BatchInputModule, layers.SwitchableNorm):
+    """A learned mixture of instance, layer and batch statistics.
+
+    The mathematics is that of `jaxnorm.switchable_norm`. Variables: `nnx.Param`: scale,
+    bias, mean_logits and var_logits; `nnx.BatchStat`: mean, var.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.SwitchableNorm(1, momentum=0.5, rngs=nnx.Rngs(0))
+      >>> y = norm(jnp.array([[[1.0], [3.0]]]))
+      >>> norm.mean_logits[...], norm.mean[...]
+      (Array([1., 1., 1.], dtype=float32), Array([1.], dtype=float32))
+    """

@@ -1,0 +1,278 @@
+"""Norms of each example as Flax NNX modules."""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+from jax import Array
+from jaxtyping import Inexact, Shaped
+
+import jaxnorm
+from jaxnorm._layers import sample as layers
+from jaxnorm.core.axes import Axes
+from jaxnorm.nnx.module import Described, SampleModule
+from jaxnorm.sample.group_norm import group_length
+
+
+class LayerNorm(SampleModule, layers.LayerNorm):
+    """Layer normalization: each example over its features.
+
+    A drop-in superset of `flax.nnx.LayerNorm`: the same arguments, defaults and
+    variables. The mathematics is that of `jaxnorm.layer_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.LayerNorm(2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[1.0, 3.0], [10.0, 30.0]])).round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+    """
+
+
+class RMSNorm(SampleModule, layers.RMSNorm):
+    """Root mean square layer normalization: each example over its features.
+
+    A drop-in superset of `flax.nnx.RMSNorm`: the same arguments, defaults and
+    variables. The mathematics is that of `jaxnorm.rms_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.RMSNorm(2, scale_offset=1.0, rngs=nnx.Rngs(0))
+      >>> norm.scale[...]
+      Array([0., 0.], dtype=float32)
+      >>> norm(jnp.array([[2.0, 2.0], [3.0, -3.0]])).round(2)
+      Array([[ 1.,  1.],
+             [ 1., -1.]], dtype=float32)
+    """
+
+    def __call__(
+        self, x: Shaped[Array, "..."], mask: Shaped[Array, "..."] | None = None
+    ) -> Array:
+        """Normalizes x; as in Flax, the mask may come by position.
+
+        Args:
+          x: Input of any shape. Integers are converted to float32, as in Flax.
+          mask: Which elements count, or their weights; see `jaxnorm.layer_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        return self._normalize(x, mask)
+
+
+class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
+    """Root mean square normalization with a gate: Mamba 2, gated DeltaNet, Qwen3-Next.
+
+    The mathematics is that of `jaxnorm.gated_rms_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> x = jnp.array([[2.0, -2.0, 4.0, 4.0]])
+      >>> gate = jnp.array([[0.0, 2.0, 0.0, 2.0]])
+      >>> norm = jaxnorm.nnx.GatedRMSNorm(
+      ...     4, num_groups=2, gate_first=True, rngs=nnx.Rngs(0)
+      ... )
+      >>> norm(x, gate).round(2)
+      Array([[ 0.  , -1.41,  0.  ,  1.41]], dtype=float32)
+    """
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Inexact[Array, "..."],
+        gate: Inexact[Array, "..."],
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes and gates x.
+
+        Args:
+          x: Input of any shape.
+          gate: What the activation is taken of, of the shape of x; real.
+          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
+
+        Returns:
+          The normalized and gated input, of the shape of x.
+        """
+        x = self._convert(x)
+        self._check_features(x)
+        params = self._params()
+        arrays = (x, gate, params["scale"])
+        x, gate, params["scale"] = self.promote_dtype(arrays, dtype=self.dtype)
+        return self._forward(x, params, self._options(x, mask) | {"gate": gate})
+
+
+class GroupNorm(SampleModule, layers.GroupNorm):
+    """Group normalization: each example over groups of adjacent features.
+
+    A drop-in superset of `flax.nnx.GroupNorm`: the same arguments, defaults and
+    variables. The mathematics is that of `jaxnorm.group_norm`.
+
+    Attributes:
+      feature_axis: The axis of the features.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.GroupNorm(4, num_groups=2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
+      Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    feature_axis: int = -1
+    feature_axes: Axes = dataclasses.field(default=-1, init=False)
+
+    _axes_field = "feature_axis"
+    _by_position = ("num_features", "num_groups", "group_size")
+
+    def __post_init__(self, rngs: nnx.Rngs) -> None:
+        (features,) = self._feature_shape
+        self.group_size = group_length(features, self.num_groups, self.group_size)
+        self.num_groups = features // self.group_size
+        super().__post_init__(rngs)
+
+    def _grouping(self) -> dict[str, Any]:
+        return {"num_groups": self.num_groups}  # both are set, as in Flax
+
+
+class InstanceNorm(SampleModule, layers.InstanceNorm):
+    """Instance normalization: each feature of each example over space.
+
+    A drop-in superset of `flax.nnx.InstanceNorm`: the same arguments, defaults and
+    variables. The mathematics is that of `jaxnorm.instance_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.InstanceNorm(2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[[1.0, 10.0], [3.0, 30.0]]])).round(3)
+      Array([[[-1., -1.],
+              [ 1.,  1.]]], dtype=float32)
+    """
+
+
+class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
+    """Normalizes each series over time, and gives the way back for forecasts.
+
+    The mathematics is that of `jaxnorm.reversible_instance_norm`. Variables:
+    `nnx.Param`: scale and bias, which the way back inverts; initialize the scale away
+    from 0, since it is divided by.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> x = jnp.array([[[1.0], [3.0]], [[10.0], [30.0]]])  # two series, two times
+      >>> norm = jaxnorm.nnx.ReversibleInstanceNorm(1, rngs=nnx.Rngs(0))
+      >>> y, undo = norm(x)
+      >>> undo(jnp.zeros((2, 3, 1)))[..., 0]  # three times of a forecast
+      Array([[ 2.,  2.,  2.],
+             [20., 20., 20.]], dtype=float32)
+    """
+
+    def __call__(  # type: ignore[override]
+        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
+    ) -> tuple[Array, jaxnorm.Denormalizer]:
+        """Normalizes x.
+
+        Args:
+          x: Series, for instance of shape (batch, time, features). Integers are
+            converted to float32.
+          mask: Which values are there, or their weights; see `jaxnorm.layer_norm`.
+
+        Returns:
+          The normalized series, and the function that brings forecasts back.
+        """
+        return self._normalize(x, mask)
+
+
+class FilterResponseNorm(SampleModule, layers.FilterResponseNorm):
+    """Filter response normalization with its thresholded linear unit (TLU).
+
+    It takes the place of a normalization and of the activation after it. The
+    mathematics is that of `jaxnorm.filter_response_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.FilterResponseNorm(1, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[[3.0], [-3.0]]])).round(3)
+      Array([[[1.],
+              [0.]]], dtype=float32)
+    """
+
+
+class GlobalResponseNorm(SampleModule, layers.GlobalResponseNorm):
+    """Global response normalization: the features of each example compete.
+
+    Scale and bias start at 0, where the layer is the identity. The mathematics is that
+    of `jaxnorm.global_response_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.GlobalResponseNorm(2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[[3.0, 1.0], [4.0, 0.0]]]))
+      Array([[[3., 1.],
+              [4., 0.]]], dtype=float32)
+    """
+
+
+class EvoNormS0(SampleModule, layers.EvoNormS0):
+    """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
+
+    It takes the place of a normalization and of the activation after it. The
+    mathematics is that of `jaxnorm.evo_norm_s0`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.EvoNormS0(4, num_groups=2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[1.0, 3.0, -1.0, -3.0]])).round(1)
+      Array([[ 0.7,  2.9, -0.3, -0.1]], dtype=float32)
+    """
+
+
+class DynamicTanh(SampleModule, layers.DynamicTanh):
+    """Dynamic tanh, which takes the place of layer norm without statistics.
+
+    The mathematics is that of `jaxnorm.dynamic_tanh`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.DynamicTanh(2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[0.0, 2.0], [-2.0, 100.0]])).round(3)
+      Array([[ 0.   ,  0.762],
+             [-0.762,  1.   ]], dtype=float32)
+    """
+
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
+        """Squashes x.
+
+        Args:
+          x: Input of any shape.
+
+        Returns:
+          The squashed input, of the shape of x.
+        """
+        return self._normalize(x)
+
+
+class UnitNorm(Described, layers.UnitNorm):
+    """Divides vectors by their length. It has no variables.
+
+    The mathematics is that of `jaxnorm.unit_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> norm = jaxnorm.nnx.UnitNorm()
+      >>> norm(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3)
+      Array([[0.6, 0.8],
+             [0. , 0. ]], dtype=float32)
+    """
+
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:
+        """Returns x divided by the length of its vectors."""
+        return self._forward(self._convert(x), {}, self._options(x, None))
