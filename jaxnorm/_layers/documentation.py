@@ -6,18 +6,22 @@ import textwrap
 _HEADING = "Attributes:\n"
 
 
-def document_fields(cls: type) -> None:
+def document_fields(cls: type, description: type = object) -> None:
     """Completes the list of attributes in the docstring of a module.
 
     First the arguments of its constructor, in order, then the variables. Each is
     described by the class nearest in the method resolution order whose docstring has it
     under "Attributes:".
+
+    Args:
+      cls: The module, whose docstring is replaced.
+      description: That of the layer, where the module does not inherit it.
     """
     if cls.__doc__ is None:  # under python -OO
         return
     described: dict[str, str] = {}
     variables: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
+    for base in reversed((*cls.__mro__, *description.__mro__)):
         if base.__module__.startswith("jaxnorm"):
             listed = _attributes(vars(base).get("__doc__") or "")[1]
             described |= listed

@@ -1,13 +1,14 @@
 """What the descriptions of all layers share: dtypes, scale and bias."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from jax import Array
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from jaxnorm.core.axes import canonical_axes
+from jaxnorm.core.axes import canonical_axes, sizes
 from jaxnorm.core.dtypes import floating_input
 
 
@@ -84,3 +85,40 @@ class Layer:
         """Returns the initializer of a parameter that is optional."""
         init: Initializer = getattr(self, f"{name}_init")
         return init
+
+    def _check_features(
+        self,
+        x: Array,
+        features: tuple[int, ...],
+        held: Iterable[Array | None],
+    ) -> None:
+        """Checks that x has the features that the layer was made for.
+
+        Arrays may differ from that: on a device that has a part of the features, or
+        with one scale an example. The functions check x against those.
+
+        Args:
+          x: Input.
+          features: The sizes of the feature axes.
+          held: What the layer has of these features; None is passed over.
+
+        Raises:
+          ValueError: If x has another number.
+        """
+        axes = self._feature_axes(x)
+        given = sizes(x.shape, axes)
+        rank = len(axes)  # before the features of statistics there may be time steps
+        shapes = [value.shape[-rank:] for value in held if value is not None]
+        # without either, nothing else tells
+        may_differ = shapes or getattr(self, "axis_name", None)
+        if given != features and (features in shapes or not may_differ):
+            expected, number = (
+                shape[0] if len(shape) == 1 else shape for shape in (features, given)
+            )
+            name = self._axes_field
+            raise ValueError(
+                f"the input must have num_features={expected} along {name}="
+                f"{getattr(self, name)}, got {number} in the shape {x.shape}. Make the "
+                f"layer for its input, {type(self).__name__}({number}, ...), or set "
+                f"{name}."
+            )

@@ -17,13 +17,14 @@ from jaxnorm.batch.lstm_step import (
 )
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.nnx.recurrent import RecurrentBatchNorm
-from jaxnorm.nnx.variables import read
+from jaxnorm.nnx.variables import read, show_signature
 
 _SMALL = nnx.initializers.constant(0.1)
 _KERNEL = nnx.initializers.lecun_normal()
 _RECURRENT = nnx.initializers.orthogonal()
 
 
+@show_signature
 class BatchNormLSTMCell(nnx.RNNCellBase):
     """An LSTM whose recurrent, input and memory terms are batch-normalized.
 

@@ -11,10 +11,16 @@ from jax import numpy as jnp
 from jaxtyping import Shaped
 
 import jaxnorm
+from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
-from jaxnorm.core.axes import sizes
-from jaxnorm.nnx.variables import PromoteDtype, hashable, keep_dtypes, read
+from jaxnorm.nnx.variables import (
+    PromoteDtype,
+    hashable,
+    keep_dtypes,
+    read,
+    show_signature,
+)
 
 # At run time a class has the fields of the one description that is mixed into it.
 if TYPE_CHECKING:
@@ -24,7 +30,6 @@ if TYPE_CHECKING:
 else:
     _Layer = _SampleLayer = _BatchLayer = object
 
-_BY_POSITION = inspect.Parameter.POSITIONAL_OR_KEYWORD
 Metadata = Mapping[str, Any]
 
 
@@ -41,27 +46,19 @@ class Described(nnx.Module, _Layer):
             if inspect.isfunction(field.default):  # `nnx.tabulate` sees a method there
                 setattr(cls, field.name, None)
         construct = cls.__init__
-        signature = inspect.signature(construct)
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for name, parameter in signature.parameters.items()
-            if name not in ("self", *cls._by_position)
-        ]
+        own = dict(inspect.signature(construct).parameters)
         by_position = [
-            signature.parameters[name].replace(kind=_BY_POSITION)
+            own.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
             for name in ("self", *cls._by_position)
         ]
-        signature = signature.replace(parameters=by_position + parameters)
-
-        def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N807
-            construct(**signature.bind(*args, **kwargs).arguments)
-
-        __init__.__signature__ = signature  # type: ignore[attr-defined]
-        cls.__init__ = __init__  # type: ignore[method-assign]
-        # that of the class would be its metaclass's
-        cls.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*signature.parameters.values()][1:]
+        by_keyword = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in own.values()
+        ]
+        cls.__init__ = with_parameters(  # type: ignore[method-assign]
+            construct, by_position + by_keyword
         )
+        show_signature(cls)
         document_fields(cls)
 
     def __post_init__(self) -> None:
@@ -135,7 +132,7 @@ class Module(Described):
         Raises:
           ValueError: If x has not the features that the layer was made for.
         """
-        self._check_features(x, *others)
+        self._check(x, *others)
         params = self._params()
         affine = [name for name in ("scale", "bias") if name in params]
         arrays = (x, *others, *(params[name] for name in affine))
@@ -143,32 +140,11 @@ class Module(Described):
         last = promoted[len(others) :]
         return x, params | dict(zip(affine, last, strict=True))
 
-    def _check_features(self, x: Array, *statistics: Array | None) -> None:
-        """Checks that x has `num_features` features.
-
-        Variables may differ from that: on a device that has a part of the features, or
-        with one scale an example. The functions check x against those.
-
-        Raises:
-          ValueError: If x has another number.
-        """
-        axes = self._feature_axes(x)
-        given = sizes(x.shape, axes)
-        rank = len(axes)  # before the features of statistics there may be time steps
-        held = (*(getattr(self, name, None) for name in ("scale", "bias")), *statistics)
-        shapes = [value.shape[-rank:] for value in held if value is not None]
-        # without either, nothing else tells
-        may_differ = shapes or getattr(self, "axis_name", None)
-        expected = self._feature_shape
-        if given != expected and (expected in shapes or not may_differ):
-            number = given[0] if len(given) == 1 else given
-            name = self._axes_field
-            raise ValueError(
-                f"the input must have num_features={self.num_features} along {name}="
-                f"{getattr(self, name)}, got {number} in the shape {x.shape}. Make the "
-                f"layer for its input, {type(self).__name__}({number}, ...), or set "
-                f"{name}."
-            )
+    def _check(self, x: Array, *statistics: Array | None) -> None:
+        """Checks that x has the features that the layer was made for."""
+        params = self._params()
+        held = params.get("scale"), params.get("bias"), *statistics
+        self._check_features(x, self._feature_shape, held)
 
 
 class SampleModule(Module, _SampleLayer):

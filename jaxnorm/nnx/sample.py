@@ -97,7 +97,7 @@ class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
           The normalized and gated input, of the shape of x.
         """
         x = self._convert(x)
-        self._check_features(x)
+        self._check(x)
         params = self._params()
         arrays = (x, gate, params["scale"])
         x, gate, params["scale"] = self.promote_dtype(arrays, dtype=self.dtype)

@@ -7,11 +7,12 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.nnx.variables import read
+from jaxnorm.nnx.variables import read, show_signature
 from jaxnorm.nnx.wrapping import Path, call_with_params, own, params_of
 from jaxnorm.weight.spectral_norm import spectral_norm
 
 
+@show_signature
 class SpectralNorm(nnx.Module):
     """Spectral normalization of the layer that it wraps.
 

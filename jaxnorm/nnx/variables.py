@@ -1,13 +1,15 @@
 """Variables as arrays, and the dtypes and attributes that all modules treat alike."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
+_T = TypeVar("_T")
 PromoteDtype = Callable[..., tuple[Any, ...]]
 
 
@@ -44,3 +46,13 @@ def hashable(value: Any) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return value
     return tuple(hashable(item) for item in value)
+
+
+def show_signature(cls: type[_T]) -> type[_T]:
+    """Gives a module the signature of its constructor, and not of its metaclass."""
+    signature = inspect.signature(cls.__init__)
+    _, *parameters = signature.parameters.values()
+    cls.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters
+    )
+    return cls

@@ -9,13 +9,20 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
-from jaxnorm.nnx.variables import PromoteDtype, hashable, keep_dtypes, read
+from jaxnorm.nnx.variables import (
+    PromoteDtype,
+    hashable,
+    keep_dtypes,
+    read,
+    show_signature,
+)
 from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.weight_norm import weight_magnitude, weight_norm
 
 Initialization = Literal["scale_init", "preserve"]
 
 
+@show_signature
 class WeightNorm(nnx.Module):
     """Weight normalization of the layer that it wraps.
 

@@ -9,11 +9,12 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm.core.axes import Axes, canonical_axes, sizes
-from jaxnorm.nnx.variables import hashable, read
+from jaxnorm.nnx.variables import hashable, read, show_signature
 from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.standardize_weight import standardize_weight
 
 
+@show_signature
 class WeightStandardization(nnx.Module):
     """Weight standardization of the layer that it wraps, plain or scaled.
 

@@ -1,0 +1,23 @@
+"""Constructors that say which arguments they take."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def with_parameters(
+    construct: Callable[..., None], parameters: Iterable[inspect.Parameter]
+) -> Callable[..., None]:
+    """Returns an `__init__` of the given parameters, self among them.
+
+    Args:
+      construct: Takes them by keyword.
+      parameters: Those of the signature, in its order.
+    """
+    signature = inspect.Signature([*parameters])
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N807
+        construct(**signature.bind(*args, **kwargs).arguments)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    return __init__

@@ -1,0 +1,190 @@
+"""What makes an Equinox module of a layer's description: state in, state out."""
+
+import inspect
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+from jax import Array
+from jaxtyping import PRNGKeyArray, Shaped
+
+from jaxnorm._layers.constructor import with_parameters
+from jaxnorm._layers.documentation import document_fields
+from jaxnorm._layers.fields import Layer
+
+
+class Module(eqx.Module):
+    """A module with the parameters of a layer.
+
+    Attributes:
+      num_features: Size of the feature axis; of several, a tuple of sizes in the order
+        of the axes.
+      key: For the initializers; the default ones need none.
+      params: The parameters, by the names scale, bias and others; None for one that is
+        not used.
+    """
+
+    params: dict[str, Array | None]
+    num_features: int | tuple[int, ...] = eqx.field(static=True)
+    fields: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+
+    _description: ClassVar[type[Layer]]
+    _not_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "_description"):
+            return
+        construct = cls.__init__
+        own = dict(inspect.signature(construct).parameters)
+        del own["fields"]
+        by_keyword = [
+            field.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, field in inspect.signature(cls._description).parameters.items()
+            if name not in (*own, *cls._not_fields)
+        ]
+        cls.__init__ = with_parameters(  # type: ignore[method-assign]
+            construct, [*own.values(), *by_keyword]
+        )
+        document_fields(cls, cls._description)
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...],
+        *,
+        key: PRNGKeyArray | None = None,
+        **fields: Any,
+    ) -> None:
+        self.num_features = num_features
+        self.fields = tuple(fields.items())
+        key = jax.random.key(0) if key is None else key
+        layer = self._layer
+        parameters = layer._parameters(self._feature_shape)
+        keys = jax.random.split(key, max(len(parameters), 1))
+        self.params = {
+            name: wanted and wanted.init(key, wanted.shape, layer.param_dtype)
+            for key, (name, wanted) in zip(keys, parameters.items(), strict=False)
+        }
+
+    @property
+    def _layer(self) -> Any:
+        return self._description(**dict(self.fields))
+
+    @property
+    def _feature_shape(self) -> tuple[int, ...]:
+        features = self.num_features
+        return features if isinstance(features, tuple) else (features,)
+
+    def _layer_and_input(self, x: Any, *statistics: Array) -> tuple[Any, Array]:
+        """Returns the layer's description, and x as it takes it."""
+        layer = self._layer
+        x = layer._convert(x)
+        if self.params:
+            held = self.params.get("scale"), self.params.get("bias"), *statistics
+            layer._check_features(x, self._feature_shape, held)
+        return layer, x
+
+
+class SampleModule(Module):
+    """A module that normalizes each example by itself."""
+
+    def __call__(
+        self,
+        x: Shaped[Array, "..."],
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Any:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape, (batch, ...) where examples are told apart.
+          mask: Which elements count, or their weights; see `jaxnorm.layer_norm`.
+          key: Ignored; for `equinox.nn.Sequential`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        del key
+        return self._normalize(x, mask)
+
+    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Array) -> Any:
+        layer, x = self._layer_and_input(x)
+        options = layer._options(x, mask) | inputs
+        return layer._forward(x, self.params, options)
+
+
+class BatchModule(Module):
+    """A module with running statistics in an `equinox.nn.State`.
+
+    Attributes:
+      inference: Whether the running statistics normalize, and stay. Set by
+        `equinox.nn.inference_mode`, or by the call.
+      stats: The index of the running statistics, a NamedTuple, in the state.
+    """
+
+    inference: bool
+    stats: eqx.nn.StateIndex[Any]
+
+    _not_fields = ("use_running_average",)
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...],
+        *,
+        inference: bool = False,
+        key: PRNGKeyArray | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(num_features, key=key, **fields)
+        self.inference = inference
+        layer = self._layer
+        self.stats = eqx.nn.StateIndex(
+            layer._initial_stats(self._feature_shape, counted=callable(layer.momentum))
+        )
+
+    def _normalize(
+        self,
+        x: Any,
+        state: eqx.nn.State,
+        mask: Array | None,
+        inference: bool | None,
+        **inputs: Any,
+    ) -> tuple[Array, eqx.nn.State]:
+        stats = state.get(self.stats)
+        of_features = [v for name, v in stats._asdict().items() if name != "count"]
+        layer, x = self._layer_and_input(x, *of_features)
+        inference = self.inference if inference is None else inference
+        options = layer._options(x, inference, mask) | inputs
+        y, new = layer._forward(x, stats, self.params, options)
+        return y, state if inference else state.set(self.stats, new)
+
+
+class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
+    """A batch module that is called with x and the state alone."""
+
+    def __call__(
+        self,
+        x: Shaped[Array, "..."],
+        state: eqx.nn.State,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        inference: bool | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Array, eqx.nn.State]:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape, (batch, ...) where examples are told apart: the batch,
+            not one example of it as under `jax.vmap`, unless `axis_name` is that of the
+            vmap.
+          state: The state of the model.
+          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+          inference: In place of the attribute.
+          key: Ignored; for `equinox.nn.Sequential`.
+
+        Returns:
+          The normalized input, of the shape of x, and the new state.
+        """
+        del key
+        return self._normalize(x, state, mask, inference)

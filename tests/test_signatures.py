@@ -1,0 +1,69 @@
+"""Constructors of modules: those of Flax, and each argument described."""
+
+import inspect
+
+import flax.linen
+import pytest
+from flax import nnx
+
+import jaxnorm.equinox
+import jaxnorm.linen
+import jaxnorm.nnx
+
+DROP_INS = "BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"
+MODULES = [
+    pytest.param(api, name, id=f"{api.__name__}.{name}")
+    for api in (jaxnorm.linen, jaxnorm.nnx, jaxnorm.equinox)
+    for name in api.__all__
+    if name[0].isupper()
+    if name not in ("BatchMoment", "LSTMCarry", "MaskedInputs", "Reference")
+]
+
+
+def defaults(signature):
+    """Defaults by name; functions only as such, since zeros_init() is no one object."""
+    return {
+        name: type if callable(parameter.default) else parameter.default
+        for name, parameter in signature.parameters.items()
+        # of its own, where Flax's is a constant
+        if name not in ("scale_init", "promote_dtype", "parent", "name")
+        and not name.endswith("_metadata")
+    }
+
+
+@pytest.mark.parametrize("name", [*DROP_INS, "WeightNorm", "SpectralNorm"])
+def test_linen_takes_what_flax_does_by_position(name):
+    flax_class, own = getattr(flax.linen, name), getattr(jaxnorm.linen, name)
+    theirs = defaults(inspect.signature(flax_class))
+    ours = defaults(inspect.signature(own))
+    assert list(theirs.items()) == list(ours.items())[: len(theirs)]
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_nnx_takes_what_flax_does(name):
+    theirs = inspect.signature(getattr(nnx, name).__init__).parameters
+    ours = inspect.signature(getattr(jaxnorm.nnx, name)).parameters
+    assert theirs.keys() - {"self"} <= ours.keys()
+    theirs = defaults(inspect.signature(getattr(nnx, name).__init__))
+    del theirs["self"]
+    assert (
+        theirs.items()
+        <= defaults(inspect.signature(getattr(jaxnorm.nnx, name))).items()
+    )
+    by_position = [n for n, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    theirs = inspect.signature(getattr(nnx, name).__init__).parameters.items()
+    expected = [n for n, p in theirs if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert by_position == expected[1:]
+
+
+@pytest.mark.parametrize(("api", "name"), MODULES)
+def test_help_describes_every_argument(api, name):
+    cls = getattr(api, name)
+    arguments = inspect.signature(cls).parameters.keys() - {"parent", "name"}
+    assert "args" not in arguments
+    missing = [
+        argument
+        for argument in arguments
+        if f"\n  {argument}: " not in inspect.cleandoc(cls.__doc__)
+    ]
+    assert not missing
