@@ -49,11 +49,21 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
       norm_c: That of the memory, with bias.
       in_features: Width of the input.
       hidden_features: Width of memory and output.
+      max_steps: For how many time steps statistics are kept; those beyond use the last.
+      use_running_average: False in training, True in inference; of the three norms.
+      momentum: Weight of the old statistics, or a function of the number of updates.
+      epsilon: Added to the variances.
+      axis_name: Mapped axes over which statistics are shared.
       gate_fn: Activation of the gates.
       activation_fn: Activation of the memory and of its update.
-
-    The constructor's other arguments are, with the same meaning, attributes of
-    `jaxnorm.linen.BatchNormLSTMCell`.
+      kernel_init: Initializer of W_x.
+      recurrent_kernel_init: Initializer of W_h.
+      bias_init: Initializer of the bias.
+      scale_init: Initializer of the scales. 0.1, as in the paper: with 1 the tanh
+        saturates, and gradients vanish.
+      dtype: Dtype of the computation; by default what input and parameters promote to.
+      param_dtype: Dtype of the parameters.
+      rngs: Keys for the initializers.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

@@ -26,8 +26,18 @@ class SpectralNorm(nnx.Module):
       layer_instance: The wrapped layer.
       batch_stats: `nnx.BatchStat` by the path of a parameter and "u" or "sigma", such
         as `("kernel", "u")`.
-      n_steps: As in `jaxnorm.linen.SpectralNorm`, like `epsilon`, `dtype`,
-        `param_dtype`, `error_on_non_matrix`, and the constructor's `warm_up_steps`.
+      n_steps: Number of power iterations a call. Less than 1: nothing is normalized.
+      epsilon: Added to the squared norms of the singular vectors, in units of the
+        largest absolute value of the kernel; at least 0.
+      dtype: Dtype of the normalized parameters; by default what parameter and u promote
+        to.
+      param_dtype: Dtype of u and sigma.
+      error_on_non_matrix: Whether parameters of more than two axes are an error. By
+        default all but their last axis are seen as one.
+      update_stats: Whether a call moves u and sigma, unless it says it itself.
+      warm_up_steps: Power iterations of the constructor. With the random u of Flax (0
+        steps) sigma is far too small at first; 15 are good.
+      rngs: Keys for the first u.
       use_running_average: Whether u and sigma stay as they are, unless the call says
         it; the opposite of `update_stats`. What `train()`, `eval()` and `nnx.view` set.
 

@@ -41,11 +41,13 @@ class WeightNorm(nnx.Module):
         promote to.
       param_dtype: Dtype of the scales.
       variable_filter: Which parameters are normalized, as a filter of NNX.
-      promote_dtype: Called with parameter and scale, as in `AffineModule`.
-
-    The constructor's `initialization` says where the scales start. "scale_init": as it
-    says, 1 by default, as in Flax, which changes what the layer computes. "preserve":
-    at the norms of the parameters, so that the layer computes the same as before.
+      promote_dtype: As in Flax, called with a tuple of parameter and scale, and
+        `dtype`. By default both are kept as they are.
+      scale_init: Initializer of the scales.
+      initialization: Where the scales start. "scale_init": as it says, 1 by default, as
+        in Flax, which changes what the layer computes. "preserve": at the norms of the
+        parameters, so that the layer computes the same as before.
+      rngs: Keys for the initializer.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

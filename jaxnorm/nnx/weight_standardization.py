@@ -26,8 +26,15 @@ class WeightStandardization(nnx.Module):
       gains: `nnx.Param` by the path of the parameter, such as `("kernel",)`; None
         without `use_gain`.
       variable_filter: Which parameters are standardized, as a filter of NNX.
-      epsilon: As in `jaxnorm.linen.WeightStandardization`, like `dtype`, `param_dtype`,
-        `use_gain`, `feature_axes` and the constructor's `gain_init`.
+      epsilon: Added to the variance; at least 0. Without effect with gain.
+      dtype: Dtype of the standardized parameters; by default what parameter and gain
+        promote to.
+      param_dtype: Dtype of the gains.
+      use_gain: Whether to use scaled weight standardization, with a learned gain for
+        each output unit.
+      gain_init: Initializer of the gains.
+      feature_axes: The axis or axes of the output units.
+      rngs: Keys for the initializer.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
