@@ -1,7 +1,7 @@
 """Layers that normalize each example by itself, described once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jax import Array
 from jax import numpy as jnp
@@ -21,6 +21,9 @@ from jaxnorm.core.axes import Axes
 from jaxnorm.core.collectives import Groups
 from jaxnorm.core.validation import check_inexact
 from jaxnorm.sample.gated_rms_norm import Activation
+
+# Flax's modules erase it without a word.
+_SINGLE_VALUE: Literal["warn"] = "warn"
 
 
 class SampleLayer(Layer):
@@ -124,7 +127,7 @@ class LayerNorm(MomentLayer):
             x,
             **params,
             reduction_axes=self.reduction_axes,
-            allow_single_value=True,
+            allow_single_value=_SINGLE_VALUE,
             **options,
         )
 
@@ -259,7 +262,7 @@ class GroupNorm(MomentLayer):
             x,
             **params,
             reduction_axes=reduction_axes,
-            allow_single_value=True,
+            allow_single_value=_SINGLE_VALUE,
             **self._grouping(),
             **options,
         )
@@ -303,7 +306,7 @@ class InstanceNorm(MomentLayer):
             x,
             **params,
             reduction_axes=self.reduction_axes,
-            allow_single_value=True,
+            allow_single_value=_SINGLE_VALUE,
             **options,
         )
 
@@ -334,7 +337,11 @@ class ReversibleInstanceNorm(MomentLayer):
 
     def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Any:
         return jaxnorm.reversible_instance_norm(
-            x, **params, time_axis=self.time_axis, allow_single_value=True, **options
+            x,
+            **params,
+            time_axis=self.time_axis,
+            allow_single_value=_SINGLE_VALUE,
+            **options,
         )
 
 

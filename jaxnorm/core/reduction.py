@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 from jax import Array
 from jax import numpy as jnp
@@ -11,6 +13,9 @@ from jaxnorm.core.axes import sizes
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.sharding import axis_names, gather, number_of_shards, sharding_of
 from jaxnorm.core.validation import check_flags
+
+SingleValue = bool | Literal["warn"]
+"""Whether a centered statistic may be of one value, which it erases."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +109,36 @@ class Reduction:
         instances = self.across.size(x) if self.runs is None else self.runs.length
         return instances * math.prod(sizes(x.shape, self.axes)) * block
 
-    def check_several(self, x: Array, allow_single_value: bool) -> None:
+    def check_several(self, x: Array, allow_single_value: SingleValue) -> None:
         """Checks that a centered statistic is of more than one value.
 
         Raises:
-          TypeError: If the flag is no Python bool.
-          ValueError: If each statistic is of one value, and that is not allowed.
+          TypeError: If the flag is neither a Python bool nor a string.
+          ValueError: If it is another string than "warn", or each statistic is of one
+            value, and that is not allowed.
         """
-        check_flags(allow_single_value=allow_single_value)
-        size = self.size(x)
-        # one that is symbolic is not known
-        if not allow_single_value and isinstance(size, int) and size == 1:
+        if not isinstance(allow_single_value, str):
+            check_flags(allow_single_value=allow_single_value)
+            if allow_single_value:
+                return
+        elif allow_single_value != "warn":
             raise ValueError(
-                "each mean must be of at least two values, else x - mean is 0 and the "
-                f"result the bias, whatever x is; got the input's shape {x.shape}, of "
-                f"which the axes {self.axes} are reduced"
-                + (f" and blocks of size {self.blocks.size}" if self.blocks else "")
-                + ". Reduce other axes, or pass allow_single_value=True."
+                'allow_single_value must be True, False or "warn", got '
+                f"{allow_single_value!r}."
             )
+        size = self.size(x)
+        if not isinstance(size, int) or size != 1:  # one that is symbolic is not known
+            return
+        message = (
+            "each mean must be of at least two values, else x - mean is 0 and the "
+            f"result the bias, whatever x is; got the input's shape {x.shape}, of "
+            f"which the axes {self.axes} are reduced"
+            + (f" and blocks of size {self.blocks.size}" if self.blocks else "")
+            + ". Reduce other axes"
+        )
+        if not allow_single_value:
+            raise ValueError(f"{message}, or pass allow_single_value=True.")
+        warnings.warn(f"{message}.", stacklevel=2)
 
     def repeats(self, mask: Array, x: Array) -> int:
         """How many elements of x each element of an aligned mask stands for."""

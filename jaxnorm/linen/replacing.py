@@ -1,8 +1,6 @@
 """Models whose normalizers are replaced by others, with their variables."""
 
 import inspect
-import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +8,6 @@ import jax
 from flax import linen as nn
 from jax import Array
 from jax import numpy as jnp
-
-from jaxnorm.linen.sample import GroupNorm, InstanceNorm
 
 if TYPE_CHECKING:
     from flax.linen.module import InterceptorContext
@@ -54,9 +50,6 @@ def replace_norms(
 
     Raises:
       ValueError: If the model has no normalizer of these classes.
-
-    Warns:
-      UserWarning: If a group of a replacement has one value, of which nothing is left.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxnorm.linen
@@ -170,26 +163,8 @@ class _Interceptor:
         if "use_running_average" not in takes:
             arguments.pop("use_running_average", None)
         x = arguments.pop("x")
-        if isinstance(new, GroupNorm | InstanceNorm) and _values(new, x) == 1:
-            warnings.warn(
-                f"In place of {old.name or type(old).__name__}, each group of "
-                f"{type(new).__name__} has one value of {jnp.shape(x)}, of which "
-                "nothing is left but the bias. Take fewer groups.",
-                stacklevel=2,
-            )
         given = {name: v for name, v in arguments.items() if v is not None}
         return new(x, **given)
-
-
-def _values(norm: GroupNorm | InstanceNorm, x: Array) -> int:
-    """Returns the number of values in each group of an example, as a rule."""
-    features = x.shape[-1]
-    groups: int | None = features
-    if isinstance(norm, GroupNorm):
-        groups = norm.num_groups
-        if norm.group_size is not None:
-            groups = features // norm.group_size
-    return math.prod(x.shape[1:]) // (groups or 1)
 
 
 def _keep(old: Any, new: Any) -> Any:

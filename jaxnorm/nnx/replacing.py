@@ -1,12 +1,9 @@
 """Models whose normalizers are replaced by others, with their variables."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from flax import nnx
-
-from jaxnorm.nnx.sample import GroupNorm
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -34,10 +31,6 @@ def replace_norms(
     Raises:
       ValueError: If the model has no normalizer of these classes.
 
-    Warns:
-      UserWarning: If each group of a replacement has one channel: without space, of one
-        value nothing is left.
-
     Example:
       >>> import jaxnorm.nnx
       >>> from flax import nnx
@@ -63,13 +56,6 @@ def replace_norms(
                 new = make(node)
                 found.append(path)
                 _take_over(new, node)
-                if isinstance(new, GroupNorm) and new.group_size == 1:
-                    warnings.warn(
-                        f"At {path}, each group of GroupNorm has one channel of "
-                        f"{new.num_features}: without space, of its one value nothing "
-                        "is left but the bias. Take fewer groups.",
-                        stacklevel=2,
-                    )
                 return new
         return node
 

@@ -8,7 +8,7 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.axes import Axes, batch_axis, canonical_axes, one_axis, other_axes
 from jaxnorm.core.collectives import Groups
-from jaxnorm.core.reduction import Blocks
+from jaxnorm.core.reduction import Blocks, SingleValue
 from jaxnorm.core.validation import check_inexact, check_integer
 from jaxnorm.sample.own_moments import normalize_by_own_moments
 
@@ -27,7 +27,7 @@ def group_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
-    allow_single_value: bool = False,
+    allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes each group of features of each example.

@@ -8,6 +8,7 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.axes import Axes, canonical_axes, space_axes
 from jaxnorm.core.collectives import Groups
+from jaxnorm.core.reduction import SingleValue
 from jaxnorm.core.validation import check_inexact
 from jaxnorm.sample.own_moments import normalize_by_own_moments
 
@@ -24,7 +25,7 @@ def instance_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
-    allow_single_value: bool = False,
+    allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes each feature of each example over space.

@@ -8,6 +8,7 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm.core.axes import Axes, canonical_axes
 from jaxnorm.core.collectives import Groups
+from jaxnorm.core.reduction import SingleValue
 from jaxnorm.core.validation import check_inexact
 from jaxnorm.sample.own_moments import normalize_by_own_moments
 
@@ -24,7 +25,7 @@ def layer_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
-    allow_single_value: bool = False,
+    allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes each example over its features.
@@ -60,8 +61,8 @@ def layer_norm(
         none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
         each with statistics of its own.
-      allow_single_value: Whether each mean may be of a single value, so that y
-        is the bias whatever x is.
+      allow_single_value: Whether each mean may be of a single value, so that y is the
+        bias whatever x is; "warn": with a warning.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:

@@ -9,7 +9,7 @@ from jaxnorm.core.affine import affine
 from jaxnorm.core.axes import align_mask
 from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.measure import measure_alone, measure_power
-from jaxnorm.core.reduction import Blocks, Reduction
+from jaxnorm.core.reduction import Blocks, Reduction, SingleValue
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.validation import check_epsilon, check_flags
 
@@ -23,7 +23,7 @@ def normalize_by_own_moments(
     feature_axes: tuple[int, ...],
     blocks: Blocks | None = None,
     center: bool = True,
-    allow_single_value: bool = True,
+    allow_single_value: SingleValue = True,
     scale_offset: float = 0.0,
     round_before_scale: bool = False,
     epsilon: float,

@@ -20,7 +20,7 @@ from jaxnorm.core.collectives import Groups, MappedAxis
 from jaxnorm.core.dtypes import output_dtype
 from jaxnorm.core.measure import measure_alone
 from jaxnorm.core.normalize import denormalize_with
-from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.reduction import Reduction, SingleValue
 from jaxnorm.core.standardize import Standardization, standardize
 from jaxnorm.core.validation import check_epsilon, check_inexact
 
@@ -82,7 +82,7 @@ def reversible_instance_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
-    allow_single_value: bool = False,
+    allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> tuple[Array, Denormalizer]:
     """Normalizes each series over time, and returns the way back for forecasts.

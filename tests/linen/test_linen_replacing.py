@@ -115,7 +115,7 @@ def test_a_mask_is_handed_on(x):
 
 def test_a_group_of_one_value():
     model, x = nn.BatchNorm(use_running_average=False), jnp.ones((5, 4))
-    with pytest.warns(UserWarning, match="each group of GroupNorm has one value"):
+    with pytest.warns(UserWarning, match="at least two values"):
         linen.replace_norms(
             model,
             {nn.BatchNorm: lambda norm: linen.GroupNorm(num_groups=4)},

@@ -65,6 +65,7 @@ CASES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:each mean must be of at least two values")
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_same_tree_and_values_as_flax(name, options, x):
     ours, flax = run(name, x, **options)

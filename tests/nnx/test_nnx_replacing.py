@@ -76,10 +76,6 @@ def test_an_axis_of_the_same_class():
     assert new.axis_name == "device" and new.scale is model.scale
 
 
-def test_groups_of_one_channel_and_nothing_to_replace(model):
-    with pytest.warns(UserWarning, match="has one channel of 4"):
-        jaxnorm.nnx.replace_norms(
-            model, {nnx.BatchNorm: make(jaxnorm.nnx.GroupNorm, num_groups=4)}
-        )
+def test_nothing_to_replace(model):
     with refused("LayerNorm", "none"):
         jaxnorm.nnx.replace_norms(model, {nnx.LayerNorm: make(jaxnorm.nnx.RMSNorm)})

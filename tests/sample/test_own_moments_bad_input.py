@@ -71,7 +71,7 @@ OWN = {
         ),
         "groups, reduction without the features": (
             dict(num_groups=2, reduction_axes=1),
-            ("reduction_axes", "feature axis 2", "(1,)"),
+            ("reduction_axes", "feature axis 2", "got 1."),
         ),
         "groups, two feature axes": (
             dict(num_groups=2, feature_axes=(1, 2)),
@@ -98,7 +98,7 @@ OWN = {
         ),
         "reduction without the features": (
             dict(reduction_axes=1),
-            ("reduction_axes", "feature axis 2", "got (1,)", "instance_norm"),
+            ("reduction_axes", "feature axis 2", "got 1.", "instance_norm"),
         ),
         "two feature axes": (dict(feature_axes=(1, 2)), ("one axis", "(1, 2)")),
     },

@@ -1,12 +1,18 @@
 """A mean of a single value erases it, which is refused unless it is meant."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from refusals import refused
 
 import jaxnorm
+import jaxnorm.equinox
+import jaxnorm.linen
+import jaxnorm.nnx
 
 # A function, and an input of which each mean is of one value.
 SINGLE = {
@@ -39,6 +45,34 @@ def test_refused_unless_allowed(name):
     np.testing.assert_array_equal(y, np.zeros(shape))
     with refused("allow_single_value", "bool"):
         function(jnp.ones(shape), **options, allow_single_value=1)
+    with refused("allow_single_value", "warn", "error"):
+        function(jnp.ones(shape), **options, allow_single_value="error")
+
+
+@pytest.mark.parametrize("api", [jaxnorm.linen, jaxnorm.nnx, jaxnorm.equinox])
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("LayerNorm", (4, 3, 1), {}),
+        ("InstanceNorm", (4, 3), {}),
+        ("GroupNorm", (4, 3), {"num_groups": 3}),
+        ("ReversibleInstanceNorm", (4, 1, 3), {}),
+    ],
+)
+def test_modules_warn(api, name, shape, options):
+    """As they follow Flax, whose modules do it in silence."""
+    cls, x = getattr(api, name), jnp.ones(shape)
+
+    def apply(x):
+        if api is jaxnorm.linen:
+            return cls(**options).init_with_output(jax.random.key(0), x)
+        rngs = {"rngs": nnx.Rngs(0)} if api is jaxnorm.nnx else {}
+        return cls(shape[-1], **options, **rngs)(x)
+
+    with pytest.warns(
+        UserWarning, match=f"at least two values.*{re.escape(str(shape))}"
+    ):
+        jax.eval_shape(lambda x: jax.tree.leaves(apply(x))[0], x)
 
 
 def test_other_devices_count():
