@@ -34,6 +34,11 @@ jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Checks of annotations at run time take a twelfth of the time. Files that call every
+# function and every module ask for them; with JAXTYPING_DISABLE=0 in the environment,
+# all tests have them.
+if "JAXTYPING_DISABLE" not in os.environ:
+    jaxtyping.config.update("jaxtyping_disable", True)
 # Nobody looks up where in a test an instruction of a compiled program comes from.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 # Tracing makes many objects that live, through which the collector goes in vain: it
@@ -71,13 +76,23 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture
-def as_users_run_it():
-    """Without run-time checks of annotations, which would complain first."""
+def disable_annotations(disable):
     before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
+    jaxtyping.config.update("jaxtyping_disable", disable)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module")
+def annotations_checked():
+    """With run-time checks of the annotations of all functions."""
+    yield from disable_annotations(False)
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without these checks, which would complain first."""
+    yield from disable_annotations(True)
 
 
 @pytest.fixture

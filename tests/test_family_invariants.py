@@ -14,6 +14,8 @@ from family import SHAPE, TABLE, cast, close, draw_arguments, draw_mask
 
 import jaxnorm
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def little_optimization():

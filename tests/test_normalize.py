@@ -12,6 +12,8 @@ from refusals import refused
 
 import jaxnorm
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 FEATURES = 4
 
 

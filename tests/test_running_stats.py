@@ -12,6 +12,8 @@ from drawing import draw, draw_stats, place
 
 import jaxnorm
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 train = functools.partial(jaxnorm.batch_norm, use_running_average=False)
 train_jitted = jax.jit(train, static_argnames=("momentum", "skip_nonfinite"))
 cold = jaxnorm.init_batch_stats

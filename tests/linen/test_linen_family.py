@@ -20,6 +20,8 @@ from refusals import refused
 import jaxnorm
 import jaxnorm.linen
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 # One of each kind: with statistics, without, with the parameters of a layer.
 COMPILED = "BatchNorm", "GhostBatchNorm", "LayerNorm", "WeightNorm", "SpectralNorm"
 every_module = pytest.mark.parametrize("name", TABLE)

@@ -30,6 +30,8 @@ from refusals import refused
 import jaxnorm.nnx
 from jaxnorm.nnx.module import Module
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 every_module = pytest.mark.parametrize("name", NAMES)
 # One of each kind; of the others, the program is compared.
 COMPILED = "BatchNorm", "LayerNorm", "WeightNorm", "SpectralNorm"

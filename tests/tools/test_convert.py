@@ -12,6 +12,8 @@ import pytest
 import jaxnorm.linen
 from jaxnorm import tools
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 FEATURES = 5
 DTYPES = [np.float16, jnp.bfloat16, np.float32, np.float64]
 

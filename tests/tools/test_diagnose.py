@@ -22,6 +22,8 @@ from jaxnorm.tools import (
     recalibrate,
 )
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 
 @pytest.fixture
 def images():

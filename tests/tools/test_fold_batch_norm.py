@@ -12,6 +12,8 @@ from layer_and_norm import Pair, draw_variables, error
 import jaxnorm
 from jaxnorm.tools import fold_batch_norm
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 IMAGES, WIDE = (2, 7, 6, 4), (2, 9, 10, 4)
 
 # layer, shape of its input, options of the fold, axis of the norm

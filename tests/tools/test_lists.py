@@ -12,6 +12,8 @@ import jaxnorm
 from jaxnorm import tools
 from jaxnorm.tools.trees import is_node
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 
 def layer(first):
     return {

@@ -13,6 +13,8 @@ from refusals import refused
 import jaxnorm
 from jaxnorm.tools import merge_batch_stats
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 SIZES = (4, 9, 3, 7, 12, 5, 8, 2)  # of the data of eight replicas
 
 

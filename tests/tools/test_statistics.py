@@ -10,6 +10,8 @@ from jitted import jitted
 import jaxnorm
 from jaxnorm.tools import merge_batch_moments, update_batch_stats
 
+pytestmark = pytest.mark.usefixtures("annotations_checked")
+
 
 def tree_of(x):
     return {"block": {"norm": moments_of(x)._asdict()}}
