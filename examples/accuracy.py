@@ -1,17 +1,22 @@
-"""Measures how exact batch normalization is where means are large.
+"""Measures how exact batch and layer normalization are where means are large.
 
 For each ratio of mean to standard deviation: the largest error of the normalized output
 against float64, of float32 input. Warm: the running mean is within one standard
 deviation of the batch's, as after some steps of training. Cold: it is still 0.
 
   python examples/accuracy.py
+  python examples/accuracy.py --figures=examples/figures  # those of the README
 """
 
+import argparse
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import flax.linen
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import rich.box
 import rich.console
@@ -61,28 +66,106 @@ def flax_norm(**options: bool) -> Callable[[np.ndarray, float], jax.Array]:
     return normalize
 
 
+def of_columns(norm: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """A norm of each example, whose elements are those of a column here."""
+    return lambda x, ratio: norm(jnp.asarray(x).T).T
+
+
+def flax_layer_norm(x: jax.Array) -> jax.Array:
+    """Layer norm of `flax.linen`."""
+    norm = flax.linen.LayerNorm(epsilon=1e-5)
+    return norm.init_with_output(jax.random.key(0), x)[0]
+
+
 METHODS = {
     "jaxnorm, warm": ours(warm=True),
     "jaxnorm, cold": ours(warm=False),
     "jaxnorm, cold, two passes": ours(warm=False, use_fast_variance=False),
     "flax.linen": flax_norm(),
     "flax.linen, two passes": flax_norm(use_fast_variance=False),
+    "jaxnorm, layer norm": of_columns(partial(jaxnorm.layer_norm, epsilon=1e-5)),
+    "flax.linen, layer norm": of_columns(flax_layer_norm),
 }
 
 
+def largest_error(normalize: Callable[..., jax.Array], ratio: float) -> float:
+    """Returns that of the output, over all elements."""
+    x = batch(ratio)
+    y = np.asarray(jax.jit(normalize, static_argnums=1)(x, ratio), np.float64)
+    return float(np.abs(y - exact(x)).max())
+
+
+PANELS = {
+    "Batch norm, after the first steps": {
+        "jaxnorm": "jaxnorm, warm",
+        "flax.linen": "flax.linen",
+    },
+    "Layer norm": {
+        "jaxnorm": "jaxnorm, layer norm",
+        "flax.linen": "flax.linen, layer norm",
+    },
+}
+# For light and for dark pages: the text, and the color-blind safe colors of Okabe and
+# Ito that stand out from the page.
+THEMES = {
+    "accuracy.svg": ("#1f2328", {"jaxnorm": "#0072b2", "flax.linen": "#d55e00"}),
+    "accuracy_dark.svg": ("#d1d7e0", {"jaxnorm": "#56b4e9", "flax.linen": "#e69f00"}),
+}
+
+
+def draw(errors: dict[str, list[float]], directory: Path) -> None:
+    """Draws the errors of both libraries as they are by default."""
+    for file, (ink, colors) in THEMES.items():
+        inks = ("text.color", "axes.edgecolor", "axes.labelcolor")
+        inks += ("xtick.color", "ytick.color")
+        as_text = {"svg.fonttype": "none", "svg.hashsalt": file}
+        with plt.rc_context({**dict.fromkeys(inks, ink), **as_text}):
+            figure, panels = plt.subplots(1, 2, figsize=(7, 2.9), sharey=True)
+            for panel, (title, lines) in zip(panels, PANELS.items(), strict=True):
+                for library, name in lines.items():
+                    # 0 has no place on a logarithmic axis.
+                    x, y = RATIOS[1:], errors[name][1:]
+                    marker = "o" if library == "jaxnorm" else "s"
+                    panel.loglog(x, y, marker, ls="-", color=colors[library], lw=2)
+                    panel.minorticks_off()
+                    panel.annotate(
+                        library,
+                        (x[-2], y[-2]),
+                        xytext=(0, 8) if library == "jaxnorm" else (-8, 4),
+                        textcoords="offset points",
+                        ha="center" if library == "jaxnorm" else "right",
+                        color=colors[library],
+                        weight="bold",
+                    )
+                panel.set_title(title, fontsize=10)
+                panel.set_xlabel("mean / standard deviation of the input")
+                panel.spines[["top", "right"]].set_visible(False)
+                panel.grid(alpha=0.2, color=ink)
+            panels[0].set_ylabel("largest error of the output")
+            figure.suptitle("Outputs stay exact however large the mean", weight="bold")
+            figure.tight_layout()
+            figure.savefig(directory / file, transparent=True, metadata={"Date": None})
+            plt.close(figure)
+
+
 def main() -> None:
-    """Measures and prints."""
+    """Measures, prints, and draws where it shall."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--figures", type=Path, help="a directory to draw into")
+    figures = parser.parse_args().figures
+    errors = {
+        name: [largest_error(normalize, ratio) for ratio in RATIOS]
+        for name, normalize in METHODS.items()
+    }
     table = rich.table.Table(
         "mean / std", *(f"{ratio:g}" for ratio in RATIOS), box=rich.box.MARKDOWN
     )
-    for name, normalize in METHODS.items():
-        errors = []
-        for ratio in RATIOS:
-            x = batch(ratio)
-            y = np.asarray(jax.jit(normalize, static_argnums=1)(x, ratio), np.float64)
-            errors.append(f"{np.abs(y - exact(x)).max():.0e}")
-        table.add_row(name, *errors)
+    for name, row in errors.items():
+        table.add_row(name, *(f"{error:.0e}" for error in row))
     rich.console.Console(width=120).print(table)
+    if figures:
+        figures.mkdir(parents=True, exist_ok=True)
+        draw(errors, figures)
 
 
 if __name__ == "__main__":

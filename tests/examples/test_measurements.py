@@ -1,4 +1,4 @@
-"""The measurements run, and show what the README says of them.
+"""The measurements run, and show what examples/README.md says of them.
 
 Each is a process, compiled as for users. In the default tier `tests/test_cost.py` and
 its neighbours count the same bytes and collectives.
@@ -51,10 +51,14 @@ def test_collectives(rows):
 
 
 @pytest.mark.slow
-def test_accuracy(rows):
-    errors = {row[0]: row[1:] for row in rows("accuracy.py")}
-    for name in ("jaxnorm, warm", "jaxnorm, cold, two passes"):
+def test_accuracy(rows, root, tmp_path):
+    table = rows("accuracy.py", f"--figures={tmp_path}")
+    errors = {row[0]: row[1:] for row in table}
+    exact = ("jaxnorm, warm", "jaxnorm, cold, two passes", "jaxnorm, layer norm")
+    for name in exact:
         assert max(map(float, errors[name])) < 1e-5
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (root / "examples/figures").iterdir()}
     assert max(map(float, errors["jaxnorm, cold"])) < 10
 
 
