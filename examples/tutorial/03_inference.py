@@ -315,4 +315,4 @@ print("largest difference:", jnp.abs(one_layer - two_layers).max())
 # things: which statistics normalize (`use_running_average`), whether the running ones
 # move (whether you keep what comes back), and whether $\gamma$ and $\beta$ learn (the
 # optimizer). Running statistics lag behind: warm up, or recalibrate before you judge a
-# model. Chapter 4 puts all of it into a complete training.
+# model. [Chapter 4](04_from_tensorflow.ipynb) puts all of it into a complete training.
