@@ -3,6 +3,7 @@
 import inspect
 
 import flax.linen
+import jax
 import pytest
 from flax import nnx
 
@@ -67,3 +68,45 @@ def test_help_describes_every_argument(api, name):
         if f"\n  {argument}: " not in inspect.cleandoc(cls.__doc__)
     ]
     assert not missing
+
+
+def test_classes_of_users():
+    """With a constructor, a field or a docstring of their own."""
+
+    class OfLinen(jaxnorm.linen.BatchNorm):
+        """Mine.
+
+        Attributes:
+          factor: My own.
+        """
+
+        factor: float = 2.0
+
+    class OfNNX(jaxnorm.nnx.BatchNorm):
+        """Mine."""
+
+        def __init__(self, width, *, rngs):
+            super().__init__(width, momentum=0.5, rngs=rngs)
+            self.factor = 2.0
+
+    class AlsoOfNNX(jaxnorm.nnx.GroupNorm):
+        """Mine."""
+
+    class OfEquinox(jaxnorm.equinox.LayerNorm):
+        """Mine."""
+
+        def __init__(self, width):
+            super().__init__(width, epsilon=1e-3)
+
+    class AlsoOfEquinox(jaxnorm.equinox.LayerNorm):
+        """Mine."""
+
+    assert OfLinen(factor=3.0).momentum == 0.99
+    assert "My own" in OfLinen.__doc__
+    module = OfNNX(4, rngs=nnx.Rngs(0))
+    assert module.momentum == 0.5 and module.factor == 2.0
+    assert AlsoOfNNX(4, 2, rngs=nnx.Rngs(0)).num_groups == 2
+    x = jax.numpy.ones((2, 4))
+    assert OfEquinox(4)(x).shape == AlsoOfEquinox(4)(x).shape == module(x).shape
+    for cls in (OfNNX, AlsoOfNNX, OfEquinox, AlsoOfEquinox):
+        assert cls.__doc__ == "Mine."

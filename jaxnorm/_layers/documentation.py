@@ -17,8 +17,8 @@ def document_fields(cls: type, description: type = object) -> None:
       cls: The module, whose docstring is replaced.
       description: That of the layer, where the module does not inherit it.
     """
-    if cls.__doc__ is None:  # under python -OO
-        return
+    if cls.__doc__ is None or not cls.__module__.startswith("jaxnorm"):
+        return  # under python -OO; a class of a user's
     described: dict[str, str] = {}
     variables: dict[str, str] = {}
     for base in reversed((*cls.__mro__, *description.__mro__)):

@@ -33,7 +33,7 @@ class Module(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not hasattr(cls, "_description"):
+        if "_description" not in vars(cls):
             return
         construct = cls.__init__
         own = dict(inspect.signature(construct).parameters)

@@ -41,6 +41,8 @@ class Described(nnx.Module, _Layer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):  # a user's class, with a constructor of its own
+            return
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if inspect.isfunction(field.default):  # `nnx.tabulate` sees a method there
