@@ -2,6 +2,7 @@
 
 import inspect
 
+import family
 import flax.linen
 import jax
 import pytest
@@ -68,6 +69,18 @@ def test_help_describes_every_argument(api, name):
         if f"\n  {argument}: " not in inspect.cleandoc(cls.__doc__)
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("api", [jaxnorm.linen, jaxnorm.nnx, jaxnorm.equinox])
+def test_every_function_has_a_module(api):
+    names = {
+        "".join(word.capitalize() for word in name.split("_"))
+        .replace("Rms", "RMS")
+        .replace("StandardizeWeight", "WeightStandardization")
+        for name in family.TABLE
+    }
+    absent = {"VirtualBatchNorm", "WeightNorm", "WeightStandardization", "SpectralNorm"}
+    assert names - set(api.__all__) <= (absent if api is jaxnorm.equinox else set())
 
 
 def test_classes_of_users():
