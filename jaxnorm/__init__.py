@@ -1,8 +1,14 @@
 """Normalization for JAX with explicit state.
 
 Pure functions; those whose statistics cross examples return `(y, new_stats)`. Flax
-modules over them are in `jaxnorm.linen` and `jaxnorm.nnx`, imported by name.
+modules over them are in `jaxnorm.linen` and `jaxnorm.nnx`, Equinox modules in
+`jaxnorm.equinox`, tools for whole models in `jaxnorm.tools`. Each is imported when it is
+first used, with Flax or Equinox.
 """
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING
 
 from jaxnorm.batch.adaptive_batch_norm import adaptive_batch_norm
 from jaxnorm.batch.batch_norm import batch_norm
@@ -49,6 +55,13 @@ from jaxnorm.sample.unit_norm import unit_norm
 from jaxnorm.weight.spectral_norm import spectral_norm
 from jaxnorm.weight.standardize_weight import standardize_weight
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
+
+if TYPE_CHECKING:
+    from jaxnorm import linen as linen
+    from jaxnorm import nnx as nnx
+    from jaxnorm import tools as tools
+
+    __version__: str
 
 __all__ = [
     "MOMENTS_NAME",
@@ -102,3 +115,30 @@ __all__ = [
     "weight_magnitude",
     "weight_norm",
 ]
+
+_SUBPACKAGES = ("equinox", "linen", "nnx", "tools")
+
+# A type checker that saw it would take every name for one of the package.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports a subpackage at its first use; says where else a name is."""
+        if name == "__version__":
+            return importlib.metadata.version("jaxnorm")
+        if name in _SUBPACKAGES:
+            return importlib.import_module(f"jaxnorm.{name}")
+        message = f"module 'jaxnorm' has no attribute {name!r}."
+        if not name.startswith("_"):
+            places = [
+                f"jaxnorm.{package}.{name}"
+                for package in _SUBPACKAGES[1:]  # Equinox need not be installed
+                if name in importlib.import_module(f"jaxnorm.{package}").__all__
+            ]
+            if places:
+                message += f" Did you mean {' or '.join(places)}?"
+        raise AttributeError(message, name=name)
+
+
+def __dir__() -> list[str]:
+    private = {name for name in globals() if name.startswith("_")}
+    return sorted({*__all__, *_SUBPACKAGES, *private, "__version__"})
