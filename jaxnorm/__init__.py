@@ -28,6 +28,14 @@ from jaxnorm.core.moments import Moments, batch_moments, merge_moments
 from jaxnorm.core.momentum import warmup_momentum
 from jaxnorm.core.normalize import denormalize, normalize
 from jaxnorm.core.running_moments import RunningMoments, init_running_moments
+from jaxnorm.core.single_stats import (
+    CountedMeanStats,
+    CountedVarStats,
+    MeanStats,
+    VarStats,
+    init_mean_stats,
+    init_var_stats,
+)
 from jaxnorm.core.stats import (
     BatchStats,
     CountedBatchStats,
@@ -67,11 +75,15 @@ __all__ = [
     "MOMENTS_NAME",
     "BatchStats",
     "CountedBatchStats",
+    "CountedMeanStats",
+    "CountedVarStats",
     "Denormalizer",
+    "MeanStats",
     "Moments",
     "RenormBounds",
     "RenormStats",
     "RunningMoments",
+    "VarStats",
     "adaptive_batch_norm",
     "batch_instance_norm",
     "batch_moments",
@@ -89,9 +101,11 @@ __all__ = [
     "global_response_norm",
     "group_norm",
     "init_batch_stats",
+    "init_mean_stats",
     "init_recurrent_stats",
     "init_renorm_stats",
     "init_running_moments",
+    "init_var_stats",
     "init_weight_norm",
     "instance_batch_norm",
     "instance_norm",

@@ -83,8 +83,10 @@ class Draw(NamedTuple):
                 return y, tuple(new)
             case "renorm":
                 state = jaxnorm.RenormStats(*state)
-            case "mean" | "var":
-                (state,) = state
+            case "mean":
+                state = jaxnorm.MeanStats(*state)
+            case "var":
+                state = jaxnorm.VarStats(*state)
             case _:
                 state = jaxnorm.BatchStats(*state)
         y, new = row.function(x, state, **params, **options)

@@ -149,7 +149,7 @@ TABLE = {
     "mean_only_batch_norm": of_batch(
         jaxnorm.mean_only_batch_norm,
         params={"bias": BIAS},
-        state=lambda rng, x: batch_stats(rng, x).mean,
+        state=lambda rng, x: jaxnorm.MeanStats(batch_stats(rng, x).mean),
     ),
     "recurrent_batch_norm": of_batch(
         jaxnorm.recurrent_batch_norm, state=recurrent_stats, step=1
@@ -157,7 +157,7 @@ TABLE = {
     "evo_norm_b0": of_batch(
         jaxnorm.evo_norm_b0,
         params=AFFINE | {"v": Param(1.0)},
-        state=lambda rng, x: batch_stats(rng, x).var,
+        state=lambda rng, x: jaxnorm.VarStats(batch_stats(rng, x).var),
         takes_complex=False,
     ),
     "running_norm": Entry(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax import Array
 from jax import numpy as jnp
@@ -197,18 +197,11 @@ class BatchRenorm(BatchLayer):
         )
 
 
-class RunningMean(NamedTuple):
-    """The one statistic: the running mean, of the feature shape."""
-
-    mean: Array
-
-
 @description
 class MeanOnlyBatchNorm(BatchLayer):
     """Batch norm of the mean alone.
 
     Attributes:
-      momentum: Weight of the old mean, in [0, 1].
       use_fast_variance: Without effect, as there is no variance.
       unbiased: Likewise.
       epsilon: Likewise.
@@ -218,19 +211,12 @@ class MeanOnlyBatchNorm(BatchLayer):
     use_scale: bool = dataclasses.field(default=False, init=False)
 
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
-        return RunningMean(jnp.zeros(features, self._stats_dtype))
+        return jaxnorm.init_mean_stats(features, self._stats_dtype, counted=counted)
 
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
     ) -> tuple[Array, Any]:
-        y, mean = jaxnorm.mean_only_batch_norm(x, stats.mean, params["bias"], **options)
-        return y, RunningMean(mean)
-
-
-class RunningVariance(NamedTuple):
-    """The one statistic: the running variance, of the feature shape."""
-
-    var: Array
+        return jaxnorm.mean_only_batch_norm(x, stats, params["bias"], **options)
 
 
 @description
@@ -238,7 +224,6 @@ class EvoNormB0(BatchLayer):
     """Normalization by batch and instance, and the activation, in one.
 
     Attributes:
-      momentum: Weight of the old variance, in [0, 1].
       v_init: Initializer of v, the slope of the gate.
     """
 
@@ -249,13 +234,12 @@ class EvoNormB0(BatchLayer):
         return super()._parameters(features) | own
 
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
-        return RunningVariance(jnp.ones(features, self._stats_dtype))
+        return jaxnorm.init_var_stats(features, self._stats_dtype, counted=counted)
 
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
     ) -> tuple[Array, Any]:
-        y, var = jaxnorm.evo_norm_b0(x, stats.var, **params, **options)
-        return y, RunningVariance(var)
+        return jaxnorm.evo_norm_b0(x, stats, **params, **options)
 
 
 @description

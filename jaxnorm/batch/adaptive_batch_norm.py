@@ -14,9 +14,9 @@ from jaxnorm.batch.instances import (
     measure_about_instances,
     normalize_about,
 )
-from jaxnorm.core.average import unbiased_factor
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.moments import Moments
+from jaxnorm.core.running import unbiased_factor
 from jaxnorm.core.sharding import where
 from jaxnorm.core.stats import Stats, check_stats
 from jaxnorm.core.validation import check_number, check_real

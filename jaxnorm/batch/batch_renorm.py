@@ -10,12 +10,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Inexact
 
 from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.core.average import average, count_update, resolve_momentum
 from jaxnorm.core.dtypes import accumulation_dtype
 from jaxnorm.core.measure import CenteredMoments
 from jaxnorm.core.momentum import Schedule
 from jaxnorm.core.sharding import where
-from jaxnorm.core.stats import check_statistic
+from jaxnorm.core.stats import check_running
 from jaxnorm.core.validation import check_real, check_scalar, check_shape
 
 
@@ -129,13 +128,8 @@ def batch_renorm(
             "unbiased must be False, since r compares the running std with that which "
             "normalizes the batch, got True."
         )
-    if not isinstance(stats, RenormStats):
-        raise TypeError(
-            f"stats must be RenormStats, got {type(stats).__name__}. Make them with "
-            f"init_renorm_stats({call.feature_shape})."
-        )
-    check_statistic(stats.mean, "stats.mean", call.feature_shape, call.x.dtype)
-    check_statistic(stats.std, "stats.std", call.feature_shape, call.x.dtype)
+    make = f"init_renorm_stats({call.feature_shape})"
+    check_running(stats, (RenormStats,), make, call.feature_shape, call.x.dtype)
     r_max = _bound(r_max, "r_max", 1.0, stats.count)
     d_max = _bound(d_max, "d_max", 0.0, stats.count)
     epsilon = call.spec.epsilon
@@ -158,15 +152,7 @@ def batch_renorm(
     y = dataclasses.replace(call, scale=scale * r, bias=bias + scale * d).standardize(
         moments.or_where_empty(running_std**2 - epsilon)
     )
-
-    weight, seen = resolve_momentum(call.momentum, running), batch.count > 0
-    std = jnp.sqrt(batch.var + epsilon)
-    new = RenormStats(
-        average(running.mean, batch.mean, weight=weight, seen=seen),
-        average(running.std, std, weight=weight, seen=seen),
-        count_update(running.count, seen),
-    )
-    return y, call.keep_if_skipped(batch, new, running)
+    return y, call.update(running, batch)
 
 
 def _corrections(

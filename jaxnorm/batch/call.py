@@ -3,7 +3,15 @@
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Required, TypedDict, TypeVar, Unpack
+from typing import (
+    Any,
+    Protocol,
+    Required,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    runtime_checkable,
+)
 
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
@@ -19,8 +27,8 @@ from jaxnorm.core.momentum import Schedule, check_momentum
 from jaxnorm.core.normalize import normalize_with
 from jaxnorm.core.pooling import pool, pool_about_mean
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.running import resolve_momentum, update_running
 from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.stats import Stats, keep_unless_finite, update_batch_stats
 from jaxnorm.core.validation import (
     check_epsilon,
     check_flags,
@@ -29,6 +37,17 @@ from jaxnorm.core.validation import (
 )
 
 _State = TypeVar("_State")
+
+
+@runtime_checkable
+class _NamedTuple(Protocol):
+    """Any NamedTuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+    def _replace(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+_Running = TypeVar("_Running", bound=_NamedTuple)
 
 
 class BatchOptions(TypedDict, total=False):
@@ -224,16 +243,36 @@ class BatchCall:
         """Returns moments of x as public ones, of the feature shape."""
         return per_feature(moments, self.x.shape, self.features)
 
-    def update(self, stats: Stats, batch: Moments) -> Stats:
-        """Moves running statistics towards those of the batch."""
-        new = update_batch_stats(
-            stats, batch, momentum=self.momentum, unbiased=self.unbiased
-        )
-        return self.keep_if_skipped(batch, new, stats)
+    def update(
+        self,
+        state: _Running,
+        moments: Moments,
+        *,
+        weight: Array | None = None,
+        updates: Array | None = None,
+    ) -> _Running:
+        """Moves running statistics towards the moments of the batch.
 
-    def keep_if_skipped(self, batch: object, new: _State, old: _State) -> _State:
-        """Returns `new`, or `old` where non-finite statistics are to be skipped."""
-        return keep_unless_finite(batch, new, old) if self.skip_nonfinite else new
+        Args:
+          state: Running statistics, the same on all instances.
+          moments: Moments of the batch, of the feature shape.
+          weight: Weight of the old statistics; by default the momentum.
+          updates: How many updates this one stands for; by default 1.
+        """
+        running = state._asdict()
+        if weight is None:
+            weight = resolve_momentum(self.momentum, running)
+        new = update_running(
+            running,
+            moments,
+            weight=weight,
+            unbiased=self.unbiased,
+            epsilon=self.spec.epsilon,
+            skip_nonfinite=self.skip_nonfinite,
+            updates=updates,
+        )
+        moved: _Running = state._replace(**new)
+        return moved
 
 
 def check_options(options: BatchOptions) -> None:

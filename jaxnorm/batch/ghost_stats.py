@@ -1,17 +1,18 @@
 """How the running statistics follow those of ghost batches."""
 
-from typing import Literal, cast
+import dataclasses
+from typing import Literal
 
 import jax
 from jax import Array
 from jax import numpy as jnp
 
 from jaxnorm.batch.call import BatchCall
-from jaxnorm.core.average import average, resolve_momentum, unbiased_factor
 from jaxnorm.core.axes import batch_axis
 from jaxnorm.core.collectives import MappedAxis
 from jaxnorm.core.measure import CenteredMoments, nonzero, usable_shift
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.running import resolve_momentum, unbiased_factor
 from jaxnorm.core.sharding import gather, shard_as, where
 from jaxnorm.core.stats import CountedBatchStats, Stats
 
@@ -41,14 +42,14 @@ def update_from_ghosts(
     count = jnp.broadcast_to(ghosts.count, shape)
     if rule == "mean":
         share = (count > 0).astype(count.dtype)
-        kept = resolve_momentum(call.momentum, stats)
-        updates = jnp.any(count > 0).astype(jnp.float32)
+        kept, updates = resolve_momentum(call.momentum, stats._asdict()), None
     else:
         share, kept, updates = _in_turn(call, stats, gather(count, axis) > 0)
         share = shard_as(ghosts.var, share)
     var = ghosts.var
     if call.unbiased:
         var = var * unbiased_factor(ghosts.count)
+        call = dataclasses.replace(call, unbiased=False)  # once is enough
 
     def weigh(value: Array) -> Array:
         weighted = share.astype(value.dtype) * value
@@ -61,13 +62,7 @@ def update_from_ghosts(
     delta, var = delta / number.astype(delta.dtype), var / number
     batch = call.per_feature(CenteredMoments(count, ghosts.shift, delta, var))
     kept = jnp.reshape(jnp.broadcast_to(kept, var.shape), call.feature_shape)
-    new = stats._replace(
-        mean=average(stats.mean, batch.mean, weight=kept, seen=batch.count > 0),
-        var=average(stats.var, batch.var, weight=kept, seen=batch.count > 0),
-    )
-    if isinstance(new, CountedBatchStats):
-        new = new._replace(count=new.count + updates)
-    return call.keep_if_skipped(batch, cast(Stats, new), stats)
+    return call.update(stats, batch, weight=kept, updates=updates)
 
 
 def _in_turn(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, Array]:
@@ -94,7 +89,7 @@ def _in_turn(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, 
         counts = stats.count + jnp.sum(earlier, 1)
         momentum = jnp.asarray(jax.vmap(call.momentum)(counts))
     else:
-        momentum = resolve_momentum(call.momentum, stats)
+        momentum = resolve_momentum(call.momentum, stats._asdict())
     one = (1,) * (seen.ndim - 1)
     momentum = momentum.reshape(-1, *one)
     if call.mask is not None:

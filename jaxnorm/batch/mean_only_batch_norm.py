@@ -8,22 +8,21 @@ from jax import numpy as jnp
 from jaxtyping import Inexact
 
 from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.core.average import average, resolve_momentum
-from jaxnorm.core.stats import check_statistic
+from jaxnorm.core.single_stats import OfMean, check_mean_stats
 
 
 def mean_only_batch_norm(
     x: Inexact[Array, "..."],
-    running_mean: Inexact[Array, "..."],
+    stats: OfMean,
     bias: Inexact[Array, "..."] | None = None,
     **options: Unpack[BatchOptions],
-) -> tuple[Array, Array]:
+) -> tuple[Array, OfMean]:
     """Subtracts the batch's mean of each feature, and divides by nothing.
 
     In training, with the mean over all axes but `feature_axes`::
 
         y = x - mean + bias
-        new_running_mean = momentum * running_mean + (1 - momentum) * mean
+        new_stats = momentum * stats + (1 - momentum) * mean
 
     In inference the running mean takes the place of the batch's. Together with
     `weight_norm`, which sets the scale of the activations, it has less noise than batch
@@ -32,15 +31,15 @@ def mean_only_batch_norm(
     Args:
       x: Input of any shape; floating or complex. The mean is computed in float32 or
         wider.
-      running_mean: Feature shape; zeros at the start, in float32.
+      stats: The running mean, of the feature shape, from `init_mean_stats`.
       bias: Feature shape, or the rank of x with 1 where shared; 0 where None.
       **options: As in `jaxnorm.batch_norm`: `use_running_average`, which must be given,
-        and `momentum` (a number), `feature_axes`, `mask`, `axis_name`,
-        `axis_index_groups`, `skip_nonfinite` and `dtype`.
+        and `momentum`, `feature_axes`, `mask`, `axis_name`, `axis_index_groups`,
+        `skip_nonfinite` and `dtype`.
 
     Returns:
-      y of the shape of x, and the new running mean; `running_mean` itself in inference.
-      One collective forward and one backward.
+      y of the shape of x, and the new statistics; `stats` itself in inference. One
+      collective forward and one backward.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.
@@ -53,25 +52,22 @@ def mean_only_batch_norm(
     Example:
       >>> import jax.numpy as jnp, jaxnorm
       >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
-      >>> y, running_mean = jaxnorm.mean_only_batch_norm(
-      ...     x, jnp.zeros(2), use_running_average=False, momentum=0.5
+      >>> y, stats = jaxnorm.mean_only_batch_norm(
+      ...     x, jaxnorm.init_mean_stats(2), use_running_average=False, momentum=0.5
       ... )
-      >>> y, running_mean
+      >>> y, stats.mean
       (Array([[ -1., -10.],
              [  1.,  10.]], dtype=float32), Array([ 1., 10.], dtype=float32))
     """
     call = BatchCall.parse(x, None, bias, **options)
     spec = dataclasses.replace(call.spec, rescale=False)
     call = dataclasses.replace(call, spec=spec)
-    running_mean = jnp.asarray(running_mean)
-    check_statistic(running_mean, "running_mean", call.feature_shape, call.x.dtype)
+    check_mean_stats(stats, call.feature_shape, call.x.dtype)
     if call.use_running_average:
-        one = jnp.ones_like(running_mean, jnp.float32)
-        return call.normalize(running_mean, one, epsilon=0.0), running_mean
+        one = jnp.ones_like(stats.mean, jnp.float32)
+        return call.normalize(stats.mean, one, epsilon=0.0), stats
 
-    running = call.agree(running_mean)
-    moments = call.measure(running)
-    batch = call.per_feature(moments)
-    weight = resolve_momentum(call.momentum, running)
-    new = average(running, batch.mean, weight=weight, seen=batch.count > 0)
-    return call.standardize(moments), call.keep_if_skipped(batch.mean, new, running)
+    running = call.agree(stats)
+    moments = call.measure(running.mean)
+    y = call.standardize(moments)
+    return y, call.update(running, call.per_feature(moments))

@@ -16,6 +16,7 @@ from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, promote
 from jaxnorm.core.masks import select, usable
 from jaxnorm.core.measure import inverse_std, measure
 from jaxnorm.core.reduction import Reduction
+from jaxnorm.core.running import keep_unless_finite
 from jaxnorm.core.running_moments import (
     RunningMoments,
     add_batch,
@@ -23,7 +24,6 @@ from jaxnorm.core.running_moments import (
     forget,
     in_dtype,
 )
-from jaxnorm.core.stats import keep_unless_finite
 from jaxnorm.core.validation import (
     check_epsilon,
     check_flags,

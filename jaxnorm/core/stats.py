@@ -1,21 +1,14 @@
 """Running statistics: explicit state in, explicit state out."""
 
-import functools
 from typing import Literal, NamedTuple, TypeVar, cast, overload
 
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm.core.average import (
-    average,
-    count_update,
-    resolve_momentum,
-    unbiased_factor,
-)
 from jaxnorm.core.moments import Moments, check_moments
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.running import resolve_momentum, update_running
 from jaxnorm.core.validation import check_inexact, check_shape
 
 
@@ -48,7 +41,6 @@ class CountedBatchStats(NamedTuple):
 
 
 Stats = TypeVar("Stats", bound=BatchStats | CountedBatchStats)
-_State = TypeVar("_State")
 
 
 @overload
@@ -98,12 +90,7 @@ def init_batch_stats(
       >>> jaxnorm.init_batch_stats(1)
       BatchStats(mean=Array([0.], dtype=float32), var=Array([1.], dtype=float32))
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"dtype must be real and floating, got {dtype}. Use float32, whatever the "
-            "dtype of the input."
-        )
-    shape = check_shape(feature_shape, "feature_shape")
+    shape = initial_shape(feature_shape, dtype)
     mean, var = jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
     if counted:
         return CountedBatchStats(mean, var, jnp.zeros((), jnp.float32))
@@ -157,23 +144,50 @@ def update_batch_stats(
     """
     check_moments(moments, "moments")
     check_stats(stats, jnp.shape(moments.mean), jnp.result_type(moments.mean))
-    weight = resolve_momentum(momentum, stats)
-    factor = unbiased_factor(moments.count) if unbiased else 1.0
-    seen = moments.count > 0
-    new = stats._replace(
-        mean=average(stats.mean, moments.mean, weight=weight, seen=seen),
-        var=average(stats.var, moments.var * factor, weight=weight, seen=seen),
-    )
-    if isinstance(new, CountedBatchStats):
-        new = new._replace(count=count_update(new.count, seen))
-    return cast(Stats, new)
+    running = stats._asdict()
+    weight = resolve_momentum(momentum, running)
+    new = update_running(running, moments, weight=weight, unbiased=unbiased)
+    return cast(Stats, stats._replace(**new))
 
 
-def check_stats(stats: Stats, feature_shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Checks that batch norm's running statistics are such, and fit the input.
+def initial_shape(
+    feature_shape: int | tuple[int, ...], dtype: DTypeLike
+) -> tuple[int, ...]:
+    """Returns the shape of running statistics to be made, with a dtype that suits.
+
+    Raises:
+      TypeError: If `dtype` is not real and floating, or a size no integer.
+      ValueError: If a size is negative.
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"dtype must be real and floating, got {dtype}. Use float32, whatever the "
+            "dtype of the input."
+        )
+    return check_shape(feature_shape, "feature_shape")
+
+
+def check_stats(
+    stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
+) -> None:
+    """Checks batch norm's running statistics, as `check_running` does."""
+    kinds, make = (BatchStats, CountedBatchStats), f"init_batch_stats({feature_shape})"
+    check_running(stats, kinds, make, feature_shape, dtype)
+
+
+def check_running(
+    stats: object,
+    kinds: tuple[type[NamedTuple], ...],
+    make: str,
+    feature_shape: tuple[int, ...],
+    dtype: DTypeLike,
+) -> None:
+    """Checks that running statistics are such, and fit the input.
 
     Args:
       stats: What the user passed.
+      kinds: The types of which it may be; all fields but `count` are statistics.
+      make: What makes them, as code.
       feature_shape: The sizes of the feature axes.
       dtype: Dtype of the input, or of its mean.
 
@@ -181,13 +195,15 @@ def check_stats(stats: Stats, feature_shape: tuple[int, ...], dtype: DTypeLike) 
       TypeError: If they are no running statistics, or complex for real input.
       ValueError: If one has another shape.
     """
-    if not isinstance(stats, BatchStats | CountedBatchStats):
+    if not isinstance(stats, kinds):
         raise TypeError(
-            "stats must be BatchStats or CountedBatchStats, got "
-            f"{type(stats).__name__}. Make them with init_batch_stats({feature_shape})."
+            f"stats must be {' or '.join(kind.__name__ for kind in kinds)}, got "
+            f"{type(stats).__name__}. Make them with {make}."
         )
-    check_statistic(stats.mean, "stats.mean", feature_shape, dtype)
-    check_statistic(stats.var, "stats.var", feature_shape, jnp.float32)
+    for name, value in stats._asdict().items():
+        if name != "count":
+            own = dtype if name == "mean" else jnp.float32
+            check_statistic(value, f"stats.{name}", feature_shape, own)
 
 
 def check_statistic(
@@ -217,22 +233,3 @@ def check_statistic(
             f"{jnp.result_type(value)}. Convert the input to complex, or take the real "
             "part."
         )
-
-
-def keep_unless_finite(batch: object, new: _State, old: _State) -> _State:
-    """Returns `new` if the batch is finite and no statistic ceases to be, else `old`.
-
-    All statistics of the layer are kept, or none.
-
-    Args:
-      batch: The statistics of the batch; arrays in any structure.
-      new: The state after the update.
-      old: The state before it, of the same structure.
-    """
-    finite = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(batch)]
-    for after, before in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
-        finite.append(jnp.isfinite(after) | ~jnp.isfinite(before))
-    intact = functools.reduce(jnp.logical_and, [jnp.all(leaf) for leaf in finite])
-    return jax.tree.map(
-        lambda new, old: jnp.where(intact, new, old.astype(new.dtype)), new, old
-    )

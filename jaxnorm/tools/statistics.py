@@ -8,14 +8,9 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.average import (
-    average,
-    count_update,
-    resolve_momentum,
-    unbiased_factor,
-)
 from jaxnorm.core.moments import Moments, merge_moments
 from jaxnorm.core.momentum import Schedule
+from jaxnorm.core.running import resolve_momentum, update_running
 from jaxnorm.core.sharding import where
 from jaxnorm.core.validation import check_epsilon, check_flags
 from jaxnorm.tools.trees import children, is_node, with_children
@@ -192,27 +187,21 @@ def update_batch_stats(
     def update(layer: Layer, moments: Moments) -> Layer:
         if "count" in layer and layer["count"].ndim:  # one set of each time step
             return jax.vmap(update)(layer, moments)
-        weight = momentum
-        if callable(momentum) and "count" in layer:
-            weight = momentum(layer["count"])
-        weight = resolve_momentum(weight, layer)
-        seen = moments.count > 0
-        var = moments.var * (unbiased_factor(moments.count) if unbiased else 1.0)
-        std = jnp.sqrt(var + epsilon)
-        targets = {"mean": moments.mean, "var": var, "std": std}
-        new = {
-            name: average(layer[name], targets[name], weight=weight, seen=seen)
-            for name in targets.keys() & layer.keys()
-        }
+        new = update_running(
+            layer,
+            moments,
+            weight=resolve_momentum(momentum, layer),
+            unbiased=unbiased,
+            epsilon=epsilon,
+        )
         # Of a stream, what was to be added to the old values is not to the new ones.
-        rests = {f"{name}_rest" for name in new} & layer.keys()
-        new |= {
+        seen = moments.count > 0
+        rests = {f"{name}_rest" for name in _STATISTICS & layer.keys()} & layer.keys()
+        zeros = {
             name: where(seen, jnp.zeros_like(layer[name]), layer[name])
             for name in rests
         }
-        if "count" in layer:
-            new["count"] = count_update(layer["count"], seen)
-        return {name: new.get(name, old) for name, old in layer.items()}
+        return new | zeros
 
     return map_layers(
         lambda path, layer, moments: update(layer, _as_moments(moments, path)),

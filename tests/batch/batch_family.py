@@ -77,8 +77,10 @@ class Normalizer(NamedTuple):
                 return ()
             case "renorm":
                 return jaxnorm.RenormStats(*stats, place(3.0))
-            case "mean" | "var":
-                return getattr(stats, self.state)
+            case "mean":
+                return jaxnorm.MeanStats(stats.mean)
+            case "var":
+                return jaxnorm.VarStats(stats.var)
             case "steps":
                 return draw_stats(rng, (3, *shape), dtype)
         return stats

@@ -86,17 +86,6 @@ def of_batch(cls, function, tree, restore=jaxnorm.BatchStats, **fields):
     )
 
 
-def of_one_statistic(cls, function, tree, name):
-    return of_function(
-        cls,
-        function,
-        tree,
-        restore=lambda **stats: stats[name],
-        synchronizes=True,
-        collect=lambda state: {"batch_stats": {name: state}},
-    )
-
-
 def of_weight(cls, tree, normalize, **fields):
     """An entry for a wrapper, here of a dense layer."""
 

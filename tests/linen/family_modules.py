@@ -11,7 +11,6 @@ from family_entries import (
     Entry,
     of_batch,
     of_function,
-    of_one_statistic,
     of_weight,
     per_feature,
 )
@@ -109,11 +108,11 @@ TABLE = {
         AFFINE | STATS,
         settings={"strength": 0.5},
     ),
-    "MeanOnlyBatchNorm": of_one_statistic(
+    "MeanOnlyBatchNorm": of_batch(
         modules.MeanOnlyBatchNorm,
         "mean_only_batch_norm",
         per_feature("params/bias", "batch_stats/mean"),
-        "mean",
+        restore=jaxnorm.MeanStats,
     ),
     "RecurrentBatchNorm": of_batch(
         modules.RecurrentBatchNorm,
@@ -129,11 +128,11 @@ TABLE = {
         settings={"num_domains": family.STEPS},
         extra=(1,),
     ),
-    "EvoNormB0": of_one_statistic(
+    "EvoNormB0": of_batch(
         modules.EvoNormB0,
         "evo_norm_b0",
         AFFINE | per_feature("params/v", "batch_stats/var"),
-        "var",
+        restore=jaxnorm.VarStats,
     ),
     "SwitchableNorm": of_batch(
         modules.SwitchableNorm,
