@@ -1,0 +1,136 @@
+"""Trains a CNN with batch norm on one device: Flax Linen and `jax.jit`.
+
+One file to copy: put your arrays into `load_data`, and start it.
+
+  python train_linen.py
+  python train_linen.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
+
+A second start with the same --workdir goes on from its last checkpoint.
+Needs: pip install jaxnorm optax orbax-checkpoint tqdm scikit-learn
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import linen as nn
+from flax.training import train_state
+from tqdm import tqdm
+
+import jaxnorm.linen
+
+WIDTHS = (32, 64, 128)  # of the convolutions
+
+
+def load_data():
+    """Returns (images, labels) for training and for testing. Your arrays go here.
+
+    Images: (N, height, width, channels), any numbers. Labels: (N,) integers from 0.
+    """
+    from sklearn import datasets
+
+    digits = datasets.load_digits()  # 1,797 of 8 x 8 pixels, in no order
+    images, labels = digits.images[..., np.newaxis], digits.target
+    return (images[:1408], labels[:1408]), (images[1408:], labels[1408:])
+
+
+class CNN(nn.Module):
+    """Convolutions, each with batch norm, and a dense layer."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        """Returns logits."""
+        x = images.astype(jnp.float32)
+        for features in WIDTHS:
+            # Without a bias, which the norm would subtract again.
+            x = nn.Conv(features, (3, 3), strides=2, use_bias=False)(x)
+            x = jaxnorm.linen.BatchNorm(
+                use_running_average=not train, momentum=jaxnorm.warmup_momentum(0.99)
+            )(x)
+            x = nn.relu(x)
+        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
+
+
+class TrainState(train_state.TrainState):
+    """Parameters and optimizer state, and the running statistics of the norms."""
+
+    batch_stats: dict
+
+
+@jax.jit
+def train_step(state, images, labels):
+    """Returns the state after one batch, and the batch's loss."""
+
+    def loss_fn(params):
+        # Running statistics go in with the parameters; new ones come out.
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updates = state.apply_fn(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), updates["batch_stats"]
+
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return state.apply_gradients(grads=grads, batch_stats=batch_stats), loss
+
+
+@jax.jit
+def count_correct(state, images, labels):
+    """Returns how many of a batch are classified correctly."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = state.apply_fn(variables, images, train=False)
+    return jnp.sum(logits.argmax(axis=-1) == labels)
+
+
+def split(indices, batch_size):
+    """Returns batches of nearly equal sizes, so that none is of a few examples."""
+    return np.array_split(indices, -(-len(indices) // batch_size))
+
+
+def main(argv=None):
+    """Trains, evaluates after each epoch, and saves."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=5, help="in all")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--workdir", type=Path, help="default: a new one")
+    args = parser.parse_args(argv)
+    workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_linen_"))
+    print("checkpoints:", workdir)
+
+    (images, labels), (test_images, test_labels) = load_data()
+    model = CNN(num_classes=int(labels.max()) + 1)
+    variables = model.init(jax.random.key(0), images[:1], train=False)
+    state = TrainState.create(apply_fn=model.apply, tx=optax.adam(3e-3), **variables)
+    state = jax.device_put(state, jax.devices()[0])
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with ocp.CheckpointManager(workdir.absolute(), options=options) as checkpoints:
+        done = checkpoints.latest_step() or 0
+        if done:
+            state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            print("restored: epoch", done)
+        for epoch in range(done + 1, args.epochs + 1):
+            # The order depends on the epoch alone, so that a restored run repeats it.
+            order = np.random.default_rng(epoch).permutation(len(images))
+            losses = []
+            for rows in tqdm(split(order, args.batch_size), desc=f"epoch {epoch}"):
+                state, loss = train_step(state, images[rows], labels[rows])
+                losses.append(loss)
+            correct = [
+                count_correct(state, test_images[rows], test_labels[rows])
+                for rows in split(np.arange(len(test_images)), args.batch_size)
+            ]
+            accuracy = np.sum(correct) / len(test_images)
+            print(f"epoch {epoch}: loss {np.mean(losses):.4f}, accuracy {accuracy:.4f}")
+            checkpoints.save(epoch, args=ocp.args.StandardSave(state))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Trains a CNN with batch norm on one device: Flax NNX and `nnx.jit`.
+
+One file to copy: put your arrays into `load_data`, and start it.
+
+  python train_nnx.py
+  python train_nnx.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
+
+A second start with the same --workdir goes on from its last checkpoint.
+Needs: pip install jaxnorm optax orbax-checkpoint tqdm scikit-learn
+"""
+
+import argparse
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from tqdm import tqdm
+
+import jaxnorm.nnx
+
+WIDTHS = (32, 64, 128)  # of the convolutions
+
+
+def load_data():
+    """Returns (images, labels) for training and for testing. Your arrays go here.
+
+    Images: (N, height, width, channels), any numbers. Labels: (N,) integers from 0.
+    """
+    from sklearn import datasets
+
+    digits = datasets.load_digits()  # 1,797 of 8 x 8 pixels, in no order
+    images, labels = digits.images[..., np.newaxis], digits.target
+    return (images[:1408], labels[:1408]), (images[1408:], labels[1408:])
+
+
+class CNN(nnx.Module):
+    """Convolutions, each with batch norm, and a dense layer."""
+
+    def __init__(self, channels, num_classes, *, rngs):
+        widths = (channels, *WIDTHS)
+        # Without a bias, which the norm would subtract again.
+        options = {"strides": 2, "use_bias": False, "rngs": rngs}
+        self.convs = nnx.List(
+            nnx.Conv(before, after, (3, 3), **options)
+            for before, after in pairwise(widths)
+        )
+        self.norms = nnx.List(
+            jaxnorm.nnx.BatchNorm(
+                width, momentum=jaxnorm.warmup_momentum(0.99), rngs=rngs
+            )
+            for width in widths[1:]
+        )
+        self.dense = nnx.Linear(widths[-1], num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        """Returns logits."""
+        x = images.astype(jnp.float32)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnx.relu(norm(conv(x)))
+        return self.dense(x.mean(axis=(1, 2)))
+
+
+@nnx.jit
+def train_step(model, optimizer, images, labels):
+    """Updates model and optimizer in place with one batch; returns its loss."""
+
+    def loss_fn(model):
+        # The norms write their new running statistics into their variables, of type
+        # nnx.BatchStat. Gradients and the optimizer are those of nnx.Param only.
+        logits = model(images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean()
+
+    loss, grads = nnx.value_and_grad(loss_fn)(model)
+    optimizer.update(model, grads)
+    return loss
+
+
+@nnx.jit
+def count_correct(model, images, labels):
+    """Returns how many of a batch are classified correctly."""
+    return jnp.sum(model(images).argmax(axis=-1) == labels)
+
+
+def split(indices, batch_size):
+    """Returns batches of nearly equal sizes: no last one of a few examples."""
+    return np.array_split(indices, -(-len(indices) // batch_size))
+
+
+def main(argv=None):
+    """Trains, evaluates after each epoch, and saves."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=5, help="in all")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--workdir", type=Path, help="default: a new one")
+    args = parser.parse_args(argv)
+    workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_nnx_"))
+    print("checkpoints:", workdir)
+
+    (images, labels), (test_images, test_labels) = load_data()
+    model = CNN(images.shape[-1], int(labels.max()) + 1, rngs=nnx.Rngs(0))
+    transform = optax.adam(3e-3)
+    # To fine-tune while batch norms stay as they are, parameters and statistics:
+    # transform = jaxnorm.nnx.freeze_batch_norms(model, transform)
+    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with ocp.CheckpointManager(workdir.absolute(), options=options) as checkpoints:
+        done = checkpoints.latest_step() or 0
+        if done:
+            state = nnx.state((model, optimizer))
+            state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            nnx.update((model, optimizer), state)
+            print("restored: epoch", done)
+        for epoch in range(done + 1, args.epochs + 1):
+            # The order depends on the epoch alone, so that a restored run repeats it.
+            order = np.random.default_rng(epoch).permutation(len(images))
+            model.train()  # the norms use the statistics of each batch
+            losses = [
+                train_step(model, optimizer, images[rows], labels[rows])
+                for rows in tqdm(split(order, args.batch_size), desc=f"epoch {epoch}")
+            ]
+            model.eval()  # the norms use their running statistics
+            correct = [
+                count_correct(model, test_images[rows], test_labels[rows])
+                for rows in split(np.arange(len(test_images)), args.batch_size)
+            ]
+            accuracy = np.sum(correct) / len(test_images)
+            print(f"epoch {epoch}: loss {np.mean(losses):.4f}, accuracy {accuracy:.4f}")
+            state = nnx.state((model, optimizer))
+            checkpoints.save(epoch, args=ocp.args.StandardSave(state))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Trains a CNN with batch norm on several devices: Flax Linen and `jax.shard_map`.
+
+What devices share is written down: `axis_name` in the norms, whose statistics are those
+of the whole batch, and `lax.psum` in the loss. A CPU can simulate several devices:
+
+  XLA_FLAGS=--xla_force_host_platform_device_count=4 python train_shard_map.py
+
+One file to copy: put your arrays into `load_data`, and start it. A second start with
+the same --workdir goes on from its last checkpoint, on any number of devices.
+Needs: pip install jaxnorm optax orbax-checkpoint tqdm scikit-learn
+"""
+
+import argparse
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import linen as nn
+from flax.training import train_state
+from jax import NamedSharding, P, lax
+from tqdm import tqdm
+
+import jaxnorm.linen
+
+WIDTHS = (32, 64, 128)  # of the convolutions
+MESH = jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,))
+
+
+def load_data():
+    """Returns (images, labels) for training and for testing. Your arrays go here.
+
+    Images: (N, height, width, channels), any numbers. Labels: (N,) integers from 0.
+    """
+    from sklearn import datasets
+
+    digits = datasets.load_digits()  # 1,797 of 8 x 8 pixels, in no order
+    images, labels = digits.images[..., np.newaxis], digits.target
+    return (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
+
+
+class CNN(nn.Module):
+    """Convolutions, each with batch norm, and a dense layer."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, mask, train):
+        """Returns logits."""
+        x, momentum = images.astype(jnp.float32), jaxnorm.warmup_momentum(0.99)
+        for features in WIDTHS:
+            # Without a bias, which the norm would subtract again.
+            x = nn.Conv(features, (3, 3), strides=2, use_bias=False)(x)
+            x = jaxnorm.linen.BatchNorm(
+                use_running_average=not train, momentum=momentum, axis_name="data"
+            )(x, mask=mask[:, None, None, None])
+            x = nn.relu(x)
+        return nn.Dense(self.num_classes)(x.mean(axis=(1, 2)))
+
+
+class TrainState(train_state.TrainState):
+    """Parameters and optimizer state, and the running statistics of the norms."""
+
+    batch_stats: dict
+
+
+@jax.jit
+@partial(jax.shard_map, mesh=MESH, in_specs=(P(), P("data")), out_specs=P())
+def train_step(state, batch):
+    """Returns the state after one batch, and the batch's loss."""
+    images, labels, mask = batch  # of this device
+
+    def loss_fn(params):
+        # Running statistics go in with the parameters; new ones come out.
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updates = state.apply_fn(
+            variables, images, mask, train=True, mutable=["batch_stats"]
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        # Sums of all devices: the last batch may leave some with fewer examples.
+        loss = lax.psum(jnp.sum(losses, where=mask), "data")
+        return loss / lax.psum(mask.sum(), "data"), updates["batch_stats"]
+
+    # Parameters are equal on all devices, as P() says; so their gradients are, too.
+    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return state.apply_gradients(grads=grads, batch_stats=batch_stats), loss
+
+
+@jax.jit
+@partial(jax.shard_map, mesh=MESH, in_specs=(P(), P("data")), out_specs=P())
+def count_correct(state, batch):
+    """Returns how many of a batch are classified correctly."""
+    images, labels, mask = batch
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = state.apply_fn(variables, images, mask, train=False)
+    return lax.psum(jnp.sum(mask & (logits.argmax(axis=-1) == labels)), "data")
+
+
+def batches(data, order, batch_size, name):
+    """Yields batches of one size; the mask is False for what fills up the last one."""
+    images, labels = data
+    for start in tqdm(range(0, len(order), batch_size), desc=name):
+        mask = np.arange(start, start + batch_size) < len(order)
+        rows = np.resize(order[start : start + batch_size], batch_size)
+        batch = images[rows], labels[rows], mask
+        yield jax.device_put(batch, NamedSharding(MESH, P("data")))
+
+
+def main(argv=None):
+    """Trains, evaluates after each epoch, and saves."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=5, help="in all")
+    parser.add_argument("--batch-size", type=int, default=128, help="of all devices")
+    parser.add_argument("--workdir", type=Path, help="default: a new one")
+    args = parser.parse_args(argv)
+    batch_size = -(-args.batch_size // MESH.size) * MESH.size
+    workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_shard_map_"))
+    print(f"{MESH.size} devices; checkpoints: {workdir}")
+
+    train, test = load_data()
+    images, labels = train
+    model = CNN(num_classes=int(labels.max()) + 1)
+    variables = model.init(
+        jax.random.key(0), images[:1], jnp.ones(1, bool), train=False
+    )
+    state = TrainState.create(apply_fn=model.apply, tx=optax.adam(3e-3), **variables)
+    state = jax.device_put(state, NamedSharding(MESH, P()))
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with ocp.CheckpointManager(workdir.absolute(), options=options) as checkpoints:
+        done = checkpoints.latest_step() or 0
+        if done:
+            state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            print("restored: epoch", done)
+        for epoch in range(done + 1, args.epochs + 1):
+            # The order depends on the epoch alone, so that a restored run repeats it.
+            order = np.random.default_rng(epoch).permutation(len(images))
+            losses = []
+            for batch in batches(train, order, batch_size, f"epoch {epoch}"):
+                state, loss = train_step(state, batch)
+                losses.append(loss)
+            tests = batches(test, np.arange(len(test[1])), batch_size, "test")
+            correct = [count_correct(state, batch) for batch in tests]
+            accuracy = np.sum(correct) / len(test[1])
+            print(f"epoch {epoch}: loss {np.mean(losses):.4f}, accuracy {accuracy:.4f}")
+            checkpoints.save(epoch, args=ocp.args.StandardSave(state))
+
+
+if __name__ == "__main__":
+    main()

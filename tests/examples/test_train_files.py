@@ -1,0 +1,115 @@
+"""The files to copy, examples/train_*.py: with arrays of another kind, and as scripts.
+
+The files that they save are deleted in part, to see them go on.
+"""
+
+import ast
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("train_*.py"))
+PACKAGES = {"flax", "jax", "jaxnorm", "numpy", "optax", "orbax", "sklearn", "tqdm"}
+
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def draw(size, rng):
+    """Returns images of five kinds, of 9 x 7 x 3 whole numbers, and labels."""
+    patterns = np.random.default_rng(0).uniform(0, 200, (5, 1, 1, 3))
+    labels = np.arange(size) % 5
+    noise = rng.uniform(0, 50, (size, 9, 7, 3))
+    return (patterns[labels] + noise).astype(np.uint8), labels
+
+
+@pytest.fixture
+def start(standard_promotion, compiled_once, monkeypatch, capsys, rng, tmp_path):
+    """Calls a file's `main` with the arrays of `draw`; returns what it prints."""
+    # Several batches, of which the last one leaves devices without an example.
+    data = draw(66, rng), draw(34, rng)
+
+    def start(file, *options):
+        module = importlib.import_module(file.stem)
+        monkeypatch.setattr(module, "load_data", lambda: data)
+        monkeypatch.setattr(
+            module, "WIDTHS", (8,)
+        )  # most of the time goes into tracing
+        module.main(["--batch-size=32", f"--workdir={tmp_path}", *options])
+        return capsys.readouterr().out
+
+    return start
+
+
+def epochs(printed):
+    return re.findall(r"epoch (\d+): loss ([\d.]+), accuracy ([\d.]+)", printed)
+
+
+def test_there_are_four():
+    names = [file.stem.removeprefix("train_") for file in FILES]
+    assert names == ["linen", "nnx", "pmap", "shard_map"]
+
+
+@each_file
+def test_trains_on_other_arrays_and_goes_on(file, start, tmp_path):
+    printed = start(file, "--epochs=3")
+    losses = [float(loss) for _, loss, _ in epochs(printed)]
+    assert losses[-1] < losses[0]
+
+    shutil.rmtree(tmp_path / "3")
+    again = start(file, "--epochs=3")
+    assert "restored: epoch 2" in again
+    # Parameters, optimizer, statistics and order are what they were.
+    assert epochs(again) == epochs(printed)[-1:]
+
+
+@each_file
+def test_stands_alone(file):
+    imported = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module.split(".")[0])
+    assert imported - sys.stdlib_module_names <= PACKAGES
+
+
+@pytest.mark.slow
+@each_file
+def test_runs_as_a_script_where_it_was_copied(file, compiled_for_speed, tmp_path):
+    copy = shutil.copy(file, tmp_path)
+    result = subprocess.run(
+        [sys.executable, copy, "--epochs=3", f"--workdir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    assert float(epochs(result.stdout)[-1][2]) > 0.85
+    assert "100%" in result.stderr  # the bar
+
+
+@pytest.mark.slow
+def test_the_line_that_freezes(start, monkeypatch, tmp_path):
+    (file,) = (file for file in FILES if file.stem == "train_nnx")
+    line = "# transform = jaxnorm.nnx.freeze_batch_norms("
+    source = file.read_text()
+    assert line in source
+    module = importlib.import_module(file.stem)
+    before = module.main
+    monkeypatch.setattr(module, "main", before)
+    exec(compile(source.replace(line, line[2:]), file, "exec"), vars(module))
+    start(file, "--epochs=1")
+    with ocp.CheckpointManager(tmp_path) as checkpoints:
+        model, _ = checkpoints.restore(1).values()
+    for norm in model["norms"].values():
+        np.testing.assert_array_equal(norm["count"]["value"], 0)
+        np.testing.assert_array_equal(norm["scale"]["value"], 1)
