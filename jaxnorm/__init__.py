@@ -2,8 +2,8 @@
 
 Pure functions; those whose statistics cross examples return `(y, new_stats)`. Flax
 modules over them are in `jaxnorm.linen` and `jaxnorm.nnx`, Equinox modules in
-`jaxnorm.equinox`, tools for whole models in `jaxnorm.tools`. Each is imported when it is
-first used, with Flax or Equinox.
+`jaxnorm.equinox`, tools for whole models in `jaxnorm.tools`. Each is imported when it
+is first used, with Flax or Equinox.
 """
 
 import importlib

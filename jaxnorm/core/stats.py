@@ -1,6 +1,6 @@
 """Running statistics: explicit state in, explicit state out."""
 
-from typing import Literal, NamedTuple, TypeVar, cast, overload
+from typing import Any, Literal, NamedTuple, TypeVar, cast, overload
 
 from jax import Array
 from jax import numpy as jnp
@@ -176,8 +176,8 @@ def check_stats(
 
 
 def check_running(
-    stats: object,
-    kinds: tuple[type[NamedTuple], ...],
+    stats: Any,
+    kinds: tuple[type, ...],
     make: str,
     feature_shape: tuple[int, ...],
     dtype: DTypeLike,
