@@ -35,8 +35,8 @@ MUTANTS = {
         ),
         (
             "skip_nonfinite ignored",
-            "new, old) if self.skip_nonfinite else new",
-            "new, old) if False else new",
+            "skip_nonfinite=self.skip_nonfinite,\n            updates",
+            "updates",
             f"{NORM}::test_skip_nonfinite",
         ),
         (
