@@ -177,7 +177,7 @@ def check_stats(
 
 def check_running(
     stats: Any,
-    kinds: tuple[type, ...],
+    kinds: tuple[type[Any], ...],
     make: str,
     feature_shape: tuple[int, ...],
     dtype: DTypeLike,

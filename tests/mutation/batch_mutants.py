@@ -145,12 +145,6 @@ MUTANTS = {
             f"{RENORM}::test_where_nothing_is_clipped_it_is_inference",
         ),
         (
-            "running std without epsilon",
-            "std = jnp.sqrt(batch.var + epsilon)",
-            "std = jnp.sqrt(batch.var)",
-            f"{RENORM}::test_keras",
-        ),
-        (
             "a dead running std not raised",
             "return jnp.maximum(std, jnp.asarray(epsilon**0.5, std.dtype))",
             "return std",

@@ -530,6 +530,13 @@ MUTANTS = {
             f"{MOMENTS}::test_update",
         ),
         (
+            "the running std without epsilon",
+            'batch["std"] = jnp.sqrt(var + epsilon)',
+            'batch["std"] = jnp.sqrt(var)',
+            "batch/test_batch_family.py::test_training",
+            "renorm",
+        ),
+        (
             "running variances biased in spite of unbiased",
             "unbiased_factor(moments.count) if unbiased else moments.var",
             "1.0",
