@@ -93,11 +93,11 @@ class Module(Described):
     promote_dtype: PromoteDtype = keep_dtypes
     bias_metadata: Metadata | None = None
     scale_metadata: Metadata | None = None
-    rngs: dataclasses.InitVar[nnx.Rngs]
+    rngs: nnx.Rngs
 
     _by_position: ClassVar[tuple[str, ...]] = ("num_features",)
 
-    def __post_init__(self, rngs: nnx.Rngs) -> None:
+    def __post_init__(self) -> None:
         super().__post_init__()
         parameters = self._parameters(self._feature_shape)
         self._parameter_names = tuple(parameters)
@@ -106,12 +106,12 @@ class Module(Described):
             variable = nnx.data(None)
             if parameter is not None:
                 init, shape = parameter
-                value = init(rngs.params(), shape, self.param_dtype)
+                value = init(self.rngs.params(), shape, self.param_dtype)
                 variable = nnx.Param(value, **metadata)
             setattr(self, name, variable)
-        # Graphs of models that were initialized differently are the same.
+        # What made the variables is no part of the model, whose graph would differ.
         for name in [*vars(self)]:
-            if name.endswith(("_init", "_metadata")):
+            if name == "rngs" or name.endswith(("_init", "_metadata")):
                 delattr(self, name)
 
     @property
@@ -199,8 +199,8 @@ class BatchModule(Module, _BatchLayer):
     collect_moments: bool = False
     frozen_statistics: bool = dataclasses.field(default=False, init=False)
 
-    def __post_init__(self, rngs: nnx.Rngs) -> None:
-        super().__post_init__(rngs)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         initial = self._initial_stats(
             self._feature_shape, counted=callable(self.momentum)
         )

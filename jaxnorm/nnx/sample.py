@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from flax import nnx
 from jax import Array
 from jaxtyping import Inexact, Shaped
 
@@ -127,11 +126,11 @@ class GroupNorm(SampleModule, layers.GroupNorm):
     _axes_field = "feature_axis"
     _by_position = ("num_features", "num_groups", "group_size")
 
-    def __post_init__(self, rngs: nnx.Rngs) -> None:
+    def __post_init__(self) -> None:
         (features,) = self._feature_shape
         self.group_size = group_length(features, self.num_groups, self.group_size)
         self.num_groups = features // self.group_size
-        super().__post_init__(rngs)
+        super().__post_init__()
 
     def _grouping(self) -> dict[str, Any]:
         return {"num_groups": self.num_groups}  # both are set, as in Flax

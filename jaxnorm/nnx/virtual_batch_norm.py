@@ -47,8 +47,8 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
 
     collect_reference: bool = False
 
-    def __post_init__(self, rngs: nnx.Rngs) -> None:
-        super().__post_init__(rngs)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # Under jit nobody can ask whether there is a reference; NaN tells.
         shapes = dict.fromkeys(jaxnorm.Moments._fields, self._feature_shape)
         self.reference = nnx.data(
