@@ -60,7 +60,7 @@ def test_there_are_four():
 def test_trains_on_other_arrays_and_goes_on(file, start, tmp_path):
     printed = start(file, "--epochs=3")
     losses = [float(loss) for _, loss, _ in epochs(printed)]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < min(losses[0], 0.9 * np.log(5))  # what guessing costs
 
     shutil.rmtree(tmp_path / "3")
     again = start(file, "--epochs=3")
