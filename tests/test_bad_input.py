@@ -357,3 +357,23 @@ def test_no_array(name, bad):
     for what, function in calls.items():
         with refused(what, "array"):
             function()
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((6,), "mask[..., None, None]"),
+        ((6, 5), "mask[..., None]"),
+        ((6, 5, 2), "its size is 1 there"),
+        ((1, 6, 5, 4), "its size is 1 there"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm", "filter_response_norm"])
+def test_a_mask_that_does_not_fit(name, shape, hint):
+    """One of sequences, (batch, time), is told how to stand beside features."""
+    entry = family.TABLE[name]
+    _, params, state = family.draw_arguments(entry)
+    x, mask = jnp.ones((6, 5, family.FEATURES)), jnp.ones(shape, bool)
+    with refused("mask", str(shape), hint):
+        jax.eval_shape(lambda x: entry.call(x, params, state, mask), x)

@@ -167,13 +167,21 @@ def align_mask(mask: ArrayLike, x: Array) -> Array:
         (1,) * (len(shape) - mask.ndim) + mask.shape, shape
     ):
         raise ValueError(
-            f"mask must broadcast to the input's shape {shape}, got {mask.shape}. A "
-            "mask over examples needs trailing axes of size 1: "
-            f"mask.reshape(-1{', 1' * (len(shape) - 1)})."
+            f"mask must broadcast to the input's shape {shape}, got {mask.shape}. "
+            + _how_to_align(mask.shape, shape)
         )
     mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
     mask = shard_as(x, mask)
     return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
+
+
+def _how_to_align(mask: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """Returns what to do with a mask that does not broadcast to a shape."""
+    others = len(shape) - len(mask)
+    if mask and others > 0 and broadcasts(mask, shape[: len(mask)]):
+        index = ", ".join(["...", *["None"] * others])
+        return f"One of the leading axes needs trailing axes of size 1: mask[{index}]."
+    return "Where it does not tell elements of an axis apart, its size is 1 there."
 
 
 def _as_sequence(axes: Axes) -> Sequence[int]:
