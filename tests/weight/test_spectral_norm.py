@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jitted import jitted
 from oracle import error, wide
 from refusals import refused
 
@@ -39,11 +40,11 @@ def oracle_gradient(dw, normalized, u, sigma, v):
 
 
 def value_and_gradients(dw, w, u, **options):
-    return jitted(**options)(dw, w, u)
+    return step_with(**options)(dw, w, u)
 
 
 @functools.cache
-def jitted(**options):
+def step_with(**options):
     """One function for each set of options, so that it is compiled once a shape."""
 
     @jax.jit
@@ -184,7 +185,7 @@ def test_without_a_restart_what_was_0_passes():
     u = jnp.ones(2)
     for size in (0, 5, 7):
         w = place(size * np.eye(2))
-        normalized, u, sigma = spectral_norm(w, u, restart=False)
+        normalized, u, sigma = jitted(spectral_norm, restart=False)(w, u)
         np.testing.assert_array_equal(normalized, w)
         np.testing.assert_array_equal(u, 0)
         assert sigma == 0
@@ -192,9 +193,7 @@ def test_without_a_restart_what_was_0_passes():
 
 def check_that_it_is_found_from(u):
     """Checks that the singular value of another weight is found."""
-    sigma = jax.jit(functools.partial(spectral_norm, n_steps=30))(
-        place(np.diag([2.0, 5.0])), u
-    )[2]
+    _, _, sigma = jitted(spectral_norm, n_steps=30)(place(np.diag([2.0, 5.0])), u)
     np.testing.assert_allclose(sigma, 5, rtol=1e-5)
 
 
