@@ -71,8 +71,21 @@ def test_a_part_of_x_is_as_good_as_the_whole(name, kind, rng):
         assert abs(np.sum(oracle.wide(dx) * direction) - slope) <= 1e-4 * size, ratio
 
 
-@every_norm
-@pytest.mark.parametrize("mode", ["vmap", "check_vma", "unchecked", "Explicit", "Auto"])
+# All modes for layer norm, those that look at types for the others; the slow tier has
+# all.
+TYPED = ("check_vma", "Explicit")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (name, mode)
+        if name == "layer" or mode in TYPED
+        else pytest.param(name, mode, marks=pytest.mark.slow)
+        for name in CENTERED
+        for mode in ("vmap", "check_vma", "unchecked", "Explicit", "Auto")
+    ],
+)
 def test_over_devices(name, mode, rng):
     case = CENTERED[name]
     x, weight = draw(rng, case.shape, loc=50), draw(rng, case.shape)
