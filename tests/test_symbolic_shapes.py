@@ -46,19 +46,23 @@ def test_every_function_is_exported(name, as_users_run_it):
     export_step(name, draw_mask(TABLE[name]))
 
 
-# One with the rule of the core and one of JAX's derivatives; the slow tier has all.
-RUN = {"group_norm", "adaptive_batch_norm"}
+# One with the rule of the core and one of JAX's derivatives, with a mask of each
+# element; the slow tier has all, with every mask.
+RUN = "group_norm", "adaptive_batch_norm"
 
 
 @pytest.mark.parametrize(
-    "name",
-    [n if n in RUN else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+    ("name", "every_mask"),
+    [
+        *((name, False) for name in RUN),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in TABLE),
+    ],
 )
-def test_what_is_exported_computes_the_same(name, as_users_run_it):
+def test_what_is_exported_computes_the_same(name, every_mask, as_users_run_it):
     """With a mask of each element, of examples, of features, or none."""
     arguments = draw_arguments(TABLE[name])
     mask = draw_mask(TABLE[name])
     masks = [None] if mask is None else [mask, mask[:, :1, :1], mask[:1, :1], None]
-    for part in masks[: 2 if name in RUN else None]:
+    for part in masks if every_mask else masks[:1]:
         actual = jax.jit(export_step(name, part).call)(*arguments, part)
         close(actual, jax.jit(differentiate(name))(*arguments, part), 2e-5)
