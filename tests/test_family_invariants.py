@@ -184,9 +184,14 @@ def test_vmap_of_scan_of_checkpoint(name):
 
 # To the second order these have tests of their own, so that here they are slow: in
 # test_derivatives.py, sample/test_own_moments_derivatives.py,
-# sample/test_response_norms_under_transformations.py, and the files of weight.
+# sample/test_response_norms_under_transformations.py, and the files of weight. Some
+# more are batch norm of other axes, statistics or features, with its rule.
 DERIVED_ELSEWHERE = {
     "batch_norm",
+    "ghost_batch_norm",
+    "mean_only_batch_norm",
+    "recurrent_batch_norm",
+    "instance_batch_norm",
     "layer_norm",
     "rms_norm",
     "group_norm",
