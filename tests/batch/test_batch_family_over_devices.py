@@ -1,6 +1,7 @@
 """The batch family over eight devices: what one device gives on the whole batch."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -90,21 +91,34 @@ def test_one_device_and_eight(name, mode):
         assert oracle.error(value, wanted) <= WHOLE
 
 
-SHARED = [np.arange(5) != 1, np.asarray(True)]  # no axis of examples, or none at all
+# No axis of examples, or none at all.
+SHARED = {"features": np.arange(5) != 1, "scalar": np.asarray(True)}
 
 
-@pytest.mark.parametrize("mask", SHARED, ids=["features", "scalar"])
+# Ghosts within a device and over two, by features; over two, a scalar as well. The
+# slow tier has all.
+OFTEN_SHARED = [
+    ("ghosts of 2, sequential", "features"),
+    ("ghosts of 8, mean", "features"),
+    ("ghosts of 8, mean", "scalar"),
+    ("ghosts of 32, pooled", "features"),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [n if "ghosts" in n else pytest.param(n, marks=pytest.mark.slow) for n in ALL],
+    ("name", "kind"),
+    [
+        row if row in OFTEN_SHARED else pytest.param(*row, marks=pytest.mark.slow)
+        for row in itertools.product(ALL, SHARED)
+    ],
 )
-def test_a_mask_that_all_devices_share(name, mask):
+def test_a_mask_that_all_devices_share(name, kind):
     """Types say that what it counts is the same on all, and it is theirs all the same.
 
     The others sum counts along with what varies, as ghosts on several devices do.
     """
     (x, own, weight, *shared), _ = problem_and_results(name)
-    x, forward = np.where(own, x, 0), ALL[name].ours()
+    x, mask, forward = np.where(own, x, 0), SHARED[kind], ALL[name].ours()
     expected = jax.jit(differentiate(forward))(x, mask, weight, *shared)
     sharded = jax.shard_map(
         ALL[name].ours(axis_name=AXIS),
