@@ -65,7 +65,10 @@ def accumulating(depth):
     return jax.jit(full_batch_value_and_grad(loss, depth=depth))
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow), 6])
+# Many micro-batches stand for few.
+@pytest.mark.parametrize(
+    "number", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 6]
+)
 def test_equal_to_the_full_batch(variables, images, labels, number):
     (expected, stats), gradients = full(
         variables["params"], variables["batch_stats"], images, labels
