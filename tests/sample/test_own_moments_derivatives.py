@@ -27,9 +27,15 @@ def derivatives(loss, at, direction, order):
     }
 
 
-# Instance norm is the rule of layer norm over other axes.
+# Instance norm is the rule of layer norm over other axes, and so it is slow.
 @pytest.mark.parametrize(
-    ("name", "order"), [("layer", 3), ("rms", 3), ("group", 3), ("instance", 2)]
+    ("name", "order"),
+    [
+        ("layer", 3),
+        ("rms", 3),
+        ("group", 3),
+        pytest.param("instance", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_plain_autodiff(name, order, rng, make_mask, x64):
     """To the third order along a line, with weights and parameters of each example."""
