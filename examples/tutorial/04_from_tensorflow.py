@@ -318,4 +318,4 @@ else:
 # what a forward pass may change, and you decide whether to keep it. In
 # [`examples/mnist`](../mnist/README.md) this network trains on several devices, with
 # checkpoints and every normalizer of the library. Where in a network a norm belongs is
-# chapter 5.
+# [chapter 5](05_placement.ipynb).

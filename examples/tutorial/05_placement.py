@@ -205,7 +205,8 @@ plt.show()
 # none to help it.
 #
 # The noise is not only bad. It keeps the network from relying on exact values, which
-# regularizes a little. Below 8 examples or so it does harm: chapter 6, and the study
+# regularizes a little. With 2 or 4 examples it does harm:
+# [chapter 6](06_where_it_fails.ipynb), and the study
 # [batch_size](../studies/README.md#batch_size).
 #
 # ## Dropout
@@ -274,5 +275,5 @@ for path, is_norm in jax.tree_util.tree_leaves_with_path(
 # **What to take along.** Before the activation is the convention and after it works as
 # well; try more than one learning rate before you conclude. Batches of 32 or more.
 # Dropout behind the last norm. Weight decay on kernels, not on scales and biases; more
-# on both in the study [regularization](../studies/README.md#regularization). Chapter 6
-# is about where all of this fails.
+# on both in the study [regularization](../studies/README.md#regularization).
+# [Chapter 6](06_where_it_fails.ipynb) is about where all of this fails.
