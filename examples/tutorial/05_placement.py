@@ -205,7 +205,7 @@ plt.show()
 # none to help it.
 #
 # The noise is not only bad. It keeps the network from relying on exact values, which
-# regularizes a little. With 2 or 4 examples it does harm:
+# regularizes a little. With 2 examples it does harm:
 # [chapter 6](06_where_it_fails.ipynb), and the study
 # [batch_size](../studies/README.md#batch_size).
 #

@@ -152,7 +152,7 @@ plt.show()
 #
 # Inference looks at no neighbors, but at running averages that lag behind: chapter 3.
 #
-# How batches of 2 or 4 do in *training* needs more steps and seeds than fit here. In
+# How batches of 2 do in *training* needs more steps and seeds than fit here. In
 # the study [batch_size](../studies/README.md#batch_size), after 8,192 digits in batches
 # of 2, virtual batch norm has 89%, group norm 82%, batch renormalization 77%, layer
 # norm 76% and batch norm 71%. With batches of 8, batch norm is ahead of group and layer
@@ -320,7 +320,7 @@ for longest in (14, 28, 56):
 #
 # | where batch norm fails | take |
 # |---|---|
-# | some examples only, 2 or 4 | `group_norm`, `batch_renorm`, `virtual_batch_norm` |
+# | very few examples | `group_norm`, `batch_renorm`, `virtual_batch_norm` |
 # | some examples on each of many devices | synchronized batch norm: chapter 7 |
 # | batches that are not independent | a norm by example: `group_norm`, `layer_norm` |
 # | several kinds of data, known by name | `DomainBatchNorm` |
