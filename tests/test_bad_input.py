@@ -46,7 +46,7 @@ TABLE = [
     Bad("momentum not a number", ("momentum", "nan"), {"momentum": float("nan")}),
     Bad(
         "schedule without a count",
-        ("momentum", "BatchStats", "counted=True"),
+        ("momentum", "mean and var without a count", "counted=True"),
         {"momentum": jaxnorm.warmup_momentum()},
     ),
     Bad("negative epsilon", ("epsilon", "-1e-05"), {"epsilon": -1e-5}),
