@@ -45,13 +45,13 @@ MUTANTS = {
         (
             "pmean for psum",
             "return self._reduce(lax.psum, value)",
-            "return lax.pmean(value, names, axis_index_groups=self.groups)",
+            "return self._reduce(lax.pmean, value)",
             f"{SYNC}::test_moments {SYNC}::test_options_of_the_statistics",
         ),
         (
             "axis_index_groups ignored",
             "return self._reduce(lax.psum, value)",
-            "return lax.psum(value, names)",
+            "return lax.psum(value, self._varying_names(value))",
             f"{AXES}::test_groups_of_devices",
         ),
         (
