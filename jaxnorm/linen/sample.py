@@ -5,6 +5,7 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
+from jaxnorm._layers import response
 from jaxnorm._layers import sample as layers
 from jaxnorm.linen.module import SampleModule
 
@@ -153,7 +154,7 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
         return self._normalize(x, mask)
 
 
-class FilterResponseNorm(SampleModule, layers.FilterResponseNorm):
+class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
     """Filter response normalization with its thresholded linear unit (TLU).
 
     It takes the place of a normalization and of the activation after it. Parameters are
@@ -171,7 +172,7 @@ class FilterResponseNorm(SampleModule, layers.FilterResponseNorm):
     """
 
 
-class GlobalResponseNorm(SampleModule, layers.GlobalResponseNorm):
+class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
     """Global response normalization: the features of each example compete.
 
     Parameters are `scale` and `bias`, of the feature shape. They start at 0, where the
@@ -188,7 +189,7 @@ class GlobalResponseNorm(SampleModule, layers.GlobalResponseNorm):
     """
 
 
-class EvoNormS0(SampleModule, layers.EvoNormS0):
+class EvoNormS0(SampleModule, response.EvoNormS0):
     """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
 
     It takes the place of a normalization and of the activation after it. Parameters are
@@ -205,7 +206,7 @@ class EvoNormS0(SampleModule, layers.EvoNormS0):
     """
 
 
-class DynamicTanh(SampleModule, layers.DynamicTanh):
+class DynamicTanh(SampleModule, response.DynamicTanh):
     """Dynamic tanh, which takes the place of layer norm without statistics.
 
     Parameters are `alpha`, a scalar, and `scale` and `bias`, of the feature shape. The

@@ -14,11 +14,11 @@ from jaxnorm.nnx.batch import (
     MeanOnlyBatchNorm,
     RunningNorm,
 )
+from jaxnorm.nnx.batch_module import BatchMoment
 from jaxnorm.nnx.batch_norm_lstm import BatchNormLSTMCell
 from jaxnorm.nnx.collecting import collecting, set_batch_stats
 from jaxnorm.nnx.freezing import freeze_batch_norms, freeze_statistics
 from jaxnorm.nnx.hybrid import BatchInstanceNorm, InstanceBatchNorm, SwitchableNorm
-from jaxnorm.nnx.module import BatchMoment
 from jaxnorm.nnx.recurrent import DomainBatchNorm, RecurrentBatchNorm
 from jaxnorm.nnx.replacing import replace_norms
 from jaxnorm.nnx.restoring import restore_pure_dict

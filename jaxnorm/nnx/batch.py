@@ -1,7 +1,7 @@
 """Batch normalization and its kin as Flax NNX modules."""
 
 from jaxnorm._layers import batch as layers
-from jaxnorm.nnx.module import BatchInputModule
+from jaxnorm.nnx.batch_module import BatchInputModule
 
 
 class BatchNorm(BatchInputModule, layers.BatchNorm):

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from jaxnorm.nnx.module import BatchMoment
+from jaxnorm.nnx.batch_module import BatchMoment
 from jaxnorm.nnx.restoring import set_values
 
 Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[Any, Any]]]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from flax import nnx
 
-from jaxnorm.nnx.module import BatchModule
+from jaxnorm.nnx.batch_module import BatchModule
 from jaxnorm.tools.freezing import freeze_parameters
 
 if TYPE_CHECKING:

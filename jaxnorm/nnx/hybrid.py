@@ -1,7 +1,7 @@
 """Mixtures of batch norm and norms of each example as Flax NNX modules."""
 
 from jaxnorm._layers import hybrid as layers
-from jaxnorm.nnx.module import BatchInputModule
+from jaxnorm.nnx.batch_module import BatchInputModule
 
 
 class BatchInstanceNorm(BatchInputModule, layers.BatchInstanceNorm):

@@ -6,7 +6,7 @@ from jaxtyping import Shaped
 
 from jaxnorm._layers import recurrent as layers
 from jaxnorm.core.validation import check_index
-from jaxnorm.nnx.module import BatchModule
+from jaxnorm.nnx.batch_module import BatchModule
 
 
 class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):

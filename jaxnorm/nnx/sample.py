@@ -7,6 +7,7 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
+from jaxnorm._layers import response
 from jaxnorm._layers import sample as layers
 from jaxnorm.core.axes import Axes
 from jaxnorm.nnx.module import Described, SampleModule
@@ -186,7 +187,7 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
         return self._normalize(x, mask)
 
 
-class FilterResponseNorm(SampleModule, layers.FilterResponseNorm):
+class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
     """Filter response normalization with its thresholded linear unit (TLU).
 
     It takes the place of a normalization and of the activation after it. The
@@ -202,7 +203,7 @@ class FilterResponseNorm(SampleModule, layers.FilterResponseNorm):
     """
 
 
-class GlobalResponseNorm(SampleModule, layers.GlobalResponseNorm):
+class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
     """Global response normalization: the features of each example compete.
 
     Scale and bias start at 0, where the layer is the identity. The mathematics is that
@@ -218,7 +219,7 @@ class GlobalResponseNorm(SampleModule, layers.GlobalResponseNorm):
     """
 
 
-class EvoNormS0(SampleModule, layers.EvoNormS0):
+class EvoNormS0(SampleModule, response.EvoNormS0):
     """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
 
     It takes the place of a normalization and of the activation after it. The
@@ -233,7 +234,7 @@ class EvoNormS0(SampleModule, layers.EvoNormS0):
     """
 
 
-class DynamicTanh(SampleModule, layers.DynamicTanh):
+class DynamicTanh(SampleModule, response.DynamicTanh):
     """Dynamic tanh, which takes the place of layer norm without statistics.
 
     The mathematics is that of `jaxnorm.dynamic_tanh`.

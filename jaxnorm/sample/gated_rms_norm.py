@@ -106,9 +106,9 @@ def gated_rms_norm(
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
-      Dao and Gu, 2024, Transformers are SSMs, section 7 (Mamba 2; gated first;
+      Dao and Gu, 2024, Transformers are SSMs (Mamba 2; gated first;
       https://arxiv.org/abs/2405.21060). Yang, Kautz and Hatamizadeh, 2024, Gated Delta
-      Networks, section 3.4 (normalized first; https://arxiv.org/abs/2412.06464).
+      Networks (normalized first; https://arxiv.org/abs/2412.06464).
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm

@@ -154,6 +154,19 @@ def test_over_a_mapped_axis_it_takes_single_examples():
     np.testing.assert_allclose(y[:2], [[-1, -1], [1, 1]], rtol=1e-4)
 
 
+def test_beside_the_batch_norm_of_equinox():
+    """The same in training; running averages start elsewhere, and are corrected."""
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (64, 8)), jnp.float32)
+    theirs, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(8, "batch", mode="batch")
+    mapped = jax.vmap(theirs, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    expected, state = mapped(x, state)
+    norm, own = eqx.nn.make_with_state(jaxnorm.equinox.BatchNorm)(8)
+    y, own = norm(x, own)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    hidden_mean, _ = state.get(theirs.batch_state_index)
+    np.testing.assert_allclose(own.get(norm.stats).mean, hidden_mean, rtol=1e-5)
+
+
 def test_a_schedule_counts_updates():
     momentum = jaxnorm.warmup_momentum()
     norm, state = eqx.nn.make_with_state(jaxnorm.equinox.BatchNorm)(

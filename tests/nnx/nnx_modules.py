@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 import jaxnorm.nnx
-from jaxnorm.nnx.module import BatchModule
+from jaxnorm.nnx.batch_module import BatchModule
 
 # Where the Linen table is.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "linen"))

@@ -1,0 +1,164 @@
+"""Layers that take the place of a normalization and its activation, described once."""
+
+from typing import Any
+
+from jax import Array
+from jax import numpy as jnp
+from jax.nn import initializers
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+import jaxnorm
+from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
+from jaxnorm._layers.sample import SampleLayer
+from jaxnorm.core.axes import Axes
+from jaxnorm.core.validation import check_inexact
+
+
+class ResponseLayer(SampleLayer):
+    """A layer that takes the place of a normalization, and needs floating input.
+
+    Attributes:
+      epsilon: Added to what is divided by; at least 0.
+      feature_axes: The axis or axes of the features.
+      reduction_axes: The axes of space; by default all but the first, which is the
+        batch, and those of the features.
+    """
+
+    epsilon: float
+    feature_axes: Axes
+    reduction_axes: Axes | None
+
+    def _convert(self, x: Any) -> Array:
+        return check_inexact(x, "x")
+
+    def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
+        return {
+            "epsilon": self.epsilon,
+            "feature_axes": self._feature_axes(x),
+            "reduction_axes": self.reduction_axes,
+            "mask": mask,
+            "dtype": self.dtype,
+        }
+
+
+@description
+class FilterResponseNorm(ResponseLayer):
+    """Filter response norm with its thresholded linear unit (TLU).
+
+    Attributes:
+      epsilon: Added to the mean square; at least 0.
+      use_threshold: Whether the TLU follows. False for another activation.
+      use_learned_epsilon: Whether the absolute value of a learned one is added to
+        epsilon, for layers without space, or with little.
+      threshold_init: Initializer of the threshold; by default the TLU starts as a ReLU.
+      learned_epsilon_init: Initializer of the learned epsilon.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    use_threshold: bool = True
+    use_learned_epsilon: bool = False
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    threshold_init: Initializer = initializers.zeros
+    learned_epsilon_init: Initializer = initializers.constant(1e-4)
+    feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
+
+    _optional = ("scale", "bias", "threshold", "learned_epsilon")
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
+        return jaxnorm.filter_response_norm(x, **params, **options)
+
+
+@description
+class GlobalResponseNorm(ResponseLayer):
+    """Global response norm.
+
+    Attributes:
+      epsilon: Added to the mean of the norms; at least 0.
+      use_scale: Whether to multiply by a learned scale; 1 without.
+      scale_init: Initializer of the scale; 0, where the layer is the identity.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.zeros
+    feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
+        return jaxnorm.global_response_norm(x, **params, **options)
+
+
+@description
+class EvoNormS0(ResponseLayer):
+    """EvoNorm-S0.
+
+    Attributes:
+      num_groups: Into how many groups to cut the features; divides their number.
+      epsilon: Added to the variance; at least 0.
+      v_init: Initializer of v, the slope of the gate.
+      feature_axes: The one axis of the features.
+      reduction_axes: The axes to average over, among them that of the features; by
+        default all but the first, which is the batch.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    v_init: Initializer = initializers.ones
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
+
+    def _parameters(self, features: tuple[int, ...]) -> Parameters:
+        own: Parameters = {"v": Parameter(self.v_init, features)}
+        return super()._parameters(features) | own
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
+        return jaxnorm.evo_norm_s0(x, **params, num_groups=self.num_groups, **options)
+
+
+@description
+class DynamicTanh(SampleLayer):
+    """Dynamic tanh.
+
+    Attributes:
+      alpha_init: Initializer of alpha, the slope, a scalar.
+      feature_axes: The axis or axes of scale and bias.
+    """
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    alpha_init: Initializer = initializers.constant(0.5)
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
+
+    def _convert(self, x: Any) -> Array:
+        return check_inexact(x, "x")
+
+    def _parameters(self, features: tuple[int, ...]) -> Parameters:
+        own: Parameters = {"alpha": Parameter(self.alpha_init, ())}
+        return super()._parameters(features) | own
+
+    def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
+        return {"feature_axes": self._feature_axes(x), "dtype": self.dtype}
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
+        return jaxnorm.dynamic_tanh(x, **params, **options)

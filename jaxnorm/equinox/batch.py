@@ -1,0 +1,110 @@
+"""Batch normalization and its kin as Equinox modules."""
+
+from jaxnorm._layers import batch
+from jaxnorm.equinox.module import BatchInputModule
+
+
+class BatchNorm(BatchInputModule):
+    """Batch norm; see `jaxnorm.batch_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.BatchNorm)(
+      ...     2, momentum=0.5
+      ... )
+      >>> y, state = norm(jnp.array([[1.0, 10.0], [3.0, 30.0]]), state)
+      >>> state.get(norm.stats).mean
+      Array([ 1., 10.], dtype=float32)
+    """
+
+    _description = batch.BatchNorm
+
+
+class GhostBatchNorm(BatchInputModule):
+    """Ghost batch norm; see `jaxnorm.ghost_batch_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.GhostBatchNorm)(
+      ...     1, virtual_batch_size=2
+      ... )
+      >>> y, state = norm(jnp.array([[1.0], [3.0], [10.0], [30.0]]), state)
+      >>> y[:, 0].round(3)
+      Array([-1.,  1., -1.,  1.], dtype=float32)
+    """
+
+    _description = batch.GhostBatchNorm
+
+
+class AdaptiveBatchNorm(BatchInputModule):
+    """Instance-aware batch norm; see `jaxnorm.adaptive_batch_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.AdaptiveBatchNorm)(1)
+      >>> y, state = norm(jnp.array([[[1.0], [3.0]]]), state)
+      >>> y.round(3).ravel()
+      Array([-1.,  1.], dtype=float32)
+    """
+
+    _description = batch.AdaptiveBatchNorm
+
+
+class BatchRenorm(BatchInputModule):
+    """Batch renormalization; see `jaxnorm.batch_renorm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.BatchRenorm)(
+      ...     1, r_max=1.0, d_max=0.0
+      ... )
+      >>> y, state = norm(jnp.array([[1.0], [3.0]]), state)
+      >>> state.get(norm.stats).count
+      Array(1., dtype=float32)
+    """
+
+    _description = batch.BatchRenorm
+
+
+class MeanOnlyBatchNorm(BatchInputModule):
+    """Subtracts the batch's mean; see `jaxnorm.mean_only_batch_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.MeanOnlyBatchNorm)(1)
+      >>> y, state = norm(jnp.array([[1.0], [3.0]]), state)
+      >>> y.ravel()
+      Array([-1.,  1.], dtype=float32)
+    """
+
+    _description = batch.MeanOnlyBatchNorm
+
+
+class EvoNormB0(BatchInputModule):
+    """EvoNorm B0; see `jaxnorm.evo_norm_b0`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.EvoNormB0)(
+      ...     1, momentum=0.0
+      ... )
+      >>> y, state = norm(jnp.array([[[1.0], [3.0]]]), state)
+      >>> state.get(norm.stats).var
+      Array([1.], dtype=float32)
+    """
+
+    _description = batch.EvoNormB0
+
+
+class RunningNorm(BatchInputModule):
+    """Normalizes a stream; see `jaxnorm.running_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.RunningNorm)(1)
+      >>> y, state = norm(jnp.array([[1.0], [3.0]]), state)
+      >>> state.get(norm.stats).mean
+      Array([2.], dtype=float32)
+    """
+
+    _description = batch.RunningNorm

@@ -1,0 +1,46 @@
+"""Mixtures of batch norm and norms of each example as Equinox modules."""
+
+from jaxnorm._layers import hybrid
+from jaxnorm.equinox.module import BatchInputModule
+
+
+class BatchInstanceNorm(BatchInputModule):
+    """A mixture for each feature; see `jaxnorm.batch_instance_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.BatchInstanceNorm)(1)
+      >>> y, state = norm(jnp.array([[[1.0], [3.0]]]), state)
+      >>> norm.params["gate"]
+      Array([1.], dtype=float32)
+    """
+
+    _description = hybrid.BatchInstanceNorm
+
+
+class InstanceBatchNorm(BatchInputModule):
+    """Each for half of the features; see `jaxnorm.instance_batch_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.InstanceBatchNorm)(2)
+      >>> y, state = norm(jnp.array([[[1.0, 1.0], [3.0, 3.0]]]), state)
+      >>> state.get(norm.stats).mean.shape
+      (1,)
+    """
+
+    _description = hybrid.InstanceBatchNorm
+
+
+class SwitchableNorm(BatchInputModule):
+    """A mixture of three norms; see `jaxnorm.switchable_norm`.
+
+    Example:
+      >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
+      >>> norm, state = eqx.nn.make_with_state(jaxnorm.equinox.SwitchableNorm)(1)
+      >>> y, state = norm(jnp.array([[[1.0], [3.0]]]), state)
+      >>> norm.params["mean_logits"]
+      Array([1., 1., 1.], dtype=float32)
+    """
+
+    _description = hybrid.SwitchableNorm

@@ -1,0 +1,189 @@
+"""Norms of each example as Equinox modules."""
+
+from typing import Any
+
+from jax import Array
+from jaxtyping import Shaped
+
+from jaxnorm._layers import response, sample
+from jaxnorm.equinox.module import SampleModule
+
+
+class LayerNorm(SampleModule):
+    """Layer norm; see `jaxnorm.layer_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.LayerNorm(2)
+      >>> norm(jnp.array([[1.0, 3.0]])).round(3)
+      Array([[-1.,  1.]], dtype=float32)
+    """
+
+    _description = sample.LayerNorm
+
+
+class RMSNorm(SampleModule):
+    """Root mean square norm; see `jaxnorm.rms_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.RMSNorm(2, scale_offset=1.0)
+      >>> norm(jnp.array([[3.0, -3.0]])).round(3)
+      Array([[ 1., -1.]], dtype=float32)
+    """
+
+    _description = sample.RMSNorm
+
+
+class GatedRMSNorm(SampleModule):
+    """Root mean square norm with a gate; see `jaxnorm.gated_rms_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.GatedRMSNorm(2)
+      >>> norm(jnp.array([[3.0, -3.0]]), jnp.array([[0.0, 1.0]])).round(3)
+      Array([[ 0.   , -0.731]], dtype=float32)
+    """
+
+    _description = sample.GatedRMSNorm
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Shaped[Array, "..."],
+        gate: Shaped[Array, "..."],
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes and gates x.
+
+        Args:
+          x: Input of any shape.
+          gate: What the activation is taken of, of the shape of x; real.
+          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
+
+        Returns:
+          The normalized and gated input, of the shape of x.
+        """
+        return self._normalize(x, mask, gate=gate)
+
+
+class GroupNorm(SampleModule):
+    """Group norm; see `jaxnorm.group_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.GroupNorm(4, num_groups=2)
+      >>> norm(jnp.array([[1.0, 3.0, 10.0, 30.0]])).round(3)
+      Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+
+    _description = sample.GroupNorm
+
+
+class InstanceNorm(SampleModule):
+    """Instance norm; see `jaxnorm.instance_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.InstanceNorm(1)
+      >>> norm(jnp.array([[[1.0], [3.0]]])).round(3).ravel()
+      Array([-1.,  1.], dtype=float32)
+    """
+
+    _description = sample.InstanceNorm
+
+
+class ReversibleInstanceNorm(SampleModule):
+    """Returns y and the way back; see `jaxnorm.reversible_instance_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.ReversibleInstanceNorm(1)
+      >>> y, undo = norm(jnp.array([[[1.0], [3.0]]]))
+      >>> undo(y).ravel().astype(int)
+      Array([1, 3], dtype=int32)
+    """
+
+    _description = sample.ReversibleInstanceNorm
+
+
+class FilterResponseNorm(SampleModule):
+    """Filter response norm; see `jaxnorm.filter_response_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.FilterResponseNorm(1)
+      >>> norm(jnp.array([[[3.0], [-3.0]]])).round(3).ravel()
+      Array([1., 0.], dtype=float32)
+    """
+
+    _description = response.FilterResponseNorm
+
+
+class GlobalResponseNorm(SampleModule):
+    """Global response norm; see `jaxnorm.global_response_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.GlobalResponseNorm(2)
+      >>> norm(jnp.array([[[3.0, 1.0], [4.0, 0.0]]])).ravel()
+      Array([3., 1., 4., 0.], dtype=float32)
+    """
+
+    _description = response.GlobalResponseNorm
+
+
+class EvoNormS0(SampleModule):
+    """EvoNorm-S0; see `jaxnorm.evo_norm_s0`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.EvoNormS0(2, num_groups=1)
+      >>> norm(jnp.array([[1.0, 3.0]])).round(1)
+      Array([[0.7, 2.9]], dtype=float32)
+    """
+
+    _description = response.EvoNormS0
+
+
+class DynamicTanh(SampleModule):
+    """Dynamic tanh; see `jaxnorm.dynamic_tanh`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.DynamicTanh(2)
+      >>> norm(jnp.array([[0.0, 2.0]])).round(3)
+      Array([[0.   , 0.762]], dtype=float32)
+    """
+
+    _description = response.DynamicTanh
+
+    def __call__(  # type: ignore[override]
+        self, x: Shaped[Array, "..."], *, key: Any = None
+    ) -> Array:
+        """Squashes x; the key is ignored, for `equinox.nn.Sequential`."""
+        del key
+        return self._normalize(x)
+
+
+class UnitNorm(SampleModule):
+    """Vectors of length 1; see `jaxnorm.unit_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.UnitNorm()
+      >>> norm(jnp.array([[3.0, 4.0]])).round(3)
+      Array([[0.6, 0.8]], dtype=float32)
+    """
+
+    _description = sample.UnitNorm
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__((), **fields)  # type: ignore[arg-type]
+
+    def __call__(  # type: ignore[override]
+        self, x: Shaped[Array, "..."], *, key: Any = None
+    ) -> Array:
+        """Divides x by its length; the key is ignored, for `equinox.nn.Sequential`."""
+        del key
+        return self._normalize(x)

@@ -1,0 +1,154 @@
+"""What makes an NNX module of a layer with running statistics."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from flax import nnx
+from jax import Array
+from jax import numpy as jnp
+from jaxtyping import Shaped
+
+import jaxnorm
+from jaxnorm.nnx.module import Module
+from jaxnorm.nnx.variables import read
+
+if TYPE_CHECKING:  # as in module.py
+    from jaxnorm._layers.batch import BatchLayer as _BatchLayer
+else:
+    _BatchLayer = object
+
+
+class BatchMoment(nnx.Variable[Array]):
+    """Moments of what a layer has seen, while `collect_moments` is set."""
+
+
+class BatchModule(Module, _BatchLayer):
+    """A module with running statistics, each an `nnx.BatchStat`.
+
+    In training, where `use_running_average` is False, a call moves them.
+
+    Attributes:
+      use_running_average: False in training, True in inference; what `train()`,
+        `eval()` and `nnx.view` set, unless the call says it.
+      momentum: Weight of the old statistics, in [0, 1], or a function of the number of
+        updates, which then is the `nnx.BatchStat` `count`. If you load statistics that
+        were not counted, set `count` as well: at 0, they are soon forgotten.
+      collect_moments: Whether calls, in training and in inference, collect the moments
+        of their input. May be set later, by `model.set_attributes` or `nnx.view`; set
+        to False, it drops what was collected.
+      frozen_statistics: Whether the statistics are used and stay, whatever
+        `use_running_average` is, and whoever says it; what `freeze_statistics` sets.
+      batch_moments: None, or `BatchMoment` by the names count, mean and var: of all
+        inputs since `collect_moments` was set.
+    """
+
+    use_running_average: bool | None = False
+    collect_moments: bool = False
+    frozen_statistics: bool = dataclasses.field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        initial = self._initial_stats(
+            self._feature_shape, counted=callable(self.momentum)
+        )
+        self._stats_type = type(initial)
+        for name, value in initial._asdict().items():
+            setattr(self, name, nnx.BatchStat(value))
+        self.batch_moments: dict[str, BatchMoment] | None = nnx.data(None)
+        self.collect_moments = self.collect_moments  # makes the variables
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # Here, so that no call changes the structure of a model.
+        if name == "collect_moments" and hasattr(self, "batch_moments"):
+            if not value:
+                self.batch_moments = nnx.data(None)
+            elif self.batch_moments is None:
+                empty = jnp.zeros(self._stats()[0].shape, jnp.float32)
+                self.batch_moments = nnx.data(
+                    {name: BatchMoment(empty) for name in jaxnorm.Moments._fields}
+                )
+
+    def _stats(self) -> Any:
+        """Returns the running statistics as the functions take them."""
+        names = self._stats_type._fields
+        return self._stats_type(**{name: read(getattr(self, name)) for name in names})
+
+    def set_view(
+        self,
+        use_running_average: bool | None = None,
+        collect_moments: bool | None = None,
+    ) -> None:
+        """Sets what `nnx.view` asks for.
+
+        Args:
+          use_running_average: False in training, True in inference.
+          collect_moments: Whether to collect the moments of the input.
+        """
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+        if collect_moments is not None:
+            self.collect_moments = collect_moments
+
+    def _normalize(
+        self,
+        x: Any,
+        use_running_average: bool | None,
+        mask: Array | None,
+        **inputs: Any,
+    ) -> Array:
+        stats = self._stats()
+        of_features = (v for name, v in stats._asdict().items() if name != "count")
+        x, params = self._promote(self._convert(x), *of_features)
+        use_running_average = self._uses_running_average(use_running_average)
+        options: Any = self._options(x, use_running_average, mask) | inputs
+        if self.batch_moments is not None:
+            stored = {name: read(value) for name, value in self.batch_moments.items()}
+            new = jaxnorm.merge_moments(
+                jaxnorm.Moments(**stored), self._moments(x, options)
+            )
+            for name, value in new._asdict().items():
+                self.batch_moments[name].set_value(value)
+        y, stats = self._forward(x, stats, params, options)
+        if not use_running_average:
+            for name, value in stats._asdict().items():
+                getattr(self, name).set_value(value)
+        return y
+
+    def _uses_running_average(self, said: bool | None) -> bool:
+        if self.frozen_statistics:
+            return True
+        use_running_average = self.use_running_average if said is None else said
+        if use_running_average is None:
+            # begins in the words of Flax, which callers may look for
+            raise ValueError(
+                "No `use_running_average` argument was provided to "
+                f"{type(self).__name__}. Pass it to the constructor or to the call, or "
+                "set it: model.train(), model.eval(), "
+                "nnx.view(model, use_running_average=True)"
+            )
+        return use_running_average
+
+
+class BatchInputModule(BatchModule):
+    """A batch module that is called with x alone."""
+
+    def __call__(
+        self,
+        x: Shaped[Array, "..."],
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of any shape, (batch, ...) where examples are told apart. Integers
+            are converted to float32, as in Flax.
+          use_running_average: False in training, True in inference.
+          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        return self._normalize(x, use_running_average, mask)
