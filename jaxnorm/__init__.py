@@ -10,6 +10,25 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING
 
+from jaxnorm._core.compute_moments import MOMENTS_NAME
+from jaxnorm._core.moments import Moments, batch_moments, merge_moments
+from jaxnorm._core.normalize import denormalize, normalize
+from jaxnorm._core.running import warmup_momentum
+from jaxnorm._core.running_moments import RunningMoments, init_running_moments
+from jaxnorm._core.single_stats import (
+    CountedMeanStats,
+    CountedVarStats,
+    MeanStats,
+    VarStats,
+    init_mean_stats,
+    init_var_stats,
+)
+from jaxnorm._core.stats import (
+    BatchStats,
+    CountedBatchStats,
+    init_batch_stats,
+    update_batch_stats,
+)
 from jaxnorm.batch.adaptive_batch_norm import adaptive_batch_norm
 from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.batch.batch_renorm import RenormStats, batch_renorm, init_renorm_stats
@@ -23,25 +42,6 @@ from jaxnorm.batch.recurrent_batch_norm import (
 from jaxnorm.batch.renorm_schedule import RenormBounds, warmup_renorm
 from jaxnorm.batch.running_norm import running_norm
 from jaxnorm.batch.virtual_batch_norm import collect_reference, virtual_batch_norm
-from jaxnorm.core.measure import MOMENTS_NAME
-from jaxnorm.core.moments import Moments, batch_moments, merge_moments
-from jaxnorm.core.momentum import warmup_momentum
-from jaxnorm.core.normalize import denormalize, normalize
-from jaxnorm.core.running_moments import RunningMoments, init_running_moments
-from jaxnorm.core.single_stats import (
-    CountedMeanStats,
-    CountedVarStats,
-    MeanStats,
-    VarStats,
-    init_mean_stats,
-    init_var_stats,
-)
-from jaxnorm.core.stats import (
-    BatchStats,
-    CountedBatchStats,
-    init_batch_stats,
-    update_batch_stats,
-)
 from jaxnorm.hybrid.batch_instance_norm import batch_instance_norm
 from jaxnorm.hybrid.gates import gate_projection, project_gates
 from jaxnorm.hybrid.instance_batch_norm import instance_batch_norm

@@ -11,13 +11,13 @@ from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
 import jaxnorm
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.batch_call import BatchOptions, exact_moments
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.running import Schedule
 from jaxnorm._layers.fields import Arrays, Layer, Parameter, Parameters, description
-from jaxnorm.batch.call import BatchOptions, exact_moments
 from jaxnorm.batch.ghost_stats import StatsRule
 from jaxnorm.batch.stream_options import stream_options
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.collectives import Groups
-from jaxnorm.core.momentum import Schedule
 
 
 @description

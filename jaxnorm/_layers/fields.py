@@ -8,8 +8,8 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from jaxnorm.core.axes import canonical_axes, sizes
-from jaxnorm.core.dtypes import floating_input
+from jaxnorm._core.axes import canonical_axes, sizes
+from jaxnorm._core.dtypes import floating_input
 
 
 class Parameter(NamedTuple):

@@ -8,9 +8,9 @@ from jax.nn import initializers
 from jax.nn.initializers import Initializer
 
 import jaxnorm
+from jaxnorm._core.batch_call import BatchOptions
 from jaxnorm._layers.batch import BatchLayer
 from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
-from jaxnorm.batch.call import BatchOptions
 
 
 @description

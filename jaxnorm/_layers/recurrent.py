@@ -8,9 +8,9 @@ from jax import Array
 from jax import numpy as jnp
 
 import jaxnorm
+from jaxnorm._core.validation import check_integer
 from jaxnorm._layers.batch import BatchLayer
 from jaxnorm._layers.fields import Arrays, description
-from jaxnorm.core.validation import check_integer
 
 
 @description

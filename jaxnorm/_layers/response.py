@@ -9,10 +9,10 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 import jaxnorm
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.dtypes import check_inexact
 from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
 from jaxnorm._layers.sample import SampleLayer
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.validation import check_inexact
 
 
 class ResponseLayer(SampleLayer):

@@ -10,14 +10,14 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 import jaxnorm
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import check_inexact
 from jaxnorm._layers.fields import (
     Arrays,
     Layer,
     description,
 )
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.collectives import Groups
-from jaxnorm.core.validation import check_inexact
 from jaxnorm.sample.gated_rms_norm import Activation
 
 # Flax's modules erase it without a word.

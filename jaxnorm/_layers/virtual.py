@@ -9,8 +9,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 import jaxnorm
+from jaxnorm._core.axes import Axes
 from jaxnorm._layers.fields import Arrays, Layer, description
-from jaxnorm.core.axes import Axes
 
 
 @description

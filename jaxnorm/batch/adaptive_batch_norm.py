@@ -7,19 +7,19 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.compute_moments import ShiftedMoments
+from jaxnorm._core.dtypes import check_real
+from jaxnorm._core.moments import Moments
+from jaxnorm._core.running import unbiased_factor
+from jaxnorm._core.sharding import where
+from jaxnorm._core.stats import Stats, check_stats
+from jaxnorm._core.validation import check_number
 from jaxnorm.batch.batch_norm import batch_norm
-from jaxnorm.batch.call import BatchCall, BatchOptions
 from jaxnorm.batch.instances import (
-    as_a_whole,
-    measure_about_instances,
+    compute_moments_to_mix,
     normalize_about,
 )
-from jaxnorm.core.measure import CenteredMoments
-from jaxnorm.core.moments import Moments
-from jaxnorm.core.running import unbiased_factor
-from jaxnorm.core.sharding import where
-from jaxnorm.core.stats import Stats, check_stats
-from jaxnorm.core.validation import check_number, check_real
 
 
 def adaptive_batch_norm(
@@ -82,25 +82,25 @@ def adaptive_batch_norm(
       Array(True, dtype=bool)
     """
     strength = check_number(strength, "strength", least=0.0)
-    call = BatchCall.parse(x, scale, bias, **options)
+    call = BatchCall.from_options(x, scale, bias, options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     check_real("differences of means are compared with a threshold", x=call.x)
     if math.isinf(strength):
         return batch_norm(x, stats, scale, bias, **options)
-    running = stats if call.use_running_average else call.agree(stats)
+    running = stats if call.use_running_average else call.average_replicas(stats)
 
     def correct(call: BatchCall) -> tuple[Array, Moments | None]:
-        instances, reference, batch = measure_about_instances(call, running)
+        instances, reference, batch = compute_moments_to_mix(call, running)
         return _normalize(call, instances, reference, strength), batch
 
-    y, batch = as_a_whole(call, correct)
+    y, batch = call.rematerialize(correct)
     return y, stats if batch is None else call.update(running, batch)
 
 
 def _normalize(
     call: BatchCall,
-    instances: CenteredMoments,
-    reference: CenteredMoments,
+    instances: ShiftedMoments,
+    reference: ShiftedMoments,
     strength: float,
 ) -> Array:
     # One position has no variance, and no position no mean.

@@ -6,11 +6,11 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.batch.call import BatchCall
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.collectives import Groups
-from jaxnorm.core.momentum import Schedule
-from jaxnorm.core.stats import Stats, check_stats
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.running import Schedule
+from jaxnorm._core.stats import Stats, check_stats
 
 
 def batch_norm(
@@ -114,27 +114,29 @@ def batch_norm(
       >>> stats.mean, stats.var
       (Array([ 1., 10.], dtype=float32), Array([ 1. , 50.5], dtype=float32))
     """
-    call = BatchCall.parse(
+    call = BatchCall.from_options(
         x,
         scale,
         bias,
-        use_running_average=use_running_average,
-        momentum=momentum,
-        epsilon=epsilon,
-        feature_axes=feature_axes,
-        mask=mask,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-        use_fast_variance=use_fast_variance,
-        unbiased=unbiased,
-        skip_nonfinite=skip_nonfinite,
-        dtype=dtype,
+        {
+            "use_running_average": use_running_average,
+            "momentum": momentum,
+            "epsilon": epsilon,
+            "feature_axes": feature_axes,
+            "mask": mask,
+            "axis_name": axis_name,
+            "axis_index_groups": axis_index_groups,
+            "use_fast_variance": use_fast_variance,
+            "unbiased": unbiased,
+            "skip_nonfinite": skip_nonfinite,
+            "dtype": dtype,
+        },
     )
     check_stats(stats, call.feature_shape, call.x.dtype)
     if use_running_average:
         return call.normalize(stats.mean, stats.var), stats
 
-    running = call.agree(stats)
-    moments = call.measure(running.mean)
-    y = call.standardize(moments.or_where_empty(call.align(running.var)))
+    running = call.average_replicas(stats)
+    moments = call.compute_moments(running.mean)
+    y = call.standardize(moments.with_var_where_empty(call.align(running.var)))
     return y, call.update(running, call.per_feature(moments))

@@ -9,13 +9,13 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Inexact
 
-from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import CenteredMoments
-from jaxnorm.core.momentum import Schedule
-from jaxnorm.core.sharding import where
-from jaxnorm.core.stats import check_running
-from jaxnorm.core.validation import check_real, check_scalar, check_shape
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.compute_moments import ShiftedMoments
+from jaxnorm._core.dtypes import accumulation_dtype, check_real
+from jaxnorm._core.running import Schedule
+from jaxnorm._core.sharding import where
+from jaxnorm._core.stats import check_running
+from jaxnorm._core.validation import check_scalar, check_shape
 
 
 class RenormStats(NamedTuple):
@@ -121,7 +121,7 @@ def batch_renorm(
       >>> stats.mean.round(2), stats.count
       (Array([0.02], dtype=float32), Array(1., dtype=float32))
     """
-    call = BatchCall.parse(x, scale, bias, **options)
+    call = BatchCall.from_options(x, scale, bias, options)
     check_real("the correction of the mean is clipped", x=call.x)
     if call.unbiased:
         raise ValueError(
@@ -138,8 +138,8 @@ def batch_renorm(
         var = _at_least_epsilon(std, epsilon) ** 2
         return call.normalize(stats.mean, var, epsilon=0.0), stats
 
-    running = call.agree(stats)
-    moments = call.measure(running.mean)
+    running = call.average_replicas(stats)
+    moments = call.compute_moments(running.mean)
     batch = call.per_feature(moments)
     running_std = call.align(running.std).astype(moments.var.dtype)
     running_std = _at_least_epsilon(running_std, epsilon)
@@ -150,13 +150,13 @@ def batch_renorm(
     )
     scale, bias = call.scale.astype(r.dtype), call.bias.astype(r.dtype)
     y = dataclasses.replace(call, scale=scale * r, bias=bias + scale * d).standardize(
-        moments.or_where_empty(running_std**2 - epsilon)
+        moments.with_var_where_empty(running_std**2 - epsilon)
     )
     return y, call.update(running, batch)
 
 
 def _corrections(
-    moments: CenteredMoments,
+    moments: ShiftedMoments,
     running_mean: Array,
     running_std: Array,
     r_max: Array,

@@ -6,15 +6,16 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.batch.instances import as_a_whole, measure_spread
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.masks import keep_usable
-from jaxnorm.core.moments import Moments
-from jaxnorm.core.parameters import real_parameter
-from jaxnorm.core.sharding import where
-from jaxnorm.core.single_stats import OfVar, check_var_stats
-from jaxnorm.core.validation import check_real
+from jaxnorm._core.arguments import align_parameter
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.dtypes import accumulation_dtype, check_real
+from jaxnorm._core.masking import zero_masked_nonfinite
+from jaxnorm._core.moments import Moments
+from jaxnorm._core.sharding import where
+from jaxnorm._core.single_stats import OfVar, check_var_stats
+from jaxnorm.batch.instances import (
+    compute_moments_without_shift,
+)
 
 
 def evo_norm_b0(
@@ -71,25 +72,25 @@ def evo_norm_b0(
       >>> y[0, :, 0].round(2)
       Array([-1. ,  0.5], dtype=float32)
     """
-    call = BatchCall.parse(x, scale, bias, **options)
+    call = BatchCall.from_options(x, scale, bias, options)
     check_real("two divisors are compared", x=call.x)
-    v = real_parameter(v, "v", call.x, call.features)
+    v = align_parameter(v, "v", call.x, call.features)
     check_var_stats(stats, call.feature_shape, call.x.dtype)
-    running = stats if call.use_running_average else call.agree(stats)
+    running = stats if call.use_running_average else call.average_replicas(stats)
 
     def normalize(call: BatchCall) -> tuple[Array, Moments | None]:
-        instances, batch = measure_spread(call)
+        instances, batch = compute_moments_without_shift(call)
         var, moments = call.align(running.var), None
         if batch is not None:
-            var, moments = batch.or_where_empty(var).var, call.per_feature(batch)
+            var, moments = batch.with_var_where_empty(var).var, call.per_feature(batch)
         dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
         epsilon, scale, bias = call.spec.epsilon, call.scale, call.bias
-        x = keep_usable(call.mask, call.x, call.x).astype(dtype)
+        x = zero_masked_nonfinite(call.mask, call.x, call.x).astype(dtype)
         x = where(instances.count > 0, x, jnp.zeros_like(x))
         batch_std = jnp.sqrt(var.astype(dtype) + epsilon)
         own = v.astype(dtype) * x + jnp.sqrt(instances.var.astype(dtype) + epsilon)
         y = x / jnp.maximum(batch_std, own) * scale.astype(dtype) + bias.astype(dtype)
         return y.astype(call.spec.dtype), moments
 
-    y, moments = as_a_whole(call, normalize)
+    y, moments = call.rematerialize(normalize)
     return y, stats if moments is None else call.update(running, moments)

@@ -6,14 +6,14 @@ from typing import Unpack, get_args
 from jax import Array
 from jaxtyping import Inexact
 
-from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm._core.axes import batch_axis, other_axes
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.compute_moments import ShiftedMoments
+from jaxnorm._core.reduction import Blocks, Reduction, Runs
+from jaxnorm._core.stats import Stats, check_stats
+from jaxnorm._core.validation import check_integer
 from jaxnorm.batch.ghost_stats import StatsRule, update_from_ghosts
-from jaxnorm.core.axes import batch_axis, other_axes
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.measure import CenteredMoments
-from jaxnorm.core.reduction import Blocks, Reduction, Runs
-from jaxnorm.core.stats import Stats, check_stats
-from jaxnorm.core.validation import check_integer
 
 
 def ghost_batch_norm(
@@ -88,7 +88,7 @@ def ghost_batch_norm(
       >>> stats.mean
       Array([11.], dtype=float32)
     """
-    call = BatchCall.parse(x, scale, bias, **options)
+    call = BatchCall.from_options(x, scale, bias, options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     if stats_rule not in get_args(StatsRule):
         raise ValueError(
@@ -99,13 +99,13 @@ def ghost_batch_norm(
     if call.use_running_average:
         return call.normalize(stats.mean, stats.var), stats
 
-    whole = call.reduction.across.where_varying(call.x)
+    whole = call.reduction.mapped_axes.where_varying(call.x)
     ghosts = _ghosts(call, size)
     spec = dataclasses.replace(call.spec, reduction=ghosts)
-    running = call.agree(stats)
-    call = dataclasses.replace(call, reduction=ghosts, spec=spec)
-    moments = call.measure(running.mean)
-    y = call.standardize(moments.or_where_empty(call.align(running.var)))
+    running = call.average_replicas(stats)
+    call = dataclasses.replace(call, spec=spec)
+    moments = call.compute_moments(running.mean)
+    y = call.standardize(moments.with_var_where_empty(call.align(running.var)))
     parts = moments if ghosts.runs is not None else _gather(call, moments, whole)
     return y, update_from_ghosts(call, running, parts, stats_rule)
 
@@ -113,14 +113,14 @@ def ghost_batch_norm(
 def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
     """Returns the reduction of which each result is that of a ghost."""
     axis = batch_axis(call.features)
-    across = call.reduction.across.where_varying(call.x)
+    mapped_axes = call.reduction.mapped_axes.where_varying(call.x)
     local = call.x.shape[axis]
-    if across.groups is not None:
+    if mapped_axes.groups is not None:
         raise ValueError(
             "axis_index_groups must be None, since virtual_batch_size says which "
-            f"devices share statistics, got {across.groups}."
+            f"devices share statistics, got {mapped_axes.groups}."
         )
-    devices = across.size(call.x)
+    devices = mapped_axes.size(call.x)
     # An empty batch has no ghosts, of whatever size.
     spanned = virtual_batch_size // local if virtual_batch_size > local > 0 else 1
     whole = virtual_batch_size if spanned == 1 else local
@@ -138,23 +138,23 @@ def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
         )
     if spanned > 1:
         return Reduction(
-            call.reduction.axes, across, runs=Runs(axis=axis, length=spanned)
+            call.reduction.axes, mapped_axes, runs=Runs(axis=axis, length=spanned)
         )
     return Reduction(
         other_axes((axis, *call.features), call.x.ndim),
-        MappedAxis.nowhere(),
+        MappedAxis.none(),
         blocks=Blocks(axis, virtual_batch_size),
     )
 
 
 def _gather(
-    call: BatchCall, parts: CenteredMoments, across: MappedAxis
-) -> CenteredMoments:
+    call: BatchCall, parts: ShiftedMoments, mapped_axes: MappedAxis
+) -> ShiftedMoments:
     """Returns the moments of the ghosts of all instances, in one collective."""
     axis, own = batch_axis(call.features), parts._asdict()
     if call.mask is None:
         del own["count"]  # which all have in common
     if call.use_fast_variance:
         del own["shift"]  # likewise
-    every = across.sum_by_run(tuple(own.values()), axis, length=1)
+    every = mapped_axes.sum_by_run(tuple(own.values()), axis, length=1)
     return parts._replace(**dict(zip(own, every, strict=True)))

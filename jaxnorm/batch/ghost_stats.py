@@ -7,20 +7,20 @@ import jax
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm.batch.call import BatchCall
-from jaxnorm.core.axes import batch_axis
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.measure import CenteredMoments, nonzero, usable_shift
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.running import resolve_momentum, unbiased_factor
-from jaxnorm.core.sharding import gather, shard_as, where
-from jaxnorm.core.stats import CountedBatchStats, Stats
+from jaxnorm._core.axes import batch_axis
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.compute_moments import ShiftedMoments, safe_count, safe_shift
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.running import resolve_momentum, unbiased_factor
+from jaxnorm._core.sharding import gather, shard_as, where
+from jaxnorm._core.stats import CountedBatchStats, Stats
 
 StatsRule = Literal["pooled", "mean", "sequential"]
 
 
 def update_from_ghosts(
-    call: BatchCall, stats: Stats, ghosts: CenteredMoments, rule: StatsRule
+    call: BatchCall, stats: Stats, ghosts: ShiftedMoments, rule: StatsRule
 ) -> Stats:
     """Moves running statistics towards those of all ghosts.
 
@@ -31,12 +31,12 @@ def update_from_ghosts(
       rule: See `jaxnorm.ghost_batch_norm`.
     """
     axis = batch_axis(call.features)
-    together = Reduction((axis,), MappedAxis.nowhere())
+    together = Reduction((axis,), MappedAxis.none())
     shift = call.align(stats.mean).astype(ghosts.shift.dtype)
     if rule == "pooled":
-        whole = call.pool(ghosts, together, shift)
+        whole = call.pool_moments(ghosts, together, shift)
         return call.update(stats, call.per_feature(whole))
-    ghosts = ghosts.about(usable_shift(shift))
+    ghosts = ghosts.with_shift(safe_shift(shift))
 
     shape = (ghosts.var.shape[axis], *ghosts.count.shape[1:])
     count = jnp.broadcast_to(ghosts.count, shape)
@@ -58,14 +58,16 @@ def update_from_ghosts(
     count, number, delta, var = together.sums(
         count, share, weigh(ghosts.delta), weigh(var)
     )
-    number = nonzero(number)
+    number = safe_count(number)
     delta, var = delta / number.astype(delta.dtype), var / number
-    batch = call.per_feature(CenteredMoments(count, ghosts.shift, delta, var))
+    batch = call.per_feature(ShiftedMoments(count, ghosts.shift, delta, var))
     kept = jnp.reshape(jnp.broadcast_to(kept, var.shape), call.feature_shape)
     return call.update(stats, batch, weight=kept, updates=updates)
 
 
-def _in_turn(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, Array]:
+def _in_turn(
+    call: BatchCall, stats: Stats, nonempty: Array
+) -> tuple[Array, Array, Array]:
     """Returns what one update after the other amounts to.
 
     With momentum m of each ghost, 1 where it is empty, the last statistics are the old
@@ -75,13 +77,13 @@ def _in_turn(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, 
     Args:
       call: The arguments of the call.
       stats: Running statistics.
-      seen: Which ghosts hold an element.
+      nonempty: Which ghosts hold an element.
 
     Returns:
       The weight of each ghost, that of the old statistics, and the number of updates.
     """
-    updates = jnp.any(seen, tuple(range(1, seen.ndim))).astype(jnp.float32)
-    index = jnp.arange(len(seen))
+    updates = jnp.any(nonempty, tuple(range(1, nonempty.ndim))).astype(jnp.float32)
+    index = jnp.arange(len(nonempty))
     # Products over all pairs: a running product would go from shard to shard.
     later = index.reshape(1, -1) > index.reshape(-1, 1)
     if isinstance(stats, CountedBatchStats) and callable(call.momentum):
@@ -90,12 +92,12 @@ def _in_turn(call: BatchCall, stats: Stats, seen: Array) -> tuple[Array, Array, 
         momentum = jnp.asarray(jax.vmap(call.momentum)(counts))
     else:
         momentum = resolve_momentum(call.momentum, stats._asdict())
-    one = (1,) * (seen.ndim - 1)
+    one = (1,) * (nonempty.ndim - 1)
     momentum = momentum.reshape(-1, *one)
     if call.mask is not None:
-        momentum = jnp.where(seen, momentum, jnp.ones_like(momentum))
+        momentum = jnp.where(nonempty, momentum, jnp.ones_like(momentum))
     others = jnp.expand_dims(momentum, 0)
     after = jnp.where(later.reshape(*later.shape, *one), others, jnp.ones_like(others))
-    kept = jnp.broadcast_to(momentum, (len(seen), *momentum.shape[1:]))
+    kept = jnp.broadcast_to(momentum, (len(nonempty), *momentum.shape[1:]))
     kept = jnp.prod(kept, 0, keepdims=True)
     return (1 - momentum) * jnp.prod(after, 1), kept, jnp.sum(updates)

@@ -6,9 +6,8 @@ from typing import NamedTuple
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm.core.axes import align_mask
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.validation import check_inexact, check_real
+from jaxnorm._core.arguments import align_mask
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, check_real
 
 
 class LSTMCarry(NamedTuple):
@@ -93,8 +92,8 @@ def inputs_and_mask(
     inputs = check_inexact(inputs, "inputs")
     check_real("a gate lets through a share of 0 to 1", inputs=inputs)
     counts = jnp.expand_dims(carry.step < carry.length, -1)
+    mask = align_mask(mask, inputs)
     if mask is not None:
-        mask = align_mask(mask, inputs)
         if mask.shape[-1] != 1:
             raise ValueError(
                 "mask must have 1 feature, since a time step of an example counts or "

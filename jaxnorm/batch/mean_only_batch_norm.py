@@ -7,8 +7,8 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
-from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.core.single_stats import OfMean, check_mean_stats
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.single_stats import OfMean, check_mean_stats
 
 
 def mean_only_batch_norm(
@@ -59,7 +59,7 @@ def mean_only_batch_norm(
       (Array([[ -1., -10.],
              [  1.,  10.]], dtype=float32), Array([ 1., 10.], dtype=float32))
     """
-    call = BatchCall.parse(x, None, bias, **options)
+    call = BatchCall.from_options(x, None, bias, options)
     spec = dataclasses.replace(call.spec, rescale=False)
     call = dataclasses.replace(call, spec=spec)
     check_mean_stats(stats, call.feature_shape, call.x.dtype)
@@ -67,7 +67,7 @@ def mean_only_batch_norm(
         one = jnp.ones_like(stats.mean, jnp.float32)
         return call.normalize(stats.mean, one, epsilon=0.0), stats
 
-    running = call.agree(stats)
-    moments = call.measure(running.mean)
+    running = call.average_replicas(stats)
+    moments = call.compute_moments(running.mean)
     y = call.standardize(moments)
     return y, call.update(running, call.per_feature(moments))

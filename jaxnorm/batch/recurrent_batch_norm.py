@@ -8,16 +8,12 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact
 
+from jaxnorm._core.axes import canonical_axes, sizes
+from jaxnorm._core.batch_call import BatchOptions, check_options
+from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.stats import BatchStats, CountedBatchStats, Stats, init_batch_stats
+from jaxnorm._core.validation import check_index, check_integer
 from jaxnorm.batch.batch_norm import batch_norm
-from jaxnorm.batch.call import BatchOptions, check_options
-from jaxnorm.core.axes import canonical_axes, sizes
-from jaxnorm.core.stats import (
-    BatchStats,
-    CountedBatchStats,
-    Stats,
-    init_batch_stats,
-)
-from jaxnorm.core.validation import check_index, check_inexact, check_integer
 
 
 def init_recurrent_stats(

@@ -7,8 +7,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.momentum import Schedule
-from jaxnorm.core.validation import check_number
+from jaxnorm._core.running import Schedule
+from jaxnorm._core.validation import check_number
 
 
 class RenormBounds(NamedTuple):

@@ -10,27 +10,28 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, PyTree, Shaped
 
-from jaxnorm.core import axes as axes_lib
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, promote
-from jaxnorm.core.masks import select, usable
-from jaxnorm.core.measure import inverse_std, measure
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.running import keep_unless_finite
-from jaxnorm.core.running_moments import (
+from jaxnorm._core.arguments import align, align_mask
+from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.compute_moments import compute_moments, inverse_std
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    check_real,
+    output_dtype,
+    promote,
+)
+from jaxnorm._core.masking import valid_or_finite, zero_masked
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.running import skip_if_nonfinite
+from jaxnorm._core.running_moments import (
     RunningMoments,
     add_batch,
     check_running_moments,
     forget,
     in_dtype,
 )
-from jaxnorm.core.validation import (
-    check_epsilon,
-    check_flags,
-    check_inexact,
-    check_number,
-    check_real,
-)
+from jaxnorm._core.validation import check_epsilon, check_flags, check_number
 
 
 def running_norm(
@@ -38,7 +39,7 @@ def running_norm(
     moments: PyTree[RunningMoments],
     *,
     update: bool,
-    feature_axes: axes_lib.Axes = -1,
+    feature_axes: Axes = -1,
     max_abs: float | None = None,
     max_count: int | float | None = None,
     epsilon: float = 1e-8,
@@ -143,7 +144,7 @@ class _Stream:
     """The options of a call, for each array of a tree."""
 
     update: bool
-    feature_axes: axes_lib.Axes
+    feature_axes: Axes
     max_abs: float | None
     max_count: float | None
     epsilon: float
@@ -159,10 +160,10 @@ class _Stream:
         x = check_inexact(x, "x")
         if self.max_abs is not None:
             check_real("y is clipped to max_abs", x=x)
-        features = axes_lib.canonical_axes(self.feature_axes, x.ndim)
-        check_running_moments(moments, axes_lib.sizes(x.shape, features), x.dtype)
-        mask = None if mask is None else axes_lib.align_mask(mask, x)
-        result = output_dtype(self.dtype, x)
+        features = canonical_axes(self.feature_axes, x.ndim)
+        check_running_moments(moments, sizes(x.shape, features), x.dtype)
+        mask = align_mask(mask, x)
+        result = output_dtype(self.dtype, x=x)
         if not self.update:
             return self._standardize(x, moments, mask, features, result), moments
         new = self._learn(x, moments, mask, features)
@@ -178,11 +179,11 @@ class _Stream:
         mask: Array | None,
         features: tuple[int, ...],
     ) -> RunningMoments:
-        reduced = axes_lib.other_axes(features, x.ndim)
-        across = MappedAxis.parse(self.axis_name, self.axis_index_groups, x)
-        batch = measure(
+        reduced = other_axes(features, x.ndim)
+        mapped_axes = MappedAxis.parse(self.axis_name, self.axis_index_groups, x)
+        batch = compute_moments(
             lax.stop_gradient(x),
-            Reduction(reduced, across),
+            Reduction(reduced, mapped_axes),
             mask=mask,
             shift=jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype)),
             use_fast_variance=False,
@@ -196,7 +197,7 @@ class _Stream:
         old = moments if self.max_count is None else forget(moments, self.max_count)
         new = add_batch(old, *own)
         if self.skip_nonfinite:
-            new = keep_unless_finite(own, new, in_dtype(moments, new.mean.dtype))
+            new = skip_if_nonfinite(own, new, in_dtype(moments, new.mean.dtype))
         return new
 
     def _standardize(
@@ -210,11 +211,13 @@ class _Stream:
         dtype = accumulation_dtype(result, x.dtype)
         moments = in_dtype(lax.stop_gradient(moments), dtype)
         mean, rest, var = (
-            axes_lib.align(value, x, features, "moments")
+            align(value, x, features, "moments")
             for value in (moments.mean, moments.mean_rest, moments.var)
         )
-        valid = usable(mask, x)
-        centered = select(valid, (select(valid, x).astype(dtype) - mean) - rest)
+        valid = valid_or_finite(mask, x)
+        centered = zero_masked(
+            valid, (zero_masked(valid, x).astype(dtype) - mean) - rest
+        )
         y = centered * inverse_std(var, self.epsilon, dtype, None).astype(dtype)
         if self.max_abs is not None:
             y = jnp.clip(y, -self.max_abs, self.max_abs)

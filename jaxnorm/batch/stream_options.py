@@ -6,9 +6,9 @@ from typing import TypedDict
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxnorm.batch.call import BatchOptions
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.collectives import Groups
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.batch_call import BatchOptions
+from jaxnorm._core.collectives import Groups
 
 _DEFAULT_MOMENTUM = 0.99  # of the modules
 

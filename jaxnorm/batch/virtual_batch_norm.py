@@ -6,14 +6,17 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.batch.call import BatchCall
-from jaxnorm.batch.instances import as_a_whole, measure_instances, normalize_about
-from jaxnorm.core.axes import Axes, batch_axis
-from jaxnorm.core.masks import member
-from jaxnorm.core.measure import inner
-from jaxnorm.core.moments import Moments, check_moments
-from jaxnorm.core.sharding import where
-from jaxnorm.core.validation import check_flags, check_scalar
+from jaxnorm._core.axes import Axes, batch_axis
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.compute_moments import real_inner_product
+from jaxnorm._core.masking import is_valid
+from jaxnorm._core.moments import Moments, check_moments
+from jaxnorm._core.sharding import where
+from jaxnorm._core.validation import check_flags, check_scalar
+from jaxnorm.batch.instances import (
+    compute_instance_moments,
+    normalize_about,
+)
 
 
 def virtual_batch_norm(
@@ -84,15 +87,17 @@ def virtual_batch_norm(
       Array([0.  , 1.73], dtype=float32)
     """
     check_flags(include_self=include_self)
-    call = BatchCall.parse(
+    call = BatchCall.from_options(
         x,
         scale,
         bias,
-        use_running_average=True,
-        epsilon=epsilon,
-        feature_axes=feature_axes,
-        mask=mask,
-        dtype=dtype,
+        {
+            "use_running_average": True,
+            "epsilon": epsilon,
+            "feature_axes": feature_axes,
+            "mask": mask,
+            "dtype": dtype,
+        },
     )
     check_moments(reference, "reference")
     if jnp.shape(reference.mean) != call.feature_shape:
@@ -110,12 +115,12 @@ def virtual_batch_norm(
     def include(call: BatchCall) -> Array:
         # Relative to the reference's mean, of which the gradient is that of x - mean.
         shift = call.align(reference.mean)
-        own = measure_instances(call, shift)
+        own = compute_instance_moments(call, shift)
         weight = 1 / (size.astype(own.var.dtype) + 1)
         weight = where(own.count > 0, weight, jnp.zeros_like(weight))
         shift = shift.astype(own.delta.dtype)
-        own = own.about(shift)
-        square = inner(own.delta, own.delta)
+        own = own.with_shift(shift)
+        square = real_inner_product(own.delta, own.delta)
         between = weight * (1 - weight) * square
         reference_var = call.align(reference.var).astype(own.var.dtype)
         var = (1 - weight) * reference_var + weight * own.var + between
@@ -123,7 +128,7 @@ def virtual_batch_norm(
             call, shift, weight.astype(own.delta.dtype) * own.delta, var
         )
 
-    return as_a_whole(call, include)
+    return call.rematerialize(include)
 
 
 def collect_reference(
@@ -164,22 +169,24 @@ def collect_reference(
       >>> reference.mean, size
       (Array([1.], dtype=float32), Array(2., dtype=float32))
     """
-    call = BatchCall.parse(
+    call = BatchCall.from_options(
         x,
         scale,
         bias,
-        use_running_average=False,
-        epsilon=epsilon,
-        feature_axes=feature_axes,
-        mask=mask,
-        use_fast_variance=False,  # there is no running mean to shift by
-        dtype=dtype,
+        {
+            "use_running_average": False,
+            "epsilon": epsilon,
+            "feature_axes": feature_axes,
+            "mask": mask,
+            "use_fast_variance": False,  # there is no running mean to shift by
+            "dtype": dtype,
+        },
     )
-    moments = call.measure(jnp.zeros(call.feature_shape, jnp.float32))
+    moments = call.compute_moments(jnp.zeros(call.feature_shape, jnp.float32))
     examples = call.x.shape[batch_axis(call.features)]
     number = jnp.asarray(examples, jnp.float32)
     if call.mask is not None:
-        valid = jnp.any(member(call.mask), tuple(range(1, call.x.ndim)))
+        valid = jnp.any(is_valid(call.mask), tuple(range(1, call.x.ndim)))
         valid = jnp.broadcast_to(valid, (examples,))
         number = jnp.sum(valid.astype(jnp.float32))
     return call.standardize(moments), call.per_feature(moments), number

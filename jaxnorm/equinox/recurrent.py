@@ -5,8 +5,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
+from jaxnorm._core.validation import check_index
 from jaxnorm._layers import recurrent
-from jaxnorm.core.validation import check_index
 from jaxnorm.equinox.module import BatchModule
 
 

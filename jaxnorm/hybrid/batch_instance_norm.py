@@ -7,17 +7,15 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
-from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
+from jaxnorm._core.moments import Moments
+from jaxnorm._core.stats import Stats, check_stats
 from jaxnorm.batch.instances import (
-    as_a_whole,
+    compute_instance_and_batch_moments,
+    compute_instance_moments,
     instance_reduction,
-    measure_both,
-    measure_instances,
 )
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.moments import Moments
-from jaxnorm.core.stats import Stats, check_stats
-from jaxnorm.core.validation import check_inexact
 
 
 def batch_instance_norm(
@@ -73,12 +71,12 @@ def batch_instance_norm(
       Array([[-1.,  1.],
              [-1.,  1.]], dtype=float32)
     """
-    call = BatchCall.parse(x, scale, bias, **options)
+    call = BatchCall.from_options(x, scale, bias, options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     gate = call.align(check_inexact(gate, "gate"), "gate")
     dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
     gate, scale, bias = (a.astype(dtype) for a in (gate, call.scale, call.bias))
-    running = stats if call.use_running_average else call.agree(stats)
+    running = stats if call.use_running_average else call.average_replicas(stats)
     # The two parts are added before the sum is rounded to a narrower dtype.
     wide = dataclasses.replace(call.spec, dtype=dtype)
     own = dataclasses.replace(wide, reduction=instance_reduction(call))
@@ -89,15 +87,15 @@ def batch_instance_norm(
             call, scale=scale * (1 - gate), bias=jnp.zeros_like(bias), spec=own
         )
         if call.use_running_average:
-            instances = measure_instances(call, call.align(running.mean))
+            instances = compute_instance_moments(call, call.align(running.mean))
             y, moments = by_batch.normalize(running.mean, running.var), None
         else:
-            instances, batch = measure_both(call, running.mean)
+            instances, batch = compute_instance_and_batch_moments(call, running.mean)
             moments = call.per_feature(batch)
-            batch = batch.or_where_empty(call.align(running.var))
+            batch = batch.with_var_where_empty(call.align(running.var))
             y = by_batch.standardize(batch)
         y = y + by_instance.standardize(instances)
         return y.astype(call.spec.dtype), moments
 
-    y, moments = as_a_whole(call, mix)
+    y, moments = call.rematerialize(mix)
     return y, stats if moments is None else call.update(running, moments)

@@ -6,12 +6,12 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
+from jaxnorm._core.axes import canonical_axis
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.sharding import shard_as, split
+from jaxnorm._core.stats import Stats
+from jaxnorm._core.validation import check_integer
 from jaxnorm.batch.batch_norm import batch_norm
-from jaxnorm.batch.call import BatchCall, BatchOptions
-from jaxnorm.core.axes import one_axis
-from jaxnorm.core.sharding import shard_as, split
-from jaxnorm.core.stats import Stats
-from jaxnorm.core.validation import check_integer
 from jaxnorm.sample.instance_norm import instance_norm
 
 
@@ -69,8 +69,8 @@ def instance_batch_norm(
       (Array([[-1.,  1.],
              [-1.,  1.]], dtype=float32), Array([6.], dtype=float32))
     """
-    call = BatchCall.parse(x, scale, bias, **options)
-    axis = one_axis(options.get("feature_axes", -1), call.x.ndim)
+    call = BatchCall.from_options(x, scale, bias, options)
+    axis = canonical_axis(options.get("feature_axes", -1), call.x.ndim)
     features = call.x.shape[axis]
     instance_features = check_integer(instance_features, "instance_features")
     if not 0 <= instance_features <= features:

@@ -7,19 +7,17 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
-from jaxnorm.batch.call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
+from jaxnorm._core.moments import Moments
+from jaxnorm._core.pooling import pool_moments_about_mean
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.stats import Stats, check_stats
 from jaxnorm.batch.instances import (
-    as_a_whole,
-    measure_about_instances,
+    compute_moments_to_mix,
     normalize_about,
 )
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.moments import Moments
-from jaxnorm.core.pooling import pool_about_mean
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.stats import Stats, check_stats
-from jaxnorm.core.validation import check_inexact
 
 
 def switchable_norm(
@@ -79,25 +77,25 @@ def switchable_norm(
       Array([[-1.,  1.],
              [-1.,  1.]], dtype=float32)
     """
-    call = BatchCall.parse(x, scale, bias, **options)
+    call = BatchCall.from_options(x, scale, bias, options)
     check_stats(stats, call.feature_shape, call.x.dtype)
     mean_share = _shares(mean_logits, "mean_logits", call.x)
     var_share = _shares(var_logits, "var_logits", call.x)
-    running = stats if call.use_running_average else call.agree(stats)
+    running = stats if call.use_running_average else call.average_replicas(stats)
 
     def mix(call: BatchCall) -> tuple[Array, Moments | None]:
-        instances, reference, batch = measure_about_instances(call, running)
+        instances, reference, batch = compute_moments_to_mix(call, running)
         # About its own mean: features may lie far apart, and some be masked out of it.
-        across_features = Reduction(call.features, MappedAxis.nowhere())
+        across_features = Reduction(call.features, MappedAxis.none())
         zero = jnp.zeros_like(instances.var)
-        layers = pool_about_mean(instances, across_features, zero)
-        layers = layers.about(instances.shift)
+        layers = pool_moments_about_mean(instances, across_features, zero)
+        layers = layers.with_shift(instances.shift)
         delta = _mix(mean_share, instances.delta, layers.delta, reference.delta)
         var = _mix(var_share, instances.var, layers.var, reference.var)
-        seen = None if call.mask is None else instances.count > 0
-        return normalize_about(call, instances.shift, delta, var, seen), batch
+        nonempty = None if call.mask is None else instances.count > 0
+        return normalize_about(call, instances.shift, delta, var, nonempty), batch
 
-    y, batch = as_a_whole(call, mix)
+    y, batch = call.rematerialize(mix)
     return y, stats if batch is None else call.update(running, batch)
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from jax import Array
 
+from jaxnorm._core.batch_call import BatchOptions
 from jaxnorm._layers import batch as layers
 from jaxnorm._layers.fields import Arrays
-from jaxnorm.batch.call import BatchOptions
 from jaxnorm.linen.module import BatchInputModule
 
 

@@ -10,13 +10,13 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
+from jaxnorm._core.running import Schedule
 from jaxnorm.batch.lstm_step import (
     LSTMCarry,
     MaskedInputs,
     inputs_and_mask,
     lstm_step,
 )
-from jaxnorm.core.momentum import Schedule
 from jaxnorm.linen.recurrent import RecurrentBatchNorm
 
 

@@ -10,10 +10,10 @@ from jax import numpy as jnp
 from jaxtyping import Shaped
 
 import jaxnorm
+from jaxnorm._core.axes import sizes
+from jaxnorm._core.batch_call import BatchOptions
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
-from jaxnorm.batch.call import BatchOptions
-from jaxnorm.core.axes import sizes
 
 # At run time a class has the fields of the one description that is mixed into it.
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
 from jaxnorm.nnx.variables import (
     PromoteDtype,
-    hashable,
+    as_static,
     keep_dtypes,
     read,
     show_signature,
@@ -63,7 +63,7 @@ class Described(nnx.Module, _Layer):
     def __post_init__(self) -> None:
         for name, value in vars(self).copy().items():
             if isinstance(value, list | tuple):
-                setattr(self, name, hashable(value))
+                setattr(self, name, as_static(value))
 
 
 class Module(Described):

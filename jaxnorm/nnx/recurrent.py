@@ -4,8 +4,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
+from jaxnorm._core.validation import check_index
 from jaxnorm._layers import recurrent as layers
-from jaxnorm.core.validation import check_index
 from jaxnorm.nnx.batch_module import BatchModule
 
 

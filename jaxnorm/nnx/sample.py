@@ -7,9 +7,9 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
+from jaxnorm._core.axes import Axes
 from jaxnorm._layers import response
 from jaxnorm._layers import sample as layers
-from jaxnorm.core.axes import Axes
 from jaxnorm.nnx.module import Described, SampleModule
 from jaxnorm.sample.group_norm import group_length
 

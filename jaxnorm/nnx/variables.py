@@ -41,11 +41,11 @@ def read(variable: nnx.Variable[Array] | None) -> Array | None:
     return None if variable is None else jnp.asarray(variable.get_value())
 
 
-def hashable(value: Any) -> Any:
+def as_static(value: Any) -> Any:
     """Returns nested sequences as tuples, as static attributes have to be."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return value
-    return tuple(hashable(item) for item in value)
+    return tuple(as_static(item) for item in value)
 
 
 def show_signature(cls: type[_T]) -> type[_T]:

@@ -8,10 +8,10 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.core.axes import Axes, canonical_axes, sizes
+from jaxnorm._core.axes import Axes, canonical_axes, sizes
 from jaxnorm.nnx.variables import (
     PromoteDtype,
-    hashable,
+    as_static,
     keep_dtypes,
     read,
     show_signature,
@@ -78,7 +78,7 @@ class WeightNorm(nnx.Module):
     ) -> None:
         _check_initialization(initialization, use_scale)
         self.layer_instance = layer_instance
-        self.feature_axes = () if feature_axes is None else hashable(feature_axes)
+        self.feature_axes = () if feature_axes is None else as_static(feature_axes)
         self.use_scale = use_scale
         self.scale_init = scale_init
         self.epsilon = epsilon

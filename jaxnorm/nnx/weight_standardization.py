@@ -8,8 +8,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.core.axes import Axes, canonical_axes, sizes
-from jaxnorm.nnx.variables import hashable, read, show_signature
+from jaxnorm._core.axes import Axes, canonical_axes, sizes
+from jaxnorm.nnx.variables import as_static, read, show_signature
 from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.standardize_weight import standardize_weight
 
@@ -64,7 +64,7 @@ class WeightStandardization(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.use_gain = use_gain
-        self.feature_axes = hashable(feature_axes)
+        self.feature_axes = as_static(feature_axes)
         self.variable_filter = nnx.All(variable_filter)
 
         def init_gain(value: Array) -> nnx.Param[Array]:

@@ -8,11 +8,9 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, canonical_axes
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.parameters import real_parameter
-from jaxnorm.core.validation import check_inexact
+from jaxnorm._core.arguments import align_affine, align_parameter
+from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
 
 
 def dynamic_tanh(
@@ -64,8 +62,9 @@ def dynamic_tanh(
     """
     x = check_inexact(x, "x")
     features = canonical_axes(feature_axes, x.ndim)
-    alpha = real_parameter(alpha, "alpha", x, features)
-    scale, bias, result = affine(x, scale, bias, features, dtype)
+    alpha = align_parameter(alpha, "alpha", x, features)
+    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    scale, bias = align_affine(x, scale, bias, features)
     # Else the tanh would be kept beside x, both in float32.
     squash = jax.checkpoint(functools.partial(_squash, result))
     return squash(x, alpha, scale, bias)

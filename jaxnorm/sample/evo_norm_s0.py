@@ -7,15 +7,19 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, one_axis
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.masks import keep_usable
-from jaxnorm.core.measure import MOMENTS_NAME, inverse_std, measure_alone
-from jaxnorm.core.parameters import real_parameter
-from jaxnorm.core.reduction import Blocks, Reduction
-from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
+from jaxnorm._core.arguments import align_parameter
+from jaxnorm._core.axes import Axes, canonical_axis
+from jaxnorm._core.call import Call
+from jaxnorm._core.compute_moments import inverse_std
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    check_real,
+    output_dtype,
+)
+from jaxnorm._core.masking import zero_masked_nonfinite
+from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.standardize import Standardization
 from jaxnorm.sample.group_norm import group_axes, group_length
 
 
@@ -80,42 +84,27 @@ def evo_norm_s0(
       Array([[ 0.7,  2.9, -0.3, -0.1]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    epsilon = check_epsilon(epsilon)
-    feature_axis = one_axis(feature_axes, x.ndim)
-    features = (feature_axis,)
+    feature_axis = canonical_axis(feature_axes, x.ndim)
     space = group_axes(reduction_axes, feature_axis, x.ndim)
     size = group_length(x.shape[feature_axis], num_groups)
-    v = real_parameter(v, "v", x, features)
-    scale, bias, result = affine(x, scale, bias, features, dtype)
-    check_real("the sigmoid is a gate", x=x, scale=scale, bias=bias)
-    mask = None if mask is None else align_mask(mask, x)
-    across = MappedAxis.parse(None, None, x)
-    reduction = Reduction(space, across, Blocks(feature_axis, size))
+    reduction = Reduction.over(x, space, blocks=Blocks(feature_axis, size))
+    dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    spec = Standardization(reduction, epsilon, dtype)
+    call = Call.parse(x, scale, bias, mask, (feature_axis,), spec)
+    v = align_parameter(v, "v", x, call.features)
+    check_real("the sigmoid is a gate", x=x, scale=call.scale, bias=call.bias)
     # Else several arrays of the size of x would be kept, in float32.
-    gate = jax.checkpoint(
-        functools.partial(_gate, reduction, epsilon, result),
-        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
-    )
-    return gate(x, v, scale, bias, mask)
+    return call.rematerialize(functools.partial(_gate, v))
 
 
-def _gate(
-    reduction: Reduction,
-    epsilon: float,
-    result: DTypeLike,
-    x: Array,
-    v: Array,
-    scale: Array,
-    bias: Array,
-    mask: Array | None,
-) -> Array:
-    wide = accumulation_dtype(result, x.dtype)
-    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
-    moments = measure_alone(x, reduction, mask=mask)
-    # What has no valid element comes out as the bias.
-    seen = None if mask is None else moments.count > 0
-    rstd = inverse_std(moments.var, epsilon, moments.var.dtype, seen)
-    rstd = reduction.spread(rstd).astype(wide)
-    x = keep_usable(mask, x, x).astype(wide)
-    y = x * jax.nn.sigmoid(v.astype(wide) * x) * (rstd * scale.astype(wide))
-    return (y + bias.astype(wide)).astype(result)
+def _gate(v: Array, call: Call) -> Array:
+    wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
+    moments = call.own_moments()
+    # Features without valid elements come out as the bias.
+    nonempty = None if call.mask is None else moments.count > 0
+    rstd = inverse_std(moments.var, call.spec.epsilon, moments.var.dtype, nonempty)
+    rstd = call.reduction.broadcast_back(rstd).astype(wide)
+    x = zero_masked_nonfinite(call.mask, call.x, call.x).astype(wide)
+    gated = x * jax.nn.sigmoid(v.astype(wide) * x)
+    y = gated * (rstd * call.scale.astype(wide)) + call.bias.astype(wide)
+    return y.astype(call.spec.dtype)

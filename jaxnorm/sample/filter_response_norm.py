@@ -2,27 +2,28 @@
 
 import functools
 
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, canonical_axes, space_axes
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.masks import usable
-from jaxnorm.core.measure import (
-    MOMENTS_NAME,
+from jaxnorm._core.arguments import align_parameter
+from jaxnorm._core.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.call import Call
+from jaxnorm._core.compute_moments import (
     inverse_std,
-    measure_power,
     nan_if_overflown,
 )
-from jaxnorm.core.normalize import normalize_with
-from jaxnorm.core.parameters import real_parameter
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    check_real,
+    output_dtype,
+)
+from jaxnorm._core.masking import valid_or_finite
+from jaxnorm._core.normalize import normalize_with
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.standardize import Standardization
 
 
 def filter_response_norm(
@@ -94,50 +95,43 @@ def filter_response_norm(
               [-0.5]]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    epsilon = check_epsilon(epsilon)
     features = canonical_axes(feature_axes, x.ndim)
     space = space_axes(reduction_axes, features, x.ndim)
-    scale, bias, result = affine(x, scale, bias, features, dtype)
+    dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    spec = Standardization(Reduction.over(x, space), epsilon, dtype, center=False)
+    call = Call.parse(x, scale, bias, mask, features, spec)
     if threshold is not None:
-        check_real("a threshold orders values", x=x, scale=scale, bias=bias)
-        threshold = real_parameter(threshold, "threshold", x, features)
+        check_real("a threshold orders values", x=x, scale=call.scale, bias=call.bias)
+        threshold = align_parameter(threshold, "threshold", x, features)
     if learned_epsilon is not None:
-        learned_epsilon = real_parameter(
+        learned_epsilon = align_parameter(
             learned_epsilon, "learned_epsilon", x, features
         )
-    mask = None if mask is None else align_mask(mask, x)
-    reduction = Reduction(space, MappedAxis.parse(None, None, x))
     # Else several arrays of the size of x would be kept, in float32.
-    respond = jax.checkpoint(
-        functools.partial(_respond, reduction, epsilon, result),
-        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
-    )
-    return respond(x, scale, bias, threshold, learned_epsilon, mask)
+    respond = functools.partial(_respond, threshold, learned_epsilon)
+    return call.rematerialize(respond)
 
 
 def _respond(
-    reduction: Reduction,
-    epsilon: float,
-    result: DTypeLike,
-    x: Array,
-    scale: Array,
-    bias: Array,
-    threshold: Array | None,
-    learned_epsilon: Array | None,
-    mask: Array | None,
+    threshold: Array | None, learned_epsilon: Array | None, call: Call
 ) -> Array:
-    wide = accumulation_dtype(result, x.dtype)
-    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
-    moments = measure_power(x, reduction, mask=mask)
+    wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
+    moments = call.own_moments()
     power = moments.var
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
     power = nan_if_overflown(power)
-    # What has no valid element comes out as the bias.
-    seen = None if mask is None else moments.count > 0
-    rstd = inverse_std(power, epsilon, wide, seen)
-    valid = usable(mask, x)
-    y = normalize_with(jnp.zeros_like(power), rstd, x, scale, bias, valid, wide)
+    # Features without valid elements come out as the bias.
+    nonempty = None if call.mask is None else moments.count > 0
+    y = normalize_with(
+        jnp.zeros_like(power),
+        inverse_std(power, call.spec.epsilon, wide, nonempty),
+        call.x,
+        call.scale,
+        call.bias,
+        valid_or_finite(call.mask, call.x),
+        wide,
+    )
     if threshold is not None:
         y = jnp.maximum(y, threshold.astype(wide))
-    return y.astype(result)
+    return y.astype(call.spec.dtype)

@@ -10,21 +10,22 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, canonical_axes, one_axis
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
-from jaxnorm.core.masks import keep_usable, select, usable
-from jaxnorm.core.measure import MOMENTS_NAME, measure_power
-from jaxnorm.core.reduction import Blocks, Reduction
-from jaxnorm.core.sharding import shard_as
-from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.validation import (
-    check_epsilon,
-    check_flags,
+from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.call import Call
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.compute_moments import MOMENTS_NAME, compute_mean_square
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
     check_inexact,
     check_real,
+    output_dtype,
+    real_dtype,
 )
+from jaxnorm._core.masking import valid_or_finite, zero_masked, zero_masked_nonfinite
+from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.sharding import shard_as
+from jaxnorm._core.standardize import Standardization, standardize
+from jaxnorm._core.validation import check_flags
 from jaxnorm.sample.group_norm import group_axes, group_length
 
 Activation = Literal["silu", "sigmoid"]
@@ -135,24 +136,21 @@ def gated_rms_norm(
     if num_groups is None and group_size is None:
         reduced, blocks = canonical_axes(reduction_axes, x.ndim, "reduction_axes"), None
     else:
-        feature_axis = one_axis(feature_axes, x.ndim)
+        feature_axis = canonical_axis(feature_axes, x.ndim)
         reduced = group_axes(reduction_axes, feature_axis, x.ndim)
         size = group_length(x.shape[feature_axis], num_groups, group_size)
         blocks = Blocks(feature_axis, size)
     features = canonical_axes(feature_axes, x.ndim)
-    scale, _, result = affine(x, scale, None, features, dtype, scale_offset)
-    if dtype is None:
-        result = promote(result, gate.dtype)
-    across = MappedAxis.parse(axis_name, axis_index_groups, x)
-    reduction = Reduction(reduced, across, blocks)
-    spec = Standardization(reduction, check_epsilon(epsilon), result, center=False)
+    reduction = Reduction.over(x, reduced, axis_name, axis_index_groups, blocks)
+    dtype = output_dtype(dtype, x=x, gate=gate, scale=scale)
+    spec = Standardization(reduction, epsilon, dtype, center=False)
+    call = Call.parse(x, scale, None, mask, features, spec, scale_offset)
     # Else the gated input, or the scale times the gate, would be kept too, in float32.
     normalize = jax.checkpoint(
-        functools.partial(_normalize, spec, _ACTIVATIONS[activation], gate_first),
+        functools.partial(_normalize, call.spec, _ACTIVATIONS[activation], gate_first),
         policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
     )
-    mask = None if mask is None else align_mask(mask, x)
-    return normalize(x, shard_as(x, gate), scale, mask)
+    return normalize(x, shard_as(x, gate), call.scale, call.mask)
 
 
 def _normalize(
@@ -165,14 +163,14 @@ def _normalize(
     mask: Array | None,
 ) -> Array:
     wide = accumulation_dtype(spec.dtype, x.dtype, gate.dtype)
-    valid = usable(mask, gate)
-    gate = select(valid, gate).astype(real_dtype(wide))
-    factor = select(valid, activate(gate)).astype(wide)
+    valid = valid_or_finite(mask, gate)
+    gate = zero_masked(valid, gate).astype(real_dtype(wide))
+    factor = zero_masked(valid, activate(gate)).astype(wide)
     scale = scale.astype(wide)
     if gate_first:
-        x = keep_usable(mask, x, x).astype(wide) * factor
+        x = zero_masked_nonfinite(mask, x, x).astype(wide) * factor
     else:
         scale = scale * factor
-    moments = measure_power(x, spec.reduction, mask=mask)
+    moments = compute_mean_square(x, spec.reduction, mask=mask)
     bias = jnp.zeros((1,) * x.ndim, wide)
     return standardize(spec, x, moments, scale, bias, mask)

@@ -1,22 +1,22 @@
 """Global response normalization."""
 
-import functools
-
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import Axes, align_mask, canonical_axes, space_axes
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.masks import keep_usable, select
-from jaxnorm.core.measure import MOMENTS_NAME, inner, nonzero, weighted_sums
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm._core.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.call import Call
+from jaxnorm._core.compute_moments import (
+    MOMENTS_NAME,
+    real_inner_product,
+    safe_count,
+)
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.masking import zero_masked, zero_masked_nonfinite
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.standardize import Standardization
 
 
 def global_response_norm(
@@ -82,43 +82,31 @@ def global_response_norm(
               [24.,  0.]]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    epsilon = check_epsilon(epsilon)
     features = canonical_axes(feature_axes, x.ndim)
     space = space_axes(reduction_axes, features, x.ndim)
-    scale, bias, result = affine(x, scale, bias, features, dtype)
-    mask = None if mask is None else align_mask(mask, x)
-    reduction = Reduction(space, MappedAxis.parse(None, None, x))
+    dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    spec = Standardization(Reduction.over(x, space), epsilon, dtype)
+    call = Call.parse(x, scale, bias, mask, features, spec)
     # Else x would be kept several times, in float32.
-    respond = jax.checkpoint(
-        functools.partial(_respond, reduction, features, epsilon, result),
-        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    return call.rematerialize(_respond)
+
+
+def _respond(call: Call) -> Array:
+    wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
+    mask, features = call.mask, call.features
+    valid = zero_masked(mask, call.x)
+    count, square = call.reduction.weighted_sums(
+        real_inner_product(valid, valid), mask=mask
     )
-    return respond(x, scale, bias, mask)
-
-
-def _respond(
-    reduction: Reduction,
-    features: tuple[int, ...],
-    epsilon: float,
-    result: DTypeLike,
-    x: Array,
-    scale: Array,
-    bias: Array,
-    mask: Array | None,
-) -> Array:
-    wide = accumulation_dtype(result, x.dtype)
-    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
-    valid = select(mask, x)
-    count, square = weighted_sums(inner(valid, valid), mask=mask, reduction=reduction)
-    seen = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)
-    part = seen / nonzero(jnp.sum(seen, features, keepdims=True))
+    nonempty = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)
+    part = nonempty / safe_count(jnp.sum(nonempty, features, keepdims=True))
     square, part = (checkpoint_name(value, MOMENTS_NAME) for value in (square, part))
     norm = _root(square)
     mean = jnp.sum(norm * part, features, keepdims=True)
-    share = norm / (checkpoint_name(mean, MOMENTS_NAME) + epsilon)
-    k = 1 + share.astype(wide) * scale.astype(wide)
-    y = keep_usable(mask, x, x).astype(wide) * k + bias.astype(wide)
-    return y.astype(result)
+    response = norm / (checkpoint_name(mean, MOMENTS_NAME) + call.spec.epsilon)
+    k = 1 + response.astype(wide) * call.scale.astype(wide)
+    x = zero_masked_nonfinite(mask, call.x, call.x).astype(wide)
+    return (x * k + call.bias.astype(wide)).astype(call.spec.dtype)
 
 
 def _root(square: Array) -> Array:

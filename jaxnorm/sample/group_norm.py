@@ -6,11 +6,19 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.axes import Axes, batch_axis, canonical_axes, one_axis, other_axes
-from jaxnorm.core.collectives import Groups
-from jaxnorm.core.reduction import Blocks, SingleValue
-from jaxnorm.core.validation import check_inexact, check_integer
-from jaxnorm.sample.own_moments import normalize_by_own_moments
+from jaxnorm._core.axes import (
+    Axes,
+    batch_axis,
+    canonical_axes,
+    canonical_axis,
+    other_axes,
+)
+from jaxnorm._core.call import Call
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import check_inexact, output_dtype
+from jaxnorm._core.reduction import Blocks, Reduction, SingleValue
+from jaxnorm._core.standardize import Standardization
+from jaxnorm._core.validation import check_integer
 
 
 def group_norm(
@@ -85,24 +93,16 @@ def group_norm(
       Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    feature_axis = one_axis(feature_axes, x.ndim)
+    feature_axis = canonical_axis(feature_axes, x.ndim)
     reduced = group_axes(reduction_axes, feature_axis, x.ndim)
     size = group_length(x.shape[feature_axis], num_groups, group_size)
-    return normalize_by_own_moments(
-        x,
-        scale,
-        bias,
-        reduction_axes=reduced,
-        feature_axes=(feature_axis,),
-        blocks=Blocks(feature_axis, size),
-        allow_single_value=allow_single_value,
-        scale_offset=scale_offset,
-        epsilon=epsilon,
-        mask=mask,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-        dtype=dtype,
-    )
+    groups = Blocks(feature_axis, size)
+    reduction = Reduction.over(x, reduced, axis_name, axis_index_groups, groups)
+    reduction.check_several(x, allow_single_value)
+    dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    spec = Standardization(reduction, epsilon, dtype)
+    call = Call.parse(x, scale, bias, mask, (feature_axis,), spec, scale_offset)
+    return call.standardize(call.own_moments())
 
 
 def group_axes(

@@ -6,11 +6,12 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.axes import Axes, canonical_axes, space_axes
-from jaxnorm.core.collectives import Groups
-from jaxnorm.core.reduction import SingleValue
-from jaxnorm.core.validation import check_inexact
-from jaxnorm.sample.own_moments import normalize_by_own_moments
+from jaxnorm._core.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.call import Call
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import check_inexact, output_dtype
+from jaxnorm._core.reduction import Reduction, SingleValue
+from jaxnorm._core.standardize import Standardization
 
 
 def instance_norm(
@@ -86,17 +87,10 @@ def instance_norm(
     """
     x = check_inexact(x, "x")
     features = canonical_axes(feature_axes, x.ndim)
-    return normalize_by_own_moments(
-        x,
-        scale,
-        bias,
-        reduction_axes=space_axes(reduction_axes, features, x.ndim),
-        feature_axes=features,
-        allow_single_value=allow_single_value,
-        scale_offset=scale_offset,
-        epsilon=epsilon,
-        mask=mask,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-        dtype=dtype,
-    )
+    reduced = space_axes(reduction_axes, features, x.ndim)
+    reduction = Reduction.over(x, reduced, axis_name, axis_index_groups)
+    reduction.check_several(x, allow_single_value)
+    dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    spec = Standardization(reduction, epsilon, dtype)
+    call = Call.parse(x, scale, bias, mask, features, spec, scale_offset)
+    return call.standardize(call.own_moments())

@@ -8,21 +8,14 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.affine import affine
-from jaxnorm.core.axes import (
-    Axes,
-    align_mask,
-    broadcasts,
-    canonical_axes,
-    one_axis,
-)
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import output_dtype
-from jaxnorm.core.measure import measure_alone
-from jaxnorm.core.normalize import denormalize_with
-from jaxnorm.core.reduction import Reduction, SingleValue
-from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm._core.arguments import broadcasts
+from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.call import Call
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import check_inexact, output_dtype
+from jaxnorm._core.normalize import denormalize_with
+from jaxnorm._core.reduction import Reduction, SingleValue
+from jaxnorm._core.standardize import Standardization
 
 
 class Denormalizer(NamedTuple):
@@ -64,7 +57,7 @@ class Denormalizer(NamedTuple):
                     f"any length of the time: that of their {name} is {value.shape}, "
                     f"with 1 where it is shared, got {z.shape}."
                 )
-        result = output_dtype(dtype, z, self.scale, self.bias)
+        result = output_dtype(dtype, z=z, scale=self.scale, bias=self.bias)
         scale = jnp.ones_like(self.mean) if self.scale is None else self.scale
         bias = jnp.zeros_like(self.mean) if self.bias is None else self.bias
         return denormalize_with(self.mean, self.std, z, scale, bias, result)
@@ -142,8 +135,7 @@ def reversible_instance_norm(
              [20., 20., 20.]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    epsilon = check_epsilon(epsilon)
-    time = one_axis(time_axis, x.ndim, "time_axis")
+    time = canonical_axis(time_axis, x.ndim, "time_axis")
     features = canonical_axes(feature_axes, x.ndim)
     if time in features:
         raise ValueError(
@@ -151,20 +143,16 @@ def reversible_instance_norm(
             f"{feature_axes} for an input of shape {x.shape}. Does the input lack an "
             "axis of features? Add one: x[..., None]."
         )
-    aligned_scale, aligned_bias, result = affine(
-        x, scale, bias, features, dtype, scale_offset
-    )
-    mask = None if mask is None else align_mask(mask, x)
-    across = MappedAxis.parse(axis_name, axis_index_groups, x)
-    reduction = Reduction((time,), across)
+    reduction = Reduction.over(x, (time,), axis_name, axis_index_groups)
     reduction.check_several(x, allow_single_value)
-    moments = measure_alone(x, reduction, mask=mask)
-    spec = Standardization(reduction, epsilon, result)
-    y = standardize(spec, x, moments, aligned_scale, aligned_bias, mask)
+    dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    spec = Standardization(reduction, epsilon, dtype)
+    call = Call.parse(x, scale, bias, mask, features, spec, scale_offset)
+    moments = call.own_moments()
     undo = Denormalizer(
         moments.mean,
-        jnp.sqrt(moments.var + epsilon),
-        None if scale is None else aligned_scale,
-        None if bias is None else aligned_bias,
+        jnp.sqrt(moments.var + call.spec.epsilon),
+        None if scale is None else call.scale,
+        None if bias is None else call.bias,
     )
-    return y, undo
+    return call.standardize(moments), undo

@@ -6,10 +6,13 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.axes import Axes, canonical_axes
-from jaxnorm.core.collectives import Groups
-from jaxnorm.core.validation import check_inexact
-from jaxnorm.sample.own_moments import normalize_by_own_moments
+from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.call import Call
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import check_inexact, output_dtype
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.standardize import Standardization
+from jaxnorm._core.validation import check_flags
 
 
 def rms_norm(
@@ -75,18 +78,16 @@ def rms_norm(
              [ 1., -1.]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    return normalize_by_own_moments(
-        x,
-        scale,
-        None,
-        reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),
-        feature_axes=canonical_axes(feature_axes, x.ndim),
+    check_flags(round_before_scale=round_before_scale)
+    features = canonical_axes(feature_axes, x.ndim)
+    reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
+    dtype = output_dtype(dtype, x=x, scale=scale)
+    spec = Standardization(
+        Reduction.over(x, reduced, axis_name, axis_index_groups),
+        epsilon,
+        dtype,
         center=False,
-        scale_offset=scale_offset,
         round_before_scale=round_before_scale,
-        epsilon=epsilon,
-        mask=mask,
-        axis_name=axis_name,
-        axis_index_groups=axis_index_groups,
-        dtype=dtype,
     )
+    call = Call.parse(x, scale, None, mask, features, spec, scale_offset)
+    return call.standardize(call.own_moments())

@@ -9,11 +9,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm.core.axes import Axes, canonical_axes
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
-from jaxnorm.core.measure import MOMENTS_NAME
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.compute_moments import MOMENTS_NAME
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.weight_norm import direction_and_length
 
 
@@ -79,15 +79,15 @@ def unit_norm(
              [ 0.6, -0.8]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    result = output_dtype(dtype, x)
-    across = MappedAxis.parse(axis_name, axis_index_groups, x)
+    result = output_dtype(dtype, x=x)
+    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
     # Else x would be kept twice in float32, divided by two numbers.
     normalize = jax.checkpoint(
         functools.partial(
             _normalize,
             canonical_axes(axes, x.ndim, "axes"),
             math.sqrt(check_epsilon(epsilon)),
-            across,
+            mapped_axes,
             result,
         ),
         policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
@@ -98,10 +98,10 @@ def unit_norm(
 def _normalize(
     axes: tuple[int, ...],
     least: float,
-    across: MappedAxis,
+    mapped_axes: MappedAxis,
     result: DTypeLike,
     x: Array,
 ) -> Array:
     x = x.astype(accumulation_dtype(result, x.dtype))
-    direction, _ = direction_and_length(x, axes, least, across)
+    direction, _ = direction_and_length(x, axes, least, mapped_axes)
     return direction.astype(result)

@@ -7,10 +7,10 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
-from jaxnorm.core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.stats import BatchStats, CountedBatchStats
-from jaxnorm.core.validation import check_epsilon, check_flags, check_inexact
+from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
+from jaxnorm._core.stats import BatchStats, CountedBatchStats
+from jaxnorm._core.validation import check_epsilon, check_flags
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 

@@ -8,9 +8,9 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import PyTree
 
-from jaxnorm.core.axes import Axes
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.stats import BatchStats
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.stats import BatchStats
 from jaxnorm.tools.fold_batch_norm import Padding, fold_batch_norm
 from jaxnorm.tools.nodes import (
     Key,

@@ -9,9 +9,9 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import inner
+from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.compute_moments import real_inner_product
+from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
 
 
@@ -128,11 +128,11 @@ def _merge(
     stacked: Layer, weights: Array, axis_name: str | Sequence[str] | None
 ) -> Layer:
     """Merges the statistics of one layer, which have a leading axis of trees."""
-    across = MappedAxis.parse(axis_name, None, next(iter(stacked.values())))
+    mapped_axes = MappedAxis.parse(axis_name, None, next(iter(stacked.values())))
 
     def mean_of(values: Array) -> Array:
         shares = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
-        total, share = across.sum((jnp.sum(shares * values, 0), jnp.sum(weights)))
+        total, share = mapped_axes.sum((jnp.sum(shares * values, 0), jnp.sum(weights)))
         return total / share.astype(total.dtype)
 
     def used(values: Array) -> Array:
@@ -147,6 +147,6 @@ def _merge(
         if name in wide:
             difference = wide["mean"] - merged["mean"][None]
             within = wide[name] ** power
-            var = mean_of(within + inner(difference, difference))
+            var = mean_of(within + real_inner_product(difference, difference))
             merged[name] = var ** (1 / power)
     return {name: value.astype(stacked[name].dtype) for name, value in merged.items()}

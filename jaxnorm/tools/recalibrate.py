@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.moments import Moments, merge_moments
+from jaxnorm._core.moments import Moments, merge_moments
 from jaxnorm.tools.statistics import (
     Tree,
     batch_stats_of,

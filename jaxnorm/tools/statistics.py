@@ -8,11 +8,10 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.moments import Moments, merge_moments
-from jaxnorm.core.momentum import Schedule
-from jaxnorm.core.running import resolve_momentum, update_running
-from jaxnorm.core.sharding import where
-from jaxnorm.core.validation import check_epsilon, check_flags
+from jaxnorm._core.moments import Moments, merge_moments
+from jaxnorm._core.running import Schedule, resolve_momentum, update_running
+from jaxnorm._core.sharding import where
+from jaxnorm._core.validation import check_epsilon, check_flags
 from jaxnorm.tools.trees import children, is_node, with_children
 
 Tree = Mapping[Any, Any]

@@ -7,15 +7,10 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxnorm.core.axes import align
-from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
-from jaxnorm.core.sharding import shard_as
-from jaxnorm.core.validation import (
-    check_epsilon,
-    check_flags,
-    check_inexact,
-    check_integer,
-)
+from jaxnorm._core.arguments import align
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.sharding import shard_as
+from jaxnorm._core.validation import check_epsilon, check_flags, check_integer
 from jaxnorm.weight.unit import unit_of
 from jaxnorm.weight.weight_norm import direction_and_length
 
@@ -99,7 +94,7 @@ def spectral_norm(
             f"{w.shape}, got {u.shape}. From a checkpoint of Flax take u[0]."
         )
     check_flags(restart=restart)
-    result = output_dtype(dtype, w, u)
+    result = output_dtype(dtype, w=w, u=u)
     wide = accumulation_dtype(result, w.dtype, u.dtype)
     inputs, outputs = tuple(range(w.ndim - 1)), (w.ndim - 1,)
     unit = unit_of(w.astype(wide))

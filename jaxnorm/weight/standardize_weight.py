@@ -7,9 +7,10 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm.core.axes import Axes, align, canonical_axes, other_axes, sizes
-from jaxnorm.core.dtypes import accumulation_dtype, output_dtype
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm._core.arguments import align
+from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.unit import unit_of
 
 _LEAST_FAN_IN_DEVIATION = 1e-2  # of scaled weight standardization, as published
@@ -76,7 +77,7 @@ def standardize_weight(
     axes = other_axes(features, w.ndim)
     if gain is not None:
         gain = align(check_inexact(gain, "gain"), w, features, "gain")
-    result = output_dtype(dtype, w, gain)
+    result = output_dtype(dtype, w=w, gain=gain)
     wide = accumulation_dtype(result, w.dtype)
 
     least = math.sqrt(epsilon) if gain is None else _LEAST_FAN_IN_DEVIATION

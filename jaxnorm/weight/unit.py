@@ -3,17 +3,17 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import real_dtype
+from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.dtypes import real_dtype
 
-ALONE = MappedAxis.nowhere()
+ALONE = MappedAxis.none()
 
 
 def unit_of(
     w: Array,
     axes: tuple[int, ...] | None = None,
     least: Array | float = 0.0,
-    across: MappedAxis = ALONE,
+    mapped_axes: MappedAxis = ALONE,
 ) -> Array:
     """Returns a power of two near the largest absolute value along `axes`.
 
@@ -25,10 +25,10 @@ def unit_of(
       w: Weight, in the dtype to compute in.
       axes: Axes to reduce, which have size 1 in the result; None: all.
       least: What the largest absolute value counts as at least.
-      across: Mapped axes over which `axes` are divided.
+      mapped_axes: Mapped axes over which `axes` are divided.
     """
     largest = jnp.abs(lax.stop_gradient(w)).max(axes, keepdims=True, initial=0.0)
-    largest = jnp.maximum(across.max(largest), jnp.asarray(least, largest.dtype))
+    largest = jnp.maximum(mapped_axes.max(largest), jnp.asarray(least, largest.dtype))
     # Without mantissa bits a power of two is left; half of it is never rounded to inf.
     exponent_bits = jnp.finfo(real_dtype(w.dtype)).nexp
     unit = lax.reduce_precision(largest / 2, exponent_bits, mantissa_bits=0)

@@ -7,12 +7,18 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core.axes import Axes, align, canonical_axes, other_axes
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype, output_dtype, real_dtype
-from jaxnorm.core.measure import named
-from jaxnorm.core.moments import batch_moments
-from jaxnorm.core.validation import check_epsilon, check_inexact
+from jaxnorm._core.arguments import align
+from jaxnorm._core.axes import Axes, canonical_axes, other_axes
+from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.compute_moments import tag_for_remat
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    output_dtype,
+    real_dtype,
+)
+from jaxnorm._core.moments import batch_moments
+from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.unit import ALONE, unit_of
 
 
@@ -65,7 +71,7 @@ def weight_norm(
     epsilon = check_epsilon(epsilon)
     features = _canonical(feature_axes, v.ndim)
     g = align(g, v, features, "g")
-    result = output_dtype(dtype, v, g)
+    result = output_dtype(dtype, v=v, g=g)
     wide = accumulation_dtype(result, v.dtype, g.dtype)
     direction, _ = direction_and_length(
         v.astype(wide), other_axes(features, v.ndim), math.sqrt(epsilon)
@@ -205,7 +211,7 @@ def direction_and_length(
     v: Array,
     axes: tuple[int, ...],
     least: Array | float = 0.0,
-    across: MappedAxis = ALONE,
+    mapped_axes: MappedAxis = ALONE,
 ) -> tuple[Array, Array]:
     """Returns v / sqrt(||v||^2 + least^2), and that root, with norms over `axes`.
 
@@ -215,13 +221,13 @@ def direction_and_length(
       v: Vectors along `axes`, in the dtype to compute in.
       axes: Axes of the norm; they have size 1 in the length.
       least: Its square is added to the squared norm; at least 0.
-      across: Mapped axes over which the vectors are divided.
+      mapped_axes: Mapped axes over which the vectors are divided.
     """
     least = jnp.asarray(least, real_dtype(v.dtype))
-    unit = named(unit_of(v, axes, least, across))
+    unit = tag_for_remat(unit_of(v, axes, least, mapped_axes))
     v = v / unit.astype(v.dtype)
     square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True)
-    (square,) = named(across.sum((square,)))
+    (square,) = tag_for_remat(mapped_axes.sum((square,)))
     square = square + (least / unit) ** 2
     # Selected twice, so that no gradient meets the infinite slope of the root at 0. NaN
     # is not equal to 0, and spreads.

@@ -19,7 +19,29 @@ STREAM = "batch/test_running_norm.py"
 RECURRENT = "batch/test_recurrent_batch_norm.py"
 
 MUTANTS = {
-    "batch/call.py": [
+    "_core/call.py": [
+        (
+            "x cast for each of its uses",
+            "            x = x.astype(accumulation_dtype(x.dtype))\n",
+            "",
+            f"{INVARIANTS}::test_the_gradient_of_x_is_rounded_once",
+            "adaptive",
+        ),
+        (
+            "collectives repeated in the backward pass",
+            "return jax.checkpoint(run, policy=policy)(self.x)",
+            "return jax.checkpoint(run)(self.x)",
+            f"{COST}::test_the_backward_pass_repeats_no_collective",
+        ),
+        (
+            "deviations and normalized elements saved",
+            "return jax.checkpoint(run, policy=policy)(self.x)",
+            "return run(self.x)",
+            f"{COST}::test_saved_for_the_backward_pass_are_x_and_small_arrays",
+            "adaptive",
+        ),
+    ],
+    "_core/batch_call.py": [
         (
             "unbiased ignored by the batch normalizers",
             "unbiased=self.unbiased,",
@@ -56,7 +78,9 @@ MUTANTS = {
     "batch/batch_norm.py": [
         (
             "features without elements divided by their own variance",
-            "y = call.standardize(moments.or_where_empty(call.align(running.var)))",
+            "y = "
+            "call.standardize(moments.with_var_where_empty(call.align(running.var"
+            ")))",
             "y = call.standardize(moments)",
             f"{NORM}::test_oracle",
             "without and elements",
@@ -82,26 +106,6 @@ MUTANTS = {
             "use_fast_variance = True",
             f"{ACCURATE}::test_each_feature_of_each_example_is_accurate",
             "adaptive and cold",
-        ),
-        (
-            "deviations and normalized elements saved",
-            "    @functools.partial(jax.checkpoint, policy=policy)\n",
-            "",
-            f"{COST}::test_saved_for_the_backward_pass_are_x_and_small_arrays",
-            "adaptive",
-        ),
-        (
-            "collectives repeated in the backward pass",
-            "@functools.partial(jax.checkpoint, policy=policy)",
-            "@jax.checkpoint",
-            f"{COST}::test_the_backward_pass_repeats_no_collective",
-        ),
-        (
-            "x cast for each of its uses",
-            "        x = x.astype(accumulation_dtype(x.dtype))\n",
-            "",
-            f"{INVARIANTS}::test_the_gradient_of_x_is_rounded_once",
-            "adaptive",
         ),
         (
             "NaN of the running mean hidden in inference",
@@ -174,7 +178,9 @@ MUTANTS = {
     "batch/ghost_batch_norm.py": [
         (
             "empty ghosts divided by their own variance",
-            "y = call.standardize(moments.or_where_empty(call.align(running.var)))",
+            "y = "
+            "call.standardize(moments.with_var_where_empty(call.align(running.var"
+            ")))",
             "y = call.standardize(moments)",
             f"{GHOSTS}::test_a_ghost_without_elements_uses_the_running_statistics",
         ),
@@ -219,7 +225,7 @@ MUTANTS = {
         ),
         (
             "an empty ghost forgets the others",
-            "momentum = jnp.where(seen, momentum, jnp.ones_like(momentum))",
+            "momentum = jnp.where(nonempty, momentum, jnp.ones_like(momentum))",
             "pass",
             f"{GHOSTS}::test_sequential_is_one_batch_after_the_other",
         ),
@@ -368,8 +374,8 @@ MUTANTS = {
     "batch/running_norm.py": [
         (
             "a stream normalized with the first part of its mean",
-            ".astype(dtype) - mean) - rest)",
-            ".astype(dtype) - mean))",
+            ".astype(dtype) - mean) - rest\n",
+            ".astype(dtype) - mean)\n",
             f"{STREAM}::test_a_large_mean_from_the_first_batch_on",
         ),
         (

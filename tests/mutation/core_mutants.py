@@ -20,11 +20,24 @@ STREAM = "batch/test_running_norm.py"
 NEAR_MEAN = "sample/test_near_mean.py"
 
 MUTANTS = {
-    "core/affine.py": [
+    "_core/arguments.py": [
+        (
+            "integers taken as weights",
+            "else mask.astype(bool)",
+            "else mask.astype(jnp.float32)",
+            f"{MOMENTS}::test_masks",
+        ),
+        (
+            "weights cast to bool",
+            "return mask if jnp.issubdtype(mask.dtype, jnp.floating) "
+            "else mask.astype(bool)",
+            "return mask.astype(bool)",
+            f"{MOMENTS}::test_masks",
+        ),
         (
             "scale_offset ignored",
-            "elif scale_offset:",
-            "elif False:",
+            "        if scale_offset:",
+            "        if False:",
             f"{OWN}::test_oracle",
             "offset",
         ),
@@ -35,7 +48,7 @@ MUTANTS = {
             f"{OWN}::test_scale_offset_is_added_before_rounding",
         ),
     ],
-    "core/collectives.py": [
+    "_core/collectives.py": [
         (
             "psum lost",
             "return self._reduce(lax.psum, value)",
@@ -114,7 +127,7 @@ MUTANTS = {
             f"{BAD}::test_while_tracing",
         ),
     ],
-    "core/near_mean.py": [
+    "_core/near_mean.py": [
         (
             "a part of x under the name of the whole",
             "return reduction.local_mean(x[head].astype(dtype))",
@@ -123,7 +136,7 @@ MUTANTS = {
         ),
         (
             "each device shifted by its own part",
-            "return reduction.across.mean(mean)",
+            "return reduction.mapped_axes.mean(mean)",
             "return mean",
             f"{NEAR_MEAN}::test_over_devices",
         ),
@@ -134,7 +147,31 @@ MUTANTS = {
             f"{NEAR_MEAN}::test_which_part_is_read",
         ),
     ],
-    "core/reduction.py": [
+    "_core/reduction.py": [
+        (
+            "weights differentiated in the count",
+            "weights = lax.stop_gradient(zero_masked(mask, mask))",
+            "weights = zero_masked(mask, mask)",
+            f"{INVARIANTS}::test_weights_are_constants",
+        ),
+        (
+            "the mask ignored in the count",
+            "counted = self._local_count(mask, x)",
+            "counted = self._local_count(jnp.ones_like(mask), x)",
+            f"{MOMENTS}::test_masks",
+        ),
+        (
+            "psum of the forward pass lost where there is no mask",
+            "return count, *self.sums(*values)",
+            "return count, *map(self.local_sum, values)",
+            f"{SYNC}::test_without_a_mask",
+        ),
+        (
+            "psum of the forward pass lost",
+            "return self.all_reduce([counted, *map(self.local_sum, weighted)])",
+            "return counted, *map(self.local_sum, weighted)",
+            f"{SYNC}::test_weights",
+        ),
         (
             "groups strided",
             "return jnp.sum(jnp.reshape(value, shape), axis + 1)",
@@ -151,9 +188,9 @@ MUTANTS = {
         ),
         (
             "a run of devices counted as all of them",
-            "instances = self.across.size(x) if self.runs is None "
+            "instances = self.mapped_axes.size(x) if self.runs is None "
             "else self.runs.length",
-            "instances = self.across.size(x)",
+            "instances = self.mapped_axes.size(x)",
             f"{DEVICES}::test_two_passes_without_a_mask",
         ),
         (
@@ -170,7 +207,7 @@ MUTANTS = {
             "share",
         ),
     ],
-    "core/masks.py": [
+    "_core/masking.py": [
         (
             "weights taken as members in the sums",
             "return value * lax.stop_gradient(mask).astype(value.dtype)",
@@ -185,8 +222,8 @@ MUTANTS = {
         ),
         (
             "masked elements come out as the bias",
-            "return member(mask) | _moderate(x, limit)",
-            "return member(mask)",
+            "return is_valid(mask) | _moderate(x, limit)",
+            "return is_valid(mask)",
             f"{NORM}::test_oracle",
         ),
         (
@@ -196,36 +233,11 @@ MUTANTS = {
             f"{INVARIANTS}::test_what_is_not_finite_under_the_mask_is_harmless",
         ),
     ],
-    "core/measure.py": [
-        (
-            "psum of the forward pass lost",
-            "return reduction.share([_local_count(mask, x, reduction), *sums])",
-            "return _local_count(mask, x, reduction), *sums",
-            f"{SYNC}::test_weights",
-        ),
-        (
-            "psum of the forward pass lost where there is no mask",
-            "return count, *reduction.sums(*values)",
-            "return count, *map(reduction.local_sum, values)",
-            f"{SYNC}::test_without_a_mask",
-        ),
-        (
-            "the mask ignored in the count",
-            "return reduction.share([_local_count(mask, x, reduction), *sums])",
-            "mask = jnp.ones_like(mask)\n"
-            "    return reduction.share([_local_count(mask, x, reduction), *sums])",
-            f"{MOMENTS}::test_masks",
-        ),
-        (
-            "weights differentiated in the count",
-            "weights = lax.stop_gradient(select(mask, mask))",
-            "weights = select(mask, mask)",
-            f"{INVARIANTS}::test_weights_are_constants",
-        ),
+    "_core/compute_moments.py": [
         (
             "NaN under the mask reaches derivatives",
-            "x = select(mask, x).astype(dtype)\n    shift =",
-            "x = x.astype(dtype)\n    shift =",
+            "x = zero_masked(mask, x).astype(dtype)\n    if not use_fast_variance:",
+            "x = x.astype(dtype)\n    if not use_fast_variance:",
             f"{MOMENTS}::test_gradients",
         ),
         (
@@ -236,13 +248,13 @@ MUTANTS = {
         ),
         (
             "the shift forgotten",
-            "shift = lax.stop_gradient(usable_shift(shift.astype(dtype)))",
+            "shift = lax.stop_gradient(safe_shift(shift.astype(dtype)))",
             "shift = jnp.zeros_like(shift, dtype)",
             f"{ACCURACY}::test_accuracy",
         ),
         (
             "NaN in the shift not guarded",
-            "shift = lax.stop_gradient(usable_shift(shift.astype(dtype)))",
+            "shift = lax.stop_gradient(safe_shift(shift.astype(dtype)))",
             "shift = lax.stop_gradient(shift.astype(dtype))",
             f"{ACCURACY}::test_poisoned_statistics_do_not_reach_the_output",
         ),
@@ -254,40 +266,44 @@ MUTANTS = {
         ),
         (
             "the second pass relative to the old shift",
-            "shift = named(mean_as_shift(count, total, shift))",
+            "shift = tag_for_remat(mean_as_shift(count, total, shift))",
             "pass",
             f"{ACCURACY}::test_two_passes_do_not_depend_on_the_running_mean",
         ),
         (
             "one pass from the shift 0 where the mean is not known",
-            "shift = named(round_last_bit(shift))",
-            "shift = 0 * named(round_last_bit(shift))",
+            "shift = tag_for_remat(round_last_bit(shift))",
+            "shift = 0 * tag_for_remat(round_last_bit(shift))",
             f"{OWN}::test_large_offsets",
         ),
         (
             "float32 accumulation dropped",
-            "dtype = accumulation_dtype(x.dtype)\n    # Selected before",
-            "dtype = x.dtype\n    # Selected before",
+            "dtype = accumulation_dtype(x.dtype)\n    shift = lax",
+            "dtype = x.dtype\n    shift = lax",
             f"{MOMENTS}::test_dtypes",
         ),
         (
             "squares in the dtype of x",
-            "x = select(mask, x).astype(dtype)\n    sums = weighted_sums(inner(x, x),",
-            "x = select(mask, x)\n    sums = weighted_sums(inner(x, x).astype(dtype),",
+            "x = zero_masked(mask, x).astype(dtype)\n"
+            "    sums = reduction.weighted_sums(real_inner_product(x, x),",
+            "x = zero_masked(mask, x)\n"
+            "    sums = reduction.weighted_sums(real_inner_product(x, "
+            "x).astype(dtype),",
             f"{INVARIANTS}::test_half_precision",
             "rms",
         ),
         (
             "the moments stopped",
-            "return from_sums(shift, *named(sums))",
-            "return lax.stop_gradient(from_sums(shift, *named(sums)))",
+            "return moments_from_sums(shift, *tag_for_remat(sums))",
+            "return lax.stop_gradient(moments_from_sums(shift, *tag_for_remat(sums)))",
             f"{MOMENTS}::test_gradients",
         ),
         (
             "the variance unbiased where it normalizes",
-            "var = total_square / nonzero(count) - inner(delta, delta)",
+            "var = total_square / safe_count(count) - real_inner_product(delta, delta)",
             "bessel = count / jnp.maximum(count - 1, 1)\n"
-            "    var = bessel * (total_square / nonzero(count) - inner(delta, delta))",
+            "    var = bessel * (total_square / safe_count(count) - "
+            "real_inner_product(delta, delta))",
             f"{NORM}::test_oracle",
         ),
         (
@@ -309,10 +325,10 @@ MUTANTS = {
             f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
         ),
     ],
-    "core/pooling.py": [
+    "_core/pooling.py": [
         (
             "the variance between parts dropped",
-            "square = parts.var + inner(parts.delta, parts.delta)",
+            "square = parts.var + real_inner_product(parts.delta, parts.delta)",
             "square = parts.var",
             f"{GHOSTS}::test_what_the_rules_follow",
         ),
@@ -327,8 +343,8 @@ MUTANTS = {
         ),
         (
             "two passes about the shifts of the first",
-            "return pool(parts.about(named(shift)), reduction)",
-            "return pool(parts, reduction)",
+            "return pool_moments(parts.with_shift(tag_for_remat(shift)), reduction)",
+            "return pool_moments(parts, reduction)",
             f"{ACCURATE}::test_each_feature_of_each_example_is_accurate",
             "switchable and missing",
         ),
@@ -341,7 +357,7 @@ MUTANTS = {
             f"{DEVICES}::test_two_passes_without_a_mask",
         ),
     ],
-    "core/moments.py": [
+    "_core/moments.py": [
         (
             "the variance between batches dropped",
             "a.var * (1 - weight) + b_var * weight + between",
@@ -351,12 +367,12 @@ MUTANTS = {
         ),
         (
             "moments of nothing are not the identity",
-            "seen = b.count > 0",
-            "seen = b.count >= 0",
+            "nonempty = b.count > 0",
+            "nonempty = b.count >= 0",
             f"{MOMENTS}::test_moments_of_nothing_may_be_anything",
         ),
     ],
-    "core/running_moments.py": [
+    "_core/running_moments.py": [
         (
             "rounding errors of a stream dropped",
             "return first, rest - (first - total)",
@@ -376,7 +392,7 @@ MUTANTS = {
             f"{STREAM}::test_the_past_is_forgotten",
         ),
     ],
-    "core/standardize.py": [
+    "_core/standardize.py": [
         (
             "rounded after the scale",
             "if spec.round_before_scale:",
@@ -385,31 +401,30 @@ MUTANTS = {
         ),
         (
             "psum of the backward pass lost",
-            "sums = spec.reduction.sums(*(weigh(mask, product) "
+            "sums = spec.reduction.sums(*(apply_weights(mask, product) "
             "for product in products))",
-            "sums = [spec.reduction.local_sum(weigh(mask, p)) for p in products]",
+            "sums = [spec.reduction.local_sum(apply_weights(mask, p)) for p in "
+            "products]",
             f"{SYNC}::test_weights",
         ),
         (
             "the mask ignored in the backward pass",
-            "sums = spec.reduction.sums(*(weigh(mask, product) "
+            "sums = spec.reduction.sums(*(apply_weights(mask, product) "
             "for product in products))",
             "sums = spec.reduction.sums(*products)",
             f"{NORM}::test_oracle",
         ),
         (
             "epsilon outside the root",
-            "rstd = inverse_std(moments.var, spec.epsilon, moments.var.dtype, seen)",
+            "rstd = inverse_std(moments.var, spec.epsilon, moments.var.dtype, "
+            "nonempty)",
             "rstd = 1 / (jnp.sqrt(moments.var) + spec.epsilon)",
             f"{NORM}::test_oracle",
         ),
         (
             "shift and delta added before they are subtracted",
-            "x = x - spec.reduction.spread(moments.shift).astype(dtype)\n"
-            "    return select(valid, x - "
-            "spec.reduction.spread(moments.delta).astype(dtype))",
-            "return select(valid, x - "
-            "spec.reduction.spread(moments.mean).astype(dtype))",
+            "return zero_masked(valid, (x - shift) - delta)",
+            "return zero_masked(valid, x - (shift + delta))",
             f"{ACCURACY}::test_accuracy",
         ),
         (
@@ -420,7 +435,7 @@ MUTANTS = {
         ),
         (
             "the variance a constant of the backward pass",
-            "slope = rstd * (tscale - k * (rstd * spec.reduction.spread(cov)))",
+            "slope = rstd * (tscale - k * (rstd * spec.reduction.broadcast_back(cov)))",
             "slope = rstd * tscale",
             f"{NORM}::test_oracle",
         ),
@@ -453,18 +468,18 @@ MUTANTS = {
         ),
         (
             "gradients where a masked number is not finite",
-            "tx = keep_usable(mask, x, tx)",
+            "tx = zero_masked_nonfinite(mask, x, tx)",
             "pass",
             f"{NORM}::test_not_finite_under_the_mask",
         ),
         (
             "gradients of the mean where a masked number is not finite",
-            "offset = keep_usable(mask, x, offset)",
+            "offset = zero_masked_nonfinite(mask, x, offset)",
             "pass",
             f"{NORM}::test_not_finite_under_the_mask",
         ),
     ],
-    "core/normalize.py": [
+    "_core/normalize.py": [
         (
             "denormalized with the scale where its inverse belongs",
             "return ((y - bias) / scale * std",
@@ -480,13 +495,25 @@ MUTANTS = {
         ),
         (
             "what is not finite under the mask shows in inference",
-            "centered = select(valid, select(valid, x).astype(dtype) - "
-            "mean.astype(dtype))",
+            "x = zero_masked(valid, x).astype(dtype)\n"
+            "    centered = zero_masked(valid, x - mean.astype(dtype))",
             "centered = x.astype(dtype) - mean.astype(dtype)",
             f"{NORM}::test_not_finite_under_the_mask",
         ),
     ],
-    "core/running.py": [
+    "_core/running.py": [
+        (
+            "the warm-up of momentum off by one",
+            "(1 + count) / (10 + count)",
+            "count / (9 + count)",
+            f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
+        ),
+        (
+            "momentum above 1 accepted",
+            "if isinstance(value, np.ndarray) and not 0 <= value <= 1:",
+            "if isinstance(value, np.ndarray) and not 0 <= value:",
+            f"{BAD}::test_while_tracing",
+        ),
         (
             "momentum swapped",
             "mixed = weight.astype(dtype) * kept + (1 - weight).astype(dtype) * added",
@@ -501,7 +528,7 @@ MUTANTS = {
         ),
         (
             "empty features not kept",
-            "weight = where(seen, weight.astype(real_dtype(dtype)), 1)",
+            "weight = where(nonempty, weight.astype(real_dtype(dtype)), 1)",
             "weight = weight.astype(real_dtype(dtype))",
             f"{MOMENTS}::test_update",
         ),
@@ -519,7 +546,7 @@ MUTANTS = {
         ),
         (
             "an empty batch counted as an update",
-            "updates = jnp.any(seen) if updates is None else updates",
+            "updates = jnp.any(nonempty) if updates is None else updates",
             "updates = jnp.ones(()) if updates is None else updates",
             f"{STATS}::test_an_empty_batch_is_no_update",
         ),
@@ -555,36 +582,8 @@ MUTANTS = {
             f"{STATS}::test_a_poisoned_feature_does_not_stop_the_others",
         ),
     ],
-    "core/momentum.py": [
-        (
-            "the warm-up of momentum off by one",
-            "(1 + count) / (10 + count)",
-            "count / (9 + count)",
-            f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
-        ),
-        (
-            "momentum above 1 accepted",
-            "if isinstance(value, np.ndarray) and not 0 <= value <= 1:",
-            "if isinstance(value, np.ndarray) and not 0 <= value:",
-            f"{BAD}::test_while_tracing",
-        ),
-    ],
-    "core/axes.py": [
-        (
-            "weights cast to bool",
-            "return mask if jnp.issubdtype(mask.dtype, jnp.floating) "
-            "else mask.astype(bool)",
-            "return mask.astype(bool)",
-            f"{MOMENTS}::test_masks",
-        ),
-        (
-            "integers taken as weights",
-            "else mask.astype(bool)",
-            "else mask.astype(jnp.float32)",
-            f"{MOMENTS}::test_masks",
-        ),
-    ],
-    "core/validation.py": [
+    "_core/axes.py": [],
+    "_core/validation.py": [
         (
             "negative epsilon accepted",
             'if not 0 <= epsilon < float("inf"):',

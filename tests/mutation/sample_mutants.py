@@ -9,10 +9,38 @@ BAD = "sample/test_own_moments_bad_input.py"
 GATED = "sample/test_gated_rms_norm.py"
 
 MUTANTS = {
+    "_core/reduction.py": [
+        (
+            "features on other devices not seen",
+            "MappedAxis.parse(axis_name, axis_index_groups, x), blocks)",
+            "MappedAxis.none(), blocks)",
+            f"{OWN_DEVICES}::test_divided",
+            "pmap",
+        ),
+    ],
+    "_core/call.py": [
+        (
+            "examples without elements divided by nothing",
+            "return standardize(self.spec, self.x, moments, self.scale, self.bias, "
+            "self.mask)",
+            "moments = moments._replace(count=moments.count + 1)\n"
+            "        return standardize(self.spec, self.x, moments, self.scale, "
+            "self.bias, self.mask)",
+            f"{OWN}::test_what_has_no_valid_element_comes_out_as_the_bias",
+        ),
+        (
+            "RMS norm by the standard deviation",
+            "compute = compute_own_moments if self.spec.center else "
+            "compute_mean_square",
+            "compute = compute_own_moments",
+            f"{OWN}::test_oracle",
+            "rms",
+        ),
+    ],
     "sample/reversible_instance_norm.py": [
         (
             "forecasts brought back without epsilon",
-            "jnp.sqrt(moments.var + epsilon),",
+            "jnp.sqrt(moments.var + call.spec.epsilon),",
             "jnp.sqrt(moments.var),",
             f"{REVERSIBLE}::test_values",
         ),
@@ -23,37 +51,15 @@ MUTANTS = {
             f"{REVERSIBLE}::test_gradients_flow_through_y_and_undo",
         ),
     ],
-    "sample/own_moments.py": [
-        (
-            "RMS norm by the standard deviation",
-            "measure = measure_alone if center else measure_power",
-            "measure = measure_alone",
-            f"{OWN}::test_oracle",
-            "rms",
-        ),
+    "sample/own_moments.py": [],
+    "sample/rms_norm.py": [
         (
             "RMS norm differentiated as if it subtracted the mean",
-            "        center=center,\n",
+            "        center=False,\n",
             "",
             f"{OWN}::test_oracle",
             "rms",
         ),
-        (
-            "examples without elements divided by nothing",
-            "return standardize(spec, x, moments, scale, bias, mask)",
-            "return standardize(spec, x, moments._replace(count=moments.count + 1), "
-            "scale, bias, mask)",
-            f"{OWN}::test_what_has_no_valid_element_comes_out_as_the_bias",
-        ),
-        (
-            "features on other devices not seen",
-            "reduction = Reduction(reduction_axes, across, blocks)",
-            "reduction = Reduction(reduction_axes, MappedAxis.nowhere(), blocks)",
-            f"{OWN_DEVICES}::test_divided",
-            "pmap",
-        ),
-    ],
-    "sample/rms_norm.py": [
         (
             "RMS norm that subtracts the mean",
             "center=False,",
@@ -65,14 +71,14 @@ MUTANTS = {
     "sample/gated_rms_norm.py": [
         (
             "always gated last",
-            "    if gate_first:\n        x = keep",
-            "    if False:\n        x = keep",
+            "    if gate_first:\n        x = zero",
+            "    if False:\n        x = zero",
             f"{GATED}::test_oracle",
             "plain",
         ),
         (
             "a gate that is not finite under the mask shows",
-            "valid = usable(mask, gate)",
+            "valid = valid_or_finite(mask, gate)",
             "valid = None",
             f"{GATED}::test_oracle",
             "groups",
@@ -87,8 +93,8 @@ MUTANTS = {
     "sample/layer_norm.py": [
         (
             "layer norm over the axes of its parameters",
-            'reduction_axes=canonical_axes(reduction_axes, x.ndim, "reduction_axes"),',
-            "reduction_axes=canonical_axes(feature_axes, x.ndim),",
+            'reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")',
+            "reduced = features",
             f"{OWN}::test_oracle",
         ),
     ],
@@ -109,8 +115,8 @@ MUTANTS = {
         ),
         (
             "a feature without elements not the bias of filter response norm",
-            "seen = None if mask is None else moments.count > 0",
-            "seen = None",
+            "nonempty = None if call.mask is None else moments.count > 0",
+            "nonempty = None",
             f"{RESPONSE}::test_mask",
             "filter",
         ),
@@ -118,15 +124,15 @@ MUTANTS = {
     "sample/global_response_norm.py": [
         (
             "norms accumulated in the dtype of x",
-            "x = x.astype(accumulation_dtype(x.dtype))",
-            "pass",
+            "valid = zero_masked(mask, call.x)",
+            "valid = zero_masked(mask, call.x).astype(jnp.bfloat16)",
             "test_family_invariants.py::test_half_precision",
             "global",
         ),
         (
             "features without elements share the mean",
-            "seen = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)",
-            "seen = jnp.ones_like(square)",
+            "nonempty = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)",
+            "nonempty = jnp.ones_like(square)",
             f"{RESPONSE}::test_mask",
             "global",
         ),
@@ -148,22 +154,23 @@ MUTANTS = {
     "sample/evo_norm_s0.py": [
         (
             "epsilon outside the root of EvoNorm S0",
-            "rstd = inverse_std(moments.var, epsilon, moments.var.dtype, seen)",
-            "rstd = 1 / (moments.var**0.5 + epsilon)",
+            "rstd = inverse_std(moments.var, call.spec.epsilon, moments.var.dtype, "
+            "nonempty)",
+            "rstd = 1 / (moments.var**0.5 + call.spec.epsilon)",
             f"{RESPONSE}::test_oracle",
             "evo",
         ),
         (
             "EvoNorm S0 in float32, whatever its dtype",
-            "return (y + bias.astype(wide)).astype(result)",
-            "return y + bias.astype(wide)",
+            "return y.astype(call.spec.dtype)",
+            "return y",
             "test_family_invariants.py::test_half_precision",
             "s0",
         ),
         (
             "a group without elements not the bias of EvoNorm S0",
-            "seen = None if mask is None else moments.count > 0",
-            "seen = None",
+            "nonempty = None if call.mask is None else moments.count > 0",
+            "nonempty = None",
             f"{RESPONSE}::test_mask",
             "evo",
         ),

@@ -20,7 +20,7 @@ MUTANTS = {
         ),
         (
             "squares that overflow",
-            "unit = named(unit_of(v, axes, least, across))",
+            "unit = tag_for_remat(unit_of(v, axes, least, mapped_axes))",
             "unit = unit_of(0 * v, axes)",
             f"{NORM}::test_lengths_whose_squares_leave_float32",
         ),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnorm.core.validation import check_epsilon
+from jaxnorm._core.validation import check_epsilon
 from jaxnorm.tools.convert.flat import FlatNames
 from jaxnorm.tools.convert.layers import (
     Layer,

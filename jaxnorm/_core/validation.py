@@ -6,40 +6,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.dtypes import as_array
-
-
-def check_inexact(value: ArrayLike, name: str) -> Array:
-    """Returns `value` as an array of floating or complex dtype.
-
-    Raises:
-      TypeError: If it is no array, or its dtype is neither.
-    """
-    array = as_array(value, name)
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
-        raise TypeError(
-            f"{name} must be floating or complex, got {array.dtype}. Convert it first: "
-            f"{name}.astype(jnp.float32)."
-        )
-    return array
-
-
-def check_real(reason: str, **values: Array | None) -> None:
-    """Checks that arrays are not complex.
-
-    Args:
-      reason: Why they must be real, for the error message.
-      **values: Arrays by their argument's name; None where not given.
-
-    Raises:
-      TypeError: If one is complex.
-    """
-    for name, value in values.items():
-        if value is not None and jnp.iscomplexobj(value):
-            raise TypeError(
-                f"{name} must be real, since {reason}, got {value.dtype}. Normalize "
-                "the real and the imaginary part as features of their own."
-            )
+from jaxnorm._core.dtypes import as_array
 
 
 def check_flags(**flags: object) -> None:

@@ -27,17 +27,22 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.core.collectives import vary_together
-from jaxnorm.core.dtypes import accumulation_dtype, round_to
-from jaxnorm.core.masks import keep_usable, select, usable, weigh
-from jaxnorm.core.measure import (
-    CenteredMoments,
-    inner,
+from jaxnorm._core.collectives import pcast_stacked
+from jaxnorm._core.compute_moments import (
+    ShiftedMoments,
     inverse_std,
-    nonzero,
+    real_inner_product,
     rounding_noise,
+    safe_count,
 )
-from jaxnorm.core.reduction import Reduction
+from jaxnorm._core.dtypes import accumulation_dtype, round_to
+from jaxnorm._core.masking import (
+    apply_weights,
+    valid_or_finite,
+    zero_masked,
+    zero_masked_nonfinite,
+)
+from jaxnorm._core.reduction import Reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +68,12 @@ class Standardization:
 
 
 # Under jit, layers of the same shapes are traced, and differentiated, once for all.
-# Inlined, as `measure`.
+# Inlined, as `compute_moments`.
 @functools.partial(jax.jit, inline=True, static_argnums=0)
 def standardize(
     spec: Standardization,
     x: Array,
-    moments: CenteredMoments,
+    moments: ShiftedMoments,
     scale: Array,
     bias: Array,
     mask: Array | None,
@@ -86,8 +91,8 @@ def standardize(
       scale: Multiplies the normalized input; the rank of x, 1 where shared.
       bias: Is added; likewise.
       mask: Aligned mask or weights, not differentiated, or None. Masked elements are
-        normalized as well; where they are not finite, or the moments have seen no
-        element, the result is `bias`.
+        normalized as well; where they are not finite, or there are no valid elements,
+        the result is `bias`.
     """
     return _standardize(spec, x, moments, scale, bias, mask)
 
@@ -96,7 +101,7 @@ def standardize(
 def _standardize(
     spec: Standardization,
     x: Array,
-    moments: CenteredMoments,
+    moments: ShiftedMoments,
     scale: Array,
     bias: Array,
     mask: Array | None,
@@ -127,7 +132,7 @@ def _standardize_jvp(
 
 def _tangent(
     spec: Standardization,
-    primals: tuple[Array, CenteredMoments, Array, Array | None],
+    primals: tuple[Array, ShiftedMoments, Array, Array | None],
     tangents: tuple[Array, Array, Array],
 ) -> Array:
     x, moments, scale, mask = primals
@@ -141,16 +146,16 @@ def _tangent(
     rstd = _rstd(spec, moments, mask, dtype)
     k = scale.astype(dtype) * rstd
     centered = _center(spec, x, moments, mask, dtype)
-    tx = keep_usable(mask, x, tx)
+    tx = zero_masked_nonfinite(mask, x, tx)
 
     tmean, cov = _moment_tangents(spec, moments, mask, centered, tx)
-    tmean, cov, tscale, tbias = vary_together((tmean, cov, tscale, tbias), like=k)
+    tmean, cov, tscale, tbias = pcast_stacked((tmean, cov, tscale, tbias), like=k)
     # The backward pass sums centered * dy and multiplies the sums by rstd; xhat * dy
     # would be written to memory on GPUs before it is summed.
-    slope = rstd * (tscale - k * (rstd * spec.reduction.spread(cov)))
-    offset = -k * spec.reduction.spread(tmean)
-    slope, offset, tbias = vary_together((slope, offset, tbias), like=x)
-    offset = keep_usable(mask, x, offset)
+    slope = rstd * (tscale - k * (rstd * spec.reduction.broadcast_back(cov)))
+    offset = -k * spec.reduction.broadcast_back(tmean)
+    slope, offset, tbias = pcast_stacked((slope, offset, tbias), like=x)
+    offset = zero_masked_nonfinite(mask, x, offset)
     slope = _reduce_in_two_stages(slope, tscale, x)
     offset = _reduce_in_two_stages(offset + tbias, tbias, x)
     return (k * tx + centered * slope + offset).astype(spec.dtype)
@@ -172,7 +177,7 @@ def _reduce_in_two_stages(value: Array, parameter: Array, x: Array) -> Array:
 
 def _moment_tangents(
     spec: Standardization,
-    moments: CenteredMoments,
+    moments: ShiftedMoments,
     mask: Array | None,
     centered: Array,
     tx: Array,
@@ -182,16 +187,16 @@ def _moment_tangents(
     if spec.center:
         products.append(tx)
     if spec.rescale:
-        products.append(inner(centered, tx))
-    sums = spec.reduction.sums(*(weigh(mask, product) for product in products))
-    count = nonzero(moments.count)
+        products.append(real_inner_product(centered, tx))
+    sums = spec.reduction.sums(*(apply_weights(mask, product) for product in products))
+    count = safe_count(moments.count)
     means = [total / count.astype(total.dtype) for total in sums]
 
     zero = jnp.zeros((1,) * tx.ndim, tx.dtype)
     tmean = means.pop(0) if spec.center else zero
     if not spec.rescale:
         return tmean, zero
-    # A variance that its rounding noise holds up does not follow x.
+    # A variance clamped to its rounding floor has zero derivative.
     follows = moments.var > rounding_noise(moments.delta)
     cov = jnp.where(follows, means[0], jnp.zeros_like(means[0]))
     return tmean, cov.astype(tx.dtype)
@@ -200,27 +205,28 @@ def _moment_tangents(
 def _center(
     spec: Standardization,
     x: Array,
-    moments: CenteredMoments,
+    moments: ShiftedMoments,
     mask: Array | None,
     dtype: DTypeLike,
 ) -> Array:
     """Returns `(x - shift) - delta`; 0 where x is masked and not finite."""
-    valid = usable(mask, x)
-    x = select(valid, x).astype(dtype)
+    valid = valid_or_finite(mask, x)
+    x = zero_masked(valid, x).astype(dtype)
     if not spec.center:
         return x
-    x = x - spec.reduction.spread(moments.shift).astype(dtype)
-    return select(valid, x - spec.reduction.spread(moments.delta).astype(dtype))
+    shift = spec.reduction.broadcast_back(moments.shift).astype(dtype)
+    delta = spec.reduction.broadcast_back(moments.delta).astype(dtype)
+    return zero_masked(valid, (x - shift) - delta)
 
 
 def _rstd(
     spec: Standardization,
-    moments: CenteredMoments,
+    moments: ShiftedMoments,
     mask: Array | None,
     dtype: DTypeLike,
 ) -> Array:
     if not spec.rescale:
         return jnp.ones((1,) * moments.var.ndim, dtype)
-    seen = None if mask is None else moments.count > 0
-    rstd = inverse_std(moments.var, spec.epsilon, moments.var.dtype, seen)
-    return spec.reduction.spread(rstd).astype(dtype)
+    nonempty = None if mask is None else moments.count > 0
+    rstd = inverse_std(moments.var, spec.epsilon, moments.var.dtype, nonempty)
+    return spec.reduction.broadcast_back(rstd).astype(dtype)

@@ -1,18 +1,7 @@
-"""Which axes of x keep their own statistics, and how smaller arrays line up with x.
-
-Inside the package every statistic, parameter and mask has the rank of x, with size 1
-where it is shared. These functions bring what a user passes into that form.
-"""
+"""Which axes of x keep their own statistics, and which are reduced."""
 
 import operator
 from collections.abc import Sequence
-
-from jax import Array
-from jax import numpy as jnp
-from jax.typing import ArrayLike
-
-from jaxnorm.core.dtypes import as_array
-from jaxnorm.core.sharding import shard_as
 
 Axes = int | Sequence[int]
 
@@ -52,12 +41,20 @@ def canonical_axes(
     return tuple(canonical)
 
 
+def split_axes(
+    feature_axes: Axes, ndim: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the canonical feature axes, and all others."""
+    features = canonical_axes(feature_axes, ndim)
+    return features, other_axes(features, ndim)
+
+
 def other_axes(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """Returns the axes of an array of rank `ndim` that are not in `axes`."""
     return tuple(axis for axis in range(ndim) if axis not in axes)
 
 
-def one_axis(axis: Axes, ndim: int, name: str = "feature_axes") -> int:
+def canonical_axis(axis: Axes, ndim: int, name: str = "feature_axes") -> int:
     """Returns the one axis, as a non-negative integer.
 
     Raises:
@@ -116,74 +113,6 @@ def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in axes)
 
 
-def align(
-    value: ArrayLike, x: Array, feature_axes: tuple[int, ...], name: str
-) -> Array:
-    """Returns a per-feature `value` with the rank of x, sharded as x is.
-
-    Args:
-      value: An array of the feature shape (the sizes of `feature_axes`), or one of the
-        rank of x with, along each axis, the size of x or 1 where it is shared.
-      x: The input.
-      feature_axes: Canonical feature axes.
-      name: The argument's name, for the error message.
-
-    Raises:
-      ValueError: If the shape of `value` is neither.
-    """
-    value, shape = jnp.asarray(value), x.shape
-    feature_shape = sizes(shape, feature_axes)
-    if value.shape == feature_shape:
-        value = jnp.expand_dims(value, other_axes(feature_axes, len(shape)))
-        return shard_as(x, value)
-    if broadcasts(value.shape, shape):
-        return shard_as(x, value)
-    raise ValueError(
-        f"{name} must have the feature shape {feature_shape} (axes {feature_axes} of "
-        f"an input of shape {shape}), or the input's rank with size 1 where it is "
-        f"shared, got {value.shape}. Are feature_axes the axes you mean?"
-    )
-
-
-def align_mask(mask: ArrayLike, x: Array) -> Array:
-    """Returns `mask` with the rank of x: booleans, or floating weights.
-
-    Args:
-      mask: An array that broadcasts to x. Booleans and integers (nonzero: a member)
-        become booleans; floating values are weights and stay.
-      x: The input.
-
-    Raises:
-      TypeError: If `mask` is no array, or complex.
-      ValueError: If it does not broadcast to x.
-    """
-    mask, shape = as_array(mask, "mask"), x.shape
-    if jnp.issubdtype(mask.dtype, jnp.complexfloating):
-        raise TypeError(
-            "mask must be boolean, integer or real (non-negative weights), got "
-            f"{mask.dtype}."
-        )
-    if mask.ndim > len(shape) or not broadcasts(
-        (1,) * (len(shape) - mask.ndim) + mask.shape, shape
-    ):
-        raise ValueError(
-            f"mask must broadcast to the input's shape {shape}, got {mask.shape}. "
-            + _how_to_align(mask.shape, shape)
-        )
-    mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
-    mask = shard_as(x, mask)
-    return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
-
-
-def _how_to_align(mask: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """Returns what to do with a mask that does not broadcast to a shape."""
-    others = len(shape) - len(mask)
-    if mask and others > 0 and broadcasts(mask, shape[: len(mask)]):
-        index = ", ".join(["...", *["None"] * others])
-        return f"One of the leading axes needs trailing axes of size 1: mask[{index}]."
-    return "Where it does not tell elements of an axis apart, its size is 1 there."
-
-
 def _as_sequence(axes: Axes) -> Sequence[int]:
     return axes if isinstance(axes, Sequence) else (axes,)
 
@@ -192,10 +121,3 @@ def _index(axis: int) -> int:
     if isinstance(axis, bool):  # which would be the axis 0 or 1
         raise TypeError
     return operator.index(axis)
-
-
-def broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    """Returns whether a shape is of the same rank, with 1 where it is not the same."""
-    if len(small) != len(large):
-        return False
-    return all(a in (1, b) for a, b in zip(small, large, strict=True))

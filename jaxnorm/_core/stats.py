@@ -6,10 +6,10 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm.core.moments import Moments, check_moments
-from jaxnorm.core.momentum import Schedule
-from jaxnorm.core.running import resolve_momentum, update_running
-from jaxnorm.core.validation import check_inexact, check_shape
+from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.moments import Moments, check_moments
+from jaxnorm._core.running import Schedule, resolve_momentum, update_running
+from jaxnorm._core.validation import check_shape
 
 
 class BatchStats(NamedTuple):

@@ -14,11 +14,11 @@ from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.masks import select, weigh
-from jaxnorm.core.near_mean import near_mean
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import where
+from jaxnorm._core.dtypes import accumulation_dtype, real_dtype
+from jaxnorm._core.masking import zero_masked
+from jaxnorm._core.near_mean import near_mean
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.sharding import where
 
 _Tree = TypeVar("_Tree")
 
@@ -30,7 +30,7 @@ rematerialized block repeats neither the reductions nor the collective.
 """
 
 
-class CenteredMoments(NamedTuple):
+class ShiftedMoments(NamedTuple):
     """Moments as the package carries them: of the rank of x, the mean in two parts.
 
     The mean is `shift + delta`. A float32 mean of 1e4 is off by up to 5e-4, and so is
@@ -53,25 +53,25 @@ class CenteredMoments(NamedTuple):
         """The mean as one number, rounded."""
         return self.shift + self.delta
 
-    def about(self, shift: Array) -> "CenteredMoments":
+    def with_shift(self, shift: Array) -> "ShiftedMoments":
         """Returns the same moments with another shift, which has to be finite."""
         delta = self.delta + (self.shift - shift.astype(self.shift.dtype))
         return self._replace(shift=shift.astype(self.shift.dtype), delta=delta)
 
-    def or_where_empty(self, var: Array) -> "CenteredMoments":
-        """Returns them with another variance for the features that saw no element.
+    def with_var_where_empty(self, var: Array) -> "ShiftedMoments":
+        """Returns them with another variance for features without valid elements.
 
-        Their mean is the shift already. They count as seen, so that they are normalized
-        with these, and not to 0.
+        Their mean is the shift already. They count as nonempty, so that they are
+        normalized with these, and not to 0.
         """
         var = where(self.count > 0, self.var, var.astype(self.var.dtype))
-        return self._replace(count=nonzero(self.count), var=var)
+        return self._replace(count=safe_count(self.count), var=var)
 
 
 def inverse_std(
-    var: Array, epsilon: float, dtype: DTypeLike, seen: Array | None
+    var: Array, epsilon: float, dtype: DTypeLike, nonempty: Array | None
 ) -> Array:
-    """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where no element was seen.
+    """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where `nonempty` is False.
 
     Not by rsqrt, whose derivative in JAX has its cube, which underflows from a standard
     deviation of 1e13 on.
@@ -80,22 +80,22 @@ def inverse_std(
       var: Variance.
       epsilon: Is added to it.
       dtype: A complex one means its real part's.
-      seen: Where there is an element; None for everywhere.
+      nonempty: Where there is an element; None for everywhere.
     """
     var = var.astype(real_dtype(dtype))
-    if seen is None:
+    if nonempty is None:
         return 1 / jnp.sqrt(var + epsilon)
     # Selected twice, since epsilon may be 0: no operation gives infinity.
-    rstd = 1 / jnp.sqrt(where(seen, var, jnp.ones_like(var)) + epsilon)
-    return where(seen, rstd, jnp.zeros_like(rstd))
+    rstd = 1 / jnp.sqrt(where(nonempty, var, jnp.ones_like(var)) + epsilon)
+    return where(nonempty, rstd, jnp.zeros_like(rstd))
 
 
-def inner(a: Array, b: Array) -> Array:
+def real_inner_product(a: Array, b: Array) -> Array:
     """Returns Re(conj(a) b) of each pair of elements."""
     return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
 
 
-def usable_shift(shift: Array) -> Array:
+def safe_shift(shift: Array) -> Array:
     """Returns `shift` where 2**24 squares of it have a finite sum, else 0."""
     limit = jnp.finfo(shift.dtype).max ** 0.5 / 2**12
     moderate = jnp.abs(shift) < limit  # False for NaN
@@ -104,7 +104,7 @@ def usable_shift(shift: Array) -> Array:
 
 def rounding_noise(delta: Array) -> Array:
     """Returns the variance that rounding alone can make of a mean of `|delta|^2`."""
-    return 4 * jnp.finfo(delta.dtype).eps * inner(delta, delta)
+    return 4 * jnp.finfo(delta.dtype).eps * real_inner_product(delta, delta)
 
 
 # Under jit, layers of the same shapes are traced, and differentiated, once for all.
@@ -112,14 +112,14 @@ def rounding_noise(delta: Array) -> Array:
 @functools.partial(
     jax.jit, inline=True, static_argnames=("reduction", "use_fast_variance")
 )
-def measure(
+def compute_moments(
     x: Array,
     reduction: Reduction,
     *,
     mask: Array | None,
     shift: Array,
     use_fast_variance: bool,
-) -> CenteredMoments:
+) -> ShiftedMoments:
     """Returns the moments of x.
 
     Args:
@@ -133,61 +133,63 @@ def measure(
         its own, makes the mean the shift.
     """
     dtype = accumulation_dtype(x.dtype)
+    shift = lax.stop_gradient(safe_shift(shift.astype(dtype)))
     # Selected before any arithmetic: NaN under the mask reaches no derivative either.
-    x = select(mask, x).astype(dtype)
-    shift = lax.stop_gradient(usable_shift(shift.astype(dtype)))
+    x = zero_masked(mask, x).astype(dtype)
     if not use_fast_variance:
         # Not relative to the given shift: far from the mean, that would round x away.
         # And not differentiated: nothing below depends on the choice of the shift.
-        count, total = weighted_sums(
-            lax.stop_gradient(x), mask=mask, reduction=reduction
-        )
-        shift = named(mean_as_shift(count, total, shift))
-    return _measure_about(shift, x, reduction, mask)
+        count, total = reduction.weighted_sums(lax.stop_gradient(x), mask=mask)
+        shift = tag_for_remat(mean_as_shift(count, total, shift))
+    return _moments_with_shift(shift, x, reduction, mask)
 
 
 @functools.partial(jax.jit, inline=True, static_argnames="reduction")
-def measure_alone(
+def compute_own_moments(
     x: Array, reduction: Reduction, *, mask: Array | None
-) -> CenteredMoments:
+) -> ShiftedMoments:
     """Returns the moments of x, of whose mean nothing is known before."""
     dtype = accumulation_dtype(x.dtype)
     if mask is not None:  # a part may see nothing
         shift = jnp.zeros((1,) * x.ndim, dtype)
-        return measure(x, reduction, mask=mask, shift=shift, use_fast_variance=False)
+        return compute_moments(
+            x, reduction, mask=mask, shift=shift, use_fast_variance=False
+        )
     shift = near_mean(lax.stop_gradient(x), reduction)
-    shift = named(round_last_bit(shift))
-    return _measure_about(shift, x.astype(dtype), reduction, None)
+    shift = tag_for_remat(round_last_bit(shift))
+    return _moments_with_shift(shift, x.astype(dtype), reduction, None)
 
 
-def _measure_about(
+def _moments_with_shift(
     shift: Array, x: Array, reduction: Reduction, mask: Array | None
-) -> CenteredMoments:
-    deviation = x - reduction.spread(shift)
-    sums = weighted_sums(
-        deviation, inner(deviation, deviation), mask=mask, reduction=reduction
+) -> ShiftedMoments:
+    deviation = x - reduction.broadcast_back(shift)
+    sums = reduction.weighted_sums(
+        deviation,
+        real_inner_product(deviation, deviation),
+        mask=mask,
     )
-    return from_sums(shift, *named(sums))
+    return moments_from_sums(shift, *tag_for_remat(sums))
 
 
 @functools.partial(jax.jit, inline=True, static_argnames="reduction")
-def measure_power(
+def compute_mean_square(
     x: Array, reduction: Reduction, *, mask: Array | None
-) -> CenteredMoments:
+) -> ShiftedMoments:
     """Returns moments about 0: the mean square in place of the variance.
 
     It is infinite, not NaN, where squares overflow: with a second use of it, XLA for
     GPUs would make two kernels more of RMS norm.
     """
     dtype = accumulation_dtype(x.dtype)
-    x = select(mask, x).astype(dtype)
-    sums = weighted_sums(inner(x, x), mask=mask, reduction=reduction)
-    count, power = named(sums)
+    x = zero_masked(mask, x).astype(dtype)
+    sums = reduction.weighted_sums(real_inner_product(x, x), mask=mask)
+    count, power = tag_for_remat(sums)
     zero = jnp.zeros((1,) * x.ndim, dtype)
-    return CenteredMoments(count, zero, zero, power / nonzero(count))
+    return ShiftedMoments(count, zero, zero, power / safe_count(count))
 
 
-def named(sums: _Tree) -> _Tree:
+def tag_for_remat(sums: _Tree) -> _Tree:
     """Returns what moments are made of under the name that policies know.
 
     The sums, so that what is made of them is made again, and no reduction: a derivative
@@ -202,39 +204,26 @@ def named(sums: _Tree) -> _Tree:
     return jax.tree.map(name, sums)
 
 
-def weighted_sums(
-    *values: Array, mask: Array | None, reduction: Reduction
-) -> tuple[Array, ...]:
-    """Returns the count, and the weighted sum of each value, in one collective."""
-    x = values[0]
-    if mask is None:
-        size = reduction.size(x)
-        count = jnp.full((1,) * x.ndim, size, real_dtype(x.dtype))
-        return count, *reduction.sums(*values)
-    sums = [reduction.local_sum(weigh(mask, value)) for value in values]
-    return reduction.share([_local_count(mask, x, reduction), *sums])
-
-
-def nonzero(count: Array) -> Array:
+def safe_count(count: Array) -> Array:
     """Returns `count`, and 1 in place of 0, to divide sums that are 0 there."""
     return jnp.where(count > 0, count, jnp.ones_like(count))
 
 
 def mean_as_shift(count: Array, total: Array, shift: Array) -> Array:
     """Returns the mean, rounded as a shift; `shift` where there is no element."""
-    mean = total / nonzero(count).astype(total.dtype)
+    mean = total / safe_count(count).astype(total.dtype)
     return where(count > 0, round_last_bit(mean), shift)
 
 
-def from_sums(
+def moments_from_sums(
     shift: Array, count: Array, total: Array, total_square: Array
-) -> CenteredMoments:
+) -> ShiftedMoments:
     """Returns moments, given the sums of `x - shift` and of its squares."""
-    delta = total / nonzero(count).astype(total.dtype)
-    var = total_square / nonzero(count) - inner(delta, delta)
+    delta = total / safe_count(count).astype(total.dtype)
+    var = total_square / safe_count(count) - real_inner_product(delta, delta)
     noise = lax.stop_gradient(rounding_noise(delta))
     var = nan_if_overflown(jnp.where(var <= noise, noise, var))
-    return CenteredMoments(count, shift, delta, var)
+    return ShiftedMoments(count, shift, delta, var)
 
 
 def nan_if_overflown(var: Array) -> Array:
@@ -244,17 +233,6 @@ def nan_if_overflown(var: Array) -> Array:
     would have to be kept, or done again, for the backward pass.)
     """
     return var + 0 * lax.stop_gradient(var)
-
-
-def _local_count(mask: Array, x: Array, reduction: Reduction) -> Array:
-    dtype = real_dtype(x.dtype)
-    # Adding ones in float32 stops at 2**24. Integers do not, but under jit their sum
-    # does not join the collective of the others. A size may be symbolic.
-    exact = isinstance(mask.size, int) and mask.size <= 2**24
-    exact |= mask.dtype != jnp.bool_
-    weights = lax.stop_gradient(select(mask, mask))
-    count = reduction.local_sum(weights.astype(dtype if exact else jnp.int32))
-    return count.astype(dtype) * jnp.asarray(reduction.repeats(mask, x), dtype)
 
 
 def round_last_bit(shift: Array) -> Array:

@@ -17,7 +17,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm.core.dtypes import accumulation_dtype, promote
+from jaxnorm._core.dtypes import accumulation_dtype, promote
 
 Groups = Sequence[Sequence[int]]
 _Tree = TypeVar("_Tree")
@@ -82,7 +82,7 @@ class MappedAxis:
         return cls(names, groups, tracked)
 
     @classmethod
-    def nowhere(cls) -> "MappedAxis":
+    def none(cls) -> "MappedAxis":
         """Returns the one over which nothing is shared."""
         return cls((), None, frozenset())
 
@@ -145,7 +145,7 @@ class MappedAxis:
             return value
         return lax.dynamic_slice_in_dim(value, self._index() // length, 1, axis)
 
-    def agree(self, stats: _Tree) -> _Tree:
+    def average_replicas(self, stats: _Tree) -> _Tree:
         """Returns `stats`, the same on all instances.
 
         Where the types of `jax.shard_map` already say that `stats` are the same, they
@@ -196,7 +196,7 @@ class MappedAxis:
             ) from error
 
 
-def vary_together(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
+def pcast_stacked(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
     """Returns `values` varying over the mesh axes that `like` varies over.
 
     The transpose of one such move is one psum, whatever the number of values. Outside

@@ -1,25 +1,98 @@
-"""The update of running statistics, of whatever normalizer.
+"""Running averages: their momentum, and the update of running statistics.
 
-Here they are mappings from names to arrays: `mean`, `var` and `std` (the square root of
-var + epsilon), those of them that the normalizer keeps, and perhaps `count`, the number
+Statistics are mappings from names to arrays: those of `mean`, `var` and `std` (the
+square root of var + epsilon) that the normalizer keeps, and perhaps `count`, the number
 of updates.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
-from jaxnorm.core.moments import Moments
-from jaxnorm.core.momentum import Schedule, check_momentum
-from jaxnorm.core.sharding import shard_as, where
+from jaxnorm._core.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm._core.moments import Moments
+from jaxnorm._core.sharding import shard_as, where
+from jaxnorm._core.validation import check_scalar
 
 _State = TypeVar("_State")
+
+Schedule = Callable[[Array], Array | float]
+"""Momentum as a function of the number of updates so far (a float32 scalar)."""
+
+
+def warmup_momentum(limit: float = 0.99) -> Schedule:
+    """Returns a momentum for which a running average is right from the start.
+
+    At update t (from 0) it is::
+
+        min(limit, (1 + t) / (10 + t))
+
+    A plain average with momentum 0.99 still holds 37% of its initial values after 100
+    updates. Here they have all but gone after 10, and from update 890 on (for 0.99) it
+    is the plain average.
+
+    Args:
+      limit: Momentum in the long run, in [0, 1].
+
+    Returns:
+      A function from the number of updates to the momentum, for `momentum=` together
+      with `init_batch_stats(..., counted=True)`, or with `jaxnorm.linen.BatchNorm`.
+
+    Raises:
+      ValueError: If `limit` is outside [0, 1].
+
+    Reference:
+      TensorFlow's `tf.train.ExponentialMovingAverage`, argument `num_updates`.
+
+    Example:
+      >>> import jaxnorm
+      >>> momentum = jaxnorm.warmup_momentum(0.99)
+      >>> [round(float(momentum(t)), 2) for t in (0, 10, 100, 1000)]
+      [0.1, 0.55, 0.92, 0.99]
+    """
+    check_momentum(limit)
+    return _WarmupMomentum(limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WarmupMomentum:
+    """A function that equals another of the same limit, so that nothing retraces."""
+
+    limit: float
+
+    def __call__(self, count: ArrayLike) -> Array:
+        count = jnp.asarray(count, jnp.float32)
+        return jnp.minimum(self.limit, (1 + count) / (10 + count))
+
+
+def check_momentum(momentum: ArrayLike) -> Array:
+    """Returns `momentum`, the weight of the old value, as a scalar array.
+
+    Raises:
+      TypeError: If it is no real number.
+      ValueError: If it is no scalar, or known while tracing and outside [0, 1].
+    """
+    if momentum is None:
+        raise TypeError(
+            "momentum must be a real number, got None. PyTorch's None, a cumulative "
+            "average, is jaxnorm.tools.momentum_from_torch(None)."
+        )
+    value = check_scalar(momentum, "momentum")
+    if isinstance(value, np.ndarray) and not 0 <= value <= 1:
+        raise ValueError(
+            "momentum, the weight of the old running value, must lie in [0, 1], got "
+            f"{momentum}. PyTorch's momentum is the weight of the new value: pass "
+            "1 - momentum."
+        )
+    array = jnp.asarray(momentum)
+    return jnp.asarray(array, promote(jnp.float32, array.dtype))
 
 
 def update_running(
@@ -47,26 +120,26 @@ def update_running(
     Returns:
       The same statistics, in the same order and dtypes.
     """
-    seen = moments.count > 0
+    nonempty = moments.count > 0
     var = moments.var * unbiased_factor(moments.count) if unbiased else moments.var
     batch = {"mean": moments.mean, "var": var}
     if "std" in running:
         batch["std"] = jnp.sqrt(var + epsilon)
     batch = {name: value for name, value in batch.items() if name in running}
     new = dict(running) | {
-        name: average(running[name], value, weight=weight, seen=seen)
+        name: average(running[name], value, weight=weight, nonempty=nonempty)
         for name, value in batch.items()
     }
     if "count" in running:
-        updates = jnp.any(seen) if updates is None else updates
+        updates = jnp.any(nonempty) if updates is None else updates
         new["count"] = running["count"] + updates.astype(running["count"].dtype)
     if skip_nonfinite:
-        new = keep_unless_finite((moments.count, batch), new, dict(running))
+        new = skip_if_nonfinite((moments.count, batch), new, dict(running))
     return new
 
 
 @functools.partial(jax.jit, inline=True)
-def average(old: Array, new: Array, *, weight: Array, seen: Array) -> Array:
+def average(old: Array, new: Array, *, weight: Array, nonempty: Array) -> Array:
     """Returns `weight * old + (1 - weight) * new`, in the dtype of `old`.
 
     A complex `new` makes the result complex. No gradient flows into it.
@@ -75,16 +148,16 @@ def average(old: Array, new: Array, *, weight: Array, seen: Array) -> Array:
       old: Running statistic.
       new: That of the batch.
       weight: Weight of the old one, in [0, 1]. With 0 it is forgotten, even if NaN.
-      seen: Where the batch has an element at all; elsewhere `old` stays.
+      nonempty: Where the batch has an element at all; elsewhere `old` stays.
     """
     old, new, weight = lax.stop_gradient((old, new, weight))
     # The state keeps its sharding, and so its type, in a scan.
-    new, weight, seen = (shard_as(old, value) for value in (new, weight, seen))
+    new, weight, nonempty = (shard_as(old, value) for value in (new, weight, nonempty))
     dtype = accumulation_dtype(old.dtype, new.dtype)
-    weight = where(seen, weight.astype(real_dtype(dtype)), 1)
+    weight = where(nonempty, weight.astype(real_dtype(dtype)), 1)
     # Selected before multiplied: what has no weight may be NaN.
     kept = where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)
-    added = where(seen, new, jnp.zeros_like(new)).astype(dtype)
+    added = where(nonempty, new, jnp.zeros_like(new)).astype(dtype)
     mixed = weight.astype(dtype) * kept + (1 - weight).astype(dtype) * added
     if jnp.iscomplexobj(mixed):
         return mixed.astype(promote(old.dtype, jnp.complex64))
@@ -124,7 +197,7 @@ def unbiased_factor(count: Array) -> Array:
     return jnp.where(more_than_one, count / others, 1)
 
 
-def keep_unless_finite(batch: object, new: _State, old: _State) -> _State:
+def skip_if_nonfinite(batch: object, new: _State, old: _State) -> _State:
     """Returns `new` if the batch is finite and no statistic ceases to be, else `old`.
 
     All statistics of the layer are kept, or none.

@@ -1,7 +1,7 @@
-"""Which dtype a result has, and which one it is computed in."""
+"""Which dtype an argument may have, a result has, and a computation runs in."""
 
 import jax
-from jax import lax
+from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
@@ -32,14 +32,19 @@ def real_dtype(dtype: DTypeLike) -> jnp.dtype:
     return jnp.finfo(dtype).dtype
 
 
-def output_dtype(dtype: DTypeLike | None, *inputs: jax.Array | None) -> jnp.dtype:
+def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dtype:
     """Returns `dtype`, or what the given inputs promote to where it is None.
 
+    Args:
+      dtype: Dtype that the user asks for, or None.
+      **inputs: Arrays by their argument's name; None where not given.
+
     Raises:
-      TypeError: If `dtype` is no floating or complex dtype, or a real one for complex
-        inputs.
+      TypeError: If an input or `dtype` is neither floating nor complex, or `dtype` real
+        for complex inputs.
     """
-    inferred = promote(*(value.dtype for value in inputs if value is not None))
+    given = {name: value for name, value in inputs.items() if value is not None}
+    inferred = promote(*(check_inexact(given[name], name).dtype for name in given))
     if dtype is None:
         return inferred
     dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -98,3 +103,36 @@ def floating_input(x: ArrayLike) -> jax.Array:
     """Returns x as an array; integers and booleans as float32, as Flax takes them."""
     x = as_array(x, "x")
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
+
+
+def check_inexact(value: ArrayLike, name: str) -> Array:
+    """Returns `value` as an array of floating or complex dtype.
+
+    Raises:
+      TypeError: If it is no array, or its dtype is neither.
+    """
+    array = as_array(value, name)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must be floating or complex, got {array.dtype}. Convert it first: "
+            f"{name}.astype(jnp.float32)."
+        )
+    return array
+
+
+def check_real(reason: str, **values: Array | None) -> None:
+    """Checks that arrays are not complex.
+
+    Args:
+      reason: Why they must be real, for the error message.
+      **values: Arrays by their argument's name; None where not given.
+
+    Raises:
+      TypeError: If one is complex.
+    """
+    for name, value in values.items():
+        if value is not None and jnp.iscomplexobj(value):
+            raise TypeError(
+                f"{name} must be real, since {reason}, got {value.dtype}. Normalize "
+                "the real and the imaginary part as features of their own."
+            )

@@ -3,31 +3,31 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.sharding import where
+from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.sharding import where
 
 
-def member(mask: Array) -> Array:
+def is_valid(mask: Array) -> Array:
     """Returns where an aligned mask is true, or its weight positive."""
     return mask > 0 if jnp.issubdtype(mask.dtype, jnp.floating) else mask
 
 
-def select(mask: Array | None, value: Array) -> Array:
+def zero_masked(mask: Array | None, value: Array) -> Array:
     """Returns `value`; 0 under the mask, whatever is there."""
     if mask is None:
         return value
-    return where(member(mask), value, jnp.zeros_like(value))
+    return where(is_valid(mask), value, jnp.zeros_like(value))
 
 
-def weigh(mask: Array | None, value: Array) -> Array:
+def apply_weights(mask: Array | None, value: Array) -> Array:
     """Returns `value` times its weight; 0 under the mask, whatever is there."""
-    value = select(mask, value)
+    value = zero_masked(mask, value)
     if mask is None or mask.dtype == jnp.bool_:
         return value
     return value * lax.stop_gradient(mask).astype(value.dtype)
 
 
-def usable(mask: Array | None, x: Array) -> Array | None:
+def valid_or_finite(mask: Array | None, x: Array) -> Array | None:
     """Returns where x is not masked, or at least neither NaN nor about to overflow.
 
     That is a mask as well, by which to select before any arithmetic: JAX's debuggers
@@ -38,13 +38,13 @@ def usable(mask: Array | None, x: Array) -> Array | None:
     wide = jnp.finfo(accumulation_dtype(x.dtype)).max ** 0.5
     limit = min(float(jnp.finfo(x.dtype).max), float(wide))
     if jnp.iscomplexobj(x):
-        return member(mask) | (_moderate(x.real, limit) & _moderate(x.imag, limit))
-    return member(mask) | _moderate(x, limit)
+        return is_valid(mask) | (_moderate(x.real, limit) & _moderate(x.imag, limit))
+    return is_valid(mask) | _moderate(x, limit)
 
 
-def keep_usable(mask: Array | None, x: Array, value: Array) -> Array:
+def zero_masked_nonfinite(mask: Array | None, x: Array, value: Array) -> Array:
     """Returns `value`; 0 where x is masked, and NaN or so large as to overflow."""
-    return select(usable(mask, x), value)
+    return zero_masked(valid_or_finite(mask, x), value)
 
 
 def _moderate(x: Array, limit: float) -> Array:

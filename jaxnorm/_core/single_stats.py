@@ -6,7 +6,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.core.stats import check_running, initial_shape
+from jaxnorm._core.stats import check_running, initial_shape
 
 
 class MeanStats(NamedTuple):

@@ -10,10 +10,10 @@ import math
 
 from jax import Array, lax
 
-from jaxnorm.core.axes import sizes
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import axis_names
+from jaxnorm._core.axes import sizes
+from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.sharding import axis_names
 
 _PARTS = 32  # of which one is read
 _GPU_ROW = 2**14  # elements of a row that XLA for GPUs normalizes in one kernel
@@ -43,7 +43,7 @@ def near_mean(x: Array, reduction: Reduction) -> Array:
         mean = lax.platform_dependent(x, cuda=of_all, rocm=of_all, default=of_part)
     else:
         mean = of_part(x)
-    return reduction.across.mean(mean)
+    return reduction.mapped_axes.mean(mean)
 
 
 def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:

@@ -13,11 +13,11 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm.core.dtypes import accumulation_dtype, promote, real_dtype
-from jaxnorm.core.measure import inner, nonzero, round_last_bit
-from jaxnorm.core.moments import Moments
-from jaxnorm.core.sharding import shard_as, where
-from jaxnorm.core.stats import check_statistic, init_batch_stats
+from jaxnorm._core.compute_moments import real_inner_product, round_last_bit, safe_count
+from jaxnorm._core.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm._core.moments import Moments
+from jaxnorm._core.sharding import shard_as, where
+from jaxnorm._core.stats import check_statistic, init_batch_stats
 
 
 class RunningMoments(NamedTuple):
@@ -115,10 +115,10 @@ def merge_running_moments(a: RunningMoments, b: RunningMoments) -> RunningMoment
     a, b = _choose(more, a, b), _choose(more, b, a)
     # Moments of nothing may be anything.
     b = _choose(b.count > 0, b, jax.tree.map(jnp.zeros_like, b))
-    weight = b.count / nonzero(a.count + b.count)
+    weight = b.count / safe_count(a.count + b.count)
     # The mean's two parts apart: beside a large mean, the second is what counts.
     far, near = b.mean - a.mean, b.mean_rest - a.mean_rest
-    between = inner(far + near, far + near) * (1 - weight)
+    between = real_inner_product(far + near, far + near) * (1 - weight)
     within = (b.var - a.var) + (b.var_rest - a.var_rest)
     complex_weight = weight.astype(far.dtype)
 

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxnorm.core.dtypes import as_array
+from jaxnorm._core.dtypes import as_array
 
 Names = str | tuple[str, ...] | None
 

@@ -6,13 +6,15 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm.core.axes import sizes
-from jaxnorm.core.collectives import MappedAxis
-from jaxnorm.core.sharding import axis_names, gather, number_of_shards, sharding_of
-from jaxnorm.core.validation import check_flags
+from jaxnorm._core.axes import sizes
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.dtypes import real_dtype
+from jaxnorm._core.masking import apply_weights, zero_masked
+from jaxnorm._core.sharding import axis_names, gather, number_of_shards, sharding_of
+from jaxnorm._core.validation import check_flags
 
 SingleValue = bool | Literal["warn"]
 """Whether a centered statistic may be of one value, which it erases."""
@@ -52,7 +54,7 @@ class Blocks:
         split = jnp.reshape(value, shape, out_sharding=sharding_of(value, names))
         return jnp.sum(split, axis + 1)
 
-    def spread(self, value: Array) -> Array:
+    def broadcast_back(self, value: Array) -> Array:
         """Repeats what is known of each block for each of its elements."""
         axis, number = self.axis, value.shape[self.axis]
         if number == 1:
@@ -93,20 +95,40 @@ class Reduction:
 
     Attributes:
       axes: Axes of x that are reduced as a whole.
-      across: Instances of mapped axes that are reduced as well.
+      mapped_axes: Instances of mapped axes that are reduced as well.
       blocks: An axis of which each block is reduced, or None.
       runs: Runs of the instances, each of which is reduced, or None for all together.
     """
 
     axes: tuple[int, ...]
-    across: MappedAxis
+    mapped_axes: MappedAxis
     blocks: Blocks | None = None
     runs: Runs | None = None
+
+    @classmethod
+    def over(
+        cls,
+        x: Array,
+        axes: tuple[int, ...],
+        axis_name: str | Sequence[str] | None = None,
+        axis_index_groups: Groups | None = None,
+        blocks: Blocks | None = None,
+    ) -> "Reduction":
+        """Builds it from the mapped axes that the user names.
+
+        Args:
+          x: The input; its type may tell over which mesh axes it varies.
+          axes: Canonical axes that are reduced as a whole.
+          axis_name: A name, several, or None.
+          axis_index_groups: Groups of indices of the one mapped axis, or None.
+          blocks: An axis of which each block is reduced, or None.
+        """
+        return cls(axes, MappedAxis.parse(axis_name, axis_index_groups, x), blocks)
 
     def size(self, x: Array) -> int:
         """Elements that each statistic of x is made of, over all instances."""
         block = 1 if self.blocks is None else self.blocks.size
-        instances = self.across.size(x) if self.runs is None else self.runs.length
+        instances = self.mapped_axes.size(x) if self.runs is None else self.runs.length
         return instances * math.prod(sizes(x.shape, self.axes)) * block
 
     def check_several(self, x: Array, allow_single_value: SingleValue) -> None:
@@ -140,7 +162,28 @@ class Reduction:
             raise ValueError(f"{message}, or pass allow_single_value=True.")
         warnings.warn(f"{message}.", stacklevel=2)
 
-    def repeats(self, mask: Array, x: Array) -> int:
+    def weighted_sums(self, *values: Array, mask: Array | None) -> tuple[Array, ...]:
+        """Returns the count, and the weighted sum of each value, in one collective."""
+        x = values[0]
+        if mask is None:
+            count = jnp.full((1,) * x.ndim, self.size(x), real_dtype(x.dtype))
+            return count, *self.sums(*values)
+        weighted = [apply_weights(mask, value) for value in values]
+        counted = self._local_count(mask, x)
+        return self.all_reduce([counted, *map(self.local_sum, weighted)])
+
+    def _local_count(self, mask: Array, x: Array) -> Array:
+        dtype = real_dtype(x.dtype)
+        # Adding ones in float32 stops at 2**24. Integers do not, but under jit their
+        # sum does not join the collective of the others. A size may be symbolic.
+        exact = isinstance(mask.size, int) and mask.size <= 2**24
+        exact |= mask.dtype != jnp.bool_
+        weights = lax.stop_gradient(zero_masked(mask, mask))
+        count = self.local_sum(weights.astype(dtype if exact else jnp.int32))
+        repeats = self._elements_per_mask_entry(mask, x)
+        return count.astype(dtype) * jnp.asarray(repeats, dtype)
+
+    def _elements_per_mask_entry(self, mask: Array, x: Array) -> int:
         """How many elements of x each element of an aligned mask stands for."""
         lengths = {axis: x.shape[axis] for axis in self.axes}
         if self.blocks is not None:
@@ -150,13 +193,13 @@ class Reduction:
 
     def sums(self, *values: Array) -> tuple[Array, ...]:
         """Sums of each value, in at most one collective."""
-        return self.share([self.local_sum(value) for value in values])
+        return self.all_reduce([self.local_sum(value) for value in values])
 
-    def share(self, values: Sequence[Array]) -> tuple[Array, ...]:
+    def all_reduce(self, values: Sequence[Array]) -> tuple[Array, ...]:
         """Sums what is summed on each instance, in one collective."""
         if self.runs is None:
-            return self.across.sum(values)
-        return self.across.sum_by_run(values, self.runs.axis, self.runs.length)
+            return self.mapped_axes.sum(values)
+        return self.mapped_axes.sum_by_run(values, self.runs.axis, self.runs.length)
 
     def local_sum(self, value: Array) -> Array:
         """Sum on this instance alone."""
@@ -170,8 +213,8 @@ class Reduction:
             math.prod(sizes(value.shape, self.axes)) * block
         )
 
-    def spread(self, value: Array) -> Array:
+    def broadcast_back(self, value: Array) -> Array:
         """Returns a result as an array that broadcasts against x."""
         if self.runs is not None:
-            value = self.across.own_run(value, self.runs.axis, self.runs.length)
-        return value if self.blocks is None else self.blocks.spread(value)
+            value = self.mapped_axes.own_run(value, self.runs.axis, self.runs.length)
+        return value if self.blocks is None else self.blocks.broadcast_back(value)

@@ -8,17 +8,23 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm.core import axes as axes_lib
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.measure import CenteredMoments, inner, measure, nonzero
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.sharding import where
-from jaxnorm.core.validation import check_flags, check_inexact
+from jaxnorm._core.arguments import align, align_mask
+from jaxnorm._core.axes import Axes, canonical_axes, other_axes
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.compute_moments import (
+    ShiftedMoments,
+    compute_moments,
+    real_inner_product,
+    safe_count,
+)
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.sharding import where
+from jaxnorm._core.validation import check_flags
 
 
 class Moments(NamedTuple):
-    """Mean and variance of one batch, and how much each feature saw of it.
+    """Mean and variance of each feature of a batch, and its number of elements.
 
     Attributes:
       count: Elements, or weight, that each feature saw; float32 or wider.
@@ -34,7 +40,7 @@ class Moments(NamedTuple):
 def batch_moments(
     x: Inexact[Array, "..."],
     *,
-    feature_axes: axes_lib.Axes = -1,
+    feature_axes: Axes = -1,
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | Sequence[str] | None = None,
     axis_index_groups: Groups | None = None,
@@ -95,32 +101,30 @@ def batch_moments(
     """
     x = check_inexact(x, "x")
     check_flags(use_fast_variance=use_fast_variance)
-    features = axes_lib.canonical_axes(feature_axes, x.ndim)
+    features = canonical_axes(feature_axes, x.ndim)
     dtype = accumulation_dtype(x.dtype)
     reduction = Reduction(
-        axes_lib.other_axes(features, x.ndim),
+        other_axes(features, x.ndim),
         MappedAxis.parse(axis_name, axis_index_groups, x),
     )
     if shift is None:
         shift = jnp.zeros((1,) * x.ndim, dtype)
-    shift = axes_lib.align(check_inexact(shift, "shift"), x, features, "shift").astype(
-        dtype
-    )
-    moments = measure(
+    shift = align(check_inexact(shift, "shift"), x, features, "shift").astype(dtype)
+    moments = compute_moments(
         x,
         reduction,
-        mask=None if mask is None else axes_lib.align_mask(mask, x),
-        shift=reduction.across.agree(shift),
+        mask=align_mask(mask, x),
+        shift=reduction.mapped_axes.average_replicas(shift),
         use_fast_variance=use_fast_variance,
     )
     return per_feature(moments, x.shape, features)
 
 
 def per_feature(
-    moments: CenteredMoments, shape: tuple[int, ...], feature_axes: tuple[int, ...]
+    moments: ShiftedMoments, shape: tuple[int, ...], feature_axes: tuple[int, ...]
 ) -> Moments:
     """Returns moments of the rank of x as public ones, of the feature shape."""
-    reduced = axes_lib.other_axes(feature_axes, len(shape))
+    reduced = other_axes(feature_axes, len(shape))
     # Added rather than broadcast, so that it is sharded as the variance is.
     count = moments.count + jnp.zeros_like(moments.var)
     values = (count, moments.mean, moments.var)
@@ -187,14 +191,14 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     more = a.count >= b.count
     a, b = _choose(more, a, b), _choose(more, b, a)
     count = a.count + b.count
-    weight = b.count / nonzero(count)
+    weight = b.count / safe_count(count)
     # Moments of nothing may be anything. Selected before any arithmetic, so that they
     # reach no derivative either.
-    seen = b.count > 0
-    b_mean, b_var = (where(seen, v, jnp.zeros_like(v)) for v in (b.mean, b.var))
-    difference = b_mean - where(seen, a.mean, jnp.zeros_like(a.mean))
+    nonempty = b.count > 0
+    b_mean, b_var = (where(nonempty, v, jnp.zeros_like(v)) for v in (b.mean, b.var))
+    difference = b_mean - where(nonempty, a.mean, jnp.zeros_like(a.mean))
     mean = a.mean + difference * weight.astype(difference.dtype)
-    between = inner(difference, difference) * weight * (1 - weight)
+    between = real_inner_product(difference, difference) * weight * (1 - weight)
     return Moments(count, mean, a.var * (1 - weight) + b_var * weight + between)
 
 

@@ -5,12 +5,18 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm.core import axes as axes_lib
-from jaxnorm.core.affine import affine
-from jaxnorm.core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm.core.masks import select
-from jaxnorm.core.measure import inverse_std
-from jaxnorm.core.validation import check_epsilon, check_inexact, check_real
+from jaxnorm._core.arguments import align, align_affine
+from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.compute_moments import inverse_std
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    check_real,
+    output_dtype,
+    real_dtype,
+)
+from jaxnorm._core.masking import zero_masked
+from jaxnorm._core.validation import check_epsilon
 
 
 def normalize(
@@ -21,7 +27,7 @@ def normalize(
     bias: Inexact[Array, "..."] | None = None,
     *,
     epsilon: float = 1e-5,
-    feature_axes: axes_lib.Axes = -1,
+    feature_axes: Axes = -1,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Normalizes x with given statistics, wherever they come from.
@@ -65,9 +71,10 @@ def normalize(
              [1., 2.]], dtype=float32)
     """
     x = check_inexact(x, "x")
-    features = axes_lib.canonical_axes(feature_axes, x.ndim)
+    features = canonical_axes(feature_axes, x.ndim)
     mean, var = _align_statistics(mean, var, x, features)
-    scale, bias, result = affine(x, scale, bias, features, dtype)
+    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    scale, bias = align_affine(x, scale, bias, features)
     wide = accumulation_dtype(result, x.dtype)
     rstd = inverse_std(var, check_epsilon(epsilon), wide, None)
     return normalize_with(mean, rstd, x, scale, bias, None, result)
@@ -81,7 +88,7 @@ def denormalize(
     bias: Inexact[Array, "..."] | None = None,
     *,
     epsilon: float = 1e-5,
-    feature_axes: axes_lib.Axes = -1,
+    feature_axes: Axes = -1,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Inverts `jaxnorm.normalize`, given the same arguments.
@@ -126,9 +133,10 @@ def denormalize(
              [ 3., 30.]], dtype=float32)
     """
     y = check_inexact(y, "y")
-    features = axes_lib.canonical_axes(feature_axes, y.ndim)
+    features = canonical_axes(feature_axes, y.ndim)
     mean, var = _align_statistics(mean, var, y, features)
-    scale, bias, result = affine(y, scale, bias, features, dtype)
+    result = output_dtype(dtype, y=y, scale=scale, bias=bias)
+    scale, bias = align_affine(y, scale, bias, features)
     wide = accumulation_dtype(result, y.dtype)
     std = jnp.sqrt(var.astype(real_dtype(wide)) + check_epsilon(epsilon))
     return denormalize_with(mean, std, y, scale, bias, result)
@@ -146,8 +154,8 @@ def denormalize_with(
 def _align_statistics(
     mean: Array, var: Array, x: Array, features: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    mean = axes_lib.align(mean, x, features, "mean")
-    var = axes_lib.align(var, x, features, "var")
+    mean = align(mean, x, features, "mean")
+    var = align(var, x, features, "var")
     check_real("it is a variance", var=check_inexact(var, "var"))
     return check_inexact(mean, "mean"), var
 
@@ -163,9 +171,10 @@ def normalize_with(
 ) -> Array:
     """Returns `(x - mean) * rstd * scale + bias` of aligned arrays.
 
-    Where x is not `valid` (see `masks.usable`), `bias`.
+    Where x is not `valid` (see `masking.valid_or_finite`), `bias`.
     """
     dtype = accumulation_dtype(result, x.dtype)
-    centered = select(valid, select(valid, x).astype(dtype) - mean.astype(dtype))
+    x = zero_masked(valid, x).astype(dtype)
+    centered = zero_masked(valid, x - mean.astype(dtype))
     y = centered * (rstd.astype(dtype) * scale.astype(dtype)) + bias.astype(dtype)
     return y.astype(result)

@@ -1,4 +1,4 @@
-"""What all batch normalizers do before and after what is their own."""
+"""The arguments of one call of a batch normalizer, and what all do with them."""
 
 import dataclasses
 import difflib
@@ -9,32 +9,35 @@ from typing import (
     Required,
     TypedDict,
     TypeVar,
-    Unpack,
     runtime_checkable,
 )
 
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm.core import axes as axes_lib
-from jaxnorm.core.affine import affine
-from jaxnorm.core.collectives import Groups, MappedAxis
-from jaxnorm.core.dtypes import accumulation_dtype
-from jaxnorm.core.masks import usable
-from jaxnorm.core.measure import CenteredMoments, inverse_std, measure, usable_shift
-from jaxnorm.core.moments import Moments, batch_moments, per_feature
-from jaxnorm.core.momentum import Schedule, check_momentum
-from jaxnorm.core.normalize import normalize_with
-from jaxnorm.core.pooling import pool, pool_about_mean
-from jaxnorm.core.reduction import Reduction
-from jaxnorm.core.running import resolve_momentum, update_running
-from jaxnorm.core.standardize import Standardization, standardize
-from jaxnorm.core.validation import (
-    check_epsilon,
-    check_flags,
-    check_inexact,
-    check_unbiased,
+from jaxnorm._core.axes import Axes, split_axes
+from jaxnorm._core.call import Call
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.compute_moments import (
+    ShiftedMoments,
+    compute_moments,
+    inverse_std,
+    safe_shift,
 )
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.masking import valid_or_finite
+from jaxnorm._core.moments import Moments, batch_moments, per_feature
+from jaxnorm._core.normalize import normalize_with
+from jaxnorm._core.pooling import pool_moments, pool_moments_about_mean
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.running import (
+    Schedule,
+    check_momentum,
+    resolve_momentum,
+    update_running,
+)
+from jaxnorm._core.standardize import Standardization
+from jaxnorm._core.validation import check_flags, check_unbiased
 
 _State = TypeVar("_State")
 
@@ -70,7 +73,7 @@ class BatchOptions(TypedDict, total=False):
     use_running_average: Required[bool]
     momentum: ArrayLike | Schedule
     epsilon: float
-    feature_axes: axes_lib.Axes
+    feature_axes: Axes
     mask: Array | None
     axis_name: str | Sequence[str] | None
     axis_index_groups: Groups | None
@@ -80,120 +83,75 @@ class BatchOptions(TypedDict, total=False):
     dtype: DTypeLike | None
 
 
+_DEFAULTS: dict[str, Any] = {
+    "momentum": 0.99,
+    "epsilon": 1e-5,
+    "feature_axes": -1,
+    "mask": None,
+    "axis_name": None,
+    "axis_index_groups": None,
+    "use_fast_variance": True,
+    "unbiased": False,
+    "skip_nonfinite": False,
+    "dtype": None,
+}
+_FLAGS = ("use_running_average", "use_fast_variance", "unbiased", "skip_nonfinite")
+
+
 @dataclasses.dataclass(frozen=True)
-class BatchCall:
-    """The checked arguments of one call, all arrays with the rank of x.
+class BatchCall(Call):
+    """The checked arguments of one call of a batch normalizer.
 
     Attributes:
-      x: Input.
-      scale: Multiplies the normalized input.
-      bias: Is added to it.
-      features: Canonical feature axes.
-      reduction: All other axes, and the mapped axes.
-      spec: What `standardize` has to know.
       use_running_average: As in `BatchOptions`, like all that follow.
       momentum: A number or a schedule.
-      mask: Booleans or weights, or None.
       use_fast_variance: One pass, or two.
       unbiased: Whether running variances are unbiased.
       skip_nonfinite: Whether to keep the state where it would not be finite.
     """
 
-    x: Array
-    scale: Array
-    bias: Array
-    features: tuple[int, ...]
-    reduction: Reduction
-    spec: Standardization
     use_running_average: bool
     momentum: ArrayLike | Schedule
-    mask: Array | None
     use_fast_variance: bool
     unbiased: bool
     skip_nonfinite: bool
 
     @classmethod
-    def parse(
+    def from_options(
         cls,
         x: Array,
         scale: Array | None,
         bias: Array | None,
-        **options: Unpack[BatchOptions],
+        options: BatchOptions,
     ) -> "BatchCall":
         """Checks what the user passed, and brings it to the rank of x."""
         check_options(options)
-        return cls._of_known_options(x, scale, bias, **options)
+        given = _DEFAULTS | dict(options)
+        flags = {name: given[name] for name in _FLAGS}
+        check_flags(**flags)
+        if not callable(given["momentum"]):
+            check_momentum(given["momentum"])
 
-    @classmethod
-    def _of_known_options(
-        cls,
-        x: Array,
-        scale: Array | None,
-        bias: Array | None,
-        *,
-        use_running_average: bool,
-        momentum: ArrayLike | Schedule = 0.99,
-        epsilon: float = 1e-5,
-        feature_axes: axes_lib.Axes = -1,
-        mask: Array | None = None,
-        axis_name: str | Sequence[str] | None = None,
-        axis_index_groups: Groups | None = None,
-        use_fast_variance: bool = True,
-        unbiased: bool = False,
-        skip_nonfinite: bool = False,
-        dtype: DTypeLike | None = None,
-    ) -> "BatchCall":
         x = check_inexact(x, "x")
-        check_flags(
-            use_running_average=use_running_average,
-            use_fast_variance=use_fast_variance,
-            unbiased=unbiased,
-            skip_nonfinite=skip_nonfinite,
-        )
-        features = axes_lib.canonical_axes(feature_axes, x.ndim)
-        if not callable(momentum):
-            check_momentum(momentum)
-        scale, bias, result = affine(x, scale, bias, features, dtype)
-        if mask is not None:
-            mask = axes_lib.align_mask(mask, x)
-            check_unbiased(unbiased, mask)
-        if use_running_average:  # nothing is shared then
-            axis_name = axis_index_groups = None
-        reduction = Reduction(
-            axes_lib.other_axes(features, x.ndim),
-            MappedAxis.parse(axis_name, axis_index_groups, x),
-        )
-        return cls(
-            x=x,
-            scale=scale,
-            bias=bias,
-            features=features,
-            reduction=reduction,
-            spec=Standardization(reduction, check_epsilon(epsilon), result),
-            use_running_average=use_running_average,
-            momentum=momentum,
-            mask=mask,
-            use_fast_variance=use_fast_variance,
-            unbiased=unbiased,
-            skip_nonfinite=skip_nonfinite,
-        )
+        features, reduced = split_axes(given["feature_axes"], x.ndim)
+        names, groups = given["axis_name"], given["axis_index_groups"]
+        if given["use_running_average"]:  # nothing is shared then
+            names = groups = None
+        reduction = Reduction.over(x, reduced, names, groups)
+        dtype = output_dtype(given["dtype"], x=x, scale=scale, bias=bias)
+        spec = Standardization(reduction, given["epsilon"], dtype)
+        call = Call.parse(x, scale, bias, given["mask"], features, spec)
+        if call.mask is not None:
+            check_unbiased(given["unbiased"], call.mask)
+        return cls(**vars(call), momentum=given["momentum"], **flags)
 
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        """Sizes of the feature axes."""
-        return axes_lib.sizes(self.x.shape, self.features)
-
-    def align(self, value: Array, name: str = "stats") -> Array:
-        """Returns a value of the feature shape with the rank of x."""
-        return axes_lib.align(value, self.x, self.features, name)
-
-    def agree(self, state: _State) -> _State:
+    def average_replicas(self, state: _State) -> _State:
         """Returns the state, the same on all instances that share statistics."""
-        return self.reduction.across.agree(state)
+        return self.reduction.mapped_axes.average_replicas(state)
 
-    def measure(self, shift: Array) -> CenteredMoments:
+    def compute_moments(self, shift: Array) -> ShiftedMoments:
         """Returns the moments of x, given the feature-shaped mean to shift by."""
-        return measure(
+        return compute_moments(
             self.x,
             self.reduction,
             mask=self.mask,
@@ -201,9 +159,9 @@ class BatchCall:
             use_fast_variance=self.use_fast_variance,
         )
 
-    def pool(
-        self, parts: CenteredMoments, reduction: Reduction, shift: Array
-    ) -> CenteredMoments:
+    def pool_moments(
+        self, parts: ShiftedMoments, reduction: Reduction, shift: Array
+    ) -> ShiftedMoments:
         """Returns the moments of parts of x together, merged from theirs.
 
         One collective; two in two passes, where the first finds the mean of all.
@@ -214,14 +172,10 @@ class BatchCall:
           shift: What to take them about, or the mean of what no part has an element of;
             aligned.
         """
-        shift = lax.stop_gradient(usable_shift(shift.astype(parts.shift.dtype)))
+        shift = lax.stop_gradient(safe_shift(shift.astype(parts.shift.dtype)))
         if self.use_fast_variance:
-            return pool(parts.about(shift), reduction)
-        return pool_about_mean(parts, reduction, shift)
-
-    def standardize(self, moments: CenteredMoments) -> Array:
-        """Normalizes x with its own moments, over `spec.reduction`."""
-        return standardize(self.spec, self.x, moments, self.scale, self.bias, self.mask)
+            return pool_moments(parts.with_shift(shift), reduction)
+        return pool_moments_about_mean(parts, reduction, shift)
 
     def normalize(
         self, mean: Array, var: Array, *, epsilon: float | None = None
@@ -235,11 +189,11 @@ class BatchCall:
             self.x,
             self.scale,
             self.bias,
-            usable(self.mask, self.x),
+            valid_or_finite(self.mask, self.x),
             self.spec.dtype,
         )
 
-    def per_feature(self, moments: CenteredMoments) -> Moments:
+    def per_feature(self, moments: ShiftedMoments) -> Moments:
         """Returns moments of x as public ones, of the feature shape."""
         return per_feature(moments, self.x.shape, self.features)
 

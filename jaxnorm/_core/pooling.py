@@ -3,17 +3,17 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm.core.measure import (
-    CenteredMoments,
-    from_sums,
-    inner,
+from jaxnorm._core.compute_moments import (
+    ShiftedMoments,
     mean_as_shift,
-    named,
+    moments_from_sums,
+    real_inner_product,
+    tag_for_remat,
 )
-from jaxnorm.core.reduction import Reduction
+from jaxnorm._core.reduction import Reduction
 
 
-def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
+def pool_moments(parts: ShiftedMoments, reduction: Reduction) -> ShiftedMoments:
     """Returns the moments of several parts together, in one collective.
 
     Args:
@@ -21,14 +21,14 @@ def pool(parts: CenteredMoments, reduction: Reduction) -> CenteredMoments:
       reduction: The axes along which the parts lie, and other instances.
     """
     count, weight = _weights(parts)
-    square = parts.var + inner(parts.delta, parts.delta)
+    square = parts.var + real_inner_product(parts.delta, parts.delta)
     sums = reduction.sums(count, weight * parts.delta, count * square)
-    return from_sums(parts.shift, *named(sums))
+    return moments_from_sums(parts.shift, *tag_for_remat(sums))
 
 
-def pool_about_mean(
-    parts: CenteredMoments, reduction: Reduction, shift: Array
-) -> CenteredMoments:
+def pool_moments_about_mean(
+    parts: ShiftedMoments, reduction: Reduction, shift: Array
+) -> ShiftedMoments:
     """Returns the same of parts whose shifts may differ, in a collective more.
 
     The first finds the mean of all, which then is the shift: exact, however far apart
@@ -37,17 +37,17 @@ def pool_about_mean(
     Args:
       parts: Moments of parts of x.
       reduction: As in `pool`.
-      shift: The mean of what saw no element.
+      shift: The mean of features without valid elements.
     """
     count, weight = _weights(parts)
     number, total = reduction.sums(*lax.stop_gradient((count, weight * parts.mean)))
     shift = mean_as_shift(number, total, shift.astype(total.dtype))
     # One that is not finite would reach the parts that are.
     shift = jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
-    return pool(parts.about(named(shift)), reduction)
+    return pool_moments(parts.with_shift(tag_for_remat(shift)), reduction)
 
 
-def _weights(parts: CenteredMoments) -> tuple[Array, Array]:
+def _weights(parts: ShiftedMoments) -> tuple[Array, Array]:
     """Returns the count of each part, and the same in the dtype of its mean."""
     shape = jnp.broadcast_shapes(parts.count.shape, parts.var.shape)
     count = jnp.broadcast_to(parts.count, shape)

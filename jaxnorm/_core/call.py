@@ -1,0 +1,110 @@
+"""The arguments of one call of a normalizer, checked and given the rank of x."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+from jax import Array
+
+from jaxnorm._core.arguments import align, align_affine, align_mask
+from jaxnorm._core.axes import sizes
+from jaxnorm._core.compute_moments import (
+    MOMENTS_NAME,
+    ShiftedMoments,
+    compute_mean_square,
+    compute_own_moments,
+)
+from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.standardize import Standardization, standardize
+from jaxnorm._core.validation import check_epsilon
+
+_Result = TypeVar("_Result")
+_Call = TypeVar("_Call", bound="Call")
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What every normalizer is given; all arrays have the rank of x.
+
+    Attributes:
+      x: Input.
+      scale: Multiplies the normalized input; size 1 where shared.
+      bias: Is added to it; likewise.
+      mask: Booleans or weights, or None.
+      features: Canonical feature axes: those of scale and bias.
+      spec: Over what x is reduced, epsilon, and the dtype of the result.
+    """
+
+    x: Array
+    scale: Array
+    bias: Array
+    mask: Array | None
+    features: tuple[int, ...]
+    spec: Standardization
+
+    @classmethod
+    def parse(
+        cls,
+        x: Array,
+        scale: Array | None,
+        bias: Array | None,
+        mask: Array | None,
+        features: tuple[int, ...],
+        spec: Standardization,
+        scale_offset: float = 0.0,
+    ) -> "Call":
+        """Checks what the user passed, and brings it to the rank of x.
+
+        Args:
+          x: Input, checked to be inexact.
+          scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
+          bias: Likewise; 0 where None.
+          mask: Broadcasts to x, or None.
+          features: Canonical feature axes.
+          spec: Its epsilon is as the user gives it.
+          scale_offset: Is added to a given scale, in float32 or wider.
+        """
+        spec = dataclasses.replace(spec, epsilon=check_epsilon(spec.epsilon))
+        scale, bias = align_affine(x, scale, bias, features, scale_offset)
+        return cls(x, scale, bias, align_mask(mask, x), features, spec)
+
+    @property
+    def reduction(self) -> Reduction:
+        """Over what x is reduced."""
+        return self.spec.reduction
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Sizes of the feature axes."""
+        return sizes(self.x.shape, self.features)
+
+    def align(self, value: Array, name: str = "stats") -> Array:
+        """Returns a value of the feature shape with the rank of x."""
+        return align(value, self.x, self.features, name)
+
+    def own_moments(self) -> ShiftedMoments:
+        """Returns the moments of x, of whose mean nothing is known before."""
+        compute = compute_own_moments if self.spec.center else compute_mean_square
+        return compute(self.x, self.reduction, mask=self.mask)
+
+    def standardize(self, moments: ShiftedMoments) -> Array:
+        """Normalizes x with its own moments, and applies scale and bias."""
+        return standardize(self.spec, self.x, moments, self.scale, self.bias, self.mask)
+
+    def rematerialize(self: _Call, compute: Callable[[_Call], _Result]) -> _Result:
+        """Returns `compute(self)`, differentiated by JAX as one operation on x.
+
+        x is cast to float32 or wider once, and so the cotangents that its moments and
+        its normalization have are added before they are rounded. What is saved for the
+        backward pass is x as it is, and the sums that the moments are made of: neither
+        a reduction nor a collective is repeated there.
+        """
+        policy = jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME)
+
+        def run(x: Array) -> _Result:
+            x = x.astype(accumulation_dtype(x.dtype))
+            return compute(dataclasses.replace(self, x=x))
+
+        return jax.checkpoint(run, policy=policy)(self.x)
