@@ -96,3 +96,12 @@ def test_bad_input_of_denormalize(case, as_users_run_it):
     good = {"y": jnp.ones((2, 3)), "mean": jnp.zeros(3), "var": jnp.ones(3)}
     with refused(*says):
         functools.partial(jaxnorm.denormalize, **good | bad)()
+
+
+@pytest.mark.parametrize("function", [jaxnorm.normalize, jaxnorm.denormalize])
+def test_no_imaginary_part_of_a_mean_is_dropped(function, as_users_run_it):
+    mean, var = jnp.full(3, 1 + 2j), jnp.ones(3)
+    with refused("mean", "real", "complex64", "float32", "would lose"):
+        function(jnp.ones((2, 3)), mean, var)
+    result = function(jnp.ones((2, 3)), mean, var, bias=jnp.ones(3, jnp.complex64))
+    assert np.all(np.imag(result) != 0)

@@ -55,7 +55,7 @@ def normalize(
       y, of the shape of x.
 
     Raises:
-      TypeError: If x is an integer array.
+      TypeError: If x is an integer array, or the mean is complex and the result real.
       ValueError: If a shape does not fit, or epsilon is negative.
 
     Reference:
@@ -116,7 +116,7 @@ def denormalize(
       x, of the shape of y.
 
     Raises:
-      TypeError: If y is an integer array.
+      TypeError: If y is an integer array, or the mean is complex and the result real.
       ValueError: If a shape does not fit, or epsilon is negative.
 
     Reference:
@@ -147,8 +147,24 @@ def denormalize_with(
 ) -> Array:
     """Returns `(y - bias) / scale * std + mean` of aligned arrays."""
     dtype = accumulation_dtype(result, y.dtype)
+    _check_complex(mean, y, result)
     mean, std, y, scale, bias = (v.astype(dtype) for v in (mean, std, y, scale, bias))
     return ((y - bias) / scale * std + mean).astype(result)
+
+
+def _check_complex(mean: Array, value: Array, result: DTypeLike) -> None:
+    """Checks that no imaginary part of the mean is dropped.
+
+    Raises:
+      TypeError: If the mean is complex, and what is computed with it is real.
+    """
+    if jnp.iscomplexobj(mean) and not jnp.issubdtype(result, jnp.complexfloating):
+        raise TypeError(
+            f"the mean must be real for input of dtype {value.dtype}, got "
+            f"{mean.dtype}, whose imaginary part a result of dtype "
+            f"{jnp.dtype(result)} would lose. "
+            "Make the input complex, or take the real part of the mean."
+        )
 
 
 def _align_statistics(
@@ -174,6 +190,7 @@ def normalize_with(
     Where x is not `valid` (see `masking.valid_or_finite`), `bias`.
     """
     dtype = accumulation_dtype(result, x.dtype)
+    _check_complex(mean, x, result)
     x = zero_masked(valid, x).astype(dtype)
     centered = zero_masked(valid, x - mean.astype(dtype))
     y = centered * (rstd.astype(dtype) * scale.astype(dtype)) + bias.astype(dtype)

@@ -46,7 +46,8 @@ class Denormalizer(NamedTuple):
           dtype: Dtype of the result; by default what z, scale and bias promote to.
 
         Raises:
-          TypeError: If z is an integer array.
+          TypeError: If z is an integer array, or the series were complex and the result
+            would be real.
           ValueError: If it has another rank, or other sizes.
         """
         z = check_inexact(z, "z")

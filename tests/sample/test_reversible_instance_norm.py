@@ -239,3 +239,9 @@ def test_bad_forecasts(z, says, as_users_run_it):
     _, undo = jaxnorm.reversible_instance_norm(X)
     with refused(*says):
         undo(z)
+
+
+def test_a_real_forecast_of_complex_series(as_users_run_it):
+    _, undo = jaxnorm.reversible_instance_norm(X.astype(jnp.complex64))
+    with refused("mean", "complex64", "float32", "would lose"):
+        undo(X)
