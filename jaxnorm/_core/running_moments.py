@@ -161,7 +161,7 @@ def in_dtype(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
             return value, rest
         wide = promote(value.dtype, rest.dtype, dtype)
         value, rest = value.astype(wide), rest.astype(wide)
-        first = value.astype(dtype)
+        first = (value + rest).astype(dtype)
         return first, (rest + (value - first.astype(wide))).astype(dtype)
 
     real = real_dtype(dtype)

@@ -157,6 +157,19 @@ def test_single_elements_of_a_long_stream_count(count, rng):
         assert 0 < np.max(np.abs(value - wanted)) + 1e-30 <= 1e-3 * moved
 
 
+@pytest.mark.usefixtures("x64")
+def test_both_parts_count_for_wider_input(rng):
+    """Moments in float32 are those of 14 digits that their two parts are the sum of."""
+    moments = [place(rng.uniform(1, 3, 4)) for _ in range(3)]
+    rests = [place(rng.uniform(-1e-7, 1e-7, 4)) for _ in range(3)]
+    moments = jaxnorm.RunningMoments(*moments, *rests)
+    x = rng.normal(size=(6, 4))
+    for update in (True, False):
+        y, _ = norm(update=update)(x, moments)
+        wanted, *_ = batch_oracle.running_norm(x, *total(moments), update=update)
+        assert oracle.error(y, wanted) <= 1e-13
+
+
 def test_the_past_is_forgotten(rng):
     """Under max_count, as in an exponential average with a momentum of 30 / (30 + 10).
 
