@@ -166,23 +166,34 @@ def running_norm(
     epsilon=1e-8,
     feature_axes=-1,
     mask=None,
+    frozen=None,
 ):
-    """y, and the moments of the stream: its count, mean and variance."""
+    """y, and the moments of the stream: its count, mean and variance.
+
+    frozen holds these, which have no derivative.
+    """
     data = read(x, mask, feature_axes)
-    count, mean, var = (wide(value) for value in (count, mean, var))
-    if update:
-        n, own_mean, own_var = moments(x, feature_axes=feature_axes, mask=mask)
-        old = np.minimum(count, max_count)
-        count = old + n
-        share, apart = n / np.where(count > 0, count, 1), own_mean - mean
-        between = np.abs(apart) ** 2 * share * (1 - share)
-        var = np.where(n > 0, var * (1 - share) + own_var * share + between, var)
-        mean = np.where(n > 0, mean + share * apart, mean)
+    options = {"feature_axes": feature_axes, "mask": mask, "max_count": max_count}
+    if frozen is None and update:
+        frozen = stream_moments(x, count, mean, var, **options)
+    count, mean, var = oracle.observed(*(frozen or map(wide, (count, mean, var))))
     own = Moments(*(expand(v, data, None) for v in (np.ones_like(var), mean, var)))
     y = standardize(data, own, epsilon)
     if max_abs < np.inf:
         y = np.clip(y, -max_abs, max_abs)
     return y, count, mean, var
+
+
+def stream_moments(x, count, mean, var, *, max_count=np.inf, **options):
+    """The moments of a stream of which x is the newest part."""
+    count, mean, var = (wide(value) for value in (count, mean, var))
+    n, own_mean, own_var = moments(x, **options)
+    old = np.minimum(count, max_count)
+    count = old + n
+    share, apart = n / np.where(count > 0, count, 1), own_mean - mean
+    between = np.abs(apart) ** 2 * share * (1 - share)
+    var = np.where(n > 0, var * (1 - share) + own_var * share + between, var)
+    return count, np.where(n > 0, mean + share * apart, mean), var
 
 
 def recurrent_batch_norm(x, mean, var, step, scale=None, bias=None, **options):

@@ -113,7 +113,9 @@ def draw_parameter(rng, key, x, features, unit):
     shape = _draw_parameter_shape(rng, key, x.shape, features)
     if key in ("mean_logits", "var_logits"):
         return np.float32(rng.normal(size=3))
-    if dtype == np.complex64 and key not in ("scale", "bias", "g", "gain"):
+    if key == "forecast" and np.iscomplexobj(x):
+        dtype = x.dtype
+    if dtype == np.complex64 and key not in ("scale", "bias", "g", "gain", "forecast"):
         dtype = jnp.dtype(np.float32)
     values = rng.normal(size=shape)
     if dtype == np.complex64:
@@ -132,6 +134,8 @@ def draw_parameter(rng, key, x, features, unit):
 
 
 def _draw_parameter_shape(rng, key, shape, features):
+    if key in ("z", "forecast"):
+        return shape
     if key in SCALAR and rng.uniform() < 0.3:
         return ()
     if rng.uniform() < 0.7:

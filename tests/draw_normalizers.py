@@ -1,13 +1,11 @@
-"""The normalizers that random calls are drawn of, and the options of each."""
+"""The normalizers that random calls are drawn of, and what each takes."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import batch_oracle
 import family_oracle
-import jax.numpy as jnp
 import numpy as np
 import weight_oracle
 
@@ -49,18 +47,29 @@ def along_features(norm):
     return lambda x, feature_axes, **options: norm(x, axes=feature_axes, **options)
 
 
-def gated(norm, broadcast_to):
-    """With a gate that is drawn like any parameter."""
-
+def gated(norm):
     def function(x, z, scale=None, *, feature_axes, **options):
-        if z.ndim < x.ndim:
-            (axis,) = np.atleast_1d(feature_axes) % x.ndim
-            z = z.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-        gate, (axis,) = broadcast_to(z, x.shape), np.atleast_1d(feature_axes)
+        (axis,) = np.atleast_1d(feature_axes)
         options = {"feature_axes": int(axis), "reduction_axes": int(axis)} | options
-        return norm(x, gate, scale, **options)
+        return norm(x, z, scale, **options)
 
     return function
+
+
+def either_way(norm):
+    """Of a series and a forecast, what is normalized, and what is brought back."""
+
+    def function(x, forecast, scale=None, bias=None, *, back, **options):
+        y, restored = norm(x, forecast, scale, bias, **options)
+        return (restored, y) if back else (y, restored)
+
+    return function
+
+
+def there_and_back(x, forecast, scale, bias, *, dtype=None, **options):
+    options |= {"dtype": dtype, "allow_single_value": True}
+    y, undo = jaxnorm.reversible_instance_norm(x, scale, bias, **options)
+    return y, undo(forecast, dtype=dtype)
 
 
 AFFINE = ("scale", "bias")
@@ -115,40 +124,65 @@ ROWS = {
         options=("reference_size", "include_self"),
         powers={"ref_mean": 1, "ref_var": 2},
     ),
+    "running_norm": of_batch(
+        "running_norm",
+        params=(),
+        state="stream",
+        options=("update", "max_abs", "max_count"),
+    ),
     "layer_norm": of_example(
         "layer_norm", centered=True, options=("reduction_axes", "scale_offset")
     ),
     "rms_norm": of_example(
-        "rms_norm", params=("scale",), options=("reduction_axes", "scale_offset")
+        "rms_norm",
+        params=("scale",),
+        options=("reduction_axes", "scale_offset", "round_before_scale"),
     ),
     "gated_rms_norm": Row(
-        gated(jaxnorm.gated_rms_norm, jnp.broadcast_to),
-        gated(family_oracle.gated_rms_norm, np.broadcast_to),
+        gated(jaxnorm.gated_rms_norm),
+        gated(family_oracle.gated_rms_norm),
         params=("z", "scale"),
         features="one",
-        options=("gate_first", "activation", "some_groups", "scale_offset"),
+        options=(
+            "gate_first",
+            "activation",
+            "some_groups",
+            "space and features",
+            "scale_offset",
+        ),
     ),
     "group_norm": of_example(
         "group_norm",
         centered=True,
         features="one",
-        options=("num_groups", "group_size", "scale_offset"),
+        options=("num_groups", "group_size", "space and features", "scale_offset"),
     ),
     "instance_norm": of_example(
         "instance_norm",
         centered=True,
         features="no batch",
-        options=("scale_offset",),
+        options=("space", "scale_offset"),
+    ),
+    "reversible_instance_norm": Row(
+        either_way(there_and_back),
+        either_way(family_oracle.reversible_instance_norm),
+        params=("forecast", *AFFINE),
+        features="no batch",
+        options=("time_axis", "scale_offset", "back"),
     ),
     "filter_response_norm": of_example(
         "filter_response_norm",
         params=(*AFFINE, "threshold", "learned_epsilon"),
         features="no batch",
+        options=("space",),
         takes_complex=False,  # with a threshold
         powers={"learned_epsilon": 2},
     ),
     "global_response_norm": of_example(
-        "global_response_norm", features="no batch", powers={"bias": 1}
+        "global_response_norm",
+        features="no batch",
+        options=("space",),
+        powers={"bias": 1},
     ),
     "unit_norm": Row(
         along_features(jaxnorm.unit_norm),
@@ -166,7 +200,7 @@ ROWS = {
         "evo_norm_s0",
         params=("v", *AFFINE),
         features="one",
-        options=("num_groups",),
+        options=("num_groups", "space and features"),
         takes_complex=False,
         powers={"v": -1},
     ),
@@ -181,81 +215,3 @@ ROWS = {
         takes_complex=False,
     ),
 }
-
-
-def draw_shape(rng, row):
-    """Of rank 2 to 5, with axes of size 1 and, where there may be, 0."""
-    ndim = int(rng.choice([2, 3, 3, 4, 4, 5]))
-    shape = [int(rng.choice([1, 2, 3, 4, 6, 8])) for _ in range(ndim)]
-    while math.prod(shape) > 600:
-        i = int(np.argmax(shape))
-        shape[i] = max(1, shape[i] // 2)
-    if row.masked and rng.uniform() < 0.05:  # the others are of weights
-        shape[rng.integers(ndim)] = 0
-    return tuple(shape)
-
-
-def draw_axes(rng, row, ndim):
-    """Feature axes, of either sign and in any order."""
-    first = 0 if row.features == "any" else 1
-    match row.features:
-        case "last":
-            return ndim - 1
-        case "one":
-            axes = [rng.integers(1, ndim)]
-        case _:
-            number = 1 if rng.uniform() < 0.7 else rng.integers(1, ndim - first + 1)
-            axes = rng.permutation(np.arange(first, ndim))[:number]
-    axes = [int(axis) - ndim * int(rng.integers(2)) for axis in axes]
-    return axes[0] if len(axes) == 1 and rng.uniform() < 0.7 else tuple(axes)
-
-
-def draw_option(rng, option, shape, axes):
-    """What is passed for one of a row's own options, in a dictionary."""
-
-    def divisor(number):
-        return int(rng.choice([n for n in range(1, number + 1) if number % n == 0]))
-
-    axis = np.atleast_1d(axes)[0] if np.size(axes) else 0
-    match option:
-        case "r_max":
-            return {option: float(rng.choice([1.0, 1.5, 3.0]))}
-        case "d_max":
-            return {option: float(rng.choice([0.0, 0.3, 5.0]))}
-        case "virtual_batch_size":
-            return {option: divisor(max(shape[0], 1))}
-        case "stats_rule":
-            return {option: str(rng.choice(["pooled", "mean", "sequential"]))}
-        case "strength":
-            return {option: float(rng.choice([0.0, 0.5, 1.0, 4.0]))}
-        case "step":
-            return {option: int(rng.integers(4))}
-        case "instance_features":
-            return {option: int(rng.integers(shape[axis] + 1))}
-        case "reference_size":
-            return {option: int(rng.integers(1, 9))}
-        case "include_self":
-            return {option: bool(rng.uniform() < 0.8)}
-        case "reduction_axes":
-            number = rng.integers(1, len(shape) + 1)
-            drawn = rng.permutation(len(shape))[:number]
-            return {option: tuple(int(i) for i in drawn)}
-        case "scale_offset":
-            return {option: float(rng.integers(2))}
-        case "gate_first":
-            return {option: bool(rng.integers(2))}
-        case "activation":
-            return {option: str(rng.choice(["silu", "sigmoid"]))}
-        case "some_groups":
-            number = divisor(max(shape[axis], 1))
-            return [{}, {"num_groups": number}][int(rng.integers(2))]
-        case "num_groups":
-            return {option: divisor(max(shape[axis], 1))}
-        case "group_size":  # in place of a number of groups, sometimes
-            if rng.uniform() < 0.3 and shape[axis]:
-                size = divisor(shape[axis])
-                return {"num_groups": None, option: size}
-            return {}
-        case "n_steps":
-            return {option: int(rng.integers(1, 4))}
-    raise ValueError(option)

@@ -12,12 +12,15 @@ import numpy as np
 import oracle
 import weight_oracle
 from draw_arrays import Scales, draw_mask, draw_parameter, draw_x, hide
-from draw_normalizers import ROWS, draw_axes, draw_option, draw_shape
+from draw_normalizers import ROWS
+from draw_options import draw_axes, draw_option, draw_shape
 from draw_stats import as_state, draw_stats
 from rounding import Arithmetic
 
 import jaxnorm
 
+OURS_ALONE = ("round_before_scale",)  # the oracle does not round
+STREAM = ("feature_axes", "mask", "max_count")  # what its moments depend on
 NEEDED = ("scale", "bias", "threshold")  # None where not given: some have no default
 
 
@@ -52,7 +55,8 @@ class Draw(NamedTuple):
     @property
     def arithmetic(self):
         wide = self.x.dtype == np.float64
-        return Arithmetic(np.float64 if wide else np.float32, self.shift)
+        before = self.x.dtype if self.ours_alone.get("round_before_scale") else None
+        return Arithmetic(np.float64 if wide else np.float32, self.shift, before)
 
     @property
     def hidden(self):
@@ -77,10 +81,16 @@ class Draw(NamedTuple):
                 reference = jaxnorm.Moments(jnp.ones_like(var), mean, var)
                 return row.function(x, reference, **params, **options), ()
             case None:
-                return row.function(x, **params, **options), ()
+                result = row.function(x, **params, **options)
+                y, *others = result if isinstance(result, tuple) else (result,)
+                return y, tuple(others)
             case "vector":
                 y, *new = row.function(x, *state, **params, **options)
                 return y, tuple(new)
+            case "stream":
+                moments = jaxnorm.RunningMoments(*state)
+                y, new = row.function(x, moments, **params, **options)
+                return y, (new.count, new.mean, new.var)
             case "renorm":
                 state = jaxnorm.RenormStats(*state)
             case "mean":
@@ -94,7 +104,7 @@ class Draw(NamedTuple):
 
     def oracle(self):
         """The oracle as a function of x and the given parameters: y, and the state."""
-        row, options = ROWS[self.name], dict(self.options)
+        row, options, state = ROWS[self.name], dict(self.options), self.state
         if row.masked:
             options["mask"] = self.mask
         if row.features == "one":
@@ -110,11 +120,19 @@ class Draw(NamedTuple):
                 options["frozen"] = weight_oracle.power_iteration(
                     self.x, *self.state, options["n_steps"], options["epsilon"]
                 )
+            case "running_norm":
+                parts = [oracle.wide(value) for value in state]
+                state = [a + rest for a, rest in zip(parts[:3], parts[3:], strict=True)]
+                own = {k: v for k, v in options.items() if k in STREAM}
+                if options["update"]:
+                    options["frozen"] = batch_oracle.stream_moments(
+                        self.x, *state, **own
+                    )
 
         def function(x, *params):
             params = self._all(dict(zip(self.params, params, strict=True)))
             with np.errstate(all="ignore"):
-                result = row.reference(x, *self.state, **params, **options)
+                result = row.reference(x, *state, **params, **options)
             return result if isinstance(result, tuple) else (result,)
 
         return function
@@ -142,6 +160,8 @@ def draw_call(seed):
     options = {"feature_axes": axes} if row.features != "last" else {}
     for option in row.options:
         options |= draw_option(rng, option, shape, axes)
+    if np.iscomplexobj(x):
+        options.pop("max_abs", None)  # complex numbers are not clipped
     if name != "dynamic_tanh":
         # As large as a variance, to be seen; not below squares, which float32 has not.
         none, seen = 0.0, 0.03 * min(scales.std**2, 1e30)
@@ -150,13 +170,16 @@ def draw_call(seed):
         if name == "spectral_norm":
             seen = 0.03  # it is relative there
         options["epsilon"] = float(rng.choice([none, 1e-6, 1e-3, seen]))
-    ours_alone = {}
+    ours_alone = {k: options.pop(k) for k in OURS_ALONE if k in options}
     if rng.uniform() < 0.3:
         ours_alone["dtype"] = _draw_result(rng, dtype)
 
     shift, state = None, ()
     if row.state == "vector":
         state = (np.float32(rng.normal(size=sizes)),)
+    elif row.state == "stream":
+        mean, var = draw_stats(rng, x, axes, mask, scales, near=False)
+        state = as_state(rng, row.state, mean, var, options["epsilon"])
     elif row.state is not None:
         fast = bool(rng.uniform() < 0.7)
         training = bool(rng.uniform() < 0.75)

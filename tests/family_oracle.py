@@ -121,6 +121,7 @@ def instance_norm(
     scale=None,
     bias=None,
     *,
+    reduction_axes=None,
     feature_axes=-1,
     epsilon=1e-6,
     scale_offset=0.0,
@@ -128,7 +129,7 @@ def instance_norm(
 ):
     """Each feature of each example over its own space."""
     data = read(x, mask, feature_axes)
-    own = take_moments(data, data.space)
+    own = take_moments(data, _space(data, reduction_axes))
     scale = with_offset(scale, scale_offset)
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
@@ -162,25 +163,30 @@ def filter_response_norm(
     *,
     epsilon=1e-6,
     learned_epsilon=None,
+    reduction_axes=None,
     feature_axes=-1,
     mask=None,
 ):
     """max(scale * x / sqrt(mean x^2 + epsilon + |learned|) + bias, threshold)."""
     data = read(x, mask, feature_axes)
     epsilon = epsilon + np.abs(expand(learned_epsilon, data, 0.0))
-    xhat = standardize(data, power(data, data.space), epsilon)
+    own = power(data, _space(data, reduction_axes))
+    xhat = standardize(data, own, epsilon)
     y = affine(xhat, scale, bias, data)
     return y if threshold is None else np.maximum(y, expand(threshold, data, None))
 
 
-def global_response_norm(x, scale, bias, *, epsilon=1e-6, feature_axes=-1, mask=None):
+def global_response_norm(
+    x, scale, bias, *, epsilon=1e-6, reduction_axes=None, feature_axes=-1, mask=None
+):
     """scale * x * n + bias + x, n the share of each feature in the norms over space.
 
     Features without valid elements are not among those that the mean is taken of.
     """
     data = read(x, mask, feature_axes)
-    square = (data.weights * np.abs(data.x) ** 2).sum(data.space, keepdims=True)
-    count = data.weights.sum(data.space, keepdims=True)
+    space = _space(data, reduction_axes)
+    square = (data.weights * np.abs(data.x) ** 2).sum(space, keepdims=True)
+    count = data.weights.sum(space, keepdims=True)
     count, _, square = oracle.observed(count, None, square)
     seen = count > 0
     features = _axes(data, feature_axes)
@@ -193,8 +199,9 @@ def global_response_norm(x, scale, bias, *, epsilon=1e-6, feature_axes=-1, mask=
 def unit_norm(x, *, axes=-1, epsilon=0.0):
     """x / sqrt(sum |x|^2 + epsilon); 0 where that is 0."""
     data = read(x, None, axes)
-    length = np.sum(np.abs(data.x) ** 2, _axes(data, axes), keepdims=True) + epsilon
-    return data.x / np.sqrt(np.where(length == 0, 1, length))
+    square = np.sum(np.abs(data.x) ** 2, _axes(data, axes), keepdims=True)
+    square = oracle.observed(1.0, None, square)[-1] + epsilon
+    return data.x / np.sqrt(np.where(square == 0, 1, square))
 
 
 def dynamic_tanh(x, alpha, scale, bias, *, feature_axes=-1):
@@ -205,11 +212,20 @@ def dynamic_tanh(x, alpha, scale, bias, *, feature_axes=-1):
 
 
 def evo_norm_s0(
-    x, v, scale, bias, *, num_groups=32, epsilon=1e-5, feature_axes=-1, mask=None
+    x,
+    v,
+    scale,
+    bias,
+    *,
+    num_groups=32,
+    epsilon=1e-5,
+    reduction_axes=None,
+    feature_axes=-1,
+    mask=None,
 ):
     """scale * x * sigmoid(v * x) / sqrt(group variance + epsilon) + bias."""
     data = read(x, mask, feature_axes)
-    own = group_moments(data, num_groups, None, feature_axes, None)
+    own = group_moments(data, num_groups, None, feature_axes, reduction_axes)
     var = np.where(own.count > 0, own.var, np.inf)
     sigmoid = (1 + np.tanh(expand(v, data, 1.0) * data.x / 2)) / 2
     return affine(data.x * sigmoid / np.sqrt(var + epsilon), scale, bias, data)
@@ -264,9 +280,7 @@ def group_moments(
     """The moments of the group of each feature, the feature axis at its full size."""
     size = data.x.shape[feature_axis]
     groups = num_groups if group_size is None else size // group_size
-    if reduction_axes is None:
-        reduction_axes = data.space
-    axes = _axes(data, (*np.atleast_1d(reduction_axes), feature_axis))
+    axes = _axes(data, (*_space(data, reduction_axes), feature_axis))
     parts = (np.split(v, groups, feature_axis) for v in (data.x, data.weights))
     own = [
         moments(data._replace(x=x, weights=weights), axes)
@@ -305,6 +319,11 @@ def _shares(data, axes):
     """The weight of the reduced elements, and the part that each has of it."""
     count = data.weights.sum(axes, keepdims=True)
     return count, data.weights / np.where(count > 0, count, 1)
+
+
+def _space(data, reduction_axes):
+    """The axes that a feature is reduced over: all but the first, or those given."""
+    return data.space if reduction_axes is None else _axes(data, reduction_axes)
 
 
 def _axes(data, axes):

@@ -38,6 +38,7 @@ class Arithmetic(NamedTuple):
 
     dtype: np.dtype
     shift: np.ndarray | None  # of the rank of x; None: the mean
+    before: np.dtype | None = None  # rounded to before the product with scale
 
     @property
     def unit(self):
@@ -134,9 +135,11 @@ class Roundings:
     def excess(self, i, value, but=False):
         """The largest error of result i `but` somewhere, in units of the allowed."""
         kind, exact = jnp.finfo(value.dtype), self.exact[i]
-        size = np.abs(exact)
+        size, before = np.abs(exact), self.arithmetic.before
         limit = FACTOR * (self.arithmetic.unit * self.whole[i] + self.reach[i])
-        limit = limit + float(kind.eps) * size + _smallest(kind)
+        kinds = (kind,) if before is None else (kind, jnp.finfo(before))
+        for own in kinds:
+            limit = limit + float(own.eps) * size + _smallest(own)
         value = oracle.wide(value)
         assert value.shape == exact.shape, (value.shape, exact.shape)
         with np.errstate(all="ignore"):
@@ -181,7 +184,9 @@ class Roundings:
             return 0.0
         kind, own = jnp.finfo(gradient.dtype), oracle.wide(gradient)
         rounding = float(kind.eps) * np.sum(np.abs(own * direction))
-        rounding += _smallest(kind) * np.sum(np.abs(direction))
+        # Each term of a sum may have been below the smallest number.
+        terms = max(1, np.size(self.exact[0]) // max(1, np.size(argument)))
+        rounding += terms * _smallest(kind) * np.sum(np.abs(direction))
         limit = FACTOR * (self.arithmetic.unit * size + reach) + rounding
         limit += 4 * error  # of the differences
         difference = abs(np.sum(np.real(own * direction)) - expected)

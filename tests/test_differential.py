@@ -28,12 +28,8 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", sorted({*OFTEN, *map(int, named)}))
 
 
-# A stream in several parts, and the way back of a forecast, have tests of their own.
-ELSEWHERE = {"running_norm", "reversible_instance_norm"}
-
-
 def test_every_normalizer_is_drawn():
-    assert ROWS.keys() == TABLE.keys() - ELSEWHERE
+    assert ROWS.keys() == TABLE.keys()
 
 
 def test_draw(seed):
