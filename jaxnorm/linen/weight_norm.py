@@ -8,9 +8,10 @@ from flax import linen as nn
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxnorm._core.axes import Axes, canonical_axes, sizes
+from jaxnorm._core.dtypes import as_array
 from jaxnorm.linen.wrapping import call_with_params, is_selected
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
@@ -72,11 +73,16 @@ class WeightNorm(nn.Module):
     initialization: Initialization = "scale_init"
 
     @nn.compact
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, *args: Any, init_mask: ArrayLike | None = None, **kwargs: Any
+    ) -> Any:
         """Calls the wrapped layer with normalized parameters.
 
         Args:
           *args: Arguments of the wrapped layer.
+          init_mask: With `initialization="data"`, which elements of the layer's output
+            count, or their weights; it broadcasts to the output. Only looked at while
+            initializing.
           **kwargs: Keyword arguments of the wrapped layer.
 
         Returns:
@@ -84,13 +90,14 @@ class WeightNorm(nn.Module):
 
         Raises:
           ValueError: If `initialization` is none of the three, or needs what is not
-            there: scales, or, for "data", a layer of one kernel and at most a bias.
+            there: scales, or, for "data", a layer of one kernel and at most a bias; or
+            there is an `init_mask` and another initialization.
         """
-        self._check_initialization()
+        self._check_initialization(init_mask)
         initializing = self.is_initializing()
         start = {}
         if initializing and self.initialization == "data":
-            start = self._from_data(args, kwargs)
+            start = self._from_data(args, kwargs, init_mask)
 
         def change(name: str, value: Array) -> Array:
             if not is_selected(name, self.variable_filter):
@@ -133,7 +140,7 @@ class WeightNorm(nn.Module):
         return jnp.asarray(self.param(f"{name}/scale", init, shape, self.param_dtype))
 
     def _from_data(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], mask: ArrayLike | None
     ) -> dict[str, Array]:
         """Returns by name the kernel's scale and the bias that this batch calls for."""
         params: dict[str, Array] = {}
@@ -161,10 +168,11 @@ class WeightNorm(nn.Module):
             jnp.ones(features, jnp.float32),
             bias,
             feature_axes=tuple(range(-len(features), 0)),
+            mask=None if mask is None else as_array(mask, "init_mask"),
         )
         return dict(zip((*kernels, *others), start, strict=False))
 
-    def _check_initialization(self) -> None:
+    def _check_initialization(self, init_mask: ArrayLike | None) -> None:
         if self.initialization not in get_args(Initialization):
             raise ValueError(
                 f"initialization must be one of {get_args(Initialization)}, got "
@@ -174,4 +182,9 @@ class WeightNorm(nn.Module):
             raise ValueError(
                 f"initialization={self.initialization!r} says where the scales start, "
                 "so use_scale must be True, got False."
+            )
+        if self.initialization != "data" and init_mask is not None:
+            raise ValueError(
+                "init_mask says what counts in a data-dependent initialization, so "
+                f'initialization must be "data", got {self.initialization!r}.'
             )

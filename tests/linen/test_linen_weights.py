@@ -338,6 +338,21 @@ def test_data_dependent_initialization_over_two_axes_of_units(x):
     assert variables["params"]["layer_instance/kernel/scale"].shape == (3, 2)
 
 
+def test_masked_data_do_not_count(x):
+    """Whatever the layer makes of them; later the mask may stay where it is."""
+    mask = np.arange(x.shape[0]).reshape(-1, 1, 1, 1) != 1
+    padded = jnp.where(mask, x, jnp.nan)
+    layer = WeightNorm(nn.Dense(3, **WAVES), initialization="data")
+    y, variables = initialize(layer, padded, init_mask=mask)
+    kept = np.asarray(y)[mask.ravel()]
+    np.testing.assert_allclose(kept.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(kept.std((0, 1, 2)), 1, rtol=1e-4)
+    alone = initialize(layer, x[mask.ravel()])[1]
+    chex.assert_trees_all_close(variables, alone, rtol=1e-5, atol=1e-6)
+    again = jax.jit(layer.apply)(variables, padded, init_mask=mask)
+    chex.assert_trees_all_close(again, y, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(1, 3), (1, 28, 28, 3)])
 def test_a_batch_of_ones_leaves_the_scales_at_1(shape):
     """As is often used to create the parameters, before a checkpoint is loaded."""
@@ -384,6 +399,12 @@ def test_bad_options_of_weight_norm(name, x, as_users_run_it):
     options, inner, says = BAD_INITIALIZATION[name]
     with refused(*says):
         shapes(WeightNorm(inner, **options), x)
+
+
+@pytest.mark.parametrize("initialization", ["scale_init", "preserve"])
+def test_a_mask_without_data_dependent_initialization(initialization, x):
+    with refused("init_mask", '"data"', initialization):
+        shapes(WeightNorm(nn.Dense(3), initialization=initialization), x, init_mask=1)
 
 
 # ---- spectral norm

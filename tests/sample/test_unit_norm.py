@@ -21,6 +21,7 @@ import jaxnorm
 CASES = {
     "last": ((4, 3, 6), {}),
     "epsilon": ((4, 6), {"epsilon": 0.5}),
+    "of one number": ((4, 1), {"epsilon": 0.5}),
     "channels first": ((4, 6, 3), {"axes": 1}),
     "several axes": ((4, 3, 6), {"axes": (-1, 1)}),
 }
