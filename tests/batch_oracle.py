@@ -51,7 +51,9 @@ def renorm_corrections(x, mean, std, *, r_max, d_max, **options):
     """r and d of each feature, from the state before the update."""
     data, own, own_std, (mean, std) = _renorm_parts(x, mean, std, **options)
     r = np.clip(own_std / std, 1 / r_max, r_max)
-    d = np.clip((own.mean - mean) / std, -d_max, d_max)
+    # Of differences, for beside large means float64 loses digits as well.
+    apart = take_moments(data._replace(x=data.x - mean), data.others).mean
+    d = np.clip(apart / std, -d_max, d_max)
     r, d = np.where(own.count > 0, r, 1), np.where(own.count > 0, d, 0)
     return r.squeeze(data.others), d.squeeze(data.others)
 
