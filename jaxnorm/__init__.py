@@ -46,6 +46,7 @@ from jaxnorm.hybrid.batch_instance_norm import batch_instance_norm
 from jaxnorm.hybrid.gates import gate_projection, project_gates
 from jaxnorm.hybrid.instance_batch_norm import instance_batch_norm
 from jaxnorm.hybrid.switchable_norm import switchable_norm
+from jaxnorm.sample.causal_group_norm import causal_group_norm
 from jaxnorm.sample.dynamic_tanh import dynamic_tanh
 from jaxnorm.sample.evo_norm_s0 import evo_norm_s0
 from jaxnorm.sample.filter_response_norm import filter_response_norm
@@ -89,6 +90,7 @@ __all__ = [
     "batch_moments",
     "batch_norm",
     "batch_renorm",
+    "causal_group_norm",
     "collect_reference",
     "denormalize",
     "dynamic_tanh",

@@ -178,6 +178,9 @@ TABLE = {
         reduction_axes=(1, 2),  # else two small elements have large derivatives
     ),
     "group_norm": of_example(jaxnorm.group_norm, num_groups=2),
+    "causal_group_norm": of_example(
+        lambda x, **options: jaxnorm.causal_group_norm(x, **options)[0], num_groups=2
+    ),
     "instance_norm": of_example(jaxnorm.instance_norm),
     "reversible_instance_norm": of_example(
         lambda x, **options: jaxnorm.reversible_instance_norm(x, **options)[0]

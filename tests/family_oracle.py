@@ -116,6 +116,40 @@ def group_norm(
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
+def causal_group_norm(
+    x,
+    scale=None,
+    bias=None,
+    *,
+    time_axis=1,
+    num_groups=1,
+    group_size=None,
+    reduction_axes=None,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """Each step with the moments of group norm, over the prefix that it ends."""
+    data = read(x, mask, feature_axes)
+    time = time_axis % data.x.ndim
+    space = data.space if reduction_axes is None else np.atleast_1d(reduction_axes)
+    axes = (time, *space)
+
+    def part(start, stop):
+        at = (np.s_[:],) * time + (np.s_[start:stop],)
+        own = (v[at] for v in (data.x, data.weights, data.usable))
+        return Data(*own, data.others, data.space)
+
+    steps = [np.zeros_like(part(0, 0).x)]
+    for t in range(data.x.shape[time]):
+        prefix = part(0, t + 1)
+        own = group_moments(prefix, num_groups, group_size, feature_axes, axes)
+        steps.append(standardize(part(t, t + 1), own, epsilon))
+    scale = with_offset(scale, scale_offset)
+    return affine(np.concatenate(steps, time), scale, bias, data)
+
+
 def instance_norm(
     x,
     scale=None,

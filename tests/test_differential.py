@@ -28,8 +28,12 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", sorted({*OFTEN, *map(int, named)}))
 
 
+# A stream in several parts has tests of its own.
+ELSEWHERE = {"causal_group_norm"}
+
+
 def test_every_normalizer_is_drawn():
-    assert ROWS.keys() == TABLE.keys()
+    assert ROWS.keys() == TABLE.keys() - ELSEWHERE
 
 
 def test_draw(seed):

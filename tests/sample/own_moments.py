@@ -1,4 +1,4 @@
-"""Layer, RMS, group and instance norm, and the cases that each goes through."""
+"""Layer, RMS, group, causal group and instance norm: the cases of each."""
 
 import functools
 from typing import NamedTuple
@@ -28,6 +28,8 @@ class Case(NamedTuple):
         )
         if self.norm == "instance_norm" and len(self.shape) == 2:
             function = functools.partial(function, allow_single_value=True)
+        if self.norm == "causal_group_norm":
+            return without_moments(function)
         return without_bias(function) if self.norm == "rms_norm" else function
 
     def oracle(self, **more):
@@ -47,11 +49,19 @@ def without_bias(rms_norm):
     return function
 
 
+def without_moments(causal_group_norm):
+    def function(x, scale=None, bias=None):
+        return causal_group_norm(x, None, scale, bias)[0]
+
+    return function
+
+
 # One of each, with parameters that examples share.
 PLAIN = {
     "layer": Case("layer_norm", (4, 3, 6), None, (6,), (6,)),
     "rms": Case("rms_norm", (4, 3, 6), None, (6,)),
     "group": Case("group_norm", (4, 3, 6), None, (6,), (6,), {"num_groups": 2}),
+    "causal": Case("causal_group_norm", (4, 3, 6), None, (6,), (6,), {"num_groups": 2}),
     "instance": Case("instance_norm", (4, 6, 3), None, (3,), (3,)),
 }
 # The same over all axes of an example but those that keep their own statistics.
@@ -146,6 +156,49 @@ CASES = PLAIN | {
     "group, of one feature, empty": Case(
         "group_norm", (3, 4, 6), "empty feature", (6,), (6,), {"num_groups": 6}
     ),
+    "causal, of one group": Case("causal_group_norm", (3, 5, 4), "bool", (4,), (4,)),
+    "causal, each feature": Case(
+        "causal_group_norm", (3, 6, 4), "bool", (4,), (4,), {"num_groups": 4}
+    ),
+    "causal, size": Case(
+        "causal_group_norm",
+        (3, 4, 6),
+        "integer",
+        (6,),
+        (6,),
+        {"num_groups": None, "group_size": 2},
+    ),
+    "causal, offset": Case(
+        "causal_group_norm", (3, 4, 6), "weights", (6,), None, {"scale_offset": 0.5}
+    ),
+    "causal, images": Case(
+        "causal_group_norm", (2, 4, 3, 4), "bool", (4,), (4,), {"num_groups": 2}
+    ),
+    "causal, time first": Case(
+        "causal_group_norm",
+        (5, 3, 4),
+        "weights",
+        (4,),
+        (4,),
+        {"time_axis": 0, "reduction_axes": -1},
+    ),
+    "causal, time last": Case(
+        "causal_group_norm",
+        (3, 4, 2, 5),
+        "bool",
+        (4,),
+        (4,),
+        {"time_axis": -1, "feature_axes": 1, "num_groups": 2},
+    ),
+    "causal, adaptive": Case(
+        "causal_group_norm", (3, 4, 6), "bool", (3, 1, 6), (3, 4, 1)
+    ),
+    "causal, examples masked": Case(
+        "causal_group_norm", (5, 3, 6), "examples", (6,), (6,), {"num_groups": 3}
+    ),
+    "causal, an empty feature": Case(
+        "causal_group_norm", (3, 4, 6), "empty feature", (6,), (6,), {"num_groups": 6}
+    ),
     "instance, offset": Case(
         "instance_norm", (3, 6, 3), None, (3,), (3,), {"scale_offset": 1.0}
     ),
@@ -177,6 +230,8 @@ CASES = PLAIN | {
 def plain_norm(case, weights):
     """The normalizer of a plain case as autodiff sees it: two passes, and no rule."""
     center = case.norm != "rms_norm"
+    if case.norm == "causal_group_norm":
+        return causal_plain_norm(case, weights)
     groups = case.options.get("num_groups")
     axes = {"layer_norm": (2,), "rms_norm": (2,), "instance_norm": (1,)}
     axes = axes.get(case.norm, (1, 3))
@@ -192,5 +247,19 @@ def plain_norm(case, weights):
         var = jnp.sum(share * (value * value), axes, keepdims=True)
         xhat = (value / jnp.sqrt(var + EPSILON)).reshape(x.shape)
         return xhat * scale + bias
+
+    return norm
+
+
+def causal_plain_norm(case, weights):
+    """Group norm of each prefix, of which the last step is kept."""
+    group = case._replace(norm="group_norm")
+
+    def norm(x, scale, bias):
+        ends = range(1, x.shape[1] + 1)
+        prefixes = [
+            plain_norm(group, weights[:, :end])(x[:, :end], scale, bias) for end in ends
+        ]
+        return jnp.concatenate([y[:, -1:] for y in prefixes], 1)
 
     return norm

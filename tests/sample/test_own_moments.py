@@ -104,6 +104,7 @@ OFTEN = {
     "layer": tuple(DTYPES),
     "rms": ("float16", "complex64"),
     "group": ("float16", "complex64"),
+    "causal": ("float64", "complex64"),
     "instance": ("float16",),
 }
 

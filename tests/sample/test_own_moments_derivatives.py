@@ -34,6 +34,7 @@ def derivatives(loss, at, direction, order):
         ("layer", 3),
         ("rms", 3),
         ("group", 3),
+        ("causal", 3),
         pytest.param("instance", 2, marks=pytest.mark.slow),
     ],
 )

@@ -131,6 +131,7 @@ def test_saved_for_the_backward_pass_are_x_and_vectors(name, dtype, bar, mask, r
     assert large[0].dtype.itemsize == bar
     # mean and variance of each row (layer, rms), or of each group or feature
     statistics = {"layer": 16 * 64, "rms": 16 * 64, "group": 16 * 2}
+    statistics["causal"] = 2 * 16 * 64
     statistics = statistics.get(name, 16 * features)
     vectors = sum(leaf.size for leaf in saved if leaf.size != np.prod(shape))
     assert 0 < vectors <= 4 * statistics + 3 * features + 16

@@ -1,0 +1,288 @@
+"""Group normalization of sequences, each step by what came before it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm._core.arguments import align_affine, align_mask
+from jaxnorm._core.axes import Axes, batch_axis, canonical_axis, other_axes, sizes
+from jaxnorm._core.collectives import Groups, MappedAxis, pcast_stacked
+from jaxnorm._core.compute_moments import (
+    MOMENTS_NAME,
+    ShiftedMoments,
+    compute_own_moments,
+    inverse_std,
+)
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, promote, real_dtype
+from jaxnorm._core.masking import valid_or_finite, zero_masked
+from jaxnorm._core.normalize import normalize_with
+from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.running_moments import (
+    RunningMoments,
+    check_running_moments,
+    in_dtype,
+    init_running_moments,
+    merge_running_moments,
+)
+from jaxnorm._core.sharding import gather, shard_as
+from jaxnorm._core.validation import check_epsilon
+from jaxnorm.sample.group_norm import group_axes, group_length
+from jaxnorm.sample.prefix_moments import prefix_moments
+
+
+def causal_group_norm(
+    x: Inexact[Array, "..."],
+    moments: RunningMoments | None = None,
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    time_axis: int = 1,
+    num_groups: int | None = 1,
+    group_size: int | None = None,
+    reduction_axes: Axes | None = None,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> tuple[Array, RunningMoments]:
+    """Normalizes each step of a sequence by the moments of all steps up to it.
+
+    The features are cut into groups of adjacent ones. With the mean and the biased
+    variance of a group over all `reduction_axes` and over the steps 0 to t::
+
+        y[t] = (x[t] - mean[t]) / sqrt(var[t] + epsilon) * (scale_offset + scale) + bias
+
+    No step sees a later one, in values and in gradients, so that a model can run on a
+    stream. One group, the default, is the cumulative layer norm (cLN) of speech models;
+    as many groups as features are a causal instance norm. The variance is that of the
+    whole prefix: between its steps as well as within them.
+
+    All steps at once, in chunks, or one by one, with the returned moments passed to the
+    next call, give the same up to rounding, derivatives too. What is kept for the
+    backward pass is x, and a mean and a variance for each step and group.
+
+    Args:
+      x: Sequences, for instance of shape (batch, time, features) or (batch, time,
+        height, width, features); floating or complex. Statistics are computed in
+        float32 or wider.
+      moments: Of the steps before x: those that the last call returned. Where None, x
+        is the start. Differentiated, but for their count.
+      scale: (features,); or the rank of x with 1 where shared; 1 where None.
+      bias: Likewise; 0 where None.
+      time_axis: The axis of the steps. It must be whole on each device of a mapped
+        axis.
+      num_groups: Into how many groups to cut the features; divides their number. None
+        if `group_size` is given.
+      group_size: How many features make a group; divides their number. Needs
+        `num_groups=None`.
+      reduction_axes: The axes to average over at each step, among them the feature
+        axis; by default all but the time and the first, which is the batch. For one
+        sequence without an axis for it, under `jax.vmap` for instance, all but the
+        time.
+      feature_axes: The one feature axis.
+      epsilon: Added to the variance; at least 0. The first step has a variance of 0
+        where it is a single value; such a step comes out as `bias`.
+      scale_offset: As in `jaxnorm.rms_norm`.
+      mask: As in `jaxnorm.layer_norm`; steps of which nothing counts, padding for
+        instance, leave the moments as they are. Until the first element that counts, y
+        is `bias`.
+      axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other
+        than the features are divided, or the features where there is one group.
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x, and the moments of all steps so far, as a
+      `jaxnorm.RunningMoments`: of shape (batch, groups), or that of the axes which are
+      neither reduced nor the time, the groups in place of the features. They count
+      single elements beyond 1e8, as those of `jaxnorm.running_norm` do.
+      `jaxnorm.init_running_moments` makes them for the start, where a carry needs its
+      final structure.
+
+    Raises:
+      TypeError: If x is an integer array, `dtype` is real for complex input, or the
+        moments are others than `RunningMoments`.
+      ValueError: If the groups do not divide the features, both or none of `num_groups`
+        and `group_size` are given, the time is reduced or the feature axis, a shape or
+        an axis does not fit, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Luo and Mesgarani, 2019, Conv-TasNet, section II-E2, equations 13 to 15
+      (https://arxiv.org/abs/1809.07454).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[[0.0, 2.0], [4.0, 6.0], [8.0, 0.0]]])  # batch, time, features
+      >>> y, _ = jaxnorm.causal_group_norm(x)
+      >>> y.round(2)
+      Array([[[-1.  ,  1.  ],
+              [ 0.45,  1.34],
+              [ 1.57, -1.12]]], dtype=float32)
+      >>> first, moments = jaxnorm.causal_group_norm(x[:, :1])
+      >>> rest, moments = jaxnorm.causal_group_norm(x[:, 1:], moments)
+      >>> rest.round(2)
+      Array([[[ 0.45,  1.34],
+              [ 1.57, -1.12]]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    time, feature = _time_and_feature(time_axis, feature_axes, x)
+    space = _space(reduction_axes, time, feature, x.ndim)
+    size = group_length(x.shape[feature], num_groups, group_size)
+    reduction = Reduction(
+        space, MappedAxis.parse(axis_name, axis_index_groups, x), Blocks(feature, size)
+    )
+    scale, bias, result = align_affine(x, scale, bias, (feature,), dtype, scale_offset)
+    spec = _Sequence(time, reduction, check_epsilon(epsilon), result)
+    shape = list(x.shape)
+    shape[feature] //= size
+    kept = sizes(tuple(shape), other_axes((*space, time), x.ndim))
+    if moments is None:
+        one = (1,) * x.ndim
+        start = init_running_moments(one, real_dtype(accumulation_dtype(x.dtype)))
+    else:
+        _check_moments(moments, kept, x)
+        axes = tuple(sorted((*space, time)))
+        start = jax.tree.map(lambda value: jnp.expand_dims(value, axes), moments)
+    # So that only x and the sums of each step are saved for the backward pass.
+    run = jax.checkpoint(spec.normalize, policy=_KEEP_SUMS)
+    mask = None if mask is None else align_mask(mask, x)
+    y, new = run(x, start, scale, bias, mask)
+    new = jax.tree.map(lambda value: jnp.reshape(value, kept), new)
+    if moments is not None:
+        new = RunningMoments(*map(shard_as, moments, new))
+    return y, new
+
+
+_KEEP_SUMS = jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sequence:
+    """The static part: the axis of the steps, what is reduced at each, the result."""
+
+    time: int
+    reduction: Reduction
+    epsilon: float
+    dtype: DTypeLike
+
+    def normalize(
+        self,
+        x: Array,
+        start: RunningMoments,
+        scale: Array,
+        bias: Array,
+        mask: Array | None,
+    ) -> tuple[Array, RunningMoments]:
+        """Returns y, and the moments after the last step, with the rank of x."""
+        valid = valid_or_finite(mask, x)
+        # Once for all uses of x, so that its gradient is rounded once.
+        x = zero_masked(valid, x).astype(accumulation_dtype(x.dtype))
+        steps = compute_own_moments(x, self.reduction, mask=mask)
+        moments = self._prefixes(steps, start)
+        dtype = accumulation_dtype(self.dtype, x.dtype)
+        own = in_dtype(moments, dtype)
+        nonempty = None if mask is None else own.count > 0
+        rstd = inverse_std(own.var, self.epsilon, dtype, nonempty)
+        spread = [
+            self.reduction.broadcast_back(v) for v in (own.mean, own.mean_rest, rstd)
+        ]
+        mean, rest, rstd = pcast_stacked(spread, like=x)
+        centered = zero_masked(valid, x.astype(dtype) - mean)
+        y = normalize_with(rest, rstd, centered, scale, bias, valid, self.dtype)
+        return y, self._last(moments, start)
+
+    def _prefixes(self, steps: ShiftedMoments, start: RunningMoments) -> RunningMoments:
+        """Returns the moments of all up to each step, those before x among it."""
+        steps = jax.tree.map(lambda v: gather(v, self.time), steps)
+        own = prefix_moments(steps, self.time)
+        wide = promote(own.mean.dtype, start.mean.dtype)
+        start = jax.tree.map(lambda value: shard_as(own.var, value), start)
+        return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))
+
+    def _last(self, moments: RunningMoments, start: RunningMoments) -> RunningMoments:
+        """Returns the last moments, in the dtype of those before x."""
+        if moments.var.shape[self.time] == 0:
+            shape = list(moments.var.shape)
+            shape[self.time] = 1
+            last = jax.tree.map(lambda v: jnp.broadcast_to(v, shape), start)
+        else:
+            last = jax.tree.map(
+                lambda v: lax.slice_in_dim(v, -1, None, axis=self.time), moments
+            )
+        kept = start.mean.dtype
+        if jnp.iscomplexobj(moments.mean):
+            kept = promote(kept, jnp.complex64)
+        return in_dtype(last, kept)
+
+
+def _time_and_feature(time_axis: int, feature_axes: Axes, x: Array) -> tuple[int, int]:
+    """Returns the two axes, checked to be two.
+
+    Raises:
+      ValueError: If they are one, or out of range.
+    """
+    time = canonical_axis(time_axis, x.ndim, "time_axis")
+    feature = canonical_axis(feature_axes, x.ndim)
+    if time == feature:
+        raise ValueError(
+            f"time_axis must not be the feature axis, got {time_axis} and "
+            f"{feature_axes} for an input of shape {x.shape}. Does the input lack an "
+            "axis of features? Add one: x[..., None]."
+        )
+    return time, feature
+
+
+def _space(
+    reduction_axes: Axes | None, time: int, feature: int, ndim: int
+) -> tuple[int, ...]:
+    """Returns the axes that are reduced at each step beside groups of features.
+
+    Raises:
+      ValueError: If the time is among those given, or the features are not; or the
+        first axis is one of the two, and none are given.
+    """
+    if reduction_axes is None:
+        if time == 0:
+            others = other_axes((time,), ndim)
+            raise ValueError(
+                "reduction_axes must be given where the first axis, by default that of "
+                "the examples, is the time, got time_axis=0 for an input of rank "
+                f"{ndim}. For one sequence pass reduction_axes={others}; with a batch, "
+                "those of them that are not its axis."
+            )
+        return other_axes((batch_axis((feature,)), time, feature), ndim)
+    axes = group_axes(reduction_axes, feature, ndim)
+    if time in axes:
+        raise ValueError(
+            f"reduction_axes must not include time_axis={time}, since each step has "
+            f"moments of its own, got {reduction_axes!r}. To reduce the time as a "
+            "whole, later steps too, use group_norm."
+        )
+    return axes
+
+
+def _check_moments(moments: RunningMoments, shape: tuple[int, ...], x: Array) -> None:
+    """Checks that what the user passed are moments of sequences like x.
+
+    Raises:
+      TypeError: If they are not, hold integers, or are complex for real input.
+      ValueError: If they have another shape.
+    """
+    given = jnp.shape(moments.count) if isinstance(moments, RunningMoments) else shape
+    if given != shape:
+        raise ValueError(
+            f"moments must have the shape {shape} for an input of shape {x.shape}: the "
+            "axes that are neither reduced nor the time, with groups in place of "
+            f"features; got {given}. Pass those that the call before returned, or "
+            f"init_running_moments({shape}) at the start."
+        )
+    check_running_moments(moments, shape, x.dtype)
