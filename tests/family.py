@@ -179,7 +179,7 @@ TABLE = {
     ),
     "group_norm": of_example(jaxnorm.group_norm, num_groups=2),
     "causal_group_norm": of_example(
-        lambda x, **options: jaxnorm.causal_group_norm(x, **options)[0], num_groups=2
+        lambda x, **options: jaxnorm.causal_group_norm(x, **options)[0]
     ),
     "instance_norm": of_example(jaxnorm.instance_norm),
     "reversible_instance_norm": of_example(

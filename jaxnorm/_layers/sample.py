@@ -267,6 +267,54 @@ class GroupNorm(MomentLayer):
 
 
 @description
+class CausalGroupNorm(MomentLayer):
+    """Causal group norm.
+
+    The moments of a stream are passed in and out, as the carry of a recurrent cell is,
+    and are no variables: so a model serves any number of streams.
+
+    Attributes:
+      time_axis: The axis of the steps.
+      num_groups: Into how many groups to cut the features; None if `group_size` is
+        given. One makes it the cumulative layer norm of speech models.
+      group_size: How many features make a group; needs `num_groups=None`.
+      reduction_axes: The axes to average over at each step, among them that of the
+        features; by default all but the time and the first, which is the batch.
+      feature_axes: The one axis of the features.
+    """
+
+    time_axis: int = 1
+    num_groups: int | None = 1
+    group_size: int | None = None
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer | None = None
+    reduction_axes: Axes | None = None
+    feature_axes: Axes = -1
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    scale_offset: float = 0.0
+
+    def _convert(self, x: Any) -> Array:
+        return check_inexact(x, "x")
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Any:
+        return jaxnorm.causal_group_norm(
+            x,
+            **params,
+            time_axis=self.time_axis,
+            num_groups=self.num_groups,
+            group_size=self.group_size,
+            reduction_axes=self.reduction_axes,
+            **options,
+        )
+
+
+@description
 class InstanceNorm(MomentLayer):
     """Instance norm.
 

@@ -24,6 +24,7 @@ from jaxnorm.equinox.recurrent import (
     RecurrentBatchNorm,
 )
 from jaxnorm.equinox.sample import (
+    CausalGroupNorm,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -42,6 +43,7 @@ __all__ = [
     "BatchInstanceNorm",
     "BatchNorm",
     "BatchRenorm",
+    "CausalGroupNorm",
     "DomainBatchNorm",
     "DynamicTanh",
     "EvoNormB0",

@@ -108,7 +108,7 @@ class SampleModule(Module):
         del key
         return self._normalize(x, mask)
 
-    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Array) -> Any:
+    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         layer, x = self._layer_and_input(x)
         options = layer._options(x, mask) | inputs
         return layer._forward(x, self.params, options)

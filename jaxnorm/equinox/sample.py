@@ -5,6 +5,7 @@ from typing import Any
 from jax import Array
 from jaxtyping import Shaped
 
+import jaxnorm
 from jaxnorm._layers import response, sample
 from jaxnorm.equinox.module import SampleModule
 
@@ -78,6 +79,44 @@ class GroupNorm(SampleModule):
     """
 
     _description = sample.GroupNorm
+
+
+class CausalGroupNorm(SampleModule):
+    """Causal group norm; returns y and the moments to go on with.
+
+    See `jaxnorm.causal_group_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> x = jnp.array([[[0.0, 2.0], [4.0, 6.0], [8.0, 0.0]]])  # batch, time, features
+      >>> norm = jaxnorm.equinox.CausalGroupNorm(2)
+      >>> first, moments = norm(x[:, :2])
+      >>> rest, moments = norm(x[:, 2:], moments)
+      >>> rest.round(2)
+      Array([[[ 1.57, -1.12]]], dtype=float32)
+    """
+
+    _description = sample.CausalGroupNorm
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Shaped[Array, "..."],
+        moments: jaxnorm.RunningMoments | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> tuple[Array, jaxnorm.RunningMoments]:
+        """Normalizes x.
+
+        Args:
+          x: Sequences, for instance of shape (batch, time, features).
+          moments: Of the steps before x: those that the last call returned. Where None,
+            x is the start.
+          mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
+
+        Returns:
+          The normalized sequences, and the moments to go on with.
+        """
+        return self._normalize(x, mask, moments=moments)
 
 
 class InstanceNorm(SampleModule):

@@ -20,6 +20,7 @@ from jaxnorm.linen.hybrid import BatchInstanceNorm, InstanceBatchNorm, Switchabl
 from jaxnorm.linen.recurrent import DomainBatchNorm, RecurrentBatchNorm
 from jaxnorm.linen.replacing import replace_norms, replaced
 from jaxnorm.linen.sample import (
+    CausalGroupNorm,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -43,6 +44,7 @@ __all__ = [
     "BatchNorm",
     "BatchNormLSTMCell",
     "BatchRenorm",
+    "CausalGroupNorm",
     "DomainBatchNorm",
     "DynamicTanh",
     "EvoNormB0",

@@ -81,7 +81,7 @@ class SampleModule(Module, _SampleLayer):
         """
         return self._normalize(x, mask)
 
-    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Array) -> Any:
+    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         x = self._convert(x)
         options = self._mapped(self._options(x, mask))
         return self._forward(x, self._params(self._features(x)), options | inputs)

@@ -23,6 +23,7 @@ from jaxnorm.nnx.recurrent import DomainBatchNorm, RecurrentBatchNorm
 from jaxnorm.nnx.replacing import replace_norms
 from jaxnorm.nnx.restoring import restore_pure_dict
 from jaxnorm.nnx.sample import (
+    CausalGroupNorm,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -47,6 +48,7 @@ __all__ = [
     "BatchNorm",
     "BatchNormLSTMCell",
     "BatchRenorm",
+    "CausalGroupNorm",
     "DomainBatchNorm",
     "DynamicTanh",
     "EvoNormB0",

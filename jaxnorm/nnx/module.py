@@ -163,6 +163,6 @@ class SampleModule(Module, _SampleLayer):
         """
         return self._normalize(x, mask)
 
-    def _normalize(self, x: Any, mask: Array | None = None) -> Any:
+    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         x, params = self._promote(self._convert(x))
-        return self._forward(x, params, self._options(x, mask))
+        return self._forward(x, params, self._options(x, mask) | inputs)

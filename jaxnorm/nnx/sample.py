@@ -137,6 +137,45 @@ class GroupNorm(SampleModule, layers.GroupNorm):
         return {"num_groups": self.num_groups}  # both are set, as in Flax
 
 
+class CausalGroupNorm(SampleModule, layers.CausalGroupNorm):
+    """Causal group normalization: each step of a sequence by all steps up to it.
+
+    A stream comes in chunks: the moments that a call returns are those that the next
+    one takes. They are no variables. The mathematics is that of
+    `jaxnorm.causal_group_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> x = jnp.array([[[0.0, 2.0], [4.0, 6.0], [8.0, 0.0]]])  # batch, time, features
+      >>> norm = jaxnorm.nnx.CausalGroupNorm(2, rngs=nnx.Rngs(0))
+      >>> first, moments = norm(x[:, :2])
+      >>> rest, moments = norm(x[:, 2:], moments)
+      >>> rest.round(2)
+      Array([[[ 1.57, -1.12]]], dtype=float32)
+    """
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Inexact[Array, "..."],
+        moments: jaxnorm.RunningMoments | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> tuple[Array, jaxnorm.RunningMoments]:
+        """Normalizes x.
+
+        Args:
+          x: Sequences, for instance of shape (batch, time, features).
+          moments: Of the steps before x: those that the last call returned. Where None,
+            x is the start.
+          mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
+
+        Returns:
+          The normalized sequences, and the moments to go on with.
+        """
+        return self._normalize(x, mask, moments=moments)
+
+
 class InstanceNorm(SampleModule, layers.InstanceNorm):
     """Instance normalization: each feature of each example over space.
 

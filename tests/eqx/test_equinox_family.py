@@ -12,7 +12,15 @@ import pytest
 # Where the tables are.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nnx"))
 
-from nnx_modules import SETTINGS, TABLE, WIDTH, draw_variables, given_beside, program
+from nnx_modules import (
+    SETTINGS,
+    TABLE,
+    WIDTH,
+    WITH_MORE,
+    draw_variables,
+    given_beside,
+    program,
+)
 from refusals import refused
 
 import jaxnorm.equinox
@@ -67,7 +75,7 @@ def call(name, module, state, x, mask):
         y, state = module(x, *given_beside(name, x), state, **mask)
         return y, state.get(module.stats)._asdict(), state
     y = module(x, *given_beside(name, x), **mask)
-    return (y[0] if name == "ReversibleInstanceNorm" else y), {}, state
+    return (y[0] if name in WITH_MORE else y), {}, state
 
 
 @every_module

@@ -34,6 +34,7 @@ BY_WEIGHTS_OR_EXAMPLE = {
     "RMSNorm",
     "GatedRMSNorm",
     "GroupNorm",
+    "CausalGroupNorm",
     "InstanceNorm",
     "ReversibleInstanceNorm",
     "FilterResponseNorm",

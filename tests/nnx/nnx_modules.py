@@ -37,6 +37,7 @@ SETTINGS = {
     "FilterResponseNorm": {"use_learned_epsilon": True},
     "EvoNormS0": {"num_groups": 2},
 }
+WITH_MORE = ("CausalGroupNorm", "ReversibleInstanceNorm")  # which return a pair
 WRAPPERS = ("WeightNorm", "WeightStandardization", "SpectralNorm")
 NAMES = [name for name in jaxnorm.nnx.__all__ if name in TABLE]
 TRAINED = [n for n in NAMES if issubclass(getattr(jaxnorm.nnx, n), BatchModule)]
@@ -64,7 +65,7 @@ def given_beside(name, x):
 def call(name, module, x, mask=None):
     mask = {"mask": mask} if TABLE[name].masked else {}
     y = module(x, *given_beside(name, x), **mask)
-    return y[0] if name == "ReversibleInstanceNorm" else y
+    return y[0] if name in WITH_MORE else y
 
 
 def view_of(name):

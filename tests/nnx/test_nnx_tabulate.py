@@ -6,7 +6,7 @@ import pytest
 from family import TABLE as FUNCTIONS
 from family import draw_arguments
 from flax import nnx
-from nnx_modules import NAMES, build, call, given_beside
+from nnx_modules import NAMES, WITH_MORE, build, call, given_beside
 
 import jaxnorm.nnx
 
@@ -37,8 +37,9 @@ def test_other_methods_are_private(name):
 
 
 # One of each kind; the slow tier has all. The carry of the cell is a NamedTuple, which
-# Flax does not show, and so is the way back of reversible instance norm.
-NOT_SHOWN = {"BatchNormLSTMCell", "ReversibleInstanceNorm"}
+# Flax does not show, and so are the way back of reversible instance norm and the
+# moments of causal group norm.
+NOT_SHOWN = {"BatchNormLSTMCell", *WITH_MORE}
 SHOWN = {"BatchNorm", "RecurrentBatchNorm", "RMSNorm", "SpectralNorm"}
 
 
