@@ -45,6 +45,9 @@ DIVIDED = {
     "group": Divided(
         Case("group_norm", (8, 24, 4), None, (4,), (4,), {"num_groups": 2}), 1, 2, 1
     ),
+    "causal": Divided(
+        Case("causal_group_norm", (8, 2, 24), None, (24,), (24,)), 2, 2, 1
+    ),
     "instance": Divided(Case("instance_norm", (8, 24, 4), None, (4,), (4,)), 1, 2, 1),
 }
 
@@ -195,7 +198,8 @@ def check(case, run):
 
 
 FEW = ("pmap", "shard_map, True, outside", "jit, Explicit")
-SOME = {"layer": tuple(MODES), "group": (*FEW, "shard_map, False, inside")}
+SOME = {name: (*FEW, "shard_map, False, inside") for name in ("group", "causal")}
+SOME["layer"] = tuple(MODES)
 
 
 # All modes for layer norm; the full matrix is slow.
