@@ -1,38 +1,27 @@
 """Group normalization of sequences, each step by what came before it."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 from jaxnorm._core.arguments import align_affine, align_mask
 from jaxnorm._core.axes import Axes, batch_axis, canonical_axis, other_axes, sizes
-from jaxnorm._core.collectives import Groups, MappedAxis, pcast_stacked
-from jaxnorm._core.compute_moments import (
-    MOMENTS_NAME,
-    ShiftedMoments,
-    compute_own_moments,
-    inverse_std,
-)
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, promote, real_dtype
-from jaxnorm._core.masking import valid_or_finite, zero_masked
-from jaxnorm._core.normalize import normalize_with
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
 from jaxnorm._core.reduction import Blocks, Reduction
 from jaxnorm._core.running_moments import (
     RunningMoments,
     check_running_moments,
-    in_dtype,
     init_running_moments,
-    merge_running_moments,
 )
-from jaxnorm._core.sharding import gather, shard_as
+from jaxnorm._core.sharding import shard_as
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.sample.group_norm import group_axes, group_length
-from jaxnorm.sample.prefix_moments import prefix_moments
+from jaxnorm.sample.prefixes import Prefixes, normalize_by_prefixes
 
 
 def causal_group_norm(
@@ -74,11 +63,11 @@ def causal_group_norm(
         height, width, features); floating or complex. Statistics are computed in
         float32 or wider.
       moments: Of the steps before x: those that the last call returned. Where None, x
-        is the start. Differentiated, but for their count.
+        is the start. Differentiated.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
       bias: Likewise; 0 where None.
-      time_axis: The axis of the steps. It must be whole on each device of a mapped
-        axis.
+      time_axis: The axis of the steps, which is whole on each device of a mapped axis.
+        (Under `jax.jit` it may be sharded; the moments of all steps are then gathered.)
       num_groups: Into how many groups to cut the features; divides their number. None
         if `group_size` is given.
       group_size: How many features make a group; divides their number. Needs
@@ -116,8 +105,10 @@ def causal_group_norm(
       NameError: If `axis_name` is not bound (JAX's own).
 
     Reference:
-      Luo and Mesgarani, 2019, Conv-TasNet, section II-E2, equations 13 to 15
-      (https://arxiv.org/abs/1809.07454).
+      Luo and Mesgarani, 2019, Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude
+      Masking for Speech Separation, the cumulative layer normalization (cLN)
+      (https://arxiv.org/abs/1809.07454). Chan, Golub and LeVeque, 1979, Updating
+      formulae and a pairwise algorithm for computing sample variances, section 2.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm
@@ -141,87 +132,22 @@ def causal_group_norm(
         space, MappedAxis.parse(axis_name, axis_index_groups, x), Blocks(feature, size)
     )
     scale, bias, result = align_affine(x, scale, bias, (feature,), dtype, scale_offset)
-    spec = _Sequence(time, reduction, check_epsilon(epsilon), result)
-    shape = list(x.shape)
-    shape[feature] //= size
-    kept = sizes(tuple(shape), other_axes((*space, time), x.ndim))
+    spec = Prefixes(time, reduction, check_epsilon(epsilon), result)
+    dropped = tuple(sorted((*space, time)))
     if moments is None:
         one = (1,) * x.ndim
         start = init_running_moments(one, real_dtype(accumulation_dtype(x.dtype)))
     else:
-        _check_moments(moments, kept, x)
-        axes = tuple(sorted((*space, time)))
-        start = jax.tree.map(lambda value: jnp.expand_dims(value, axes), moments)
-    # So that only x and the sums of each step are saved for the backward pass.
-    run = jax.checkpoint(spec.normalize, policy=_KEEP_SUMS)
+        shape = list(x.shape)
+        shape[feature] //= size
+        _check_moments(moments, sizes(tuple(shape), other_axes(dropped, x.ndim)), x)
+        start = jax.tree.map(lambda value: jnp.expand_dims(value, dropped), moments)
     mask = None if mask is None else align_mask(mask, x)
-    y, new = run(x, start, scale, bias, mask)
-    new = jax.tree.map(lambda value: jnp.reshape(value, kept), new)
+    y, new = normalize_by_prefixes(spec, x, start, scale, bias, mask)
+    new = jax.tree.map(lambda value: jnp.squeeze(value, dropped), new)
     if moments is not None:
         new = RunningMoments(*map(shard_as, moments, new))
     return y, new
-
-
-_KEEP_SUMS = jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sequence:
-    """The static part: the axis of the steps, what is reduced at each, the result."""
-
-    time: int
-    reduction: Reduction
-    epsilon: float
-    dtype: DTypeLike
-
-    def normalize(
-        self,
-        x: Array,
-        start: RunningMoments,
-        scale: Array,
-        bias: Array,
-        mask: Array | None,
-    ) -> tuple[Array, RunningMoments]:
-        """Returns y, and the moments after the last step, with the rank of x."""
-        valid = valid_or_finite(mask, x)
-        # Once for all uses of x, so that its gradient is rounded once.
-        x = zero_masked(valid, x).astype(accumulation_dtype(x.dtype))
-        steps = compute_own_moments(x, self.reduction, mask=mask)
-        moments = self._prefixes(steps, start)
-        dtype = accumulation_dtype(self.dtype, x.dtype)
-        own = in_dtype(moments, dtype)
-        nonempty = None if mask is None else own.count > 0
-        rstd = inverse_std(own.var, self.epsilon, dtype, nonempty)
-        spread = [
-            self.reduction.broadcast_back(v) for v in (own.mean, own.mean_rest, rstd)
-        ]
-        mean, rest, rstd = pcast_stacked(spread, like=x)
-        centered = zero_masked(valid, x.astype(dtype) - mean)
-        y = normalize_with(rest, rstd, centered, scale, bias, valid, self.dtype)
-        return y, self._last(moments, start)
-
-    def _prefixes(self, steps: ShiftedMoments, start: RunningMoments) -> RunningMoments:
-        """Returns the moments of all up to each step, those before x among it."""
-        steps = jax.tree.map(lambda v: gather(v, self.time), steps)
-        own = prefix_moments(steps, self.time)
-        wide = promote(own.mean.dtype, start.mean.dtype)
-        start = jax.tree.map(lambda value: shard_as(own.var, value), start)
-        return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))
-
-    def _last(self, moments: RunningMoments, start: RunningMoments) -> RunningMoments:
-        """Returns the last moments, in the dtype of those before x."""
-        if moments.var.shape[self.time] == 0:
-            shape = list(moments.var.shape)
-            shape[self.time] = 1
-            last = jax.tree.map(lambda v: jnp.broadcast_to(v, shape), start)
-        else:
-            last = jax.tree.map(
-                lambda v: lax.slice_in_dim(v, -1, None, axis=self.time), moments
-            )
-        kept = start.mean.dtype
-        if jnp.iscomplexobj(moments.mean):
-            kept = promote(kept, jnp.complex64)
-        return in_dtype(last, kept)
 
 
 def _time_and_feature(time_axis: int, feature_axes: Axes, x: Array) -> tuple[int, int]:

@@ -1,0 +1,179 @@
+"""Normalization of each step of a sequence by the moments of its prefix.
+
+The moments of all prefixes come from those of the steps by running sums along the time,
+which JAX differentiates by running sums backward. The mean is summed twice, since a
+running sum of large means would lose the digits that the variance is in: once for a
+number s near the mean m of each prefix, and once for what is left of it. With the step
+t of count n and mean x, and N the count of a prefix::
+
+    N[t] (m[t] - s[t]) = sum of n[u] (x[u] - s[u]) - N[u-1] (s[u] - s[u-1]), u <= t
+
+The variance is the running sum of the steps' own and of what lies between each step and
+the prefix before it (see `jaxnorm.merge_moments`). No term of it is negative.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm._core.collectives import pcast_stacked
+from jaxnorm._core.compute_moments import (
+    MOMENTS_NAME,
+    ShiftedMoments,
+    compute_own_moments,
+    inverse_std,
+    mean_as_shift,
+    nan_if_overflown,
+    real_inner_product,
+    safe_count,
+)
+from jaxnorm._core.dtypes import accumulation_dtype, promote
+from jaxnorm._core.masking import valid_or_finite, zero_masked
+from jaxnorm._core.normalize import normalize_with
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.running_moments import (
+    RunningMoments,
+    in_dtype,
+    merge_running_moments,
+)
+from jaxnorm._core.sharding import gather, shard_as, where
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefixes:
+    """The static part: what is reduced, and the result.
+
+    Attributes:
+      time: The axis of the steps.
+      reduction: What is averaged over at each step.
+      epsilon: Added to the variance.
+      dtype: Dtype of the output.
+    """
+
+    time: int
+    reduction: Reduction
+    epsilon: float
+    dtype: DTypeLike
+
+
+# So that x and the sums of each step are saved for the backward pass, and nothing else.
+# A barrier against what XLA might merge of the two passes would be one of cotangents
+# too, and cost more traffic than it saves.
+@functools.partial(
+    jax.checkpoint,
+    static_argnums=0,
+    prevent_cse=False,
+    policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+)
+def normalize_by_prefixes(
+    spec: Prefixes,
+    x: Array,
+    start: RunningMoments,
+    scale: Array,
+    bias: Array,
+    mask: Array | None,
+) -> tuple[Array, RunningMoments]:
+    """Returns each step normalized, and the moments after the last one.
+
+    Args:
+      spec: Static part.
+      x: Input.
+      start: Moments of what was before x; of its rank, as those that are returned.
+      scale: Multiplies the normalized input; the rank of x, 1 where shared.
+      bias: Is added; likewise.
+      mask: Aligned mask or weights, not differentiated, or None.
+    """
+    valid = valid_or_finite(mask, x)
+    # Once for all uses of x, so that its gradient is rounded once.
+    x = zero_masked(valid, x).astype(accumulation_dtype(x.dtype))
+    steps = compute_own_moments(x, spec.reduction, mask=mask)
+    moments = _go_on(start, steps, spec.time)
+    dtype = accumulation_dtype(spec.dtype, x.dtype)
+    own = in_dtype(moments, dtype)
+    nonempty = None if mask is None else own.count > 0
+    rstd = inverse_std(own.var, spec.epsilon, dtype, nonempty)
+    varying = pcast_stacked((own.mean, own.mean_rest, rstd), like=x)
+    mean, rest, rstd = map(spec.reduction.broadcast_back, varying)
+    centered = zero_masked(valid, x.astype(dtype) - mean)
+    y = normalize_with(rest, rstd, centered, scale, bias, valid, spec.dtype)
+    return y, _last(moments, start, spec.time)
+
+
+def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMoments:
+    """Returns the moments of the start and of all up to each step."""
+    own = prefix_moments(jax.tree.map(lambda v: gather(v, time), steps), time)
+    wide = promote(own.mean.dtype, start.mean.dtype)
+    start = jax.tree.map(lambda value: shard_as(own.var, value), start)
+    return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))
+
+
+def _last(moments: RunningMoments, start: RunningMoments, time: int) -> RunningMoments:
+    """Returns the last moments, in the dtype of the start, which are these if none."""
+    if moments.var.shape[time] == 0:
+        shape = list(moments.var.shape)
+        shape[time] = 1
+        last = jax.tree.map(lambda value: jnp.broadcast_to(value, shape), start)
+    else:
+        last = jax.tree.map(
+            lambda value: lax.slice_in_dim(value, -1, None, axis=time), moments
+        )
+    kept = start.mean.dtype
+    if jnp.iscomplexobj(moments.mean):
+        kept = promote(kept, jnp.complex64)
+    return in_dtype(last, kept)
+
+
+def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
+    """Returns the moments of all steps up to and including each one.
+
+    Args:
+      steps: Moments of each step, whole along the time on this device. The count may
+        have size 1 where it is shared, along the time too.
+      time: Their axis of time.
+    """
+    count = _running_count(steps, time)
+    before = _delay(count, time)
+    divisor = safe_count(count)
+    kind = steps.shift.dtype
+    own, old = steps.count.astype(kind), before.astype(kind)
+
+    # Nothing below depends on the choice of the shift, which is not differentiated.
+    total = jnp.cumsum(own * lax.stop_gradient(steps.mean), time)
+    shift = mean_as_shift(count, total, jnp.zeros_like(total))
+    moved = shift - _delay(shift, time)
+    deviation = (steps.shift - shift) + steps.delta
+    rest = jnp.cumsum(own * deviation - old * moved, time)
+    delta = rest / divisor.astype(kind)
+
+    jump = (steps.shift - _delay(shift, time)) + (steps.delta - _delay(delta, time))
+    # Before squares, which may overflow where nothing was seen.
+    nonempty = (steps.count > 0) & (before > 0)
+    jump = where(nonempty, jump, jnp.zeros_like(jump))
+    between = real_inner_product(jump, jump) * (before / divisor)
+    squares = jnp.cumsum(steps.count * (steps.var + between), time)
+    var = nan_if_overflown(squares / divisor)
+
+    # Added rather than broadcast, so that each is sharded as the variance is.
+    zero = jnp.zeros_like(var)
+    return RunningMoments(count + zero, shift, var, zero, delta, zero)
+
+
+def _running_count(steps: ShiftedMoments, time: int) -> Array:
+    """Returns the count of each prefix; by a product, where all steps have the same."""
+    count, length = steps.count, steps.var.shape[time]
+    if count.shape[time] == length:
+        return jnp.cumsum(count, time)
+    shape = [1] * count.ndim
+    shape[time] = length
+    return count * (1 + lax.broadcasted_iota(count.dtype, shape, time))
+
+
+def _delay(value: Array, time: int) -> Array:
+    """Returns each value one step later, and 0 at the first."""
+    config = [(0, 0, 0)] * value.ndim
+    config[time] = (1, -1, 0)
+    return lax.pad(value, jnp.zeros((), value.dtype), config)
