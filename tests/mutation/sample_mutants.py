@@ -6,6 +6,7 @@ REVERSIBLE = "sample/test_reversible_instance_norm.py"
 RESPONSE = "sample/test_response_norms.py"
 TRANSFORMED = "sample/test_response_norms_under_transformations.py"
 BAD = "sample/test_own_moments_bad_input.py"
+CAUSAL = "sample/test_causal_group_norm.py"
 GATED = "sample/test_gated_rms_norm.py"
 
 MUTANTS = {
@@ -51,7 +52,33 @@ MUTANTS = {
             f"{REVERSIBLE}::test_gradients_flow_through_y_and_undo",
         ),
     ],
-    "sample/own_moments.py": [],
+    "sample/prefixes.py": [
+        (
+            "variances of steps averaged, without what is between them",
+            "jnp.cumsum(steps.count * (steps.var + between), time)",
+            "jnp.cumsum(steps.count * (steps.var + 0 * between), time)",
+            f"{CAUSAL}::test_the_variance_is_that_of_the_prefix",
+        ),
+        (
+            "means summed once",
+            "    delta = rest / divisor.astype(kind)",
+            "    delta = 0 * rest / divisor.astype(kind)",
+            f"{CAUSAL}::test_large_means",
+        ),
+        (
+            "a step in the prefix before it",
+            "config[time] = (1, -1, 0)",
+            "config[time] = (0, 0, 0)",
+            f"{OWN}::test_oracle",
+            "causal",
+        ),
+        (
+            "what was before forgotten",
+            "return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))",
+            "return in_dtype(own, wide)",
+            f"{CAUSAL}::test_a_stream_goes_on_beyond_what_float32_counts",
+        ),
+    ],
     "sample/rms_norm.py": [
         (
             "RMS norm differentiated as if it subtracted the mean",
