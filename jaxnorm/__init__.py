@@ -52,6 +52,7 @@ from jaxnorm.sample.evo_norm_s0 import evo_norm_s0
 from jaxnorm.sample.filter_response_norm import filter_response_norm
 from jaxnorm.sample.gated_rms_norm import gated_rms_norm
 from jaxnorm.sample.global_response_norm import global_response_norm
+from jaxnorm.sample.graph_norm import graph_norm
 from jaxnorm.sample.group_norm import group_norm
 from jaxnorm.sample.instance_norm import instance_norm
 from jaxnorm.sample.layer_norm import layer_norm
@@ -60,6 +61,8 @@ from jaxnorm.sample.reversible_instance_norm import (
     reversible_instance_norm,
 )
 from jaxnorm.sample.rms_norm import rms_norm
+from jaxnorm.sample.segment_layer_norm import segment_layer_norm
+from jaxnorm.sample.segment_rms_norm import segment_rms_norm
 from jaxnorm.sample.unit_norm import unit_norm
 from jaxnorm.weight.spectral_norm import spectral_norm
 from jaxnorm.weight.standardize_weight import standardize_weight
@@ -101,6 +104,7 @@ __all__ = [
     "gated_rms_norm",
     "ghost_batch_norm",
     "global_response_norm",
+    "graph_norm",
     "group_norm",
     "init_batch_stats",
     "init_mean_stats",
@@ -120,6 +124,8 @@ __all__ = [
     "reversible_instance_norm",
     "rms_norm",
     "running_norm",
+    "segment_layer_norm",
+    "segment_rms_norm",
     "spectral_norm",
     "standardize_weight",
     "switchable_norm",

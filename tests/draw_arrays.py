@@ -95,7 +95,7 @@ def hide(rng, x, mask):
     return np.where(hit, bad, x).astype(x.dtype)
 
 
-OPTIONAL = ("scale", "bias", "threshold", "learned_epsilon", "gain")
+OPTIONAL = ("scale", "bias", "threshold", "learned_epsilon", "gain", "mean_scale")
 SCALAR = ("v", "threshold", "learned_epsilon", "alpha")
 
 
@@ -138,6 +138,6 @@ def _draw_parameter_shape(rng, key, shape, features):
         return shape
     if key in SCALAR and rng.uniform() < 0.3:
         return ()
-    if rng.uniform() < 0.7:
+    if rng.uniform() < 0.7 or key == "mean_scale":
         return tuple(shape[axis] for axis in features)
     return tuple(int(rng.choice([1, n])) for n in shape)

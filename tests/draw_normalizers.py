@@ -72,6 +72,22 @@ def there_and_back(x, forecast, scale, bias, *, dtype=None, **options):
     return y, undo(forecast, dtype=dtype)
 
 
+def in_segments(name, **row):
+    """Rows in segments, some of them in none, and of some segments no row."""
+
+    def ids(x):
+        rows = np.arange(len(x), dtype=np.int32)
+        return {"segment_ids": jnp.asarray(rows * rows % 6 - 1), "num_segments": 4}
+
+    def ours(x, *params, **options):
+        return getattr(jaxnorm, name)(x, *params, **options, **ids(x))
+
+    def reference(x, *params, **options):
+        return getattr(family_oracle, name)(x, *params, **options, **ids(x))
+
+    return Row(ours, reference, features="no batch", **row)
+
+
 AFFINE = ("scale", "bias")
 ROWS = {
     "batch_norm": of_batch("batch_norm"),
@@ -169,6 +185,13 @@ ROWS = {
         params=("forecast", *AFFINE),
         features="no batch",
         options=("time_axis", "scale_offset", "back"),
+    ),
+    "graph_norm": in_segments(
+        "graph_norm", params=("mean_scale", *AFFINE), options=("scale_offset",)
+    ),
+    "segment_layer_norm": in_segments("segment_layer_norm", options=("scale_offset",)),
+    "segment_rms_norm": in_segments(
+        "segment_rms_norm", params=("scale",), options=("scale_offset",)
     ),
     "filter_response_norm": of_example(
         "filter_response_norm",

@@ -130,6 +130,22 @@ def gate_of(x):
     return jnp.broadcast_to(gate, x.shape)
 
 
+def segments_of(x):
+    """Ids in no order, of positions along two axes; one is of no segment."""
+    if not isinstance(x, jax.Array):  # an input that is refused
+        return {"segment_ids": jnp.zeros(1, int), "num_segments": 1}
+    rows, columns = (jnp.arange(size) for size in x.shape[:2])
+    ids = (rows[:, None] + 2 * columns[None, :]) % 4
+    return {"segment_ids": ids, "num_segments": 3}
+
+
+def of_segments(function, **fields):
+    """An entry for one that normalizes segments, which are always the same."""
+    return of_example(
+        lambda x, **options: function(x, **options, **segments_of(x)), **fields
+    )
+
+
 TABLE = {
     "batch_norm": of_batch(jaxnorm.batch_norm),
     "batch_renorm": of_batch(
@@ -182,6 +198,13 @@ TABLE = {
         lambda x, **options: jaxnorm.causal_group_norm(x, **options)[0]
     ),
     "instance_norm": of_example(jaxnorm.instance_norm),
+    "graph_norm": of_segments(
+        jaxnorm.graph_norm, params=AFFINE | {"mean_scale": Param(0.7)}
+    ),
+    "segment_layer_norm": of_segments(jaxnorm.segment_layer_norm),
+    "segment_rms_norm": of_segments(
+        jaxnorm.segment_rms_norm, params={"scale": BIAS}, scale_offset=1.0
+    ),
     "reversible_instance_norm": of_example(
         lambda x, **options: jaxnorm.reversible_instance_norm(x, **options)[0]
     ),

@@ -168,6 +168,75 @@ def instance_norm(
     return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
+def graph_norm(
+    x,
+    mean_scale=None,
+    scale=None,
+    bias=None,
+    *,
+    segment_ids,
+    num_segments,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """(x - mean_scale * mean) / sqrt(mean of its square + epsilon), by segment."""
+    data = read_segments(x, mask, feature_axes, segment_ids, num_segments)
+
+    def moments(part, axes):
+        count, share = _shares(part, axes)
+        mean = (share * part.x).sum(axes, keepdims=True)
+        mean = expand(mean_scale, data, 1.0) * mean
+        square = (share * np.abs(part.x - mean) ** 2).sum(axes, keepdims=True)
+        return Moments(*oracle.observed(count, mean, square))
+
+    own = segment_moments(data, segment_ids, data.others, moments)
+    scale = with_offset(scale, scale_offset)
+    return affine(standardize(data, own, epsilon), scale, bias, data)
+
+
+def segment_layer_norm(
+    x,
+    scale=None,
+    bias=None,
+    *,
+    segment_ids,
+    num_segments,
+    reduction_axes=-1,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """(x - mean) / sqrt(var + epsilon), over positions of one id and other axes."""
+    data = read_segments(x, mask, feature_axes, segment_ids, num_segments)
+    axes = (*range(np.ndim(segment_ids)), *np.atleast_1d(reduction_axes))
+    own = segment_moments(data, segment_ids, _axes(data, axes), take_moments)
+    scale = with_offset(scale, scale_offset)
+    return affine(standardize(data, own, epsilon), scale, bias, data)
+
+
+def segment_rms_norm(
+    x,
+    scale=None,
+    *,
+    segment_ids,
+    num_segments,
+    reduction_axes=-1,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """x / sqrt(mean |x|^2 + epsilon), over positions of one id and other axes."""
+    data = read_segments(x, mask, feature_axes, segment_ids, num_segments)
+    axes = (*range(np.ndim(segment_ids)), *np.atleast_1d(reduction_axes))
+    own = segment_moments(data, segment_ids, _axes(data, axes), power)
+    scale = with_offset(scale, scale_offset)
+    return affine(standardize(data, own, epsilon), scale, None, data)
+
+
 def reversible_instance_norm(
     x,
     z,
@@ -306,6 +375,31 @@ def power(data, axes):
     square = (share * np.abs(data.x) ** 2).sum(axes, keepdims=True)
     count, _, square = oracle.observed(count, None, square)
     return Moments(count, np.zeros_like(square), square)
+
+
+def read_segments(x, mask, feature_axes, segment_ids, num_segments):
+    """What is in no segment is masked."""
+    ids = _of_positions(segment_ids, np.ndim(x))
+    mask = np.ones((), bool) if mask is None else np.asarray(mask)
+    inside = (ids >= 0) & (ids < num_segments)
+    return read(x, np.where(inside, mask, np.zeros_like(mask)), feature_axes)
+
+
+def segment_moments(data, segment_ids, axes, moments):
+    """Those of the segment that each position is in."""
+    ids = _of_positions(segment_ids, data.x.ndim)
+    own = Moments(*(np.zeros_like(data.x, t) for t in (float, data.x.dtype, float)))
+    for segment in np.unique(ids):
+        inside = ids == segment
+        part = data._replace(weights=np.where(inside, data.weights, 0))
+        parts = zip(moments(part, axes), own, strict=True)
+        own = Moments(*(np.where(inside, new, old) for new, old in parts))
+    return own
+
+
+def _of_positions(segment_ids, ndim):
+    ids = np.asarray(segment_ids)
+    return ids.reshape(*ids.shape, *(1,) * (ndim - ids.ndim))
 
 
 def group_moments(

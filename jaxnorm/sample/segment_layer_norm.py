@@ -1,0 +1,121 @@
+"""Layer normalization of segments."""
+
+from collections.abc import Sequence
+
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Integer, Shaped
+
+from jaxnorm._core.arguments import align_affine
+from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.validation import check_epsilon
+from jaxnorm.sample.segments import (
+    SegmentNorm,
+    normalize_segments,
+    read_segments,
+    reduced_axes,
+)
+
+
+def segment_layer_norm(
+    x: Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    bias: Inexact[Array, "..."] | None = None,
+    *,
+    segment_ids: Integer[Array, "..."],
+    num_segments: int,
+    reduction_axes: Axes = -1,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Normalizes each segment over its positions and features.
+
+    A segment is a graph in a batch of graphs, whose nodes are the rows of x; or a
+    sequence of several in one row. With the mean and the biased variance over the
+    positions of one id, and over `reduction_axes`::
+
+        y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
+
+    That each position be normalized by itself is `jaxnorm.layer_norm`, for which
+    segments make no difference.
+
+    A large mean costs no accuracy: a first pass over x is for the means, and a second
+    one sums what is left. What is kept for the backward pass is x, the ids, and a few
+    numbers a segment.
+
+    Args:
+      x: Input of shape (positions, ..., features); floating or complex. Statistics are
+        computed in float32 or wider.
+      scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
+        1 where None. `style[segment_ids]` gives each segment its own.
+      bias: Likewise; 0 where None.
+      segment_ids: Integers of the shape of the leading axes of x, its positions, in any
+        order: positions of the same id make a segment, along whichever of these axes
+        they lie. A position whose id is negative, or `num_segments` or more, is in no
+        segment: it is masked, and comes out as `bias`. Of rows with ids of their own,
+        map over the rows, with `jax.vmap`.
+      num_segments: Bound of the ids; a Python integer, since shapes hang on it. Ids
+        that no position has do no harm.
+      reduction_axes: The axis or axes to average over, beside the positions; after
+        them.
+      feature_axes: The axis or axes of scale and bias; after the axes of positions.
+      epsilon: Added to the variance; at least 0. PyTorch Geometric's is 1e-5.
+      scale_offset: As in `jaxnorm.rms_norm`.
+      mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
+        floating values are non-negative weights, not differentiated. Masked elements
+        reach no statistic; they come out normalized like the others of their segment,
+        or as `bias`, with no gradient, where they are not finite (or too large to be
+        squared). So does every element of a segment of which none counts.
+      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
+        which positions, or reduced axes, are divided. An id means the same segment on
+        all devices; the sums of all segments cross devices, in two collectives forward
+        and one backward. Under `jax.jit` a sharded x needs none.
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x, scale and bias promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If x is an integer array, `segment_ids` is none, `num_segments` is no
+        Python integer, or `dtype` is real for complex input.
+      ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
+        positive, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Ba, Kiros and Hinton, 2016, Layer Normalization, equation 3
+      (https://arxiv.org/abs/1607.06450), of a graph in place of an example, as PyTorch
+      Geometric's `LayerNorm(mode="graph")`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[1.0, 3.0], [1.0, 3.0], [10.0, 30.0]])  # nodes of two graphs
+      >>> ids = jnp.array([0, 0, 1])
+      >>> jaxnorm.segment_layer_norm(x, segment_ids=ids, num_segments=2).round(3)
+      Array([[-1.,  1.],
+             [-1.,  1.],
+             [-1.,  1.]], dtype=float32)
+      >>> def of_row(x, ids):  # sequences of one row; -1 is padding
+      ...     return jaxnorm.segment_layer_norm(x, segment_ids=ids, num_segments=2)
+      >>> ids = jnp.array([[0, 0, 1], [0, 0, -1]])
+      >>> jax.vmap(of_row)(jnp.stack([x, x]), ids)[..., 0].round(3)
+      Array([[-1., -1., -1.],
+             [-1., -1.,  0.]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    features = canonical_axes(feature_axes, x.ndim)
+    scale, bias, result = align_affine(x, scale, bias, features, dtype, scale_offset)
+    ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
+    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
+    reduction = Reduction(reduced_axes(reduction_axes, ids, x.ndim), mapped_axes)
+    spec = SegmentNorm(number, ids.ndim, reduction, check_epsilon(epsilon), result)
+    return normalize_segments(spec, x, ids, mask, scale, bias)

@@ -1,0 +1,251 @@
+"""What the normalizers of segments share: moments of positions that have one id.
+
+A sum over segments is a scatter, and what is known of each segment reaches its
+positions by a gather. Each is the other's transpose, so that JAX's own derivatives are
+the ones that would be written by hand: for the backward pass are kept x, the ids, and
+the sums of each segment, and the sums of the backward pass cross devices once.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxnorm._core.arguments import align_mask
+from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.collectives import pcast_stacked
+from jaxnorm._core.compute_moments import (
+    MOMENTS_NAME,
+    ShiftedMoments,
+    inverse_std,
+    mean_as_shift,
+    moments_from_sums,
+    nan_if_overflown,
+    real_inner_product,
+    safe_count,
+    tag_for_remat,
+)
+from jaxnorm._core.dtypes import accumulation_dtype, as_array, real_dtype
+from jaxnorm._core.masking import apply_weights, valid_or_finite, zero_masked
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.sharding import axis_names, shard_as, sharding_of, where
+from jaxnorm._core.validation import check_integer
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentNorm:
+    """The static part: what is reduced, what is done with it, the result.
+
+    What is known of each segment has the rank of x: (segments, 1, ..., features), with
+    size 1 along the axes of positions but the first, and along those that are reduced.
+
+    Attributes:
+      number: How many segments there are.
+      leading: Along how many of the first axes of x positions lie.
+      reduction: The other axes that are reduced, and over which instances.
+      epsilon: Added to the variance.
+      dtype: Dtype of the result.
+      center: Whether the mean is subtracted. If not, the moments are those about 0.
+    """
+
+    number: int
+    leading: int
+    reduction: Reduction
+    epsilon: float
+    dtype: DTypeLike
+    center: bool = True
+
+    def sum(self, ids: Array, value: Array) -> Array:
+        """Sums a value over segments and reduced axes, on this instance alone."""
+        value = self.reduction.local_sum(value)
+        shape = (self.number, *value.shape[self.leading :])
+        names = axis_names(value)
+        sharding = names and sharding_of(value, [None, *names[self.leading :]])
+        zeros = jnp.zeros(shape, value.dtype, out_sharding=sharding)
+        total = zeros.at[ids].add(value, mode="drop", out_sharding=sharding)
+        return jnp.expand_dims(total, tuple(range(1, self.leading)))
+
+    def broadcast_back(self, ids: Array, value: Array, x: Array) -> Array:
+        """Returns what is known of segments for each position of x; 0 in none."""
+        value = jnp.squeeze(value, tuple(range(1, self.leading)))
+        names, own = axis_names(x), axis_names(value)
+        sharding = (
+            sharding_of(x, [*names[: self.leading], *(own or value.ndim * [None])[1:]])
+            if names
+            else None
+        )
+        return value.at[ids].get(mode="fill", fill_value=0, out_sharding=sharding)
+
+
+def read_segments(
+    segment_ids: ArrayLike,
+    num_segments: int,
+    x: Array,
+    mask: ArrayLike | None,
+    feature_axes: tuple[int, ...],
+) -> tuple[Array, int, Array]:
+    """Returns ids, the number of segments, and the mask of what is in one and counts.
+
+    Args:
+      segment_ids: As the user gives it.
+      num_segments: Likewise.
+      x: Input.
+      mask: Likewise, or None.
+      feature_axes: Canonical feature axes.
+
+    Returns:
+      Ids of the shape of `segment_ids`, `num_segments` where they were out of range;
+      the number; and a mask with the rank of x.
+
+    Raises:
+      TypeError: If ids are no integers, or the number is no Python integer.
+      ValueError: If ids do not lie along leading axes, a feature axis is among these,
+        or the number is not positive.
+    """
+    ids, number = as_array(segment_ids, "segment_ids"), _check_number(num_segments)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(
+            f"segment_ids must be integers, got {ids.dtype}. If they hold whole "
+            "numbers, pass segment_ids.astype(jnp.int32)."
+        )
+    leading = ids.ndim
+    first = min(feature_axes, default=x.ndim)
+    if not leading or ids.shape != x.shape[:leading]:
+        raise ValueError(
+            "segment_ids must have the shape of the leading axes of x, one id for "
+            f"each position: {x.shape[:first]}, or fewer of these axes, for an input "
+            f"of shape {x.shape}, got {ids.shape}."
+        )
+    if first < leading:
+        raise ValueError(
+            f"feature_axes must come after the {leading} axes of segment_ids, got "
+            f"{feature_axes} for an input of shape {x.shape}. Does it lack an axis of "
+            "features? Add one: x[..., None]."
+        )
+    if ids.dtype.itemsize < 4:  # may not hold the number
+        ids = ids.astype(jnp.int32)
+    ids = shard_as(x, jnp.expand_dims(ids, tuple(range(leading, x.ndim))))
+    inside = (ids >= 0) & (ids < number)
+    ids = jnp.squeeze(where(inside, ids, number), tuple(range(leading, x.ndim)))
+    if mask is None:
+        return ids, number, inside
+    mask = align_mask(mask, x)
+    return ids, number, where(inside, mask, jnp.zeros_like(mask))
+
+
+def reduced_axes(
+    reduction_axes: Axes, segment_ids: ArrayLike, ndim: int
+) -> tuple[int, ...]:
+    """Returns canonical axes that are reduced beside the positions.
+
+    Raises:
+      TypeError: If an axis is no integer.
+      ValueError: If one is out of range, or holds positions.
+    """
+    axes = canonical_axes(reduction_axes, ndim, "reduction_axes")
+    leading = jnp.ndim(segment_ids)
+    if axes and axes[0] < leading:
+        raise ValueError(
+            f"reduction_axes must come after the {leading} axes of segment_ids, over "
+            f"which each segment is reduced anyway, got {reduction_axes!r}."
+        )
+    return axes
+
+
+# As `measure`: layers of the same shapes are traced once for all.
+@functools.partial(jax.jit, inline=True, static_argnums=0)
+@functools.partial(
+    jax.checkpoint,
+    static_argnums=0,
+    policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+)
+def normalize_segments(
+    spec: SegmentNorm,
+    x: Array,
+    ids: Array,
+    mask: Array,
+    scale: Array,
+    bias: Array,
+    mean_scale: Array | None = None,
+) -> Array:
+    """Normalizes x with the moments of its segments, and applies scale and bias.
+
+    Args:
+      spec: Static part.
+      x: Input.
+      ids: The segment of each position, as `read_segments` returns them, like the mask.
+      mask: What is in a segment and counts, or its weight.
+      scale: Multiplies the normalized input; the rank of x, 1 where shared.
+      bias: Is added; likewise.
+      mean_scale: What share of the mean is subtracted; of the rank of x, with 1 along
+        all axes but those of features. None: all of it.
+    """
+    valid, dtype = valid_or_finite(mask, x), accumulation_dtype(spec.dtype, x.dtype)
+    x = zero_masked(valid, x)
+    deviation, moments = _measure(spec, x, ids, mask)
+    offset, var = moments.delta, moments.var
+    if mean_scale is not None:
+        # E|x - a mean|^2 = var + |(1 - a) mean|^2, of terms that do not cancel.
+        share = (1 - mean_scale.astype(var.dtype)).astype(offset.dtype)
+        kept = share * moments.mean
+        offset, var = (
+            offset - kept,
+            nan_if_overflown(var + real_inner_product(kept, kept)),
+        )
+    rstd = inverse_std(var, spec.epsilon, var.dtype, moments.count > 0)
+    offset, rstd = pcast_stacked((offset, rstd), like=x)
+    scale, bias = pcast_stacked((scale, bias), like=x)
+    if spec.center:
+        deviation = zero_masked(valid, deviation - spec.broadcast_back(ids, offset, x))
+    slope = spec.broadcast_back(ids, rstd, x).astype(dtype) * scale.astype(dtype)
+    y = deviation.astype(dtype) * slope + bias.astype(dtype)
+    return y.astype(spec.dtype)
+
+
+def _measure(
+    spec: SegmentNorm, x: Array, ids: Array, mask: Array
+) -> tuple[Array, ShiftedMoments]:
+    """Returns x less the shift of its segment, and the moments of segments.
+
+    The first of two passes gives the means, which are the shifts of the second. A part
+    of a segment would not serve: it may be one position, unlike all others.
+    """
+    x = x.astype(accumulation_dtype(x.dtype))
+    share, sums = spec.reduction.mapped_axes.sum, functools.partial(spec.sum, ids)
+    count = _local_count(spec, x, ids, mask)
+    if not spec.center:
+        square = sums(apply_weights(mask, real_inner_product(x, x)))
+        count, power = tag_for_remat(share((count, square)))
+        zero = jnp.zeros_like(power, x.dtype)
+        return x, ShiftedMoments(count, zero, zero, power / safe_count(count))
+    total = sums(apply_weights(mask, lax.stop_gradient(x)))
+    count, total = tag_for_remat(share((count, total)))
+    shift = mean_as_shift(count, total, jnp.zeros_like(total))
+    deviation = x - spec.broadcast_back(ids, shift, x)
+    counted = zero_masked(mask, deviation)
+    square = real_inner_product(counted, counted)
+    sums_about = share(
+        (sums(apply_weights(mask, counted)), sums(apply_weights(mask, square)))
+    )
+    return deviation, moments_from_sums(shift, count, *tag_for_remat(sums_about))
+
+
+def _local_count(spec: SegmentNorm, x: Array, ids: Array, mask: Array) -> Array:
+    dtype = real_dtype(x.dtype)
+    # Integers, since adding ones in float32 stops at 2**24.
+    weights = lax.stop_gradient(zero_masked(mask, mask))
+    exact = mask.dtype == jnp.bool_
+    count = spec.sum(ids, weights.astype(jnp.int32 if exact else dtype))
+    return count.astype(dtype) * jnp.asarray(
+        spec.reduction.elements_per_mask_entry(mask, x), dtype
+    )
+
+
+def _check_number(num_segments: object) -> int:
+    number = check_integer(num_segments, "num_segments")
+    if number < 1:
+        raise ValueError(f"num_segments must be at least 1, got {number}.")
+    return number
