@@ -131,12 +131,12 @@ def gate_of(x):
 
 
 def segments_of(x):
-    """Ids in no order, of positions along two axes; one is of no segment."""
+    """Ids in no order, of positions along two axes; one segment has none."""
     if not isinstance(x, jax.Array):  # an input that is refused
         return {"segment_ids": jnp.zeros(1, int), "num_segments": 1}
     rows, columns = (jnp.arange(size) for size in x.shape[:2])
-    ids = (rows[:, None] + 2 * columns[None, :]) % 4
-    return {"segment_ids": ids, "num_segments": 3}
+    ids = (rows[:, None] + 2 * columns[None, :]) % 3
+    return {"segment_ids": ids, "num_segments": 4}
 
 
 def of_segments(function, **fields):

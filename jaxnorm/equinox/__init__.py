@@ -37,6 +37,7 @@ from jaxnorm.equinox.sample import (
     RMSNorm,
     UnitNorm,
 )
+from jaxnorm.equinox.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
 
 __all__ = [
     "AdaptiveBatchNorm",
@@ -52,6 +53,7 @@ __all__ = [
     "GatedRMSNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
+    "GraphNorm",
     "GroupNorm",
     "InstanceBatchNorm",
     "InstanceNorm",
@@ -61,6 +63,8 @@ __all__ = [
     "RecurrentBatchNorm",
     "ReversibleInstanceNorm",
     "RunningNorm",
+    "SegmentLayerNorm",
+    "SegmentRMSNorm",
     "SwitchableNorm",
     "UnitNorm",
 ]

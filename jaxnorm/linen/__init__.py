@@ -33,6 +33,7 @@ from jaxnorm.linen.sample import (
     RMSNorm,
     UnitNorm,
 )
+from jaxnorm.linen.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
 from jaxnorm.linen.virtual_batch_norm import VirtualBatchNorm
 from jaxnorm.linen.weight_norm import WeightNorm
@@ -53,6 +54,7 @@ __all__ = [
     "GatedRMSNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
+    "GraphNorm",
     "GroupNorm",
     "InstanceBatchNorm",
     "InstanceNorm",
@@ -64,6 +66,8 @@ __all__ = [
     "RecurrentBatchNorm",
     "ReversibleInstanceNorm",
     "RunningNorm",
+    "SegmentLayerNorm",
+    "SegmentRMSNorm",
     "SpectralNorm",
     "SwitchableNorm",
     "UnitNorm",

@@ -36,6 +36,7 @@ from jaxnorm.nnx.sample import (
     RMSNorm,
     UnitNorm,
 )
+from jaxnorm.nnx.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
 from jaxnorm.nnx.spectral_norm import SpectralNorm
 from jaxnorm.nnx.virtual_batch_norm import Reference, VirtualBatchNorm
 from jaxnorm.nnx.weight_norm import WeightNorm
@@ -57,6 +58,7 @@ __all__ = [
     "GatedRMSNorm",
     "GhostBatchNorm",
     "GlobalResponseNorm",
+    "GraphNorm",
     "GroupNorm",
     "InstanceBatchNorm",
     "InstanceNorm",
@@ -69,6 +71,8 @@ __all__ = [
     "Reference",
     "ReversibleInstanceNorm",
     "RunningNorm",
+    "SegmentLayerNorm",
+    "SegmentRMSNorm",
     "SpectralNorm",
     "SwitchableNorm",
     "UnitNorm",

@@ -40,8 +40,8 @@ def graph_norm(
         d = x - mean_scale * mean
         y = d / sqrt(mean(|d|^2) + epsilon) * (scale_offset + scale) + bias
 
-    The mean of a graph tells of its structure, which is why part of it may stay.
-    Without `mean_scale` the whole mean is subtracted: that is instance norm of segments.
+    The mean of a graph tells of its structure, which is why part of it may stay. If
+    `mean_scale` is None, all of it is subtracted: this is instance norm of segments.
 
     A large mean costs no accuracy: a first pass over x is for the means, and a second
     one sums what is left. What is kept for the backward pass is x, the ids, and a few

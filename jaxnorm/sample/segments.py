@@ -62,8 +62,9 @@ class SegmentNorm:
         """Sums a value over segments and reduced axes, on this instance alone."""
         value = self.reduction.local_sum(value)
         shape = (self.number, *value.shape[self.leading :])
-        names = axis_names(value)
-        sharding = names and sharding_of(value, [None, *names[self.leading :]])
+        names, sharding = axis_names(value), None
+        if names is not None:
+            sharding = sharding_of(value, [None, *names[self.leading :]])
         zeros = jnp.zeros(shape, value.dtype, out_sharding=sharding)
         total = zeros.at[ids].add(value, mode="drop", out_sharding=sharding)
         return jnp.expand_dims(total, tuple(range(1, self.leading)))
@@ -71,12 +72,10 @@ class SegmentNorm:
     def broadcast_back(self, ids: Array, value: Array, x: Array) -> Array:
         """Returns what is known of segments for each position of x; 0 in none."""
         value = jnp.squeeze(value, tuple(range(1, self.leading)))
-        names, own = axis_names(x), axis_names(value)
-        sharding = (
-            sharding_of(x, [*names[: self.leading], *(own or value.ndim * [None])[1:]])
-            if names
-            else None
-        )
+        names, sharding = axis_names(x), None
+        if names is not None:
+            others = axis_names(value) or [None] * value.ndim
+            sharding = sharding_of(x, [*names[: self.leading], *others[1:]])
         return value.at[ids].get(mode="fill", fill_value=0, out_sharding=sharding)
 
 

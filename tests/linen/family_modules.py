@@ -69,6 +69,16 @@ class GatedByConstant(modules.GatedRMSNorm):
         return super().__call__(x, family.gate_of(x), mask=mask)
 
 
+def on_segments(cls):
+    """A module with the segments of the functions' table."""
+
+    class OnSegments(cls):
+        def __call__(self, x, *, mask=None):
+            return super().__call__(x, **family.segments_of(x), mask=mask)
+
+    return OnSegments
+
+
 def build_lstm(train, **options):
     cell = modules.BatchNormLSTMCell(
         WIDTH, max_steps=5, use_running_average=not train, **options
@@ -204,6 +214,28 @@ TABLE = {
     ),
     "InstanceNorm": of_function(
         modules.InstanceNorm, "instance_norm", AFFINE, synchronizes=True
+    ),
+    "GraphNorm": of_function(
+        on_segments(modules.GraphNorm),
+        "graph_norm",
+        AFFINE | per_feature("params/mean_scale"),
+        synchronizes=True,
+        integers=False,
+    ),
+    "SegmentLayerNorm": of_function(
+        on_segments(modules.SegmentLayerNorm),
+        "segment_layer_norm",
+        AFFINE,
+        synchronizes=True,
+        integers=False,
+    ),
+    "SegmentRMSNorm": of_function(
+        on_segments(modules.SegmentRMSNorm),
+        "segment_rms_norm",
+        per_feature("params/scale"),
+        settings={"scale_offset": 1.0},
+        synchronizes=True,
+        integers=False,
     ),
     "ReversibleInstanceNorm": of_function(
         OneWay, "reversible_instance_norm", AFFINE, synchronizes=True

@@ -32,6 +32,7 @@ SETTINGS = {
     "InstanceBatchNorm": {"instance_features": 1},
     "RunningNorm": {"momentum": 0.99},
     "RMSNorm": {"scale_offset": 1.0},
+    "SegmentRMSNorm": {"scale_offset": 1.0},
     "GatedRMSNorm": {"num_groups": 2, "reduction_axes": (1, 2)},
     "GroupNorm": {"num_groups": 2},
     "FilterResponseNorm": {"use_learned_epsilon": True},
@@ -58,8 +59,11 @@ def build(name, **options):
 
 def given_beside(name, x):
     """Arguments after x."""
-    gate = (family.gate_of(x),) if name == "GatedRMSNorm" else ()
-    return *gate, *TABLE[name].extra
+    if name == "GatedRMSNorm":
+        return (family.gate_of(x),)
+    if name in ("GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"):
+        return tuple(family.segments_of(x).values())
+    return TABLE[name].extra
 
 
 def call(name, module, x, mask=None):
