@@ -177,6 +177,7 @@ WITHOUT = {"use_scale": False, "use_bias": False}
 FIXED = {
     "RMSNorm": {"use_bias"},
     "GatedRMSNorm": {"use_bias"},
+    "SegmentRMSNorm": {"use_bias"},
     "MeanOnlyBatchNorm": {"use_scale"},
     "RunningNorm": {"use_scale", "use_bias"},
 }
