@@ -11,6 +11,7 @@ from jaxnorm.tools.nodes import Path, is_box, keys, leaves, nodes
 _TELLING = {
     "scale",
     "gate",
+    "mean_scale",
     "mean_logits",
     "var_logits",
     "threshold",
@@ -38,8 +39,8 @@ def normalization_mask(
 
     * a node that has running statistics (mean, var or std at the same path in another
       collection, or in the same node) and parameters that are named like those of a
-      normalizer: scale, bias, gate, mean_logits, var_logits, threshold,
-      learned_epsilon, alpha, v;
+      normalizer: scale, bias, gate, mean_scale, mean_logits, var_logits,
+      threshold, learned_epsilon, alpha, v;
     * a node whose parameters all have such names, and not only bias, alpha or v;
     * a scale or gain of a weight: Dense_0/kernel/scale of `WeightNorm`.
 

@@ -8,6 +8,7 @@ TRANSFORMED = "sample/test_response_norms_under_transformations.py"
 BAD = "sample/test_own_moments_bad_input.py"
 CAUSAL = "sample/test_causal_group_norm.py"
 GATED = "sample/test_gated_rms_norm.py"
+SEGMENTS = "sample/test_segments.py"
 
 MUTANTS = {
     "_core/reduction.py": [
@@ -36,6 +37,35 @@ MUTANTS = {
             "compute = compute_own_moments",
             f"{OWN}::test_oracle",
             "rms",
+        ),
+    ],
+    "sample/segments.py": [
+        (
+            "padding taken for the last segment",
+            "inside = (ids >= 0) & (ids < number)",
+            "inside = ids < number",
+            f"{SEGMENTS}::test_oracle",
+            "padding and graph_norm",
+        ),
+        (
+            "squares of segments about 0",
+            "shift = mean_as_shift(count, total, jnp.zeros_like(total))",
+            "shift = jnp.zeros_like(total)",
+            f"{SEGMENTS}::test_large_offsets",
+            "graph_norm",
+        ),
+        (
+            "the mean that stays not in the variance",
+            "nan_if_overflown(var + real_inner_product(kept, kept))",
+            "var",
+            f"{SEGMENTS}::test_the_formulas_of_graphs",
+        ),
+        (
+            "positions on other devices not seen",
+            "share, sums = spec.reduction.mapped_axes.sum,",
+            "share, sums = tuple,",
+            "sample/test_segments_over_devices.py::test_divided",
+            "graph_norm and pmap",
         ),
     ],
     "sample/reversible_instance_norm.py": [
