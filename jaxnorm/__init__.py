@@ -47,6 +47,7 @@ from jaxnorm.hybrid.gates import gate_projection, project_gates
 from jaxnorm.hybrid.instance_batch_norm import instance_batch_norm
 from jaxnorm.hybrid.switchable_norm import switchable_norm
 from jaxnorm.sample.causal_group_norm import causal_group_norm
+from jaxnorm.sample.dynamic_erf import dynamic_erf
 from jaxnorm.sample.dynamic_tanh import dynamic_tanh
 from jaxnorm.sample.evo_norm_s0 import evo_norm_s0
 from jaxnorm.sample.filter_response_norm import filter_response_norm
@@ -61,6 +62,7 @@ from jaxnorm.sample.reversible_instance_norm import (
     reversible_instance_norm,
 )
 from jaxnorm.sample.rms_norm import rms_norm
+from jaxnorm.sample.seed_norm import seed_norm
 from jaxnorm.sample.segment_layer_norm import segment_layer_norm
 from jaxnorm.sample.segment_rms_norm import segment_rms_norm
 from jaxnorm.sample.unit_norm import unit_norm
@@ -96,6 +98,7 @@ __all__ = [
     "causal_group_norm",
     "collect_reference",
     "denormalize",
+    "dynamic_erf",
     "dynamic_tanh",
     "evo_norm_b0",
     "evo_norm_s0",
@@ -124,6 +127,7 @@ __all__ = [
     "reversible_instance_norm",
     "rms_norm",
     "running_norm",
+    "seed_norm",
     "segment_layer_norm",
     "segment_rms_norm",
     "spectral_norm",

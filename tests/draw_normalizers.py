@@ -167,6 +167,13 @@ ROWS = {
             "scale_offset",
         ),
     ),
+    "seed_norm": of_example(
+        "seed_norm",
+        params=("alpha", "beta", "scale"),
+        options=("reduction_axes", "scale_offset"),
+        takes_complex=False,
+        powers={"beta": -1},
+    ),
     "group_norm": of_example(
         "group_norm",
         centered=True,
@@ -217,6 +224,13 @@ ROWS = {
         "dynamic_tanh",
         params=("alpha", *AFFINE),
         masked=False,
+        powers={"alpha": -1},
+    ),
+    "dynamic_erf": of_example(
+        "dynamic_erf",
+        params=("alpha", "shift", *AFFINE),
+        masked=False,
+        takes_complex=False,
         powers={"alpha": -1},
     ),
     "evo_norm_s0": of_example(

@@ -193,6 +193,12 @@ TABLE = {
         num_groups=2,
         reduction_axes=(1, 2),  # else two small elements have large derivatives
     ),
+    "seed_norm": of_example(
+        jaxnorm.seed_norm,
+        params={"alpha": Param(1.0), "beta": Param(0.2), "scale": SCALE},
+        reduction_axes=(1, 2),  # likewise
+        takes_complex=False,
+    ),
     "group_norm": of_example(jaxnorm.group_norm, num_groups=2),
     "causal_group_norm": of_example(
         lambda x, **options: jaxnorm.causal_group_norm(x, **options)[0]
@@ -217,6 +223,12 @@ TABLE = {
     "unit_norm": of_example(jaxnorm.unit_norm, params={}, masked=False),
     "dynamic_tanh": of_example(
         jaxnorm.dynamic_tanh, params=AFFINE | {"alpha": Param(0.5, ())}, masked=False
+    ),
+    "dynamic_erf": of_example(
+        jaxnorm.dynamic_erf,
+        params=AFFINE | {"alpha": Param(0.5, ()), "shift": Param(0.2, ())},
+        masked=False,
+        takes_complex=False,
     ),
     "evo_norm_s0": of_example(
         jaxnorm.evo_norm_s0,

@@ -8,6 +8,7 @@ along the others. `directional` gives derivatives. batch_oracle.py has the norma
 with the statistics of a batch, made of the same parts.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -312,6 +313,40 @@ def dynamic_tanh(x, alpha, scale, bias, *, feature_axes=-1):
     data = read(x, None, feature_axes)
     xhat = np.tanh(expand(alpha, data, 1.0) * data.x)
     return affine(xhat, scale, bias, data)
+
+
+def dynamic_erf(x, alpha, shift, scale, bias, *, feature_axes=-1):
+    """scale * erf(alpha * x + shift) + bias."""
+    data = read(x, None, feature_axes)
+    bent = expand(alpha, data, 1.0) * data.x + expand(shift, data, 0.0)
+    return affine(np.vectorize(math.erf, otypes="d")(bent), scale, bias, data)
+
+
+def seed_norm(
+    x,
+    alpha,
+    beta,
+    scale,
+    *,
+    num_heads=1,
+    reduction_axes=-1,
+    feature_axes=-1,
+    epsilon=1e-6,
+    scale_offset=0.0,
+    mask=None,
+):
+    """(scale + alpha * tanh(sum(beta * x))) * x / sqrt(mean x^2 + epsilon)."""
+    data = read(x, mask, feature_axes)
+    axes = _axes(data, reduction_axes)
+    xhat = standardize(data, power(data, axes), epsilon)
+    products = np.where(data.weights > 0, data.x, 0) * expand(beta, data, 1.0)
+    # with several heads, of the one feature axis
+    axis = np.atleast_1d(feature_axes)[0] if num_heads > 1 else axes[0]
+    heads = np.split(products, num_heads, axis)
+    sums = (np.broadcast_to(h.sum(axes, keepdims=True), h.shape) for h in heads)
+    gate = np.tanh(np.concatenate(list(sums), axis))
+    scale = expand(with_offset(scale, scale_offset), data, 1.0)
+    return xhat * (scale + expand(alpha, data, 1.0) * gate)
 
 
 def evo_norm_s0(

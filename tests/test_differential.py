@@ -68,7 +68,7 @@ def compare(draw):
     for i, value in enumerate((y, *new)):
         # Beyond the range, what cannot be computed is NaN; 0 only of RMS norms.
         but = np.isnan(value) & (not draw.scales.in_range)
-        if draw.name in ("rms_norm", "gated_rms_norm"):
+        if draw.name in ("rms_norm", "gated_rms_norm", "seed_norm"):
             but |= (value == 0) & (not draw.scales.in_range)
         if i == 0:  # masked elements come out as the bias there
             but = but | (draw.hidden & (not draw.scales.in_range))

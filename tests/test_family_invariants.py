@@ -205,6 +205,8 @@ DERIVED_ELSEWHERE = {
     "reversible_instance_norm",
     "filter_response_norm",
     "dynamic_tanh",
+    "dynamic_erf",
+    "seed_norm",
     "evo_norm_s0",
     "weight_norm",
     "standardize_weight",

@@ -18,6 +18,8 @@ STATISTICS |= {f"{name}_rest": power for name, power in STATISTICS.items()}
 PARAMETERS = {"learned_epsilon": 2, "mean": 1, "var": 2}
 OWN_PARAMETERS = {
     "dynamic_tanh": {"alpha": -1},
+    "dynamic_erf": {"alpha": -1},
+    "seed_norm": {"beta": -1},
     "evo_norm_s0": {"v": -1},
     "mean_only_batch_norm": {"bias": 1},
     "global_response_norm": {"bias": 1},
@@ -28,6 +30,7 @@ OUTPUTS = {"mean_only_batch_norm": 1, "global_response_norm": 1}
 # Those that take no square of x, or one of x over its maximum.
 FINITE = (
     "dynamic_tanh",
+    "dynamic_erf",
     "unit_norm",
     "mean_only_batch_norm",
     "weight_norm",
@@ -125,7 +128,7 @@ def test_squares_beyond_the_range_are_no_silent_zero(name, dtype, rng):
     y = oracle.wide(jax.jit(TABLE[name].call)(x, params, state, None)[0])
     if name in FINITE:
         assert np.all(np.isfinite(y))
-    elif name.endswith("rms_norm"):  # which say so
+    elif name.endswith(("rms_norm", "seed_norm")):  # which say so
         assert np.all(y == 0)
     else:
         assert np.all(np.isnan(y))

@@ -130,35 +130,3 @@ class EvoNormS0(ResponseLayer):
 
     def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
         return jaxnorm.evo_norm_s0(x, **params, num_groups=self.num_groups, **options)
-
-
-@description
-class DynamicTanh(SampleLayer):
-    """Dynamic tanh.
-
-    Attributes:
-      alpha_init: Initializer of alpha, the slope, a scalar.
-      feature_axes: The axis or axes of scale and bias.
-    """
-
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    alpha_init: Initializer = initializers.constant(0.5)
-    bias_init: Initializer = initializers.zeros
-    scale_init: Initializer = initializers.ones
-    feature_axes: Axes = -1
-
-    def _convert(self, x: Any) -> Array:
-        return check_inexact(x, "x")
-
-    def _parameters(self, features: tuple[int, ...]) -> Parameters:
-        own: Parameters = {"alpha": Parameter(self.alpha_init, ())}
-        return super()._parameters(features) | own
-
-    def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
-        return {"feature_axes": self._feature_axes(x), "dtype": self.dtype}
-
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.dynamic_tanh(x, **params, **options)

@@ -25,6 +25,7 @@ from jaxnorm.equinox.recurrent import (
 )
 from jaxnorm.equinox.sample import (
     CausalGroupNorm,
+    DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -35,6 +36,7 @@ from jaxnorm.equinox.sample import (
     LayerNorm,
     ReversibleInstanceNorm,
     RMSNorm,
+    SeedNorm,
     UnitNorm,
 )
 from jaxnorm.equinox.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
@@ -46,6 +48,7 @@ __all__ = [
     "BatchRenorm",
     "CausalGroupNorm",
     "DomainBatchNorm",
+    "DynamicErf",
     "DynamicTanh",
     "EvoNormB0",
     "EvoNormS0",
@@ -63,6 +66,7 @@ __all__ = [
     "RecurrentBatchNorm",
     "ReversibleInstanceNorm",
     "RunningNorm",
+    "SeedNorm",
     "SegmentLayerNorm",
     "SegmentRMSNorm",
     "SwitchableNorm",

@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm._layers import response, sample
+from jaxnorm._layers import pointwise, response, sample, seed_norm
 from jaxnorm.equinox.module import SampleModule
 
 
@@ -66,6 +66,20 @@ class GatedRMSNorm(SampleModule):
           The normalized and gated input, of the shape of x.
         """
         return self._normalize(x, mask, gate=gate)
+
+
+class SeedNorm(SampleModule):
+    """Self-rescaled dynamic normalization; see `jaxnorm.seed_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.equinox
+      >>> init = jax.nn.initializers.constant(0.5)
+      >>> norm = jaxnorm.equinox.SeedNorm(2, beta_init=init)
+      >>> norm(jnp.array([[3.0, 3.0]])).round(2)
+      Array([[2., 2.]], dtype=float32)
+    """
+
+    _description = seed_norm.SeedNorm
 
 
 class GroupNorm(SampleModule):
@@ -195,12 +209,32 @@ class DynamicTanh(SampleModule):
       Array([[0.   , 0.762]], dtype=float32)
     """
 
-    _description = response.DynamicTanh
+    _description = pointwise.DynamicTanh
 
     def __call__(  # type: ignore[override]
         self, x: Shaped[Array, "..."], *, key: Any = None
     ) -> Array:
         """Squashes x; the key is ignored, for `equinox.nn.Sequential`."""
+        del key
+        return self._normalize(x)
+
+
+class DynamicErf(SampleModule):
+    """Dynamic erf; see `jaxnorm.dynamic_erf`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.equinox
+      >>> norm = jaxnorm.equinox.DynamicErf(2)
+      >>> norm(jnp.array([[0.0, 2.0]])).round(1)
+      Array([[0. , 0.8]], dtype=float32)
+    """
+
+    _description = pointwise.DynamicErf
+
+    def __call__(  # type: ignore[override]
+        self, x: Shaped[Array, "..."], *, key: Any = None
+    ) -> Array:
+        """Bends x; the key is ignored, for `equinox.nn.Sequential`."""
         del key
         return self._normalize(x)
 

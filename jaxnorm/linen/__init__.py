@@ -21,6 +21,7 @@ from jaxnorm.linen.recurrent import DomainBatchNorm, RecurrentBatchNorm
 from jaxnorm.linen.replacing import replace_norms, replaced
 from jaxnorm.linen.sample import (
     CausalGroupNorm,
+    DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -31,6 +32,7 @@ from jaxnorm.linen.sample import (
     LayerNorm,
     ReversibleInstanceNorm,
     RMSNorm,
+    SeedNorm,
     UnitNorm,
 )
 from jaxnorm.linen.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
@@ -47,6 +49,7 @@ __all__ = [
     "BatchRenorm",
     "CausalGroupNorm",
     "DomainBatchNorm",
+    "DynamicErf",
     "DynamicTanh",
     "EvoNormB0",
     "EvoNormS0",
@@ -66,6 +69,7 @@ __all__ = [
     "RecurrentBatchNorm",
     "ReversibleInstanceNorm",
     "RunningNorm",
+    "SeedNorm",
     "SegmentLayerNorm",
     "SegmentRMSNorm",
     "SpectralNorm",

@@ -5,7 +5,7 @@ from jax import Array
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
-from jaxnorm._layers import response
+from jaxnorm._layers import pointwise, response, seed_norm
 from jaxnorm._layers import sample as layers
 from jaxnorm.linen.module import SampleModule
 
@@ -83,6 +83,24 @@ class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
           The normalized and gated input, of the shape of x.
         """
         return self._normalize(x, mask, gate=gate)
+
+
+class SeedNorm(SampleModule, seed_norm.SeedNorm):
+    """Self-rescaled dynamic normalization (SeeDNorm): the scale follows the input.
+
+    Parameters are `alpha`, `beta` and `scale`, of the feature shape. At the start it is
+    RMS norm. The mathematics is that of `jaxnorm.seed_norm`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> from flax import linen as nn
+      >>> x = jnp.array([[3.0, 3.0], [0.1, -0.3]])
+      >>> norm = jaxnorm.linen.SeedNorm(beta_init=nn.initializers.constant(0.5))
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(1)
+      Array([[ 2. ,  2. ],
+             [ 0.4, -1.2]], dtype=float32)
+    """
 
 
 class GroupNorm(SampleModule, layers.GroupNorm):
@@ -246,7 +264,7 @@ class EvoNormS0(SampleModule, response.EvoNormS0):
     """
 
 
-class DynamicTanh(SampleModule, response.DynamicTanh):
+class DynamicTanh(SampleModule, pointwise.DynamicTanh):
     """Dynamic tanh, which takes the place of layer norm without statistics.
 
     Parameters are `alpha`, a scalar, and `scale` and `bias`, of the feature shape. The
@@ -271,6 +289,35 @@ class DynamicTanh(SampleModule, response.DynamicTanh):
 
         Returns:
           The squashed input, of the shape of x.
+        """
+        return self._normalize(x)
+
+
+class DynamicErf(SampleModule, pointwise.DynamicErf):
+    """Dynamic erf (Derf), which takes the place of layer norm without statistics.
+
+    Parameters are `alpha` and `shift`, scalars, and `scale` and `bias`, of the feature
+    shape. The mathematics is that of `jaxnorm.dynamic_erf`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxnorm.linen
+      >>> x = jnp.array([[0.0, 2.0], [-2.0, 100.0]])
+      >>> norm = jaxnorm.linen.DynamicErf()
+      >>> variables = norm.init(jax.random.key(0), x)
+      >>> norm.apply(variables, x).round(1)
+      Array([[ 0. ,  0.8],
+             [-0.8,  1. ]], dtype=float32)
+    """
+
+    @nn.compact
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
+        """Bends x.
+
+        Args:
+          x: Input of any shape.
+
+        Returns:
+          What the curve makes of it, of the shape of x.
         """
         return self._normalize(x)
 

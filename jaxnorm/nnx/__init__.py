@@ -24,6 +24,7 @@ from jaxnorm.nnx.replacing import replace_norms
 from jaxnorm.nnx.restoring import restore_pure_dict
 from jaxnorm.nnx.sample import (
     CausalGroupNorm,
+    DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -34,6 +35,7 @@ from jaxnorm.nnx.sample import (
     LayerNorm,
     ReversibleInstanceNorm,
     RMSNorm,
+    SeedNorm,
     UnitNorm,
 )
 from jaxnorm.nnx.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
@@ -51,6 +53,7 @@ __all__ = [
     "BatchRenorm",
     "CausalGroupNorm",
     "DomainBatchNorm",
+    "DynamicErf",
     "DynamicTanh",
     "EvoNormB0",
     "EvoNormS0",
@@ -71,6 +74,7 @@ __all__ = [
     "Reference",
     "ReversibleInstanceNorm",
     "RunningNorm",
+    "SeedNorm",
     "SegmentLayerNorm",
     "SegmentRMSNorm",
     "SpectralNorm",

@@ -8,7 +8,7 @@ from jaxtyping import Inexact, Shaped
 
 import jaxnorm
 from jaxnorm._core.axes import Axes
-from jaxnorm._layers import response
+from jaxnorm._layers import pointwise, response, seed_norm
 from jaxnorm._layers import sample as layers
 from jaxnorm.nnx.module import Described, SampleModule
 from jaxnorm.sample.group_norm import group_length
@@ -102,6 +102,22 @@ class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
         arrays = (x, gate, params["scale"])
         x, gate, params["scale"] = self.promote_dtype(arrays, dtype=self.dtype)
         return self._forward(x, params, self._options(x, mask) | {"gate": gate})
+
+
+class SeedNorm(SampleModule, seed_norm.SeedNorm):
+    """Self-rescaled dynamic normalization (SeeDNorm): the scale follows the input.
+
+    At the start it is RMS norm. The mathematics is that of `jaxnorm.seed_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> init = nnx.initializers.constant(0.5)
+      >>> norm = jaxnorm.nnx.SeedNorm(2, beta_init=init, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[3.0, 3.0], [0.1, -0.3]])).round(1)
+      Array([[ 2. ,  2. ],
+             [ 0.4, -1.2]], dtype=float32)
+    """
 
 
 class GroupNorm(SampleModule, layers.GroupNorm):
@@ -273,7 +289,7 @@ class EvoNormS0(SampleModule, response.EvoNormS0):
     """
 
 
-class DynamicTanh(SampleModule, response.DynamicTanh):
+class DynamicTanh(SampleModule, pointwise.DynamicTanh):
     """Dynamic tanh, which takes the place of layer norm without statistics.
 
     The mathematics is that of `jaxnorm.dynamic_tanh`.
@@ -295,6 +311,32 @@ class DynamicTanh(SampleModule, response.DynamicTanh):
 
         Returns:
           The squashed input, of the shape of x.
+        """
+        return self._normalize(x)
+
+
+class DynamicErf(SampleModule, pointwise.DynamicErf):
+    """Dynamic erf (Derf), which takes the place of layer norm without statistics.
+
+    The mathematics is that of `jaxnorm.dynamic_erf`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm.nnx
+      >>> from flax import nnx
+      >>> norm = jaxnorm.nnx.DynamicErf(2, rngs=nnx.Rngs(0))
+      >>> norm(jnp.array([[0.0, 2.0], [-2.0, 100.0]])).round(1)
+      Array([[ 0. ,  0.8],
+             [-0.8,  1. ]], dtype=float32)
+    """
+
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
+        """Bends x.
+
+        Args:
+          x: Input of any shape.
+
+        Returns:
+          What the curve makes of it, of the shape of x.
         """
         return self._normalize(x)
 

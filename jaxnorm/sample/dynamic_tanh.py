@@ -1,16 +1,13 @@
 """Dynamic tanh, which takes the place of layer norm without statistics."""
 
-import functools
-
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.arguments import align_affine, align_parameter
-from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.dtypes import check_inexact
+from jaxnorm.sample.pointwise import bend
 
 
 def dynamic_tanh(
@@ -60,19 +57,16 @@ def dynamic_tanh(
       Array([[ 0.   ,  0.762],
              [-0.762,  1.   ]], dtype=float32)
     """
-    x = check_inexact(x, "x")
-    features = canonical_axes(feature_axes, x.ndim)
-    alpha = align_parameter(alpha, "alpha", x, features)
-    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
-    scale, bias = align_affine(x, scale, bias, features)
-    # Else the tanh would be kept beside x, both in float32.
-    squash = jax.checkpoint(functools.partial(_squash, result))
-    return squash(x, alpha, scale, bias)
+    return bend(
+        _tanh,
+        check_inexact(x, "x"),
+        {"alpha": alpha},
+        scale,
+        bias,
+        feature_axes=feature_axes,
+        dtype=dtype,
+    )
 
 
-def _squash(
-    result: DTypeLike, x: Array, alpha: Array, scale: Array, bias: Array
-) -> Array:
-    wide = accumulation_dtype(result, x.dtype)
-    x, alpha, scale, bias = (value.astype(wide) for value in (x, alpha, scale, bias))
-    return (jnp.tanh(alpha * x) * scale + bias).astype(result)
+def _tanh(x: Array, alpha: Array) -> Array:
+    return jnp.tanh(alpha * x)

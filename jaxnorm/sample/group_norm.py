@@ -142,13 +142,23 @@ def group_length(
             f"num_groups={num_groups} and group_size={group_size}. For a group_size "
             "pass num_groups=None."
         )
-    by_number = num_groups is not None
-    name = "num_groups" if by_number else "group_size"
-    number = check_integer(num_groups if by_number else group_size, name)
+    if num_groups is None:
+        return check_divisor(group_size, features, "group_size")
+    return features // check_divisor(num_groups, features, "num_groups")
+
+
+def check_divisor(value: object, features: int, name: str) -> int:
+    """Returns `value` as a Python integer that divides the number of features.
+
+    Raises:
+      TypeError: If it is no integer.
+      ValueError: If it does not divide them.
+    """
+    number = check_integer(value, name)
     if number < 1 or features % number:
         divisors = [n for n in range(1, features + 1) if features % n == 0]
         raise ValueError(
             f"{name} must divide the number of features, {features}, got {number}. Its "
             f"divisors are {', '.join(map(str, divisors))}."
         )
-    return features // number if by_number else number
+    return number

@@ -17,7 +17,7 @@ _TELLING = {
     "threshold",
     "learned_epsilon",
 }
-_OTHERS = {"bias", "alpha", "v"}
+_OTHERS = {"bias", "alpha", "beta", "shift", "v"}
 _STATISTICS = {"mean", "var", "std"}
 _OF_WEIGHTS = ("/scale", "/gain")
 
@@ -39,9 +39,10 @@ def normalization_mask(
 
     * a node that has running statistics (mean, var or std at the same path in another
       collection, or in the same node) and parameters that are named like those of a
-      normalizer: scale, bias, gate, mean_scale, mean_logits, var_logits,
-      threshold, learned_epsilon, alpha, v;
-    * a node whose parameters all have such names, and not only bias, alpha or v;
+      normalizer: scale, bias, gate, mean_scale, mean_logits, var_logits, threshold,
+      learned_epsilon, alpha, beta, shift, v;
+    * a node whose parameters all have such names, and not only some of these: bias,
+      alpha, beta, shift, v;
     * a scale or gain of a weight: Dense_0/kernel/scale of `WeightNorm`.
 
     So the bias of a dense layer, which stands beside a kernel, is none. What has

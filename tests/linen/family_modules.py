@@ -198,6 +198,14 @@ TABLE = {
         synchronizes=True,
         integers=False,
     ),
+    "SeedNorm": of_function(
+        modules.SeedNorm,
+        "seed_norm",
+        per_feature("params/alpha", "params/beta", "params/scale"),
+        settings={"reduction_axes": (1, 2)},
+        synchronizes=True,
+        integers=False,
+    ),
     "GroupNorm": of_function(
         modules.GroupNorm,
         "group_norm",
@@ -254,6 +262,13 @@ TABLE = {
         modules.DynamicTanh,
         "dynamic_tanh",
         AFFINE | {"params/alpha": "float32 ()"},
+        masked=False,
+        integers=False,
+    ),
+    "DynamicErf": of_function(
+        modules.DynamicErf,
+        "dynamic_erf",
+        AFFINE | {"params/alpha": "float32 ()", "params/shift": "float32 ()"},
         masked=False,
         integers=False,
     ),

@@ -33,6 +33,7 @@ BY_WEIGHTS_OR_EXAMPLE = {
     "LayerNorm",
     "RMSNorm",
     "GatedRMSNorm",
+    "SeedNorm",
     "GroupNorm",
     "CausalGroupNorm",
     "InstanceNorm",
@@ -43,6 +44,7 @@ BY_WEIGHTS_OR_EXAMPLE = {
     "FilterResponseNorm",
     "GlobalResponseNorm",
     "DynamicTanh",
+    "DynamicErf",
     "EvoNormS0",
 }
 

@@ -15,6 +15,7 @@ from flax import linen as nn
 import jaxnorm
 import jaxnorm.linen
 from jaxnorm.linen import (
+    DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
@@ -28,7 +29,7 @@ class Case(NamedTuple):
     module: type[nn.Module]
     options: dict
     function: str
-    starts: dict  # what each parameter starts at; all but alpha of the feature shape
+    starts: dict  # of each parameter; all but alpha and shift are of the feature shape
 
 
 CASES = {
@@ -68,6 +69,12 @@ CASES = {
         "dynamic_tanh",
         {"alpha": 0.5},
     ),
+    "dynamic erf": Case(
+        DynamicErf,
+        {},
+        "dynamic_erf",
+        {"alpha": 0.5, "shift": 0, "scale": 1, "bias": 0},
+    ),
     "evo s0": Case(
         EvoNormS0,
         {"num_groups": 2, "epsilon": 0.01},
@@ -85,10 +92,17 @@ OPTIONAL = {
     "filter_response_norm": ("scale", "bias", "threshold"),
     "global_response_norm": ("scale", "bias"),
     "dynamic_tanh": ("scale", "bias"),
+    "dynamic_erf": ("scale", "bias"),
     "evo_norm_s0": ("scale", "bias"),
 }
 # Each module with all of its parameters.
-WHOLE = {"filter response, all", "global response", "dynamic tanh", "evo s0"}
+WHOLE = {
+    "filter response, all",
+    "global response",
+    "dynamic tanh",
+    "dynamic erf",
+    "evo s0",
+}
 KEY = jax.random.key(0)
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -119,7 +133,7 @@ def initial():
 def test_tree(name, param_dtype):
     variables = initial()[name][PARAM_DTYPES.index(param_dtype)]
     starts = CASES[name].starts
-    shapes = {name: () if name == "alpha" else SHAPE[-1:] for name in starts}
+    shapes = {name: () if name in ("alpha", "shift") else SHAPE[-1:] for name in starts}
     expected = {
         name: np.full(shapes[name], start, param_dtype)
         for name, start in starts.items()
@@ -139,7 +153,7 @@ def test_values_and_gradients_are_those_of_the_function(
     params = jax.eval_shape(norm.init, KEY, x).get("params", {})
     params = {name: draw(rng, p.shape, loc=0.5) for name, p in params.items()}
     options = {}
-    if masked and case.module is not DynamicTanh:
+    if masked and case.module not in (DynamicTanh, DynamicErf):
         options["mask"] = jnp.asarray(np.arange(3).reshape(3, 1, 1) > 0)
 
     def ours(params, x):
@@ -170,7 +184,7 @@ def test_initializers(rng):
     for start, name in enumerate(names):
         np.testing.assert_array_equal(params[name], start)
     init = nn.initializers.constant(2)
-    for cls, name in ((DynamicTanh, "alpha"), (EvoNormS0, "v")):
+    for cls, name in ((DynamicTanh, "alpha"), (DynamicErf, "shift"), (EvoNormS0, "v")):
         groups = {"num_groups": 2} if cls is EvoNormS0 else {}
         norm = cls(**{f"{name}_init": init}, **groups)
         params = jax.jit(norm.init)(KEY, draw(rng, SHAPE))["params"]

@@ -7,6 +7,7 @@ RESPONSE = "sample/test_response_norms.py"
 TRANSFORMED = "sample/test_response_norms_under_transformations.py"
 BAD = "sample/test_own_moments_bad_input.py"
 CAUSAL = "sample/test_causal_group_norm.py"
+SEED = "sample/test_seed_norm.py"
 GATED = "sample/test_gated_rms_norm.py"
 SEGMENTS = "sample/test_segments.py"
 
@@ -107,6 +108,21 @@ MUTANTS = {
             "return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))",
             "return in_dtype(own, wide)",
             f"{CAUSAL}::test_a_stream_goes_on_beyond_what_float32_counts",
+        ),
+    ],
+    "sample/seed_norm.py": [
+        (
+            "masked elements in the sum that the scale follows",
+            "products = zero_masked(mask, x) * beta.astype(x.dtype)",
+            "products = x * beta.astype(x.dtype)",
+            f"{SEED}::test_oracle",
+            "heads",
+        ),
+        (
+            "the sum computed again by a policy that keeps the moments",
+            "head.broadcast_back(*tag_for_remat(head.sums(products)))",
+            "head.broadcast_back(*head.sums(products))",
+            f"{SEED}::test_remat_that_keeps_the_moments_repeats_no_reduction",
         ),
     ],
     "sample/rms_norm.py": [
@@ -232,11 +248,11 @@ MUTANTS = {
             "evo",
         ),
     ],
-    "sample/dynamic_tanh.py": [
+    "sample/pointwise.py": [
         (
             "the tanh saved",
-            "squash = jax.checkpoint(functools.partial(_squash, result))",
-            "squash = functools.partial(_squash, result)",
+            "apply = jax.checkpoint(functools.partial(_bend, curve, result))",
+            "apply = functools.partial(_bend, curve, result)",
             f"{TRANSFORMED}::test_saved_for_the_backward_pass_are_x_and_vectors",
             "tanh",
         ),

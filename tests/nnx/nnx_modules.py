@@ -34,6 +34,7 @@ SETTINGS = {
     "RMSNorm": {"scale_offset": 1.0},
     "SegmentRMSNorm": {"scale_offset": 1.0},
     "GatedRMSNorm": {"num_groups": 2, "reduction_axes": (1, 2)},
+    "SeedNorm": {"reduction_axes": (1, 2)},
     "GroupNorm": {"num_groups": 2},
     "FilterResponseNorm": {"use_learned_epsilon": True},
     "EvoNormS0": {"num_groups": 2},

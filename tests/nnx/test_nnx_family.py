@@ -178,6 +178,7 @@ FIXED = {
     "RMSNorm": {"use_bias"},
     "GatedRMSNorm": {"use_bias"},
     "SegmentRMSNorm": {"use_bias"},
+    "SeedNorm": {"use_bias"},
     "MeanOnlyBatchNorm": {"use_scale"},
     "RunningNorm": {"use_scale", "use_bias"},
 }

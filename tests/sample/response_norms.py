@@ -38,6 +38,13 @@ NORMS = {
         {},
         masked=False,
     ),
+    "dynamic erf": Norm(
+        jaxnorm.dynamic_erf,
+        family_oracle.dynamic_erf,
+        {"alpha": 0.5, "shift": 0.2, "scale": 1, "bias": 0},
+        {},
+        masked=False,
+    ),
     "evo s0": Norm(
         jaxnorm.evo_norm_s0,
         family_oracle.evo_norm_s0,

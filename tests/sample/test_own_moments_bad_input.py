@@ -99,6 +99,32 @@ OWN = {
             ("one axis", "(1, 2)"),
         ),
     },
+    "seed_norm": REDUCED
+    | {
+        "complex x": (dict(x=jnp.complex64), ("x", "real", "complex64")),
+        "complex beta": (
+            dict(beta=jnp.ones(6, jnp.complex64)),
+            ("beta", "real", "complex64"),
+        ),
+        "alpha of another size": (dict(alpha=jnp.ones(5)), ("alpha", "(5,)", "(6,)")),
+        "heads that do not divide": (
+            dict(num_heads=4),
+            ("num_heads", "divide", "6", "got 4", "1, 2, 3, 6"),
+        ),
+        "heads as a float": (dict(num_heads=2.0), ("num_heads", "2.0")),
+        "heads, reduction without the features": (
+            dict(num_heads=2, reduction_axes=1),
+            ("reduction_axes", "feature axis 2", "got 1."),
+        ),
+        "heads, two feature axes": (
+            dict(num_heads=2, feature_axes=(1, 2)),
+            ("one axis", "(1, 2)"),
+        ),
+        "heads over devices": (
+            dict(num_heads=2, axis_name="i"),
+            ("one head", "num_heads=2", "'i'", "jax.jit"),
+        ),
+    },
     "instance_norm": FIRST,
     "group_norm": REDUCED | FIRST | GROUPS,
     "causal_group_norm": REDUCED | FIRST | GROUPS,
@@ -107,6 +133,7 @@ DEFAULT = {
     "group_norm": {"num_groups": 2},
     "causal_group_norm": {"num_groups": 2},
     "gated_rms_norm": {"gate": jnp.ones((4, 3, 6))},
+    "seed_norm": {"alpha": jnp.ones(6), "beta": jnp.ones(6)},
 }
 TABLE = [
     pytest.param(function, *bad, id=f"{function}: {name}")

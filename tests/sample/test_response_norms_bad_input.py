@@ -1,4 +1,4 @@
-"""Bad input to the four normalizers fails with a message that says what to do."""
+"""Bad input to these normalizers fails with a message that says what to do."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 from refusals import refused
 from response_norms import NORMS
 
-FRN, GRN, DYT, EVO = (NORMS[name].function for name in NORMS)
+FRN, GRN, DYT, DERF, EVO = (NORMS[name].function for name in NORMS)
 one = jnp.ones(4)
 BAD = {  # what is called with x of shape (3, 5, 4), what the message names
     "frn: integers": (lambda x: FRN(x.astype(int), one, one, one), ("x", "int32")),
@@ -49,6 +49,11 @@ BAD = {  # what is called with x of shape (3, 5, 4), what the message names
         lambda x: DYT(x, one.astype(jnp.complex64), one, one),
         ("alpha", "real"),
     ),
+    "derf: complex": (
+        lambda x: DERF(x.astype(jnp.complex64), one, one, one, one),
+        ("x", "real", "error function"),
+    ),
+    "derf: shift": (lambda x: DERF(x, one, one[1:], one, one), ("shift", "(3,)")),
     "evo: integers": (lambda x: EVO(x.astype(int), one, one, one), ("x", "int32")),
     "evo: complex": (
         lambda x: EVO(x.astype(jnp.complex64), *[one] * 3, num_groups=2),

@@ -1,0 +1,81 @@
+"""Layers without statistics, which bend each element, described once."""
+
+from typing import Any
+
+from jax import Array
+from jax import numpy as jnp
+from jax.nn import initializers
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+import jaxnorm
+from jaxnorm._core.axes import Axes
+from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
+from jaxnorm._layers.sample import SampleLayer
+
+
+class PointwiseLayer(SampleLayer):
+    """A layer with the parameters of a curve, scalars, and a scale and a bias.
+
+    Attributes:
+      alpha_init: Initializer of alpha, the slope, a scalar.
+      feature_axes: The axis or axes of scale and bias.
+    """
+
+    feature_axes: Axes
+
+    _of_curve: tuple[str, ...] = ("alpha",)
+
+    def _convert(self, x: Any) -> Array:
+        return check_inexact(x, "x")
+
+    def _parameters(self, features: tuple[int, ...]) -> Parameters:
+        own: Parameters = {
+            name: Parameter(self._initializer(name), ()) for name in self._of_curve
+        }
+        return super()._parameters(features) | own
+
+    def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
+        return {"feature_axes": self._feature_axes(x), "dtype": self.dtype}
+
+
+@description
+class DynamicTanh(PointwiseLayer):
+    """Dynamic tanh."""
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    alpha_init: Initializer = initializers.constant(0.5)
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
+        return jaxnorm.dynamic_tanh(x, **params, **options)
+
+
+@description
+class DynamicErf(PointwiseLayer):
+    """Dynamic erf.
+
+    Attributes:
+      shift_init: Initializer of the shift, a scalar.
+    """
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    alpha_init: Initializer = initializers.constant(0.5)
+    shift_init: Initializer = initializers.zeros
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
+
+    _of_curve = ("alpha", "shift")
+
+    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
+        return jaxnorm.dynamic_erf(x, **params, **options)

@@ -1,0 +1,154 @@
+"""Self-rescaled dynamic normalization (SeeDNorm): RMS norm whose scale follows x."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Inexact, Shaped
+
+from jaxnorm._core.arguments import align_affine, align_mask, align_parameter
+from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.compute_moments import (
+    MOMENTS_NAME,
+    compute_mean_square,
+    tag_for_remat,
+)
+from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, check_real
+from jaxnorm._core.masking import zero_masked
+from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.standardize import Standardization, standardize
+from jaxnorm._core.validation import check_epsilon, check_integer
+from jaxnorm.sample.group_norm import check_divisor, group_axes
+
+
+def seed_norm(
+    x: Inexact[Array, "..."],
+    alpha: Inexact[Array, ""] | Inexact[Array, "..."],
+    beta: Inexact[Array, ""] | Inexact[Array, "..."],
+    scale: Inexact[Array, "..."] | None = None,
+    *,
+    num_heads: int = 1,
+    reduction_axes: Axes = -1,
+    feature_axes: Axes = -1,
+    epsilon: float = 1e-6,
+    scale_offset: float = 0.0,
+    mask: Shaped[Array, "..."] | None = None,
+    axis_name: str | Sequence[str] | None = None,
+    axis_index_groups: Groups | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """RMS norm whose scale depends on the input, and so on its size.
+
+    With the sum and the mean over `reduction_axes`, the sum over a head of adjacent
+    features where there are several::
+
+        y = x / sqrt(mean(x^2) + epsilon) * (
+            scale_offset + scale + alpha * tanh(sum(beta * x))
+        )
+
+    computed in float32 or wider; only y is rounded to a narrower dtype. Where beta is
+    0, which it is when training starts, it is RMS norm. What is kept for the backward
+    pass is x, and one number an example and head, and another an example. Where the sum
+    of squares exceeds the range of the dtype, y is 0.
+
+    The gradient of beta grows with the size of x and the number of features, so that
+    the paper gives alpha and beta weight decay, and wide layers several heads.
+
+    Args:
+      x: Input of any shape; floating.
+      alpha: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
+        or a scalar. The paper starts it at 1.
+      beta: Likewise; the paper starts it at 0.
+      scale: As alpha, but no scalar; 1 where None, whatever the offset.
+      num_heads: Into how many heads to cut the features, each with a sum of its own;
+        divides their number.
+      reduction_axes: The axis or axes to sum and to average over; with several heads,
+        among them that of the features.
+      feature_axes: The axis or axes of the parameters; with several heads, the one
+        feature axis.
+      epsilon: Added to the mean square; at least 0.
+      scale_offset: As in `jaxnorm.rms_norm`.
+      mask: As in `jaxnorm.rms_norm`; weights are those of the mean: in the sum an
+        element counts, or does not.
+      axis_name: As in `jaxnorm.layer_norm`: two collectives forward, for the mean and
+        the sum, and two backward; with one head only.
+      axis_index_groups: As in `jaxnorm.layer_norm`.
+      dtype: Dtype of y; by default what x and scale promote to.
+
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      TypeError: If an array holds integers or complex numbers.
+      ValueError: If the heads do not divide the features, or are several with an
+        `axis_name`, a shape, an axis or the groups do not fit, or epsilon is negative.
+      NameError: If `axis_name` is not bound (JAX's own).
+
+    Reference:
+      Cai et al., 2025, SeeDNorm: Self-Rescaled Dynamic Normalization, section 3
+      (https://arxiv.org/abs/2510.22777).
+
+    Example:
+      >>> import jax.numpy as jnp, jaxnorm
+      >>> x = jnp.array([[3.0, 3.0], [0.1, -0.3]])
+      >>> jaxnorm.seed_norm(x, jnp.ones(2), jnp.full(2, 0.5)).round(1)
+      Array([[ 2. ,  2. ],
+             [ 0.4, -1.2]], dtype=float32)
+    """
+    x = check_inexact(x, "x")
+    num_heads = check_integer(num_heads, "num_heads")
+    reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
+    features = canonical_axes(feature_axes, x.ndim)
+    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
+    head = Reduction(reduced, mapped_axes)
+    if num_heads != 1:
+        if axis_name is not None:
+            raise ValueError(
+                "with an axis_name there must be one head, since which features of "
+                f"other instances belong to it is not known, got num_heads={num_heads} "
+                f"and axis_name={axis_name!r}. Under jax.jit a sharded x needs no "
+                "axis_name, and may have several."
+            )
+        feature_axis = canonical_axis(feature_axes, x.ndim)
+        length = x.shape[feature_axis]
+        size = length // check_divisor(num_heads, length, "num_heads")
+        others = group_axes(reduction_axes, feature_axis, x.ndim)
+        head = Reduction(others, mapped_axes, Blocks(feature_axis, size))
+    alpha = align_parameter(alpha, "alpha", x, features)
+    beta = align_parameter(beta, "beta", x, features)
+    scale, bias, result = align_affine(x, scale, None, features, dtype, scale_offset)
+    check_real("the scale is a tanh of it", x=x, scale=scale)
+    spec = Standardization(
+        Reduction(reduced, mapped_axes), check_epsilon(epsilon), result, center=False
+    )
+    # Else the scale would be kept too, which has the size of x, in float32.
+    normalize = jax.checkpoint(
+        functools.partial(_normalize, spec, head),
+        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    )
+    mask = None if mask is None else align_mask(mask, x)
+    return normalize(x, alpha, beta, scale, bias, mask)
+
+
+def _normalize(
+    spec: Standardization,
+    head: Reduction,
+    x: Array,
+    alpha: Array,
+    beta: Array,
+    scale: Array,
+    bias: Array,
+    mask: Array | None,
+) -> Array:
+    wide = accumulation_dtype(spec.dtype, x.dtype)
+    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
+    moments = compute_mean_square(x, spec.reduction, mask=mask)
+    # Not in the dtype of y: where that alone is wider, so is no element of x.
+    products = zero_masked(mask, x) * beta.astype(x.dtype)
+    gate = jnp.tanh(head.broadcast_back(*tag_for_remat(head.sums(products))))
+    scale = scale.astype(wide) + alpha.astype(wide) * gate.astype(wide)
+    return standardize(spec, x, moments, scale, bias, mask)

@@ -1,0 +1,239 @@
+"""SeeDNorm: heads and masks against the oracle, over devices, and what is kept."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from counting import count_all_reduces, count_primitives
+from drawing import draw, place
+from family_oracle import directional, seed_norm
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jitted import jitted
+from modes import mesh_of
+
+import jaxnorm
+import jaxnorm.linen
+
+EPSILON = 0.03  # large enough to see where it is added
+CASES = {  # shape, kind of mask, sizes of alpha and beta, of scale, options
+    "plain": ((4, 3, 6), None, (6,), (6,), {}),
+    "no scale": ((4, 6), "bool", (6,), None, {}),
+    "scalars, offset": ((4, 6), "weights", (), (6,), {"scale_offset": 1.0}),
+    "heads": ((4, 3, 6), "bool", (6,), (6,), {"num_heads": 3}),
+    "heads of channels": (
+        (3, 6, 4),
+        "weights",
+        (6,),
+        (6,),
+        {"num_heads": 2, "feature_axes": 1, "reduction_axes": (1, 2)},
+    ),
+    "two feature axes": (
+        (2, 3, 4, 6),
+        "examples",
+        (4, 6),
+        (4, 6),
+        {"feature_axes": (2, 3), "reduction_axes": (2, 3)},
+    ),
+    "adaptive": ((3, 4, 6), "integer", (3, 1, 6), (3, 1, 6), {}),
+    "nothing but masked": ((3, 6), "empty", (6,), (6,), {"num_heads": 3}),
+}
+NAMES = "x", "alpha", "beta", "scale"
+
+
+def draw_problem(rng, shape, own, scale, dtype=np.float32):
+    """x, alpha, beta and scale, with which the tanh is neither 0 nor 1."""
+    return (
+        draw(rng, shape, dtype, loc=0.3, std=2),
+        draw(rng, own, dtype, loc=1),
+        draw(rng, own, dtype, std=0.2),
+        draw(rng, scale, dtype, loc=1),
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_oracle(case, rng, make_mask):
+    shape, kind, own, scale, options = CASES[case]
+    options = options | {"epsilon": EPSILON}
+    arguments, mask = draw_problem(rng, shape, own, scale), make_mask(kind, shape)
+    if mask is not None:
+        hidden = np.broadcast_to(mask, shape) == 0
+        bad = rng.choice([np.inf, np.nan, 1.0], shape)
+        x = place(np.where(hidden, bad, arguments[0]))
+        arguments = (x, *arguments[1:])
+    weight = draw(rng, shape)
+
+    @jax.jit
+    def step(arguments):
+        def loss(arguments):
+            y = jaxnorm.seed_norm(*arguments, mask=mask, **options)
+            return jnp.sum(y * weight), y
+
+        return jax.grad(loss, has_aux=True)(arguments)
+
+    gradients, y = jax.device_get(step(arguments))
+    reference = functools.partial(seed_norm, mask=mask, **options)
+    assert oracle.error(y, reference(*arguments)) <= 1e-5
+
+    def loss(*arguments):
+        return np.sum(oracle.wide(weight) * reference(*arguments))
+
+    for i, gradient in enumerate(gradients):
+        if gradient is None:
+            continue
+        direction = rng.normal(size=gradient.shape)
+        directions = [direction if j == i else None for j in range(4)]
+        with np.errstate(invalid="ignore"):
+            expected = directional(loss, arguments, directions)
+        size = max(np.linalg.norm(gradient), 0.1 * np.linalg.norm(weight))
+        actual = np.sum(oracle.wide(gradient) * direction)
+        assert abs(actual - expected) <= 1e-5 * size, NAMES[i]
+
+
+def test_it_starts_as_rms_norm(rng):
+    x, alpha, beta, scale = draw_problem(rng, (4, 6), 6, 6)
+    y = jitted(jaxnorm.seed_norm)(x, alpha, 0 * beta, scale)
+    expected = jitted(jaxnorm.rms_norm)(x, scale)
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_the_module_hands_its_heads_on(rng):
+    x, *parameters = draw_problem(rng, (4, 6), 6, 6)
+    norm = jaxnorm.linen.SeedNorm(num_heads=2)
+    variables = {"params": dict(zip(NAMES[1:], parameters, strict=True))}
+    expected = jitted(jaxnorm.seed_norm, num_heads=2)(x, *parameters)
+    np.testing.assert_array_equal(jax.jit(norm.apply)(variables, x), expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_second_derivatives(masked, rng, x64):
+    """In all arguments, each with each, as those of the formula."""
+    shape = (2, 4)
+    arguments = draw_problem(rng, shape, 4, 4, np.float64)
+    mask = np.indices(shape).sum(0) % 4 != 0 if masked else np.ones(shape, bool)
+    weight, one = draw(rng, shape, np.float64), mask.astype(np.float64)
+
+    def formula(x, alpha, beta, scale):
+        count = np.sum(one, -1, keepdims=True)
+        power = jnp.sum(one * x * x, -1, keepdims=True) / count
+        products = (one * x * beta.reshape(1, 4)).reshape(2, 2, 2)
+        sums = jnp.sum(products, -1, keepdims=True)
+        gate = jnp.broadcast_to(jnp.tanh(sums), (2, 2, 2)).reshape(shape)
+        factor = scale.reshape(1, 4) + alpha.reshape(1, 4) * gate
+        return x / jnp.sqrt(power + EPSILON) * factor
+
+    norm = functools.partial(
+        jaxnorm.seed_norm,
+        mask=jnp.asarray(mask) if masked else None,
+        num_heads=2,
+        epsilon=EPSILON,
+    )
+
+    @jax.jit
+    def hessians(arguments):
+        return [
+            jax.hessian(lambda a, f=f: jnp.sum(weight * jnp.sin(f(*a))))(arguments)
+            for f in (norm, formula)
+        ]
+
+    for a, b in zip(*map(jax.tree.leaves, hessians(arguments)), strict=True):
+        assert oracle.error(a, b) <= 1e-12
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_saved_are_x_and_a_number_a_head(dtype, masked, heads):
+    shape = (16, 64, 32)
+    mask = jnp.asarray(np.arange(16).reshape(-1, 1, 1) < 10) if masked else None
+    norm = functools.partial(jaxnorm.seed_norm, mask=mask, num_heads=heads, dtype=dtype)
+    parameters = [jax.ShapeDtypeStruct(shape[-1:], jnp.float32)] * 3
+    arguments = [jax.ShapeDtypeStruct(shape, dtype), *parameters]
+    saved = jax.eval_shape(lambda *a: jax.vjp(norm, *a)[1], *arguments)
+    saved = jax.tree.leaves(saved)
+    large = [leaf.dtype for leaf in saved if leaf.size == np.prod(shape)]
+    assert large == [dtype]
+    rest = sum(leaf.size for leaf in saved if leaf.size != np.prod(shape))
+    # With a mask the counts of the rows too, and the mask itself.
+    assert rest <= (1 + masked + heads) * 16 * 64 + 4 * 32 + 16 + 8
+
+
+def test_remat_that_keeps_the_moments_repeats_no_reduction(rng):
+    x, *parameters = draw_problem(rng, (4, 6), 6, 6)
+
+    def reductions(policy):
+        @functools.partial(jax.checkpoint, policy=policy)
+        def block(x):
+            return jaxnorm.seed_norm(jnp.sin(x), *parameters, num_heads=2)
+
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(block(x))))
+        return count_primitives("reduce_sum", gradient, x)
+
+    policies = jax.checkpoint_policies
+    plain = reductions(policies.everything_saveable)
+    keep = policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
+    assert reductions(keep) == plain < reductions(policies.nothing_saveable)
+
+
+AXIS, DEVICES = "features", 8
+
+
+def differentiate(norm):
+    def step(*arguments):
+        def loss(*arguments):
+            y = norm(*arguments)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.grad(loss, (0, 1, 2, 3), has_aux=True)(*arguments)
+
+    return step
+
+
+@pytest.mark.parametrize("mode", ["pmap", "check_vma", "no check_vma"])
+def test_features_over_devices(mode, rng):
+    """With two collectives forward and two backward, or fewer if XLA joins them."""
+    arguments = draw_problem(rng, (3, 16), 16, 16)
+    whole = jitted(jaxnorm.seed_norm)
+    expected = jax.device_get(jax.jit(differentiate(whole))(*arguments))
+    norm = functools.partial(jaxnorm.seed_norm, axis_name=AXIS)
+    if mode == "pmap":
+        parts = [np.stack(np.split(np.asarray(a), DEVICES, -1)) for a in arguments]
+        devices = jax.devices("cpu")[:DEVICES]
+        run = jax.pmap(differentiate(norm), axis_name=AXIS, devices=devices)
+        program = run.lower(*parts).compile()
+        actual = jax.tree.map(
+            lambda leaf: np.concatenate(leaf, -1), jax.device_get(program(*parts))
+        )
+    else:
+        specs = (P(None, AXIS), *[P(AXIS)] * 3)
+        mapped = jax.shard_map(
+            norm,
+            mesh=mesh_of(AxisType.Auto, names=(AXIS,)),
+            in_specs=specs,
+            out_specs=specs[0],
+            check_vma=mode == "check_vma",
+        )
+        program = jax.jit(differentiate(mapped)).lower(*arguments).compile()
+        actual = program(*arguments)
+    assert count_all_reduces(program) <= 4
+    pairs = zip(*map(jax.tree.leaves, (actual, expected)), strict=True)
+    assert all(oracle.error(a, b) <= 1e-5 for a, b in pairs)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
+def test_heads_of_sharded_features_under_jit(axis_type, rng):
+    """Of four features, on two devices each."""
+    arguments = draw_problem(rng, (2, 16), 16, 16)
+    step = jax.jit(differentiate(functools.partial(jaxnorm.seed_norm, num_heads=4)))
+    expected = jax.device_get(step(*arguments))
+    mesh = mesh_of(axis_type, names=(AXIS,))
+    x, *parameters = arguments
+    with jax.set_mesh(mesh):
+        x = jax.device_put(x, NamedSharding(mesh, P(None, AXIS)))
+        parameters = jax.device_put(parameters, NamedSharding(mesh, P(AXIS)))
+        actual = jax.device_get(step(x, *parameters))
+    pairs = zip(*map(jax.tree.leaves, (actual, expected)), strict=True)
+    assert all(oracle.error(a, b) <= 1e-5 for a, b in pairs)
