@@ -22,6 +22,7 @@ from jaxnorm.tools.freezing import freeze_parameters
 from jaxnorm.tools.merge import merge_batch_stats
 from jaxnorm.tools.normalization_mask import normalization_mask
 from jaxnorm.tools.recalibrate import recalibrate
+from jaxnorm.tools.scale_offset import check_scales, shift_scales
 from jaxnorm.tools.show import diagnosis_figure, diagnosis_table
 from jaxnorm.tools.statistics import merge_batch_moments, update_batch_stats
 from jaxnorm.tools.suggest_folds import suggest_folds
@@ -30,6 +31,7 @@ __all__ = [
     "Diagnosis",
     "Fold",
     "LayerDiagnosis",
+    "check_scales",
     "diagnose",
     "diagnosis_figure",
     "diagnosis_table",
@@ -51,6 +53,7 @@ __all__ = [
     "norms_to_keras",
     "norms_to_torch",
     "recalibrate",
+    "shift_scales",
     "suggest_folds",
     "update_batch_stats",
     "variables_from_nnx",

@@ -23,7 +23,10 @@ def layer(rng):
     """Draws the arrays of one layer, by our names."""
 
     def draw(dtype=np.float32, features=FEATURES, names=("scale", "bias", "mean")):
-        drawn = {name: rng.normal(size=features).astype(dtype) for name in names}
+        drawn = {
+            name: rng.normal(name == "scale", size=features).astype(dtype)
+            for name in names
+        }
         if "mean" in names:
             drawn["var"] = rng.uniform(0.5, 2, features).astype(dtype)
         return drawn

@@ -11,11 +11,11 @@ from jaxnorm.tools.convert.layers import (
     as_array,
     check_paths,
     for_each,
-    from_variables,
     split,
-    to_variables,
 )
 from jaxnorm.tools.convert.momentum import check_decay_rate
+from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
+from jaxnorm.tools.convert.variables import from_variables, to_variables
 from jaxnorm.tools.trees import Path
 
 PARAMS = {"scale": "scale", "offset": "bias"}
@@ -28,6 +28,8 @@ def norms_from_haiku(
     layers: Mapping[str, Path] | None = None,
     *,
     counted: bool = False,
+    their_scale_offset: Offsets = 0.0,
+    scale_offset: Offsets = 0.0,
 ) -> Variables:
     """Returns the normalizers of a Haiku model as a Linen variables tree.
 
@@ -46,11 +48,20 @@ def norms_from_haiku(
         "initial_batchnorm")`.
       counted: Whether `counter` becomes count, a float32 scalar, which training needs
         that goes on as in Haiku: with `momentum_from_haiku(decay_rate)`.
+      their_scale_offset: What Haiku's layers add to the stored scale, of all layers
+        or by the name of each that has a scale: 1 for Gemma's, which store the distance
+        from 1.
+      scale_offset: That of our layers, likewise. Where both are equal, scales are
+        copied; else the difference is added, in float32 or wider, and rounded once.
 
     Returns:
       `{"params": {path: {scale, bias}}, "batch_stats": {path: {mean, var[, count]}}}`,
       nested dicts of NumPy arrays. What a layer lacks (`create_scale=False`) is not
       there.
+
+    Warns:
+      UserWarning: If in most layers `scale_offset + scale` is about 0, or with an
+        offset about 2; see `check_scales`.
 
     Raises:
       TypeError: If a path is no tuple of strings, or an array not floating.
@@ -70,7 +81,8 @@ def norms_from_haiku(
         layers = split(found, "/")
     paths = check_paths(layers, "~/mean_ema")
     read = {name: _read(name, params, state, counted=counted) for name in paths}
-    return to_variables(read, paths)
+    offsets = ScaleOffsets(their_scale_offset, scale_offset)
+    return to_variables(read, paths, offsets)
 
 
 def norms_to_haiku(
@@ -80,6 +92,8 @@ def norms_to_haiku(
     shape: tuple[int, ...] | Mapping[str, tuple[int, ...]],
     decay_rate: float,
     counter: int | None = None,
+    their_scale_offset: Offsets = 0.0,
+    scale_offset: Offsets = 0.0,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]:
     """Returns the normalizers of a Linen variables tree as params and state of Haiku.
 
@@ -97,9 +111,14 @@ def norms_to_haiku(
       decay_rate: That of the Haiku layers, in (0, 1).
       counter: Number of updates that the statistics have seen, at least 0, for layers
         without a count.
+      their_scale_offset: As in `norms_from_haiku`, of which this is the way back.
+      scale_offset: Likewise.
 
     Returns:
       The entries of params and of state, copies, bit for bit.
+
+    Warns:
+      UserWarning: As `norms_from_haiku`.
 
     Raises:
       TypeError, ValueError: As `norms_from_haiku`; and if a shape does not fit, the
@@ -116,7 +135,8 @@ def norms_to_haiku(
       array([[0.5, 1. ]], dtype=float32)
     """
     check_decay_rate(decay_rate)
-    read = from_variables(variables, layers, "/")
+    offsets = ScaleOffsets(their_scale_offset, scale_offset)
+    read = from_variables(variables, layers, "/", offsets)
     shapes = for_each(shape, read, "shape")
     params, state = {}, {}
     for name, layer in read.items():

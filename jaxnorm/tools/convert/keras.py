@@ -10,9 +10,9 @@ from jaxnorm.tools.convert.flat import FlatNames
 from jaxnorm.tools.convert.layers import (
     Layer,
     Variables,
-    from_variables,
-    to_variables,
 )
+from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
+from jaxnorm.tools.convert.variables import from_variables, to_variables
 from jaxnorm.tools.trees import Path
 
 NAMES = FlatNames(
@@ -36,6 +36,8 @@ def norms_from_keras(
     layers: Mapping[str, Path] | None = None,
     *,
     count: int | None = None,
+    their_scale_offset: Offsets = 0.0,
+    scale_offset: Offsets = 0.0,
 ) -> Variables:
     """Returns the normalizers of a Keras model as a Linen variables tree.
 
@@ -59,11 +61,20 @@ def norms_from_keras(
       count: Number of updates that the statistics have seen, which Keras does not keep:
         needed by batch renormalization, and by a momentum that is a function; a float32
         scalar in each layer that has statistics. None: there is none.
+      their_scale_offset: What Keras's layers add to the stored scale, of all layers
+        or by the name of each that has a scale: 1 for Gemma's, which store the distance
+        from 1.
+      scale_offset: That of our layers, likewise. Where both are equal, scales are
+        copied; else the difference is added, in float32 or wider, and rounded once.
 
     Returns:
       `{"params": {path: {scale, bias}}, "batch_stats": {path: {mean, var or std[,
       count]}}}`, nested dicts of NumPy arrays. What a layer lacks (`scale=False`,
       `center=False`) is not there.
+
+    Warns:
+      UserWarning: If in most layers `scale_offset + scale` is about 0, or with an
+        offset about 2; see `check_scales`.
 
     Raises:
       TypeError: If a path is no tuple of strings, or an array not floating.
@@ -94,7 +105,8 @@ def norms_from_keras(
                 )
         if count is not None and "mean" in layer:
             layer["count"] = np.array(count, np.float32)
-    return to_variables(read, paths)
+    offsets = ScaleOffsets(their_scale_offset, scale_offset)
+    return to_variables(read, paths, offsets)
 
 
 def norms_to_keras(
@@ -102,6 +114,8 @@ def norms_to_keras(
     layers: Mapping[str, Path] | None = None,
     *,
     epsilon: float = 1e-3,
+    their_scale_offset: Offsets = 0.0,
+    scale_offset: Offsets = 0.0,
 ) -> dict[str, np.ndarray]:
     """Returns the normalizers of a Linen variables tree by the paths of Keras.
 
@@ -115,9 +129,14 @@ def norms_to_keras(
         mean, named by their paths joined with slashes.
       epsilon: That of the layers with batch renormalization, in Keras and with us;
         their `moving_variance` is max(std^2 - epsilon, 0).
+      their_scale_offset: As in `norms_from_keras`, of which this is the way back.
+      scale_offset: Likewise.
 
     Returns:
       Copies by Keras' names, bit for bit.
+
+    Warns:
+      UserWarning: As `norms_from_keras`.
 
     Raises:
       TypeError, ValueError: As `norms_from_keras`; and if epsilon is negative.
@@ -129,7 +148,8 @@ def norms_to_keras(
       {'cnn/norm/gamma': array([1., 2.], dtype=float32)}
     """
     epsilon = check_epsilon(epsilon)
-    read = from_variables(variables, layers, NAMES.separator)
+    offsets = ScaleOffsets(their_scale_offset, scale_offset)
+    read = from_variables(variables, layers, NAMES.separator, offsets)
     for layer in read.values():
         layer.pop("count", None)
         if "std" in layer:

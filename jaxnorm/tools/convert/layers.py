@@ -7,7 +7,7 @@ import numpy as np
 from jax import dlpack
 from jax import numpy as jnp
 
-from jaxnorm.tools.trees import Path, insert, is_node, node_at, unboxed, walk
+from jaxnorm.tools.trees import Path, unboxed
 
 Layer = dict[str, np.ndarray]
 """One normalizer: scale, bias; mean, var or std, count. None of them is required."""
@@ -118,59 +118,6 @@ def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
 def split(names: Iterable[str], separator: str) -> dict[str, Path]:
     """Returns the paths that names make where the user names none."""
     return {name: tuple(name.split(separator)) if name else () for name in names}
-
-
-def to_variables(layers: Mapping[str, Layer], paths: Mapping[str, Path]) -> Variables:
-    """Returns layers, each at its path, as a Linen variables tree.
-
-    Raises:
-      TypeError, ValueError: As `check_layer`.
-    """
-    variables: Variables = {"params": {}, "batch_stats": {}}
-    for name, layer in layers.items():
-        for key, value in check_layer(layer, repr(name)).items():
-            insert(variables, (COLLECTIONS[key], *paths[name], key), value)
-    return variables
-
-
-def from_variables(
-    variables: Mapping[str, Any], layers: Mapping[str, Path] | None, separator: str
-) -> dict[str, Layer]:
-    """Returns the layers of a Linen variables tree, by their names in a checkpoint.
-
-    Args:
-      variables: A Linen variables tree, of which all but the layers is ignored.
-      layers: Their paths by their names; None: all that have a mean, their paths
-        joined.
-      separator: What joins the parts of a path.
-
-    Raises:
-      TypeError, ValueError: As `check_paths` and `check_layer`; and if a layer is not
-        there, or has other arrays than scale, bias, mean, var, std and count.
-    """
-    if layers is None:
-        layers = {
-            separator.join(map(str, path[:-1])): path[:-1]
-            for path in walk(variables.get("batch_stats", {}))
-            if path[-1] == "mean"
-        }
-    paths = check_paths(layers, "mean in batch_stats")
-    result = {}
-    for name, path in paths.items():
-        layer: Layer = {}
-        for collection in ("params", "batch_stats"):
-            for key, value in node_at(variables, (collection, *path)).items():
-                if is_node(value):
-                    continue
-                if COLLECTIONS.get(key) != collection:
-                    raise ValueError(
-                        f"{collection} of {path} must hold "
-                        f"{[k for k, c in COLLECTIONS.items() if c == collection]} at "
-                        f"most, got {key!r}, for which there is no place elsewhere."
-                    )
-                layer[key] = as_array(value, f"{key} of {path}")
-        result[name] = check_layer(layer, f"the variables at {path}")
-    return result
 
 
 def for_each(

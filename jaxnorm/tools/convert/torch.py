@@ -10,10 +10,10 @@ from jaxnorm.tools.convert.layers import (
     Layer,
     Variables,
     for_each,
-    from_variables,
-    to_variables,
 )
+from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
 from jaxnorm.tools.convert.torch_weights import is_reparametrized
+from jaxnorm.tools.convert.variables import from_variables, to_variables
 from jaxnorm.tools.trees import Path
 
 NAMES = FlatNames(
@@ -36,6 +36,8 @@ def norms_from_torch(
     *,
     elements: int | Mapping[str, int] | None = None,
     counted: bool = False,
+    their_scale_offset: Offsets = 0.0,
+    scale_offset: Offsets = 0.0,
 ) -> Variables:
     """Returns the normalizers of a PyTorch `state_dict` as a Linen variables tree.
 
@@ -59,10 +61,19 @@ def norms_from_torch(
         stays as it is stored.
       counted: Whether `num_batches_tracked` becomes count, a float32 scalar, which a
         momentum that is a function needs, and no other.
+      their_scale_offset: What PyTorch's layers add to the stored scale, of all layers
+        or by the name of each that has a scale: 1 for Gemma's, which store the distance
+        from 1.
+      scale_offset: That of our layers, likewise. Where both are equal, scales are
+        copied; else the difference is added, in float32 or wider, and rounded once.
 
     Returns:
       `{"params": {path: {scale, bias}}, "batch_stats": {path: {mean, var[, count]}}}`,
       nested dicts of NumPy arrays. What a layer lacks (`affine=False`) is not there.
+
+    Warns:
+      UserWarning: If in most layers `scale_offset + scale` is about 0, or with an
+        offset about 2; see `check_scales`.
 
     Raises:
       TypeError: If a path is no tuple of strings, or an array not floating.
@@ -103,7 +114,8 @@ def norms_from_torch(
             layer["count"] = count.astype(np.float32)
     if elements is not None:
         _scale_variances(read, elements, biased=True)
-    return to_variables(read, paths)
+    offsets = ScaleOffsets(their_scale_offset, scale_offset)
+    return to_variables(read, paths, offsets)
 
 
 def norms_to_torch(
@@ -111,6 +123,8 @@ def norms_to_torch(
     layers: Mapping[str, Path] | None = None,
     *,
     elements: int | Mapping[str, int] | None = None,
+    their_scale_offset: Offsets = 0.0,
+    scale_offset: Offsets = 0.0,
 ) -> dict[str, np.ndarray]:
     """Returns the normalizers of a Linen variables tree as entries of a `state_dict`.
 
@@ -124,10 +138,15 @@ def norms_to_torch(
         mean, named by their paths joined with dots.
       elements: As there; the variance is multiplied by elements / (elements - 1). None:
         it stays as it is stored: right for one that is unbiased.
+      their_scale_offset: As in `norms_from_torch`, of which this is the way back.
+      scale_offset: Likewise.
 
     Returns:
       Copies by PyTorch's names, bit for bit; `num_batches_tracked` where there is a
       count. (PyTorch's `load_state_dict` starts at 0 without it.)
+
+    Warns:
+      UserWarning: As `norms_from_torch`.
 
     Raises:
       TypeError, ValueError: As `norms_from_torch`; and if a layer has a std.
@@ -138,7 +157,8 @@ def norms_to_torch(
       >>> jaxnorm.tools.norms_to_torch(variables, {"norm": ("LayerNorm_0",)})
       {'norm.weight': array([1., 2.], dtype=float32)}
     """
-    read = from_variables(variables, layers, NAMES.separator)
+    offsets = ScaleOffsets(their_scale_offset, scale_offset)
+    read = from_variables(variables, layers, NAMES.separator, offsets)
     if elements is not None:
         _scale_variances(read, elements, biased=False)
     for layer in read.values():
