@@ -26,6 +26,7 @@ from jaxnorm.tools.scale_offset import check_scales, shift_scales
 from jaxnorm.tools.show import diagnosis_figure, diagnosis_table
 from jaxnorm.tools.statistics import merge_batch_moments, update_batch_stats
 from jaxnorm.tools.suggest_folds import suggest_folds
+from jaxnorm.tools.unit_weights import unit_weights
 
 __all__ = [
     "Diagnosis",
@@ -55,6 +56,7 @@ __all__ = [
     "recalibrate",
     "shift_scales",
     "suggest_folds",
+    "unit_weights",
     "update_batch_stats",
     "variables_from_nnx",
     "variables_to_nnx",
