@@ -72,6 +72,27 @@ class _WarmupMomentum:
         return jnp.minimum(self.limit, (1 + count) / (10 + count))
 
 
+def evaluate(schedule: Schedule, count: Array, name: str) -> Array | float:
+    """Returns what a schedule says for the next update.
+
+    Args:
+      schedule: The function of the number of updates.
+      count: That number, so far.
+      name: The argument that the schedule was given for.
+
+    Raises:
+      TypeError: If that is a function, since a maker of schedules was given.
+    """
+    value = schedule(count)
+    if callable(value):
+        maker = getattr(schedule, "__name__", type(schedule).__name__)
+        raise TypeError(
+            f"{name} as a function must return a number, got a function, which "
+            f"{maker} made. Call it: {name}={maker}()."
+        )
+    return value
+
+
 def check_momentum(momentum: ArrayLike) -> Array:
     """Returns `momentum`, the weight of the old value, as a scalar array.
 
@@ -174,7 +195,7 @@ def resolve_momentum(
       running: Running statistics, with `count` if they count their updates.
 
     Raises:
-      TypeError: If it is a function and the statistics do not count.
+      TypeError: If it is a function and the statistics do not count, or returns one.
       ValueError: If it is outside [0, 1] or no scalar.
     """
     if not callable(momentum):
@@ -187,7 +208,7 @@ def resolve_momentum(
             f"{' and '.join(names)} without a count. Make them with "
             f"init_{kind}_stats(feature_shape, counted=True)."
         )
-    return check_momentum(momentum(jnp.asarray(running["count"])))
+    return check_momentum(evaluate(momentum, jnp.asarray(running["count"]), "momentum"))
 
 
 def unbiased_factor(count: Array) -> Array:

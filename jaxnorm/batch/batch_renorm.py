@@ -12,7 +12,7 @@ from jaxtyping import Inexact
 from jaxnorm._core.batch_call import BatchCall, BatchOptions
 from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
-from jaxnorm._core.running import Schedule
+from jaxnorm._core.running import Schedule, evaluate
 from jaxnorm._core.sharding import where
 from jaxnorm._core.stats import check_running
 from jaxnorm._core.validation import check_scalar, check_shape
@@ -184,7 +184,7 @@ def _at_least_epsilon(std: Array, epsilon: float) -> Array:
 
 def _bound(value: ArrayLike | Schedule, name: str, least: float, count: Array) -> Array:
     if callable(value):
-        value = value(count)
+        value = evaluate(value, count, name)
     known = check_scalar(value, name)
     if isinstance(known, np.ndarray) and not known >= least:
         raise ValueError(f"{name} must be at least {least:g}, got {value}.")

@@ -89,7 +89,9 @@ def _in_turn(
     if isinstance(stats, CountedBatchStats) and callable(call.momentum):
         earlier = jnp.where(later.T, updates.reshape(1, -1), 0)
         counts = stats.count + jnp.sum(earlier, 1)
-        momentum = jnp.asarray(jax.vmap(call.momentum)(counts))
+        momentum = jax.vmap(
+            lambda count: resolve_momentum(call.momentum, {"count": count})
+        )(counts)
     else:
         momentum = resolve_momentum(call.momentum, stats._asdict())
     one = (1,) * (nonempty.ndim - 1)

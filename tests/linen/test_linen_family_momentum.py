@@ -11,9 +11,11 @@ import pytest
 from family import close
 from family_entries import COLLECTIONS
 from family_modules import TABLE
+from refusals import refused
 
 import jaxnorm
 import jaxnorm.linen
+from jaxnorm import tools
 
 KEY = jax.random.key(0)
 
@@ -25,6 +27,36 @@ def x():
 
 TRAINED = [n for n in TABLE if "momentum" in inspect.signature(
     getattr(jaxnorm.linen, n)).parameters]  # fmt: skip
+
+
+MAKERS = [
+    jaxnorm.warmup_momentum,
+    tools.momentum_from_haiku,
+    tools.momentum_from_torch,
+]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if TABLE[name].counts])
+def test_a_maker_of_schedules_is_no_schedule(name, x):
+    """`warmup_momentum` for `warmup_momentum()`, as everybody writes once."""
+    entry = TABLE[name]
+    for maker in MAKERS:
+        module = entry.build(True, momentum=maker)
+        says = ["momentum=warmup_momentum()"] * (maker is jaxnorm.warmup_momentum)
+        with refused(*(says or ["must be a Python number"])):
+            init = functools.partial(module.init, KEY, x, *entry.extra)
+            apply = functools.partial(entry.apply, module, mutable=COLLECTIONS)
+            jax.eval_shape(apply, jax.eval_shape(init), x)
+
+
+def test_a_maker_of_bounds_is_no_bound(x):
+    options = {"use_running_average": False}
+    for maker in (jaxnorm.warmup_renorm, jaxnorm.warmup_renorm(), lambda t: max):
+        norm = jaxnorm.linen.BatchRenorm(r_max=maker, **options)
+        with refused("r_max"):
+            jax.eval_shape(
+                functools.partial(norm.init_with_output, mutable=True), KEY, x
+            )
 
 
 def is_count(path):

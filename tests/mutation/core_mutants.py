@@ -540,8 +540,8 @@ MUTANTS = {
         ),
         (
             "the count of the next update, not of those so far",
-            'momentum(jnp.asarray(running["count"]))',
-            'momentum(jnp.asarray(running["count"]) + 1)',
+            'evaluate(momentum, jnp.asarray(running["count"]), "momentum")',
+            'evaluate(momentum, jnp.asarray(running["count"]) + 1, "momentum")',
             f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
         ),
         (

@@ -11,6 +11,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.running import Schedule
+from jaxnorm._core.validation import check_number
 
 
 def momentum_from_torch(momentum: float | None) -> float | Schedule:
@@ -24,6 +25,7 @@ def momentum_from_torch(momentum: float | None) -> float | Schedule:
       momentum: A number in [0, 1], or None.
 
     Raises:
+      TypeError: If it is no Python number.
       ValueError: If it is outside [0, 1].
 
     Example:
@@ -44,7 +46,8 @@ def momentum_to_torch(momentum: float | Schedule) -> float | None:
       `1 - momentum`, or None.
 
     Raises:
-      TypeError: If it is another function, which PyTorch cannot take.
+      TypeError: If it is another function, which PyTorch cannot take, or no Python
+        number.
       ValueError: If it is outside [0, 1].
 
     Example:
@@ -80,7 +83,8 @@ def momentum_from_haiku(decay_rate: float) -> Schedule:
       A function from the number of updates to the momentum, for layers with a count.
 
     Raises:
-      ValueError: If the decay rate is outside (0, 1).
+      TypeError: If the decay rate is no Python number.
+      ValueError: If it is outside (0, 1).
 
     Reference:
       Kingma and Ba, 2015, Adam, section 3 (https://arxiv.org/abs/1412.6980), for the
@@ -100,9 +104,10 @@ def check_decay_rate(decay_rate: float) -> None:
     """Checks that a decay rate of Haiku is one.
 
     Raises:
+      TypeError: If it is no Python number.
       ValueError: If it is outside (0, 1).
     """
-    if not 0 < decay_rate < 1:
+    if not 0 < check_number(decay_rate, "decay_rate") < 1:
         raise ValueError(f"decay_rate must lie in (0, 1), got {decay_rate}.")
 
 
@@ -129,6 +134,6 @@ class _DebiasedAverage:
 
 
 def _check_weight(momentum: float) -> float:
-    if not 0 <= momentum <= 1:
+    if not 0 <= check_number(momentum, "momentum") <= 1:
         raise ValueError(f"momentum must lie in [0, 1], got {momentum}.")
     return momentum
