@@ -32,7 +32,7 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       A function of the same arguments. It may be compiled, or called in what is.
 
     Raises:
-      TypeError: If `apply` is compiled; and when called, if there is a
+      TypeError: If `apply` is no function, or compiled; and when called, if there is a
         `flax.linen.BatchNorm`, which it does not reach.
 
     Example:
@@ -45,6 +45,11 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       >>> y.round(2).ravel(), updates["batch_stats"]["mean"]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
+    if isinstance(apply, nn.Module) or not callable(apply):
+        raise TypeError(
+            "apply must be a function, such as model.apply, got "
+            f"{type(apply).__name__}. Pass model.apply."
+        )
     if isinstance(apply, jax.stages.Wrapped):
         raise TypeError(
             "apply must not be compiled, since what was traced before stays as it was, "
@@ -81,7 +86,7 @@ def freeze_batch_norms(
       `apply` and `optimizer`, to be used in place of those given.
 
     Raises:
-      ValueError: If no node of the variables has running statistics.
+      TypeError, ValueError: As `frozen_statistics` and `freeze_parameters`.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxnorm.linen, optax

@@ -22,7 +22,8 @@ def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
       frozen: False: they are as before again.
 
     Raises:
-      TypeError: If there is a `flax.nnx.BatchNorm`, which it does not reach.
+      TypeError: If `model` is no NNX module, or has a `flax.nnx.BatchNorm`, which it
+        does not reach.
       ValueError: If there is no batch normalizer.
 
     Example:
@@ -35,7 +36,12 @@ def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
       >>> y.round(2).ravel(), norm.mean[...]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
-    found = False
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"model must be a flax.nnx.Module, got {type(model).__qualname__}. Of a "
+            "Linen model it is jaxnorm.linen.frozen_statistics(model.apply)."
+        )
+    found = []
     for path, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
             raise TypeError(
@@ -44,13 +50,14 @@ def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
                 "variables, or pass use_running_average=True to it yourself."
             )
         if isinstance(module, BatchModule):
-            module.frozen_statistics = frozen
-            found = True
+            found.append(module)
     if not found:
         raise ValueError(
             "model must have batch normalizers of jaxnorm.nnx to freeze, and has none "
             f"({type(model).__name__})."
         )
+    for module in found:
+        module.frozen_statistics = frozen
 
 
 def freeze_batch_norms(
@@ -68,7 +75,7 @@ def freeze_batch_norms(
       The optimizer for `nnx.Optimizer(model, optimizer, wrt=nnx.Param)`.
 
     Raises:
-      TypeError, ValueError: As `freeze_statistics`.
+      TypeError, ValueError: As `freeze_statistics` and `freeze_parameters`.
 
     Example:
       >>> import jaxnorm.nnx, optax
@@ -80,10 +87,4 @@ def freeze_batch_norms(
       >>> optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
     """
     freeze_statistics(model)
-    return freeze_parameters(
-        optimizer,
-        {
-            "params": nnx.state(model, nnx.Param),
-            "batch_stats": nnx.state(model, nnx.BatchStat),
-        },
-    )
+    return freeze_parameters(optimizer, nnx.state(model))

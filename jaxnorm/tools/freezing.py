@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 from jaxtyping import PyTree
 
-from jaxnorm.tools.nodes import Path
+from jaxnorm.tools.nodes import Path, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
 if TYPE_CHECKING:
@@ -30,15 +30,17 @@ def freeze_parameters(
 
     Args:
       optimizer: Any of optax.
-      variables: As for `normalization_mask`, {"params": ..., "batch_stats": ...} for
-        instance: the structure of the parameters that are trained, and the statistics,
-        by which batch norms are told.
+      variables: The model's: of Linen {"params": ..., "batch_stats": ...}; of NNX the
+        module, its state or the pure dict of that. Batch norms are told by their
+        statistics, and found again in what is trained by their paths.
       norms: Paths of further nodes to freeze; as for `normalization_mask`.
       only_with_statistics: Whether batch normalizers are frozen only, which have
         running statistics, or all normalizers.
 
     Raises:
-      ValueError: If there is nothing to freeze.
+      TypeError: If `optimizer` is none of optax.
+      ValueError: If there is nothing to freeze; and from the optimizer, if what it
+        trains lacks a parameter that is to be frozen.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -54,16 +56,50 @@ def freeze_parameters(
     """
     import optax
 
-    frozen = normalization_mask(
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "optimizer must be a gradient transformation of optax, such as "
+            f"optax.adamw(1e-3), got {type(optimizer).__name__}."
+        )
+    mask = normalization_mask(
         variables, norms=norms, only_with_statistics=only_with_statistics
     )
-    if not any(jax.tree.leaves(frozen)):
+    frozen = {path for path, marked in leaves(mask).items() if marked}
+    if not frozen:
         raise ValueError(
             "variables must have normalizers to freeze, and have none"
             + (" with running statistics" if only_with_statistics else "")
             + '. Pass {"params": ..., "batch_stats": ...}, or name paths in norms.'
         )
+
+    def is_frozen(params: PyTree) -> PyTree[bool]:
+        return _marked(params, frozen)
+
+    def is_trained(params: PyTree) -> PyTree[bool]:
+        return jax.tree.map(operator.not_, _marked(params, frozen))
+
     return optax.chain(
-        optax.masked(optimizer, jax.tree.map(operator.not_, frozen)),
-        optax.masked(optax.set_to_zero(), frozen),
+        optax.masked(optimizer, is_trained),
+        optax.masked(optax.set_to_zero(), is_frozen),
     )
+
+
+def _marked(params: PyTree, frozen: Collection[Path]) -> PyTree[bool]:
+    """Marks what is frozen in the parameters as the optimizer has them.
+
+    By path, since their containers may be others than those of the variables.
+    """
+    import optax
+
+    def is_leaf(node: object) -> bool:  # what another mask has taken out is one too
+        return is_box(node) or isinstance(node, optax.MaskedNode)
+
+    flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_leaf)
+    paths = [keys(path) for path, _ in flat]
+    if missing := sorted(set(frozen) - set(paths), key=str):
+        raise ValueError(
+            f"The parameters that are trained must have {missing[0]}, which is to be "
+            f"frozen, got {paths}. Pass freeze_parameters the variables of the same "
+            "model."
+        )
+    return jax.tree.unflatten(structure, [path in frozen for path in paths])

@@ -68,6 +68,7 @@ def normalization_mask(
       place of the box.
 
     Raises:
+      TypeError: If `variables` are no tree.
       ValueError: If no parameter is at or below a path of `norms`.
 
     Example:
@@ -90,6 +91,11 @@ def normalization_mask(
         if not _STATISTICS.isdisjoint(node)
     }
     found = nodes(leaves(params))
+    if not found and jax.tree.leaves(params):
+        raise TypeError(
+            "variables must be nested dicts of arrays, or what else JAX knows as a "
+            f"tree, got {type(params).__name__}. Of an NNX model pass nnx.state(model)."
+        )
     named = [tuple(path) for path in norms]
     for path in named:
         if not any(node[: len(path)] == path for node in found):

@@ -11,6 +11,7 @@ import pytest
 from family_entries import program
 from family_modules import TABLE, draw_variables
 from flax import linen as nn
+from refusals import refused
 
 import jaxnorm.linen
 from jaxnorm.linen.module import BatchModule
@@ -188,6 +189,15 @@ def test_frozen_statistics_are_used_and_kept(name):
 def test_what_is_compiled_already_is_an_error():
     with pytest.raises(TypeError, match="must not be compiled"):
         jaxnorm.linen.frozen_statistics(jax.jit(Model().apply))
+
+
+def test_what_is_no_function_is_an_error(variables):
+    optimizer = optax.sgd(0.1)
+    for apply in (Model(), nn.Sequential([nn.Dense(3)]), variables):
+        with refused("apply", "model.apply"):
+            jaxnorm.linen.freeze_batch_norms(apply, optimizer, variables)
+    with refused("optimizer", "dict"):
+        jaxnorm.linen.freeze_batch_norms(Model().apply, variables, optimizer)
 
 
 def test_other_classes_are_not_passed_over(x):

@@ -9,6 +9,7 @@ from flax import nnx
 from nnx_modules import TRAINED, build, call, draw_variables, load, values
 from refusals import refused
 
+import jaxnorm.linen
 import jaxnorm.nnx
 
 
@@ -76,3 +77,16 @@ def test_what_cannot_be_frozen():
         jaxnorm.nnx.freeze_statistics(Model(nnx.Rngs(0), nnx.BatchNorm))
     with refused("none", "Linear"):
         jaxnorm.nnx.freeze_statistics(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    linen = jaxnorm.linen.BatchNorm(use_running_average=False)
+    for model in (linen, Model(nnx.Rngs(0)).__call__, optax.sgd(0.1)):
+        with refused("model", "nnx.Module", "jaxnorm.linen"):
+            jaxnorm.nnx.freeze_batch_norms(model, optax.sgd(0.1))
+    with refused("optimizer", "dict"):
+        jaxnorm.nnx.freeze_batch_norms(Model(nnx.Rngs(0)), {})
+
+
+def test_nothing_is_frozen_where_not_all_can_be():
+    model = nnx.List([Model(nnx.Rngs(0)), nnx.BatchNorm(2, rngs=nnx.Rngs(0))])
+    with refused("jaxnorm.nnx.BatchNorm"):
+        jaxnorm.nnx.freeze_statistics(model)
+    assert not model[0].norm.frozen_statistics

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from refusals import refused
 
 from jaxnorm.tools import freeze_parameters, normalization_mask
 
@@ -68,24 +69,54 @@ def test_masks(model):
     assert marked(parameters) == (BATCH | EXAMPLE) - {"bias_alone/bias"}
 
 
-def test_an_optimizer_of_nnx_leaves_them_alone():
+def pure(model):
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def pure_collections(model):
+    return {name: nnx.to_pure_dict(state) for name, state in collections(model).items()}
+
+
+AS = {
+    "the module": lambda model: model,
+    "its state": nnx.state,
+    "a pure dict": pure,
+    "collections": collections,
+    "pure collections": pure_collections,
+}
+
+
+@pytest.mark.parametrize("form", AS)
+def test_an_optimizer_of_nnx_leaves_them_alone(form):
     rngs = nnx.Rngs(0)
     norms = (nnx.BatchNorm(4, rngs=rngs), nnx.LayerNorm(4, rngs=rngs))
     model = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), *norms)
-    model.eval()  # nnx's own way to keep and use the statistics
-    optimizer = nnx.Optimizer(
-        model,
-        freeze_parameters(optax.adamw(0.1, weight_decay=1), collections(model)),
-        wrt=nnx.Param,
-    )
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
+    frozen = freeze_parameters(optax.adamw(0.1, weight_decay=1), AS[form](model))
+    optimizer = nnx.Optimizer(model, frozen, wrt=nnx.Param)
 
-    def loss(model):
-        return jnp.sum(jnp.sin(model(x)))
-
-    before = nnx.to_pure_dict(nnx.state(model))
+    before = pure(model)
+    gradients = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        optimizer.update(model, nnx.grad(loss)(model))
-    after = nnx.to_pure_dict(nnx.state(model))
-    same = marked(jax.tree.map(np.array_equal, before, after))
+        optimizer.update(model, gradients)
+    same = marked(jax.tree.map(np.array_equal, before, pure(model)))
     assert same == {f"layers/1/{name}" for name in ("scale", "bias", "mean", "var")}
+
+
+def test_what_is_frozen_must_be_among_what_is_trained(model):
+    optimizer = freeze_parameters(optax.sgd(0.1), model)
+    with refused("bias_alone", "same model"):
+        optimizer.init(nnx.state(model.norms, nnx.Param))
+    # but not where a mask around it has taken it out
+    others = jax.tree.map(lambda x: not x, normalization_mask(collections(model)))
+    optax.masked(optimizer, others).init(nnx.state(model, nnx.Param))
+
+
+class NoTree(nnx.Module, pytree=False):
+    def __init__(self):
+        self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+
+def test_what_is_no_tree():
+    with refused("variables", "NoTree", "nnx.state"):
+        freeze_parameters(optax.sgd(0.1), NoTree())
+    freeze_parameters(optax.sgd(0.1), nnx.state(NoTree()))
