@@ -8,7 +8,6 @@ deviation of the batch's, as after some steps of training. Cold: it is still 0.
   python examples/accuracy.py --figures=examples/figures  # those of the README
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
+from command_line import Parser
 
 import jaxnorm
 
@@ -150,9 +150,14 @@ def draw(errors: dict[str, list[float]], directory: Path) -> None:
 
 def main() -> None:
     """Measures, prints, and draws where it shall."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(__doc__)
     parser.add_argument("--figures", type=Path, help="a directory to draw into")
     figures = parser.parse_args().figures
+    if figures:
+        try:
+            figures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--figures={figures} cannot be made: {error}")
     errors = {
         name: [largest_error(normalize, ratio) for ratio in RATIOS]
         for name, normalize in METHODS.items()
@@ -164,7 +169,6 @@ def main() -> None:
         table.add_row(name, *(f"{error:.0e}" for error in row))
     rich.console.Console(width=120).print(table)
     if figures:
-        figures.mkdir(parents=True, exist_ok=True)
         draw(errors, figures)
 
 

@@ -2,19 +2,18 @@
 
 Ours and `flax.linen`'s (and, for batch norm, Haiku's and Keras's, where they are
 installed) run in turn in one process, on whatever device JAX has. A machine's speed
-drifts, so times are compared in pairs, and the median of the ratios counts.
+drifts, so times are compared in pairs: a ratio is the median of those of all pairs,
+with their quartiles. Where these include 1, nothing can be concluded ("open").
 
   python examples/benchmark.py
   python examples/benchmark.py --norm=batch --shape=256,56,56,64 --repeats=100
 """
 
-import argparse
 import dataclasses
 import functools
 import importlib.util
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -25,6 +24,8 @@ import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
+from command_line import Parser, at_least, sizes
+from timing import interleaved, ratio
 
 import jaxnorm.linen
 
@@ -46,7 +47,6 @@ CLASSES = {
 }
 DTYPES = ["float32", "bfloat16"]
 LIBRARIES = {"jaxnorm": jaxnorm.linen, "flax.linen": flax.linen}
-SECONDS_A_SAMPLE = 0.01
 Tree = Any
 Row = dict[str, str]
 
@@ -134,35 +134,6 @@ def libraries(name: str) -> dict[str, Callable[[jax.Array], Norm]]:
     return found
 
 
-def sample(function: Callable[[], Tree], calls: int) -> float:
-    """Returns the seconds of a call, averaged over some calls.
-
-    On an accelerator the calls are queued, so that it does not wait for the host. On a
-    CPU they would compete for its cores.
-    """
-    queued = jax.default_backend() != "cpu"
-    start = time.perf_counter()
-    for _ in range(calls):
-        result = function()
-        if not queued:
-            jax.block_until_ready(result)
-    jax.block_until_ready(result)
-    return (time.perf_counter() - start) / calls
-
-
-def interleaved(functions: list[Callable[[], Tree]], repeats: int) -> list[list[float]]:
-    """Returns `repeats` times of each function, measured in turn."""
-    calls = []
-    for function in functions:
-        sample(function, 2)  # compiles
-        calls.append(max(1, int(SECONDS_A_SAMPLE / sample(function, 2))))
-    rounds = [
-        [sample(f, n) for f, n in zip(functions, calls, strict=True)]
-        for _ in range(repeats)
-    ]
-    return [list(times) for times in zip(*rounds, strict=True)]
-
-
 def saved_bytes(norm: Norm, x: jax.Array) -> float:
     """Returns the bytes kept for the backward pass, an element of x."""
     _, backward, _ = jax.vjp(
@@ -192,10 +163,6 @@ def time_rows(
     copy = functools.partial(jax.jit(jnp.copy), x)
     *forward_times, copy_times = interleaved([*forward, copy], repeats)
     both_times = interleaved(both, repeats)
-
-    def ratio(others: list[float], ours: list[float]) -> str:
-        pairs = [other / our for other, our in zip(others, ours, strict=True)]
-        return f"{statistics.median(pairs):.2f}"
 
     def gigabytes(times: list[float]) -> str:
         return f"{2 * x.nbytes / statistics.median(times) / 1e9:.1f}"
@@ -229,26 +196,39 @@ def show(title: str, rows: Iterator[Row]) -> None:
 
 def main() -> None:
     """Parses the flags, measures, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--norm", action="append", choices=CLASSES, help="default: all")
     parser.add_argument(
-        "--shape", action="append", help="N,...,C; may be repeated", metavar="SIZES"
+        "--shape",
+        action="append",
+        type=sizes,
+        help="N,...,C or Nx...xC; repeats",
+        metavar="SIZES",
     )
     parser.add_argument("--dtype", action="append", choices=DTYPES)
-    parser.add_argument("--repeats", type=int, default=30, help="pairs of samples")
+    parser.add_argument(
+        "--repeats", type=at_least(2), default=30, help="pairs of samples"
+    )
     flags = parser.parse_args()
+    cases = [
+        (norm, dtype, shape)
+        for norm in flags.norm or CLASSES
+        for dtype in flags.dtype or DTYPES
+        for shape in flags.shape or map(sizes, SHAPES[norm])
+    ]
+    for norm, dtype, shape in cases:
+        try:  # before anything is measured
+            x = jax.ShapeDtypeStruct(shape, dtype)
+            jax.eval_shape(lambda x, norm=norm: linen(jaxnorm.linen, norm, x).params, x)
+        except (TypeError, ValueError) as error:
+            parser.error(f"--norm={norm} takes no input of the shape {shape}: {error}")
 
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
-    print("Ratios are another's time over ours: above 1, ours is faster.")
-    cases = [
-        (norm, dtype, tuple(map(int, shape.split(","))))
-        for norm in flags.norm or CLASSES
-        for dtype in flags.dtype or DTYPES
-        for shape in flags.shape or SHAPES[norm]
-    ]
+    print(
+        "Ratios are another's time over ours: the median of pairs (and quartiles).\n"
+        'Above 1, ours is faster. Where the quartiles include 1, it is "open" which is.'
+    )
     show(
         "A training step of one layer",
         (row for case in cases for row in time_rows(*case, flags.repeats)),

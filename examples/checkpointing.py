@@ -8,7 +8,6 @@ until the last one is on disk, which a run has only at its end.
   python examples/checkpointing.py --pairs=30 --every=10 --directory=/mnt/slow
 """
 
-import argparse
 import contextlib
 import io
 import runpy
@@ -21,6 +20,7 @@ from pathlib import Path
 import jax
 from absl import logging
 from benchmark import Row, show
+from command_line import Parser, at_least
 
 EXAMPLES = Path(__file__).resolve().parent
 sys.path.insert(0, str(EXAMPLES / "mnist"))
@@ -110,16 +110,18 @@ def row(name: str, seconds: list[float]) -> Row:
 
 def main() -> None:
     """Parses the flags, measures, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--pairs", type=at_least(2), default=20, help="of epochs, at least 2"
     )
-    parser.add_argument("--pairs", type=int, default=20, help="of epochs, at least 2")
-    parser.add_argument("--every", type=int, default=50, help="steps")
-    parser.add_argument("--num_train", type=int, help="digits; default: all 4,000")
+    parser.add_argument("--every", type=at_least(1), default=50, help="steps")
+    parser.add_argument(
+        "--num_train", type=at_least(1), help="digits; default: all 4,000"
+    )
     parser.add_argument("--directory", type=Path, help="default: the temporary one")
     flags = parser.parse_args()
-    if flags.pairs < 2:
-        parser.error(f"--pairs must be at least 2; it is {flags.pairs}")
+    if flags.directory and not flags.directory.is_dir():
+        parser.error(f"--directory={flags.directory} is not there")
 
     logging.set_verbosity(logging.FATAL)
     # Before JAX looks for devices; of no effect on accelerators.

@@ -10,6 +10,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 from benchmark import LIBRARIES, Row, linen, show
+from command_line import Parser
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -54,7 +55,8 @@ def rows() -> Iterator[Row]:
 
 
 def main() -> None:
-    """Counts, prints."""
+    """Parses the command line, counts, prints."""
+    Parser(__doc__).parse_args()
     jax.config.update("jax_num_cpu_devices", REPLICAS)
     show(f"All-reduces of batch norm's compiled step on {REPLICAS} devices", rows())
 

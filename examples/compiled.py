@@ -27,18 +27,18 @@ once is not in them. They compare two programs of one compiler, and not two targ
 Times are what `examples/benchmark.py` measures, on the accelerator.
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import flax
 import jax
 import jax.numpy as jnp
 from benchmark import DTYPES, LIBRARIES, Row, show
+from command_line import Parser, sizes
 from compilers.measure import CompilationError, measure
 from compilers.programs import PROGRAMS, ShapeError, Step, make_step
 from compilers.targets import TARGETS, TargetError, compile_only_devices
@@ -65,14 +65,6 @@ FIGURES = {
     "compile": ("compile, s", 1, ".2f"),
 }
 Record = dict[str, Any]
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Ends the process with exit code 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,16 +115,6 @@ class Case:
                 record[f"collectives_on_{number}"] = counts.collectives
                 record[f"bytes_on_{number}"] = counts.collective_bytes
         return record
-
-
-def sizes(text: str) -> tuple[int, ...]:
-    """Reads the shape of an input."""
-    found = text.split(",")
-    if not all(size.isdecimal() and int(size) > 0 for size in found):
-        raise argparse.ArgumentTypeError(
-            f"sizes must be positive integers, as in 8,2048,4096; got {text!r}"
-        )
-    return tuple(map(int, found))
 
 
 def rows(
@@ -186,9 +168,7 @@ def ratios(ours: Record, theirs: Record) -> Row:
 
 def make_parser() -> Parser:
     """Returns the parser of the command line."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--target", required=True, choices=TARGETS)
     parser.add_argument(
         "--program",

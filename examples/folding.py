@@ -1,13 +1,12 @@
 """Measures inference of the MNIST example's CNN before and after folding.
 
 The batch norms, placed before the activation, become part of the layers before them.
-Times are taken in turn in one process, as in benchmark.py.
+Times are taken in turn in one process.
 
   python examples/folding.py
   python examples/folding.py --batch=1024 --dtype=bfloat16 --repeats=100
 """
 
-import argparse
 import functools
 import runpy
 import statistics
@@ -18,7 +17,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark import DTYPES, Row, Tree, interleaved, show
+from benchmark import DTYPES, Row, Tree, show
+from command_line import Parser, at_least
+from timing import interleaved, ratio
 
 from jaxnorm.tools import fold_model, suggest_folds
 
@@ -80,13 +81,12 @@ def row(batch: int, dtype: str, repeats: int) -> Row:
         ],
         repeats,
     )
-    ratios = [one / other for one, other in zip(before, after, strict=True)]
     return {
         "batch": str(batch),
         "dtype": dtype,
         "with norms, ms": f"{1e3 * statistics.median(before):.3f}",
         "folded, ms": f"{1e3 * statistics.median(after):.3f}",
-        "ratio": f"{statistics.median(ratios):.2f}",
+        "ratio": ratio(before, after),
     }
 
 
@@ -99,17 +99,21 @@ def rows(batches: list[int], dtypes: list[str], repeats: int) -> Iterator[Row]:
 
 def main() -> None:
     """Parses the flags, measures, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch", action="append", type=int, help="images")
+    parser = Parser(__doc__)
+    parser.add_argument("--batch", action="append", type=at_least(1), help="images")
     parser.add_argument("--dtype", action="append", choices=DTYPES)
-    parser.add_argument("--repeats", type=int, default=30, help="pairs of samples")
+    parser.add_argument(
+        "--repeats", type=at_least(2), default=30, help="pairs of samples"
+    )
     flags = parser.parse_args()
 
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
-    print("Ratios are the time with norms over that without: above 1, folding helps.")
+    print(
+        "Ratios are the time with norms over that without: the median of pairs (and\n"
+        "quartiles). Above 1, folding helps; where the quartiles include 1, the\n"
+        'question is "open".'
+    )
     show(
         "Inference of the MNIST example's CNN",
         rows(flags.batch or BATCHES, flags.dtype or DTYPES, flags.repeats),

@@ -8,7 +8,6 @@ times that, in 2 (n - 1) messages one after the other.
   python examples/scaling.py --devices=8 --devices=4096
 """
 
-import argparse
 import math
 import re
 import runpy
@@ -20,6 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from benchmark import Row, show
+from command_line import Parser, at_least
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -57,10 +57,11 @@ def compile_step(num_devices: int, axes: tuple[str, ...] | None) -> str:
     config = config["get_config"]()
     model = create_model(config, axes)
     optimizer = create_optimizer(config, num_steps=1)
-    state = jax.eval_shape(partial(create_state, model, optimizer, seed=0))
     rows = num_devices * EXAMPLES_A_DEVICE
+    images = jax.ShapeDtypeStruct((rows, 28, 28, 1), np.uint8)
+    state = jax.eval_shape(partial(create_state, model, optimizer, 0), images)
     batch = Batch(
-        images=jax.ShapeDtypeStruct((rows, 28, 28, 1), np.uint8),
+        images=images,
         labels=jax.ShapeDtypeStruct((rows,), np.int32),
         mask=jax.ShapeDtypeStruct((rows,), bool),
         rows=jax.ShapeDtypeStruct((rows,), np.int32),
@@ -123,11 +124,12 @@ def rows(devices: list[int]) -> Iterator[Row]:
 
 def main() -> None:
     """Parses the flags, counts, prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
-        "--devices", action="append", type=int, help=f"a multiple of {GROUP}; repeats"
+        "--devices",
+        action="append",
+        type=at_least(1),
+        help=f"a multiple of {GROUP}; repeats",
     )
     devices = parser.parse_args().devices or [8, 64, 512]
     if any(number < GROUP or number % GROUP for number in devices):

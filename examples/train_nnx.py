@@ -94,11 +94,13 @@ def split(indices, batch_size):
 
 def main(argv=None):
     """Trains, evaluates after each epoch, and saves."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5, help="in all")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workdir", type=Path, help="default: a new one")
     args = parser.parse_args(argv)
+    if min(args.epochs, args.batch_size) < 1:
+        parser.error("--epochs and --batch-size must be at least 1")
     workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_nnx_"))
     print("checkpoints:", workdir)
 

@@ -116,11 +116,13 @@ def batches(data, order, batch_size, name):
 
 def main(argv=None):
     """Trains, evaluates after each epoch, and saves."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5, help="in all")
     parser.add_argument("--batch-size", type=int, default=128, help="of all devices")
     parser.add_argument("--workdir", type=Path, help="default: a new one")
     args = parser.parse_args(argv)
+    if min(args.epochs, args.batch_size) < 1:
+        parser.error("--epochs and --batch-size must be at least 1")
     batch_size = -(-args.batch_size // DEVICES) * DEVICES
     workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_pmap_"))
     print(f"{DEVICES} devices; checkpoints: {workdir}")

@@ -34,6 +34,7 @@ def diagnose(workdir: Path, split: str, num_images: int) -> list[str]:
       tfds_mnist.DataUnavailableError: the full data set cannot be had.
     """
     run = SavedRun(workdir)
+    run.check_statistics()
     images = run.splits()[split].images[:num_images]
 
     @partial(jax.jit, static_argnums=2)

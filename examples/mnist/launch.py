@@ -17,7 +17,7 @@ from pathlib import Path
 def main() -> int:
     """Starts the processes and waits; returns the exit code of the first that fails."""
     parser = argparse.ArgumentParser(
-        description="Starts main.py as several processes on this machine."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=2, help="how many")
     parser.add_argument("arguments", nargs="*", help="arguments of main.py, after --")

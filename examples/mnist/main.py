@@ -8,6 +8,7 @@ Every option of `configs/default.py` can be set as `--config.<option>=<value>`. 
 command in the same workdir goes on with a run that was ended before its time.
 """
 
+import difflib
 import os
 import sys
 import tempfile
@@ -28,9 +29,13 @@ from tfds_mnist import DataUnavailableError
 
 FLAGS = flags.FLAGS
 
+_DEFAULT = (Path(__file__).parent / "../../configs/default.py").resolve()
+_NO_CONFIG = f"there is no {_DEFAULT}; name another file: --config=FILE"
+
 config_flags.DEFINE_config_file(
     "config",
-    str(Path(__file__).resolve().parents[2] / "configs" / "default.py"),
+    # A copy of this file is somewhere else.
+    str(_DEFAULT) if _DEFAULT.is_file() else None,
     "A file with a get_config(). --config.norm is one of:\n"
     + "\n".join(f"{name}: {norm.text}" for name, norm in NORMS.items()),
     # Unknown options arrive in the configuration, and are refused with the others that
@@ -63,7 +68,15 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake in it is one line and exit code 2."""
     try:
         rest = FLAGS(argv)
+        if FLAGS.config is None:
+            sys.exit(_complain(_NO_CONFIG, 2))
         FLAGS.config.keys()  # A file that could not be loaded fails when looked at.
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config."):
+            sys.exit(_complain(_NO_CONFIG, 2))
+        near = difflib.get_close_matches(error.flagname, settings.RULES, n=1)
+        guess = f"; did you mean --config.{near[0]}?" if near else ""
+        sys.exit(_complain(f"{error}{guess}", 2))
     except (flags.Error, OSError) as error:
         sys.exit(_complain(error, 2))
     if rest[1:]:

@@ -42,6 +42,7 @@ def accuracies(workdir: Path, num_images: int) -> dict[str, tuple[float, float]]
       tfds_mnist.DataUnavailableError: the full data set cannot be had.
     """
     run = SavedRun(workdir)
+    run.check_statistics()
     variables, splits = run.final(), run.splits()
     train, test = splits["train"], splits["test"]
 

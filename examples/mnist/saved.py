@@ -1,5 +1,6 @@
 """What the working directory of a run holds, read without disturbing the run."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import ml_collections
 from checkpoint import find_damage, load_variables
 from model import create_model
 from optimizer import create_optimizer
+from step import TrainState
 from train import create_state
 from workdir import DESCRIPTION
 
@@ -42,10 +44,26 @@ class SavedRun:
     def splits(self) -> dict[str, data.Split]:
         """Returns the data that the run was trained and tested on, by name.
 
+        Loaded once.
+
         Raises:
           tfds_mnist.DataUnavailableError: the full data set cannot be had.
         """
-        return dict(zip(("train", "test"), data.load(self.config), strict=True))
+        return dict(zip(("train", "test"), self._data, strict=True))
+
+    def check_statistics(self) -> None:
+        """Checks that the run's normalizer keeps running statistics.
+
+        Raises:
+          ValueError: it does not.
+        """
+        stats = jax.eval_shape(self._create_state).batch_stats
+        names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(stats)}
+        if names.isdisjoint(("mean", "var", "std")):
+            raise ValueError(
+                f"{self.workdir} holds a run with config.norm={self.config.norm}, "
+                "which keeps no running statistics"
+            )
 
     def states(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields the steps of whole checkpoints, ascending, and the variables at each.
@@ -54,8 +72,7 @@ class SavedRun:
         """
         if not self.config.sync:
             return
-        optimizer = create_optimizer(self.config, num_steps=1)
-        like = jax.device_get(create_state(self.model, optimizer, self.config.seed))
+        like = jax.device_get(self._create_state())
         directory = self.workdir / "checkpoints"
         steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
         for step in sorted(steps):
@@ -72,7 +89,15 @@ class SavedRun:
         path = self.workdir / "variables"
         if not path.is_dir():
             raise ValueError(f"{self.workdir} holds no final variables: go on with it")
-        optimizer = create_optimizer(self.config, num_steps=1)
-        state = create_state(self.model, optimizer, self.config.seed)
+        state = self._create_state()
         like = {"params": state.params, "batch_stats": state.batch_stats}
         return load_variables(path, jax.device_get(like))
+
+    @functools.cached_property
+    def _data(self) -> tuple[data.Split, data.Split]:
+        return data.load(self.config)
+
+    def _create_state(self) -> TrainState:
+        optimizer = create_optimizer(self.config, num_steps=1)
+        image = self._data[0].images[:1]
+        return create_state(self.model, optimizer, self.config.seed, image)

@@ -20,10 +20,19 @@ from step import TrainState, collect_reference, eval_step, train_step
 
 
 def create_state(
-    model: CNN | Functional, optimizer: optax.GradientTransformation, seed: int
+    model: CNN | Functional,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    images: np.ndarray,
 ) -> TrainState:
-    """Returns the state before the first step."""
-    images = np.zeros((1, 28, 28, 1), np.uint8)
+    """Returns the state before the first step.
+
+    Args:
+      model: the network.
+      optimizer: of its parameters.
+      seed: of the parameters.
+      images: some, of which the shape matters.
+    """
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(seed), images)
     state = TrainState.create(
         apply_fn=model.apply,
@@ -61,7 +70,9 @@ def train_and_evaluate(
     axis_name = statistics_axis(config.parallelism, config.sync)
     model = create_model(config, axis_name, num_steps)
     optimizer = create_optimizer(config, num_steps)
-    state = jax.device_get(create_state(model, optimizer, config.seed))
+    state = jax.device_get(
+        create_state(model, optimizer, config.seed, train.images[:1])
+    )
     if not config.sync:
         state = state.replace(batch_stats=stack(state.batch_stats, len(devices)))
     reference = None

@@ -36,6 +36,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         option = str(error).strip("'\"")
         sys.exit(_complain(f"there is no such option in the configuration: {option}"))
+    except flags.UnrecognizedFlagError as error:
+        options = FLAGS["config"].value if "config" in FLAGS else ()
+        guess = f"; did you mean --config.{error.flagname}?"
+        sys.exit(_complain(f"{error}{guess * (error.flagname in options)}"))
     except (flags.Error, OSError, TypeError, ValueError) as error:
         sys.exit(_complain(error))
     if len(rest) != 2 and not FLAGS.list:

@@ -4,15 +4,14 @@ python examples/tutorial/build.py           # all chapters
 python examples/tutorial/build.py 02 05     # those whose names begin so
 """
 
+import argparse
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import jupytext
 import nbformat
-from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,9 +44,21 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def main() -> None:
     """Runs chapters and writes their notebooks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "chapters", nargs="*", help="how their names begin; default: all"
+    )
+    prefixes = tuple(parser.parse_args().chapters)
+    for prefix in prefixes:
+        if not any(chapters((prefix,))):
+            parser.error(f"no chapter begins with {prefix}")
+    from nbclient import NotebookClient
+
     # Outputs look alike on every machine.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    for path in chapters(tuple(sys.argv[1:]) or ("",)):
+    for path in chapters(prefixes or ("",)):
         start, notebook = time.monotonic(), read(path)
         NotebookClient(
             notebook,

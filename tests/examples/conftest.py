@@ -95,7 +95,9 @@ def build(get_config, digits):
         )
         # With a learning rate of 1, parameters change by minus the gradient.
         optimizer = optax.sgd(learning_rate)
-        state = jax.device_get(train.create_state(model, optimizer, seed=0))
+        state = jax.device_get(
+            train.create_state(model, optimizer, 0, digits.images[:1])
+        )
         # After the first update, until which batch renorm is batch norm.
         statistics = jax.tree_util.tree_map_with_path(
             lambda path, x: np.float32(1) + x if path[-1].key == "count" else x,

@@ -63,7 +63,9 @@ def compute(parallelism: str):
         True,
     )
     # With a learning rate of 1, parameters change by minus the gradient.
-    start = jax.device_get(train.create_state(model, optax.sgd(1.0), seed=0))
+    start = jax.device_get(
+        train.create_state(model, optax.sgd(1.0), 0, digits.images[:1])
+    )
     step = None
     results = {}
     for name, take in batches(digits).items():

@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from functools import partial
 
 import checkpoint
@@ -147,11 +150,12 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
     ("arguments", "message"),
     [
         # One that the flags find, and one that is found before the first step.
-        (["--config.batch_size=many"], "batch_size"),
+        (["--nrom=group"], "did you mean --config.norm?"),
         (["--config.norm=ghost", "--config.batch_size=48"], "virtual_batch_size"),
         *(
             pytest.param(arguments, message, marks=pytest.mark.slow)
             for arguments, message in [
+                (["--config.batch_size=many"], "batch_size"),
                 (["--config.learning_rat=1"], "did you mean learning_rate?"),
                 (["--config=missing.py"], "missing.py"),
                 (["--num_processes=2"], "--process_id go together"),
@@ -168,6 +172,18 @@ def test_bad_input_is_one_line_and_exit_code_2(start, arguments, message):
     assert errors.startswith("main.py: error: ")
     assert len(errors.splitlines()) == 1
     assert message in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [[], ["--config.norm=group"]])
+def test_a_copy_asks_for_a_configuration(root, tmp_path, arguments):
+    for path in (root / "examples" / "mnist").glob("*.py"):
+        shutil.copy(path, tmp_path)
+    command = [sys.executable, str(tmp_path / "main.py"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 2
+    assert result.stderr.endswith("name another file: --config=FILE\n")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -129,7 +129,9 @@ def test_types_under_shard_map(get_config, digits, norm, sync):
         partial(eval_step, apply_fn=model.apply),
         sync,
     )
-    state = jax.eval_shape(partial(train.create_state, model, optax.sgd(1.0), seed=0))
+    state = jax.eval_shape(
+        partial(train.create_state, model, optax.sgd(1.0), 0), digits.images[:1]
+    )
     if not sync:
         stacked = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((NUM_DEVICES, *x.shape), x.dtype),

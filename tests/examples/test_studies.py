@@ -311,6 +311,7 @@ def test_list(run):
         (["placement", "mean_scale"], "name one study"),
         (["placement", "--config.nope=1"], "no such option in the configuration: nope"),
         (["placement", "--config.seeds=x"], "--config.seeds=x"),
+        (["placement", "--seeds=5"], "did you mean --config.seeds?"),
         (["placement", "--config.batch_size=4001"], "the 4,000 training examples"),
     ],
 )
