@@ -11,8 +11,8 @@ from jaxnorm.tools.statistics import Tree, batch_stats_of, layers, named
 Batch = TypeVar("Batch")
 
 # Beyond these a layer is spoken of.
-_FAR = 1.0  # standard deviations between the means
-_RATIO = 1.5  # of the standard deviations, either way
+FAR = 1.0  # standard deviations between the means
+RATIO = 1.5  # of the standard deviations, either way
 _CONDITION = 1e3  # of mean and standard deviation
 _GAP = 0.1  # of the outputs' standard deviation
 
@@ -118,6 +118,7 @@ def diagnose(
       The comparison, by layer and feature, and how far the outputs are apart.
 
     Raises:
+      TypeError: If `variables` are no dict.
       ValueError: If there are no running statistics, or a layer collects no moments.
 
     Example:
@@ -132,7 +133,7 @@ def diagnose(
       ...         use_running_average=not train,
       ...         mutable=["batch_moments"],
       ...     )
-      ...     return y, moments["batch_moments"]
+      ...     return y, moments.get("batch_moments", {})
       >>> diagnosis = jaxnorm.tools.diagnose(apply, variables, x)
       >>> diagnosis.layers[""].mean_distance.round(2)
       array([3.])
@@ -145,8 +146,9 @@ def diagnose(
     if missing := [path for path in running if path not in collected]:
         raise ValueError(
             f"{named(missing[0])} collected no moments. Is the "
-            'collection "batch_moments" mutable in apply, and does training use the '
-            "layer?"
+            'collection "batch_moments" mutable in apply, does training use the layer, '
+            "and is it one of jaxnorm's? Flax's own collect none; take "
+            "jaxnorm.linen.BatchNorm, which has the same variables."
         )
     trained, inferred = (
         np.asarray(y, np.float64) for y in (outputs, apply(variables, batch, False)[0])
@@ -208,7 +210,7 @@ def _far(found: dict[str, LayerDiagnosis]) -> list[str]:
     names = [
         name
         for name, layer in found.items()
-        if not layer.untouched.all() and _typical(layer.mean_distance) > _FAR
+        if not layer.untouched.all() and _typical(layer.mean_distance) > FAR
     ]
     return _say(
         names,
@@ -224,14 +226,16 @@ def _unlike(found: dict[str, LayerDiagnosis]) -> list[str]:
     names = []
     for name, layer in found.items():
         ratio = _typical(layer.std_ratio)
-        if not layer.untouched.all() and not 1 / _RATIO < ratio < _RATIO:
+        if not layer.untouched.all() and not 1 / RATIO < ratio < RATIO:
             names.append(f"{name or 'the layer'} ({ratio:.2g} times)")
     return _say(
         names,
         "The standard deviation of the batch is not the running one in {}. Either "
-        "the running average lags behind (it starts at 1), or these data vary "
-        "otherwise than those of training; smaller is also what batches of one kind "
-        "(sorted data) or of very few examples give.",
+        "the running average lags behind, which starts at 1 (jaxnorm.warmup_momentum, "
+        "a smaller momentum, or jaxnorm.tools.recalibrate on training data), or these "
+        "data vary otherwise than those of training (recalibrate on them). Smaller is "
+        "also what batches of one kind (shuffle sorted data) or of very few examples "
+        "(take a larger batch) give.",
     )
 
 
@@ -244,7 +248,8 @@ def _dead(found: dict[str, LayerDiagnosis]) -> list[str]:
     return _say(
         names,
         "Features are constant over the batch, up to epsilon, in {}: dead units before "
-        "the normalizer. They come out as the bias.",
+        "the normalizer, or input that never changes. They come out as the bias; look "
+        "at the layer before, its learning rate and its initialization.",
     )
 
 

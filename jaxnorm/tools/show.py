@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnorm.tools.diagnose import Diagnosis
+from jaxnorm.tools.diagnose import FAR, RATIO, Diagnosis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +31,10 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
     """Returns a table of one row a layer, for `rich.print`.
 
     The columns are, over the features: the median and the largest distance of the
-    means, the smallest and the largest ratio of the standard deviations, and how many
-    features are dead or ill-conditioned (|mean| above 1,000 standard deviations).
+    means, in running standard deviations; the smallest and the largest ratio of the
+    standard deviations, the batch's over the running one; and how many features are
+    dead or ill-conditioned (|mean| above 1,000 standard deviations). "-" stands where a
+    layer does not keep the statistic.
 
     Args:
       diagnosis: From `jaxnorm.tools.diagnose`.
@@ -45,41 +47,50 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
 
     table = Table(
         title="Statistics of the batch beside the running ones",
-        caption=f"outputs in training and in inference: {diagnosis.output_gap:.2g} of "
-        "their standard deviation apart",
+        caption="mean: distance of the means, in running standard deviations; "
+        "std: the batch's over the running one; ill: |mean| above 1,000 std; "
+        f"outputs in training and in inference: {diagnosis.output_gap:.2g} of their "
+        "standard deviation apart",
     )
-    table.add_column("layer")
+    # A long name is folded, so that it is read to its end in a narrow terminal.
+    table.add_column("layer", overflow="fold")
     for column in (
         "features",
-        "mean, std away (median)",
-        "(largest)",
-        "std, ratio (smallest)",
-        "(largest)",
+        "mean\nmedian",
+        "mean\nlargest",
+        "std\nsmallest",
+        "std\nlargest",
         "dead",
-        "ill-conditioned",
+        "ill",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, layer in diagnosis.layers.items():
         distance, ratio = layer.mean_distance, layer.std_ratio
         table.add_row(
             name or "(the layer)",
             str(distance.size),
-            f"{np.median(distance):.2g}",
-            f"{distance.max():.2g}",
-            f"{ratio.min():.2g}",
-            f"{ratio.max():.2g}",
+            _number(np.median(distance)),
+            _number(distance.max()),
+            _number(ratio.min()),
+            _number(ratio.max()),
             str(layer.dead.sum()),
             str(layer.ill_conditioned.sum()),
         )
     return table
 
 
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2g}"
+
+
 def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
     """Returns a figure of layers and features over training.
 
-    Each layer has two panels with a row a feature and a column a step: how many
-    standard deviations the running mean is away from the batch's, and the ratio of the
-    standard deviations on a logarithmic scale.
+    Each layer has two panels with a row a feature and a column a step: how many running
+    standard deviations the batch's mean is away from the running one, and the ratio of
+    the standard deviations, on a logarithmic scale. A color means the same in all
+    panels; the middle of the left scale, and what lies beyond the right one's inner
+    ticks, is what `Diagnosis.explain` speaks of.
 
     Args:
       history: Steps of training, ascending, and the diagnosis at each; at least one,
@@ -90,37 +101,62 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
       ValueError: If there is none.
     """
     with _import_for("diagnosis_figure"):
+        from matplotlib.colors import LogNorm, Normalize
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
     if not history:
         raise ValueError("history must hold at least one diagnosis, got none.")
     steps = [step for step, _ in history]
     names = list(history[0][1].layers)
-    figure = Figure(figsize=(9, 1 + 1.8 * len(names)), layout="constrained")
-    for (left, right), name in zip(
-        figure.subplots(len(names), 2, squeeze=False), names, strict=True
-    ):
-        layers = [diagnosis.layers[name] for _, diagnosis in history]
-        distance = np.stack([layer.mean_distance.ravel() for layer in layers], 1)
-        ratio = np.stack([layer.std_ratio.ravel() for layer in layers], 1)
-        for axes, values, label, options in (
-            (left, distance, "mean, std away", {"cmap": "cividis", "vmin": 0}),
-            (
-                right,
-                np.log2(ratio),
-                "std, ratio (log2)",
-                {"cmap": "PuOr", "vmin": -1, "vmax": 1},
-            ),
-        ):
+    figure = Figure(figsize=(9, 1.6 + 1.8 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 2, squeeze=False, sharex=True)
+    columns = (
+        ("mean_distance", "cividis", Normalize(0, 2 * FAR)),
+        ("std_ratio", "PuOr", LogNorm(1 / RATIO / 2, RATIO * 2)),
+    )
+    images = []
+    for column, (statistic, colors, scale) in zip(panels.T, columns, strict=True):
+        for axes, name in zip(column, names, strict=True):
+            layers = [diagnosis.layers[name] for _, diagnosis in history]
+            values = np.stack([getattr(x, statistic).ravel() for x in layers], 1)
             image = axes.imshow(
                 values,
                 aspect="auto",
                 origin="lower",
                 interpolation="nearest",
-                **options,
+                cmap=colors,
+                norm=scale,
             )
-            axes.set(title=name or "the layer", xlabel="step", ylabel="feature")
-            shown = np.unique(np.linspace(0, len(steps) - 1, 5).astype(int))
-            axes.set_xticks(shown, [f"{steps[index]:,}" for index in shown])
-            figure.colorbar(image, ax=axes, label=label)
+            axes.set_title(name or "the layer", fontsize="medium")
+            axes.set_ylabel("feature")
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        images.append(image)
+        shown = np.unique(np.linspace(0, len(steps) - 1, 5).astype(int))
+        column[-1].set_xticks(shown, [f"{steps[index]:,}" for index in shown])
+        column[-1].set_xlabel("step of training")
+    figure.colorbar(
+        images[0],
+        ax=list(panels[:, 0]),
+        label="batch's mean from the running one,\nin running standard deviations",
+        extend="max",
+        location="bottom",
+        aspect=40,
+    )
+    figure.colorbar(
+        images[1],
+        ax=list(panels[:, 1]),
+        label="standard deviation,\nthe batch's over the running one",
+        extend="both",
+        location="bottom",
+        aspect=40,
+        ticks=[1 / RATIO / 2, 1 / RATIO, 1, RATIO, RATIO * 2],
+        format="%.2g",
+    ).minorticks_off()
+    figure.suptitle(
+        "Running statistics beside those of a batch; outputs of training and\n"
+        f"inference, at step {steps[-1]:,}: {history[-1][1].output_gap:.2g} standard "
+        "deviations apart",
+        fontsize="x-large",
+    )
     return figure

@@ -81,14 +81,27 @@ def batch_stats_of(variables: Tree) -> Tree:
     """Returns the collection `batch_stats` of a model's variables.
 
     Raises:
+      TypeError: If the variables are no dict.
       ValueError: If there is none, or no layer in it has statistics.
     """
+    if not isinstance(variables, Mapping):
+        fix = (
+            '{"params": state.params, "batch_stats": state.batch_stats}'
+            if hasattr(variables, "params")
+            else "what jaxnorm.nnx.collecting(model) returns, if it is an NNX model"
+        )
+        raise TypeError(
+            "variables must be a dict of collections, got "
+            f"{type(variables).__name__}. Pass {fix}."
+        )
     found: Tree = variables.get("batch_stats", {})
     if not layers(found):
         raise ValueError(
             'variables must hold running statistics under "batch_stats", and hold none '
-            f"(the keys are {list(variables)}). Pass those of the whole model: "
-            '{"params": ..., "batch_stats": ...}.'
+            f"(the keys are {list(variables)}). Pass those of the whole model, "
+            '{"params": ..., "batch_stats": ...}; of an NNX model, those that '
+            "jaxnorm.nnx.collecting(model) returns. Group, layer and other norms of "
+            "each example keep no running statistics."
         )
     return found
 

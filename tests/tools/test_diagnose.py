@@ -155,6 +155,25 @@ def test_table_and_figure(apply, variables, fitted, images, tmp_path):
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 6
     figure.savefig(tmp_path / "figure.png")
+    # a color means the same in all panels of a column, and the title is the largest
+    scales = [axes.images[0].get_clim() for axes in panels]
+    assert len(set(scales)) == 2
+    size = figure.get_suptitle() and figure._suptitle.get_fontsize()
+    assert size > max(axes.title.get_fontsize() for axes in panels)
+
+
+def test_a_narrow_table_cuts_nothing(apply, variables, images):
+    found = diagnose(apply, variables, images)
+    path = "/".join(f"ResidualBlock_{i}" for i in range(4))
+    layers = {f"{path}/{name}": layer for name, layer in found.layers.items()}
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    console.print(diagnosis_table(Diagnosis(layers, 1e-3)))
+    text = console.export_text()
+    assert "…" not in text and "nan" not in text
+    first = "".join(line.split("│")[1].strip() for line in text.splitlines() if
+                    "│" in line)  # fmt: skip
+    assert first == "".join(layers)
+    assert "largest" in text and "smallest" in text
 
 
 @pytest.mark.parametrize(
@@ -175,7 +194,7 @@ def test_a_missing_package(show, argument, module, monkeypatch):
 def test_bad_input(apply, variables, images):
     with pytest.raises(ValueError, match="running statistics"):
         diagnose(apply, {"params": {}}, images)
-    with pytest.raises(ValueError, match="BatchNorm_0 collected no moments"):
+    with pytest.raises(ValueError, match=r"BatchNorm_0 collected no .*Flax's own"):
         diagnose(lambda *_: (jnp.zeros(2), {}), variables, images)
     with pytest.raises(ValueError, match="at least one diagnosis"):
         diagnosis_figure([])

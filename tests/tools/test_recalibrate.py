@@ -1,15 +1,21 @@
 """New running statistics from data."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from drawing import place
 from flax import linen as nn
+from flax import nnx, struct
+from flax.training import train_state
+from refusals import refused
 from small_net import NET, collect, make_images, make_variables
 
 import jaxnorm.linen
-from jaxnorm.tools import recalibrate
+from jaxnorm.tools import diagnose, recalibrate
 
 FIRST = "BatchNorm_0"  # on the input itself
 
@@ -175,3 +181,39 @@ def test_bad_input(variables, images, batches, options, message):
         recalibrate(collect(True), variables, batches, **options)
     with pytest.raises(ValueError, match="BatchNorm_0 has statistics"):
         recalibrate(lambda *_: {}, variables, [images])
+
+
+@struct.dataclass
+class TrainState(train_state.TrainState):
+    """As examples and users write it."""
+
+    batch_stats: Any
+
+
+def make_state():
+    return TrainState.create(
+        apply_fn=None, params={}, batch_stats={}, tx=optax.identity()
+    )
+
+
+def make_nnx():
+    return nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+
+
+NO_VARIABLES = {
+    "a TrainState": (make_state, "state.batch_stats"),
+    "an NNX module": (make_nnx, "jaxnorm.nnx.collecting"),
+    "its state": (lambda: nnx.state(make_nnx()), "jaxnorm.nnx.collecting"),
+    "parameters alone": (lambda: {"params": {}}, "batch_stats"),
+    "no batch norm": (lambda: {"params": {}, "batch_stats": {}}, "Group"),
+}
+
+
+@pytest.mark.parametrize("what", NO_VARIABLES)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_what_are_no_variables(images, what):
+    make, says = NO_VARIABLES[what]
+    with refused("variables", says):
+        recalibrate(collect(True), make(), [images])
+    with refused("variables", says):
+        diagnose(apply, make(), images)
