@@ -344,11 +344,11 @@ def test_what_is_inserted_has_a_place(layer):
         "batch_stats": new["batch_stats"],
         "cache": model["cache"],
     })  # fmt: skip
-    with pytest.raises(ValueError, match="no leaf at"):
+    with pytest.raises(ValueError, match="must have a leaf at"):
         tools.insert_variables(model, variables_of(layer(), ("bm",)))
     with pytest.raises(ValueError, match=r"the shape \(5,\), got \(1,\)"):
         tools.insert_variables(model, variables_of(layer(features=1)))
-    with pytest.raises(ValueError, match="no leaf at"):
+    with pytest.raises(ValueError, match="must have a leaf at"):
         tools.insert_variables(model, {"params": {"conv": np.zeros(3)}})
 
 

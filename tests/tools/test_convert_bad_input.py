@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxnorm import tools
 
@@ -23,6 +24,12 @@ BN = {"bn1": ("BatchNorm_0",)}
 FROM_TORCH = {
     "nothing found": (layer(running_mean=None, running_var=None), {}, "no batch norm"),
     "no such layer": (layer(), {"layers": {"bn2": ("b",)}}, r"bn2.*Near it: \['bn1'\]"),
+    "a layer by another name": (
+        layer(),
+        {"layers": {"zz": ("b",)}},
+        r"none named 'zz'. There are \['bn1'\]",
+    ),
+    "a checkpoint": ({"model": layer(), "epoch": 3}, {}, r"holds dicts .*\['model'\]"),
     "no variance": (layer(running_var=None), {}, "A mean needs one of var and std"),
     "no mean": (layer(running_mean=None), {"layers": BN}, "A mean needs one of var"),
     "another array": (layer(gate=np.ones(3)), {}, r"'bn1' has \['gate'\]"),
@@ -85,6 +92,60 @@ def test_to_torch(case):
         tools.norms_to_torch(tree, **options)
 
 
+class Network:
+    """A model of another framework in place of its arrays."""
+
+    def state_dict(self):
+        return layer()
+
+
+@pytest.mark.parametrize(
+    ("convert", "says"),
+    [
+        (tools.norms_from_torch, "net.state_dict()"),
+        (tools.weights_from_torch, "net.state_dict()"),
+        (tools.norms_from_keras, "model.variables"),
+        (lambda net: tools.norms_from_haiku(net, {}), "transformed.init"),
+        (tools.norms_to_torch, "batch_stats"),
+        (tools.norms_to_keras, "batch_stats"),
+        (tools.weights_to_torch, "batch_stats"),
+    ],
+)
+def test_a_model_in_place_of_its_arrays(convert, says):
+    with refused("dict of arrays", "Network", says):
+        convert(Network())
+
+
+MODEL = {
+    "params": {
+        "stem": {"bn": {"scale": np.ones(3), "bias": np.ones(3)}},
+        "Dense_0": {"kernel": np.ones((3, 4))},
+        "Conv_0": {"kernel": np.ones((3, 3, 1, 4))},
+    },
+    "batch_stats": {"stem": {"bn": {"mean": np.ones(3), "var": np.ones(3)}}},
+}
+NO_PLACE = {
+    "a count": (
+        {"batch_stats": {"stem": {"bn": {"count": np.ones(())}}}},
+        ("counted=False", "momentum"),
+    ),
+    "another path": ({"params": {"bn1": {"scale": np.ones(3)}}}, ("('stem', 'bn')",)),
+    "a dense kernel": ({"params": {"Dense_0": {"kernel": np.ones((4, 3))}}}, (".T",)),
+    "a convolution": (
+        {"params": {"Conv_0": {"kernel": np.ones((4, 1, 3, 3))}}},
+        ("transpose(2, 3, 1, 0)",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_PLACE)
+def test_what_does_not_fit_a_model(case):
+    new, says = NO_PLACE[case]
+    with pytest.raises(ValueError, match="must have") as caught:
+        tools.insert_variables(MODEL, new)
+    assert all(words in str(caught.value) for words in says), caught.value
+
+
 TO_HAIKU = {
     "no counter": (variables(), {"counter": None}, "got neither"),
     "two counters": (variables(count=np.float32(1)), {}, "got both"),
@@ -125,7 +186,7 @@ def test_momentum(momentum):
         tools.momentum_to_torch,
         tools.momentum_from_haiku,
     ):
-        with pytest.raises(ValueError, match="must lie in"):
+        with pytest.raises(ValueError, match=r"must lie in|must be a number"):
             convert(momentum)
     with pytest.raises(TypeError, match="number or None, got a function"):
         tools.momentum_to_torch(tools.momentum_from_haiku(0.9))

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnorm.tools.convert.layers import Layer, as_array, check_paths, split
-from jaxnorm.tools.trees import Path
+from jaxnorm.tools.convert.layers import (
+    Layer,
+    as_array,
+    check_mapping,
+    check_paths,
+    split,
+)
+from jaxnorm.tools.trees import Path, is_node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +25,16 @@ class FlatNames:
       separator: What parts of a name are separated by.
       mean: Its name of the running mean, by which batch norms are found.
       ours: Our name of each array, by its name.
+      argument: What the arrays are called that the user passes.
+      source: How to get them from a model.
     """
 
     framework: str
     separator: str
     mean: str
     ours: Mapping[str, str]
+    argument: str
+    source: str
 
     def read(
         self, arrays: Mapping[str, object], layers: Mapping[str, Path] | None
@@ -32,9 +42,10 @@ class FlatNames:
         """Returns the arrays of the layers by our names, and their paths.
 
         Raises:
-          TypeError, ValueError: As `check_paths`; and if a layer has no array, or one
-            of an unknown name.
+          TypeError, ValueError: As `check_mapping` and `check_paths`; and if a layer
+            has no array, or one of an unknown name.
         """
+        check_mapping(arrays, self.argument, self.source)
         nodes: dict[str, dict[str, object]] = {}
         for name, value in arrays.items():
             layer, _, leaf = name.rpartition(self.separator)
@@ -42,6 +53,12 @@ class FlatNames:
         if layers is None:
             found = [layer for layer, node in nodes.items() if self.mean in node]
             layers = split(found, self.separator)
+            inner = [name for name, value in arrays.items() if is_node(value)]
+            if inner and not layers:
+                raise ValueError(
+                    f"{self.argument} must hold arrays by their names, and holds dicts "
+                    f"at {inner}. Pass one of these: [{inner[0]!r}]."
+                )
         paths = check_paths(layers, self.mean)
         return {layer: self._layer(layer, nodes) for layer in paths}, paths
 
@@ -65,8 +82,10 @@ class FlatNames:
     def _layer(self, name: str, nodes: Mapping[str, Mapping[str, object]]) -> Layer:
         if name not in nodes:
             near = difflib.get_close_matches(name, nodes, n=3, cutoff=0.3)
+            layers = f"Near it: {near}" if near else f"There are {list(nodes)[:5]}"
             raise ValueError(
-                f"No array is named {self._join(name, '...')}. Near it: {near}."
+                f"{self.argument} must have the layers that are named, and has none "
+                f"named {name!r}. {layers}."
             )
         unknown = [leaf for leaf in nodes[name] if leaf not in self.ours]
         if unknown:

@@ -9,6 +9,7 @@ from jaxnorm.tools.convert.layers import (
     Layer,
     Variables,
     as_array,
+    check_mapping,
     check_paths,
     for_each,
     split,
@@ -75,6 +76,8 @@ def norms_from_haiku(
       >>> jaxnorm.tools.norms_from_haiku(params, {}, layers)["params"]
       {'GroupNorm_0': {'scale': array([1., 1.], dtype=float32)}}
     """
+    for name, tree in (("params", params), ("state", state)):
+        check_mapping(tree, name, "params and state, which transformed.init returned")
     if layers is None:
         end = "/~/mean_ema"
         found = [name.removesuffix(end) for name in state if name.endswith(end)]

@@ -41,20 +41,42 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
       >>> jaxnorm.tools.insert_variables(variables, new)["params"]["bn"]
       {'scale': array([3., 4.]), 'bias': array([0., 0.])}
     """
+    leaves = dict.fromkeys(walk(variables))
     for path in walk(new):
         node = node_at(variables, path[:-1])
-        if path[-1] not in node or is_node(node[path[-1]]):
-            there = sorted(node, key=str)
-            raise ValueError(
-                f"The variables have no leaf at {path}; there is {there}. Does "
-                "the correspondence of layers name the right paths?"
-            )
+        if path not in leaves:
+            raise ValueError(_no_place(path, list(leaves)))
         wanted = np.shape(unboxed(node[path[-1]]))
         found = np.shape(unboxed(node_at(new, path[:-1])[path[-1]]))
         if found != wanted:
-            raise ValueError(f"{path} must have the shape {wanted}, got {found}.")
+            order = (
+                " The axes are in another order: PyTorch's dense kernels need "
+                "weight.T, and those of 2-D convolutions weight.transpose(2, 3, 1, 0)."
+            ) * (sorted(found) == sorted(wanted))
+            raise ValueError(
+                f"{path} must have the shape {wanted}, got {found}.{order}"
+            )
     inserted: Variables = _insert(variables, new)
     return inserted
+
+
+def _no_place(path: tuple[Any, ...], leaves: list[tuple[Any, ...]]) -> str:
+    """Returns what is wrong where the variables have no leaf at a path."""
+    lacking = f"The variables must have a leaf at {path}, and have none."
+    if path[-1] == "count" and any(leaf[:-1] == path[:-1] for leaf in leaves):
+        return (
+            f"{lacking} A layer counts its updates if its momentum is a function, such "
+            "as jaxnorm.warmup_momentum(). For one whose momentum is a number, convert "
+            "with counted=False."
+        )
+    alike = [
+        leaf[1:-1] for leaf in leaves if (leaf[0], leaf[-1]) == (path[0], path[-1])
+    ]
+    return (
+        f"{lacking} There is a {path[-1]} at {alike[:8]}{' ...' * (len(alike) > 8)}. "
+        "Name the path of each layer in the model: layers={'its name': "
+        "('BatchNorm_0',)}."
+    )
 
 
 def _insert(old: Any, new: Any) -> Any:

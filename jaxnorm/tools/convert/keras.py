@@ -28,6 +28,8 @@ NAMES = FlatNames(
         "renorm_mean": "renorm_mean",
         "renorm_stddev": "renorm_std",
     },
+    argument="variables",
+    source="{v.path: v for v in model.variables}",
 )
 
 

@@ -25,6 +25,9 @@ COLLECTIONS = {
 }
 """Where Flax keeps each array."""
 
+LINEN = '{"params": ..., "batch_stats": ...} of the model'
+"""What a user passes as variables."""
+
 _Option = TypeVar("_Option")
 
 
@@ -50,6 +53,18 @@ def as_array(value: object, name: str) -> np.ndarray:
     if not jnp.issubdtype(array.dtype, jnp.number):
         raise TypeError(f"{name} must be a numeric array, got {array.dtype}.")
     return array
+
+
+def check_mapping(value: object, name: str, fix: str) -> None:
+    """Checks that a checkpoint, or variables, are a dict and not a model.
+
+    Raises:
+      TypeError: If it is something else.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{name} must be a dict of arrays, got {type(value).__name__}. Pass {fix}."
+        )
 
 
 def check_layer(layer: Layer, name: str) -> Layer:

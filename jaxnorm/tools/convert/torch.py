@@ -9,6 +9,7 @@ from jaxnorm.tools.convert.flat import FlatNames
 from jaxnorm.tools.convert.layers import (
     Layer,
     Variables,
+    check_mapping,
     for_each,
 )
 from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
@@ -27,6 +28,8 @@ NAMES = FlatNames(
         "running_var": "var",
         "num_batches_tracked": "count",
     },
+    argument="state_dict",
+    source="net.state_dict()",
 )
 
 
@@ -96,6 +99,7 @@ def norms_from_torch(
       >>> norms["batch_stats"]["BatchNorm_0"]["var"]
       array([1., 2.], dtype=float32)
     """
+    check_mapping(state_dict, NAMES.argument, NAMES.source)
     for name in layers or ():
         if is_reparametrized(state_dict, name):
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnorm.tools.convert.layers import Variables, as_array
+from jaxnorm.tools.convert.layers import LINEN, Variables, as_array, check_mapping
 from jaxnorm.tools.trees import Path, insert, node_at, walk
 
 Pair = tuple[Path, Path]
@@ -75,6 +75,7 @@ def weights_from_torch(
       Array([[6.],
              [8.]], dtype=float32)
     """
+    check_mapping(state_dict, "state_dict", "net.state_dict()")
     if layers is None:
         matches = (_FOUND_BY.fullmatch(key) for key in state_dict)
         names = dict.fromkeys(match["name"] or "" for match in matches if match)
@@ -128,6 +129,7 @@ def weights_to_torch(
       >>> jaxnorm.tools.weights_to_torch(variables, layers, parametrized=False)
       {'fc.weight_g': array([[1.]]), 'fc.weight_v': array([[3., 4.]])}
     """
+    check_mapping(variables, "variables", LINEN)
     if layers is None:
         marks = ("layer_instance/kernel/scale", "layer_instance/kernel/u")
         found = [

@@ -5,10 +5,12 @@ from typing import Any
 
 from jaxnorm.tools.convert.layers import (
     COLLECTIONS,
+    LINEN,
     Layer,
     Variables,
     as_array,
     check_layer,
+    check_mapping,
     check_paths,
 )
 from jaxnorm.tools.convert.scale_offsets import ScaleOffsets
@@ -52,6 +54,7 @@ def from_variables(
       TypeError, ValueError: As `check_paths` and `check_layer`; and if a layer is not
         there, or has other arrays than scale, bias, mean, var, std and count.
     """
+    check_mapping(variables, "variables", LINEN)
     if layers is None:
         layers = {
             separator.join(map(str, path[:-1])): path[:-1]
