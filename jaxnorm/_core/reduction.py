@@ -180,10 +180,10 @@ class Reduction:
         exact |= mask.dtype != jnp.bool_
         weights = lax.stop_gradient(zero_masked(mask, mask))
         count = self.local_sum(weights.astype(dtype if exact else jnp.int32))
-        repeats = self._elements_per_mask_entry(mask, x)
+        repeats = self.elements_per_mask_entry(mask, x)
         return count.astype(dtype) * jnp.asarray(repeats, dtype)
 
-    def _elements_per_mask_entry(self, mask: Array, x: Array) -> int:
+    def elements_per_mask_entry(self, mask: Array, x: Array) -> int:
         """How many elements of x each element of an aligned mask stands for."""
         lengths = {axis: x.shape[axis] for axis in self.axes}
         if self.blocks is not None:

@@ -10,8 +10,13 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm._core.arguments import align_affine, align_mask
 from jaxnorm._core.axes import Axes, batch_axis, canonical_axis, other_axes, sizes
-from jaxnorm._core.collectives import Groups, MappedAxis
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    output_dtype,
+    real_dtype,
+)
 from jaxnorm._core.reduction import Blocks, Reduction
 from jaxnorm._core.running_moments import (
     RunningMoments,
@@ -128,10 +133,10 @@ def causal_group_norm(
     time, feature = _time_and_feature(time_axis, feature_axes, x)
     space = _space(reduction_axes, time, feature, x.ndim)
     size = group_length(x.shape[feature], num_groups, group_size)
-    reduction = Reduction(
-        space, MappedAxis.parse(axis_name, axis_index_groups, x), Blocks(feature, size)
-    )
-    scale, bias, result = align_affine(x, scale, bias, (feature,), dtype, scale_offset)
+    groups = Blocks(feature, size)
+    reduction = Reduction.over(x, space, axis_name, axis_index_groups, groups)
+    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    scale, bias = align_affine(x, scale, bias, (feature,), scale_offset)
     spec = Prefixes(time, reduction, check_epsilon(epsilon), result)
     dropped = tuple(sorted((*space, time)))
     if moments is None:
@@ -142,7 +147,7 @@ def causal_group_norm(
         shape[feature] //= size
         _check_moments(moments, sizes(tuple(shape), other_axes(dropped, x.ndim)), x)
         start = jax.tree.map(lambda value: jnp.expand_dims(value, dropped), moments)
-    mask = None if mask is None else align_mask(mask, x)
+    mask = align_mask(mask, x)
     y, new = normalize_by_prefixes(spec, x, start, scale, bias, mask)
     new = jax.tree.map(lambda value: jnp.squeeze(value, dropped), new)
     if moments is not None:

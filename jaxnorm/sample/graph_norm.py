@@ -9,7 +9,7 @@ from jaxtyping import Inexact, Integer, Shaped
 from jaxnorm._core.arguments import align_affine, align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
 from jaxnorm._core.collectives import Groups, MappedAxis
-from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.sample.segments import SegmentNorm, normalize_segments, read_segments
@@ -92,7 +92,8 @@ def graph_norm(
     """
     x = check_inexact(x, "x")
     features = canonical_axes(feature_axes, x.ndim)
-    scale, bias, result = align_affine(x, scale, bias, features, dtype, scale_offset)
+    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    scale, bias = align_affine(x, scale, bias, features, scale_offset)
     ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
     if mean_scale is not None:
         mean_scale = align_parameter(mean_scale, "mean_scale", x, features)

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from jaxnorm._core.arguments import align_affine, align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.dtypes import accumulation_dtype, output_dtype
 
 
 def bend(
@@ -35,7 +35,8 @@ def bend(
     """
     features = canonical_axes(feature_axes, x.ndim)
     own = [align_parameter(p, name, x, features) for name, p in parameters.items()]
-    scale, bias, result = align_affine(x, scale, bias, features, dtype)
+    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    scale, bias = align_affine(x, scale, bias, features)
     # Else the curve's values would be kept beside x, both in float32.
     apply = jax.checkpoint(functools.partial(_bend, curve, result))
     return apply(x, own, scale, bias)

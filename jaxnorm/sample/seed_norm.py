@@ -1,27 +1,31 @@
 """Self-rescaled dynamic normalization (SeeDNorm): RMS norm whose scale follows x."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align_affine, align_mask, align_parameter
+from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups, MappedAxis
 from jaxnorm._core.compute_moments import (
-    MOMENTS_NAME,
-    compute_mean_square,
     tag_for_remat,
 )
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, check_real
+from jaxnorm._core.dtypes import (
+    accumulation_dtype,
+    check_inexact,
+    check_real,
+    output_dtype,
+)
 from jaxnorm._core.masking import zero_masked
 from jaxnorm._core.reduction import Blocks, Reduction
-from jaxnorm._core.standardize import Standardization, standardize
-from jaxnorm._core.validation import check_epsilon, check_integer
+from jaxnorm._core.standardize import Standardization
+from jaxnorm._core.validation import check_integer
 from jaxnorm.sample.group_norm import check_divisor, group_axes
 
 
@@ -120,35 +124,20 @@ def seed_norm(
         head = Reduction(others, mapped_axes, Blocks(feature_axis, size))
     alpha = align_parameter(alpha, "alpha", x, features)
     beta = align_parameter(beta, "beta", x, features)
-    scale, bias, result = align_affine(x, scale, None, features, dtype, scale_offset)
-    check_real("the scale is a tanh of it", x=x, scale=scale)
-    spec = Standardization(
-        Reduction(reduced, mapped_axes), check_epsilon(epsilon), result, center=False
-    )
+    dtype = output_dtype(dtype, x=x, scale=scale)
+    reduction = Reduction(reduced, mapped_axes)
+    spec = Standardization(reduction, epsilon, dtype, center=False)
+    call = Call.parse(x, scale, None, mask, features, spec, scale_offset)
+    check_real("the scale is a tanh of it", x=x, scale=call.scale)
     # Else the scale would be kept too, which has the size of x, in float32.
-    normalize = jax.checkpoint(
-        functools.partial(_normalize, spec, head),
-        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
-    )
-    mask = None if mask is None else align_mask(mask, x)
-    return normalize(x, alpha, beta, scale, bias, mask)
+    return call.rematerialize(functools.partial(_normalize, head, alpha, beta))
 
 
-def _normalize(
-    spec: Standardization,
-    head: Reduction,
-    x: Array,
-    alpha: Array,
-    beta: Array,
-    scale: Array,
-    bias: Array,
-    mask: Array | None,
-) -> Array:
-    wide = accumulation_dtype(spec.dtype, x.dtype)
-    x = x.astype(accumulation_dtype(x.dtype))  # once: its cotangents are added in that
-    moments = compute_mean_square(x, spec.reduction, mask=mask)
+def _normalize(head: Reduction, alpha: Array, beta: Array, call: Call) -> Array:
+    wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
     # Not in the dtype of y: where that alone is wider, so is no element of x.
-    products = zero_masked(mask, x) * beta.astype(x.dtype)
+    products = zero_masked(call.mask, call.x) * beta.astype(call.x.dtype)
     gate = jnp.tanh(head.broadcast_back(*tag_for_remat(head.sums(products))))
-    scale = scale.astype(wide) + alpha.astype(wide) * gate.astype(wide)
-    return standardize(spec, x, moments, scale, bias, mask)
+    scale = call.scale.astype(wide) + alpha.astype(wide) * gate.astype(wide)
+    call = dataclasses.replace(call, scale=scale)
+    return call.standardize(call.own_moments())

@@ -8,8 +8,8 @@ from jaxtyping import Inexact, Integer, Shaped
 
 from jaxnorm._core.arguments import align_affine
 from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.collectives import Groups, MappedAxis
-from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.collectives import Groups
+from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.sample.segments import (
@@ -113,9 +113,11 @@ def segment_layer_norm(
     """
     x = check_inexact(x, "x")
     features = canonical_axes(feature_axes, x.ndim)
-    scale, bias, result = align_affine(x, scale, bias, features, dtype, scale_offset)
+    result = output_dtype(dtype, x=x, scale=scale, bias=bias)
+    scale, bias = align_affine(x, scale, bias, features, scale_offset)
     ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
-    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
-    reduction = Reduction(reduced_axes(reduction_axes, ids, x.ndim), mapped_axes)
+    reduction = Reduction.over(
+        x, reduced_axes(reduction_axes, ids, x.ndim), axis_name, axis_index_groups
+    )
     spec = SegmentNorm(number, ids.ndim, reduction, check_epsilon(epsilon), result)
     return normalize_segments(spec, x, ids, mask, scale, bias)

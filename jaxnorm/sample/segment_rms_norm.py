@@ -9,7 +9,7 @@ from jaxtyping import Inexact, Integer, Shaped
 from jaxnorm._core.arguments import align_affine
 from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import Groups, MappedAxis
-from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.sample.segments import (
@@ -89,7 +89,8 @@ def segment_rms_norm(
     """
     x = check_inexact(x, "x")
     features = canonical_axes(feature_axes, x.ndim)
-    scale, bias, result = align_affine(x, scale, None, features, dtype, scale_offset)
+    result = output_dtype(dtype, x=x, scale=scale)
+    scale, bias = align_affine(x, scale, None, features, scale_offset)
     ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
     mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
     spec = SegmentNorm(

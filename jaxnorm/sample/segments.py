@@ -129,9 +129,9 @@ def read_segments(
     ids = shard_as(x, jnp.expand_dims(ids, tuple(range(leading, x.ndim))))
     inside = (ids >= 0) & (ids < number)
     ids = jnp.squeeze(where(inside, ids, number), tuple(range(leading, x.ndim)))
+    mask = align_mask(mask, x)
     if mask is None:
         return ids, number, inside
-    mask = align_mask(mask, x)
     return ids, number, where(inside, mask, jnp.zeros_like(mask))
 
 
@@ -154,7 +154,7 @@ def reduced_axes(
     return axes
 
 
-# As `measure`: layers of the same shapes are traced once for all.
+# As `compute_moments`: layers of the same shapes are traced once for all.
 @functools.partial(jax.jit, inline=True, static_argnums=0)
 @functools.partial(
     jax.checkpoint,
@@ -184,7 +184,7 @@ def normalize_segments(
     """
     valid, dtype = valid_or_finite(mask, x), accumulation_dtype(spec.dtype, x.dtype)
     x = zero_masked(valid, x)
-    deviation, moments = _measure(spec, x, ids, mask)
+    deviation, moments = _compute_moments(spec, x, ids, mask)
     offset, var = moments.delta, moments.var
     if mean_scale is not None:
         # E|x - a mean|^2 = var + |(1 - a) mean|^2, of terms that do not cancel.
@@ -204,7 +204,7 @@ def normalize_segments(
     return y.astype(spec.dtype)
 
 
-def _measure(
+def _compute_moments(
     spec: SegmentNorm, x: Array, ids: Array, mask: Array
 ) -> tuple[Array, ShiftedMoments]:
     """Returns x less the shift of its segment, and the moments of segments.

@@ -113,8 +113,8 @@ MUTANTS = {
     "sample/seed_norm.py": [
         (
             "masked elements in the sum that the scale follows",
-            "products = zero_masked(mask, x) * beta.astype(x.dtype)",
-            "products = x * beta.astype(x.dtype)",
+            "products = zero_masked(call.mask, call.x) * beta.astype(call.x.dtype)",
+            "products = call.x * beta.astype(call.x.dtype)",
             f"{SEED}::test_oracle",
             "heads",
         ),
