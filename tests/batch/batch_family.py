@@ -133,6 +133,9 @@ FAMILY = {
     "instance-batch": Normalizer("instance_batch_norm", {"instance_features": 2}),
     "evo": Normalizer("evo_norm_b0", {}, "var", ("v", "scale", "bias")),
 }
+# One of each way to the statistics: of parts of a batch, corrected, of instances, of
+# both. The others differ from one of these in what they do with them.
+KINDS = ("ghost, mean", "renorm", "switchable", "evo")
 VIRTUAL = Normalizer(
     "virtual_batch_norm",
     {"reference_size": 6},

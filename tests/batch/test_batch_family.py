@@ -1,13 +1,16 @@
 """The batch family on one device against the oracle: y, new state and gradients."""
 
+import itertools
+
 import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from batch_family import FAMILY, VIRTUAL, Normalizer
+from batch_family import FAMILY, KINDS, VIRTUAL, Normalizer
 from drawing import draw, place
+from tiers import matrix
 
 ALL = FAMILY | {
     "adaptive, 0": Normalizer("adaptive_batch_norm", {"strength": 0.0}),
@@ -91,47 +94,52 @@ def problem(normalizer, case, rng, make_mask, dtype=np.float32):
     return (x, mask, state, params), {"feature_axes": axes}
 
 
-# Ghosts differ in their state alone, and adaptive norm of strength 0 in a number.
-LIKE_OTHERS = ("ghost, mean", "ghost, sequential", "adaptive, 0")
+# Each with one kind of input, and some with two.
+OFTEN = {
+    "no mask": ("renorm", "adaptive, 0"),
+    "weights": ("renorm", "ghost, pooled", "ghost, mean", "adaptive", "switchable"),
+    "holes": (
+        "ghost, pooled",
+        "ghost, sequential",
+        "mean only",
+        "recurrent",
+        "batch-instance",
+        "instance-batch",
+        "evo",
+        "virtual",
+    ),
+}
 
 
-# Under a mask all; without one some; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "case"),
-    [
-        pytest.param(name, case, marks=pytest.mark.slow)
-        if case == "no mask" and name in LIKE_OTHERS
-        else (name, case)
-        for name in ALL
-        for case in ("no mask", "weights", "holes")
-    ],
+    matrix(
+        itertools.product(ALL, OFTEN),
+        often=[(name, case) for case, names in OFTEN.items() for name in names],
+    ),
 )
 def test_training(name, case, rng, make_mask):
     arguments, options = problem(ALL[name], case, rng, make_mask)
     check(ALL[name], *arguments, rng, 3e-5, **options)
 
 
-# Those that cut the features in two; the slow tier has all.
+# Often those that cut the features in two.
 @pytest.mark.parametrize(
-    "name",
-    [
-        n if n.startswith("instance-batch") else pytest.param(n, marks=pytest.mark.slow)
-        for n in ONE
-    ],
+    "name", matrix(ONE, often=[n for n in ONE if n.startswith("instance-batch")])
 )
 def test_one_feature(name, rng, make_mask):
     arguments, options = problem(ONE[name], "one feature", rng, make_mask)
     check(ONE[name], *arguments, rng, 3e-5, **options)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", matrix(FAMILY, often=("adaptive", "ghost, pooled")))
 def test_inference(name, rng, make_mask):
     arguments, options = problem(ALL[name], "weights", rng, make_mask)
     options["use_running_average"] = True
     check(ALL[name], *arguments, rng, 3e-5, **options)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", matrix(ALL, often=KINDS))
 def test_float64(name, rng, make_mask, x64):
     """Unbiased running variances, in two passes."""
     arguments, options = problem(ALL[name], "channels first", rng, make_mask, float)
@@ -140,7 +148,7 @@ def test_float64(name, rng, make_mask, x64):
     check(ALL[name], *arguments, rng, 1e-8, **options)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", matrix(FAMILY, often=KINDS[:2]))
 def test_running_statistics_in_bfloat16(name, rng, make_mask):
     (x, mask, state, params), options = problem(ALL[name], "weights", rng, make_mask)
     state = jax.tree.map(lambda leaf: place(leaf, jnp.bfloat16), state)

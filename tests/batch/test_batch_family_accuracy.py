@@ -8,6 +8,7 @@ import oracle
 import pytest
 from batch_family import FAMILY, VIRTUAL, Normalizer
 from drawing import draw, place
+from tiers import matrix
 
 SHAPE = (4, 40, 5)
 FAR = 1e4 * (np.arange(5) == 0)
@@ -15,7 +16,8 @@ ALL = FAMILY | {
     "adaptive, 0": Normalizer("adaptive_batch_norm", {"strength": 0.0}),
     "virtual": VIRTUAL,
 }
-MERGED = ("adaptive", "adaptive, 0", "switchable", "batch-instance", "ghost, pooled")
+# Those that merge moments, and the core by these.
+MERGED = ("adaptive", "switchable", "batch-instance", "ghost, pooled")
 
 
 FIRST = (np.arange(4) == 0).reshape(4, 1, 1)
@@ -53,29 +55,37 @@ def with_means(name, state, params, mean):
     return state._replace(mean=place(np.broadcast_to(mean, state.mean.shape))), params
 
 
-# Those that merge moments, and the core by these; the slow tier has all.
-@pytest.mark.parametrize(
-    ("name", "case", "fast", "inference"),
-    [
-        (name, case, fast, inference)
-        if name in MERGED
-        else pytest.param(name, case, fast, inference, marks=pytest.mark.slow)
-        for name in ALL
-        for case, fast in [
-            ("missing", True),
-            ("missing", False),
-            ("empty", True),
-            ("empty", False),
-            ("cold", False),  # in one pass likewise, as the next ones
-            ("cold, hidden", False),
-            ("quiet", False),
-        ]
-        for inference in (False, True)
-        if name != "virtual" or (fast and not inference)
-        # Without a running mean, one pass over large ones is what batch_norm says.
-        if (name, case, fast, inference) != ("evo", "missing", True, False)
-    ],
-)
+ROWS = [
+    (name, case, fast, inference)
+    for name in ALL
+    for case, fast in [
+        ("missing", True),
+        ("missing", False),
+        ("empty", True),
+        ("empty", False),
+        ("cold", False),  # in one pass likewise, as the next ones
+        ("cold, hidden", False),
+        ("quiet", False),
+    ]
+    for inference in (False, True)
+    if name != "virtual" or (fast and not inference)
+    # Without a running mean, one pass over large ones is what batch_norm says.
+    if (name, case, fast, inference) != ("evo", "missing", True, False)
+]
+OFTEN = [
+    *((name, "missing", False, False) for name in MERGED),
+    *((name, "cold, hidden", False, False) for name in MERGED),
+    *(
+        ("switchable", *row)
+        for row in [("missing", True, False), ("quiet", False, True)]
+    ),
+    *(("adaptive", *row) for row in [("empty", True, False), ("cold", False, False)]),
+    ("batch-instance", "quiet", False, False),
+    ("ghost, pooled", "empty", False, True),
+]
+
+
+@pytest.mark.parametrize(("name", "case", "fast", "inference"), matrix(ROWS, OFTEN))
 def test_each_feature_of_each_example_is_accurate(name, case, fast, inference, rng):
     case, normalizer = CASES[case], ALL[name]
     state, params = normalizer.draw_state(rng), normalizer.draw_params(rng)

@@ -12,6 +12,7 @@ from drawing import draw
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import AXIS, ROWS, SAME, mesh_of
+from tiers import matrix
 
 SHAPE = (32, 8, 5)
 ALL = {name: n for name, n in FAMILY.items() if not name.startswith("ghost")}
@@ -55,12 +56,19 @@ def problem(normalizer, rng, masked):
 
 
 UNCHECKED = ("renorm", "evo", "inside, sequential", "across, sequential")
+MAPPED = [(name, True) for name in COUNTS]
+MAPPED += [(name, False) for name in UNCHECKED]
+OFTEN_MAPPED = [
+    ("recurrent", True),
+    ("evo", True),
+    ("inside, pooled", True),
+    ("across, mean", True),
+    ("renorm", False),
+    ("inside, sequential", False),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "check_vma"),
-    [*((name, True) for name in COUNTS), *((name, False) for name in UNCHECKED)],
-)
+@pytest.mark.parametrize(("name", "check_vma"), matrix(MAPPED, OFTEN_MAPPED))
 def test_collectives_in_shard_map(name, check_vma, rng):
     """Without checked types, averaging the state is one more, for the whole step.
 
@@ -93,7 +101,10 @@ def test_collectives_in_shard_map(name, check_vma, rng):
 
 @pytest.mark.parametrize(
     ("name", "agreement"),
-    [("adaptive", 2), ("switchable", 2), ("batch-instance", 2), ("evo", 1)],
+    matrix(
+        [("adaptive", 2), ("switchable", 2), ("batch-instance", 2), ("evo", 1)],
+        often=[("batch-instance", 2), ("evo", 1)],
+    ),
 )
 def test_the_backward_pass_repeats_no_collective(name, agreement, rng):
     """What it computes again begins behind them: one forward, one backward.
@@ -121,27 +132,21 @@ UNDER_JIT = [(name, True) for name in ALL]
 UNDER_JIT += [("inside, pooled", True), ("inside, mean", False)]
 
 
-# On an Explicit mesh one of each kind, on an Auto one a few; the slow tier has all.
-EXPLICIT = (
-    "renorm",
-    "recurrent",
-    "switchable",
-    "evo",
-    "inside, pooled",
-    "inside, mean",
-)
-AUTO = ("renorm", "inside, pooled")
-
-
 @pytest.mark.parametrize(
     ("name", "masked", "kind"),
-    [
-        (*row, kind)
-        if row[0] in often
-        else pytest.param(*row, kind, marks=pytest.mark.slow)
-        for row in UNDER_JIT
-        for kind, often in ((AxisType.Auto, AUTO), (AxisType.Explicit, EXPLICIT))
-    ],
+    matrix(
+        (
+            (*row, kind)
+            for row in UNDER_JIT
+            for kind in (AxisType.Auto, AxisType.Explicit)
+        ),
+        often=[
+            ("renorm", True, AxisType.Auto),
+            ("evo", True, AxisType.Explicit),
+            ("inside, pooled", True, AxisType.Explicit),
+            ("inside, mean", False, AxisType.Explicit),
+        ],
+    ),
 )
 def test_collectives_under_jit(name, masked, kind, rng):
     """Forward and backward together."""
@@ -160,7 +165,7 @@ SAVED = FAMILY | {"virtual": VIRTUAL}
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", matrix(SAVED, often=("adaptive", "renorm", "virtual")))
 def test_saved_for_the_backward_pass_are_x_and_small_arrays(name, dtype, bar, rng):
     """Small: of a feature, or of a feature of an example. Nothing else is as large."""
     normalizer, shape = SAVED[name], (8, 16, 16, 4)

@@ -12,7 +12,6 @@ from jax.sharding import AxisType
 from modes import (
     AXIS,
     DEVICES,
-    FEW,
     MODES,
     ROWS,
     SAME,
@@ -23,6 +22,7 @@ from modes import (
     mesh_of,
     split_all,
 )
+from tiers import matrix
 
 ALL = {name: n for name, n in FAMILY.items() if not name.startswith("ghost")}
 # Four examples lie on each device: its own ghosts, one, a part of one.
@@ -37,22 +37,23 @@ ALL |= {
         (32, "pooled"),
     ]
 }
-TWO = ("unchecked, grad inside", "jit, Auto")
-MIXED = ("shard_map, grad outside", "jit, Explicit")
-SOME = {
-    "adaptive": MIXED,
-    "switchable": MIXED,
-    "batch-instance": MIXED,
-    "instance-batch": MIXED,
-    "ghosts of 8, mean": tuple(MODES),
-    "ghosts of 1, mean": TWO,
-    "ghosts of 2, sequential": (*MIXED, "vmap, grad inside"),
-    "ghosts of 4, pooled": TWO,
-    "ghosts of 16, sequential": (*MIXED, "vmap, grad outside"),
-    "ghosts of 32, pooled": MIXED,
-    "mean only": ("unchecked, grad outside",),
-    "recurrent": ("shard_map, grad inside",),
-}
+# All modes for ghosts that lie on two devices; each mode for some of the others.
+OFTEN = [
+    *(("ghosts of 8, mean", mode) for mode in MODES),
+    ("renorm", "pmap"),
+    ("mean only", "unchecked, grad outside"),
+    ("recurrent", "shard_map, grad inside"),
+    ("adaptive", "jit, Explicit"),
+    ("switchable", "shard_map, grad outside"),
+    ("batch-instance", "jit, Explicit"),
+    ("instance-batch", "jit, Explicit"),
+    ("evo", "shard_map, grad outside"),
+    ("ghosts of 1, mean", "jit, Auto"),
+    ("ghosts of 2, sequential", "jit, Explicit"),
+    ("ghosts of 4, pooled", "unchecked, grad inside"),
+    ("ghosts of 16, sequential", "shard_map, grad outside"),
+    ("ghosts of 32, pooled", "jit, Explicit"),
+]
 
 
 @functools.cache
@@ -70,17 +71,7 @@ def problem_and_results(name):
     return problem, results
 
 
-# All modes for ghosts that lie on two devices; the full matrix is slow.
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        (name, mode)
-        if mode in SOME.get(name, FEW)
-        else pytest.param(name, mode, marks=pytest.mark.slow)
-        for name in ALL
-        for mode in MODES
-    ],
-)
+@pytest.mark.parametrize(("name", "mode"), matrix(itertools.product(ALL, MODES), OFTEN))
 def test_one_device_and_eight(name, mode):
     problem, expected = problem_and_results(name)
     axis = {} if mode.startswith("jit") else {"axis_name": AXIS}
@@ -95,22 +86,15 @@ def test_one_device_and_eight(name, mode):
 SHARED = {"features": np.arange(5) != 1, "scalar": np.asarray(True)}
 
 
-# Ghosts within a device and over two, by features; over two, a scalar as well. The
-# slow tier has all.
+# Ghosts within a device, and over two.
 OFTEN_SHARED = [
     ("ghosts of 2, sequential", "features"),
-    ("ghosts of 8, mean", "features"),
     ("ghosts of 8, mean", "scalar"),
-    ("ghosts of 32, pooled", "features"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        row if row in OFTEN_SHARED else pytest.param(*row, marks=pytest.mark.slow)
-        for row in itertools.product(ALL, SHARED)
-    ],
+    ("name", "kind"), matrix(itertools.product(ALL, SHARED), OFTEN_SHARED)
 )
 def test_a_mask_that_all_devices_share(name, kind):
     """Types say that what it counts is the same on all, and it is theirs all the same.
@@ -152,7 +136,11 @@ def on_each(state):
 
 
 @pytest.mark.parametrize(
-    "name", ["ghosts of 8, mean", "ghosts of 2, sequential", "switchable", "evo"]
+    "name",
+    matrix(
+        ["ghosts of 8, mean", "ghosts of 2, sequential", "switchable", "evo"],
+        often=["ghosts of 8, mean", "switchable"],
+    ),
 )
 def test_two_passes_without_a_mask(name):
     """Counts are known while tracing, those of ghosts that span devices too."""
@@ -181,7 +169,12 @@ def test_a_ghost_that_is_not_finite_is_alone():
     np.testing.assert_array_equal(actual[others], expected[others])
 
 
-@pytest.mark.parametrize("name", ["renorm", "evo", "ghosts of 8, mean"])
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        ["renorm", "evo", "ghosts of 8, mean"], often=["renorm", "ghosts of 8, mean"]
+    ),
+)
 def test_drifted_replicas_leave_equal(name):
     """They act as their average."""
     normalizer = ALL[name]

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from batch_family import FAMILY, Normalizer
+from batch_family import FAMILY, KINDS, Normalizer
 from drawing import draw, place
+from tiers import matrix
 
 import jaxnorm
 
 SHAPE = (8, 10, 5)
-each = pytest.mark.parametrize("name", FAMILY)
+each = pytest.mark.parametrize("name", matrix(FAMILY, often=KINDS))
 # Those that carry a mean with which the running one has to do.
 SHIFTED = [name for name in FAMILY if name != "evo"]
 
@@ -151,7 +152,7 @@ def test_momentum_as_a_function_of_the_updates(name, rng):
     assert np.max(new.count) == 3 + updates
 
 
-@pytest.mark.parametrize("name", SHIFTED)
+@pytest.mark.parametrize("name", matrix(SHIFTED, often=("mean only", "adaptive")))
 def test_large_means_cost_no_accuracy(name, rng):
     """Of 1e4 standard deviations, where the running mean is warm."""
     normalizer, state, params = problem(name, rng)
