@@ -1,18 +1,14 @@
-"""Which cases of a parametrization the default tier runs."""
+"""Which cases of a parametrization the default tier runs.
+
+It runs representatives: a case for each way through the code, and for each value of
+each axis of a matrix. The full tier runs the others.
+"""
 
 import pytest
 
 
 def matrix(cases, often):
-    """All cases, of which the default tier runs some, and the full tier the others.
-
-    Args:
-      cases: What to parametrize with: values, or tuples of values.
-      often: Those that the default tier runs: representatives of the others.
-
-    Returns:
-      The cases in their order, the others marked `full`.
-    """
+    """All cases in their order; those that are not among `often` are marked `full`."""
     cases, often = list(cases), list(often)
     unknown = [case for case in often if case not in cases]
     assert not unknown, f"not among the cases: {unknown}"
@@ -20,6 +16,12 @@ def matrix(cases, often):
 
 
 def in_full(case, **options):
-    """A case that the full tier runs."""
     values = case if isinstance(case, tuple) else (case,)
     return pytest.param(*values, marks=pytest.mark.full, **options)
+
+
+def diagonal(*axes):
+    """Cases of the product of axes in which each value of each axis occurs."""
+    axes = [list(axis) for axis in axes]
+    longest = max(map(len, axes))
+    return [tuple(axis[i % len(axis)] for axis in axes) for i in range(longest)]

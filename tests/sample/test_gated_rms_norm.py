@@ -1,6 +1,7 @@
 """Gated RMS norm: both orders against the oracle, over devices, and what is kept."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import mesh_of
+from tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -64,8 +66,13 @@ def draw_problem(rng, case):
     return draw(rng, shape, loc=0.5, std=2), draw(rng, shape), draw(rng, scale, loc=1)
 
 
-@orders
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, gate_first",
+    matrix(
+        itertools.product(CASES, (False, True)),
+        often=[*diagonal(CASES, (False, True)), ("plain", True), ("groups", True)],
+    ),
+)
 def test_oracle(case, gate_first, rng, make_mask):
     shape, kind, _, options = CASES[case]
     options = options | {"epsilon": EPSILON, "gate_first": gate_first}
@@ -117,8 +124,13 @@ def test_the_formula_of_state_space_models(gate_first, rng):
     assert oracle.error(y, expected) <= 2e-6
 
 
-@orders
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "masked, gate_first",
+    matrix(
+        itertools.product((False, True), (False, True)),
+        often=diagonal((False, True), (False, True)),
+    ),
+)
 def test_second_derivatives(masked, gate_first, rng, x64):
     """In x, gate and scale, each with each, as those of the formula."""
     shape = (2, 4)
@@ -170,10 +182,20 @@ def test_gradients_in_bfloat16_are_rounded_once(gate_first, rng):
         assert np.all(np.abs(oracle.wide(actual) - expected) <= half_a_unit)
 
 
-@orders
-@pytest.mark.parametrize("groups", [None, 2])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype, masked, groups, gate_first",
+    matrix(
+        itertools.product(
+            (jnp.float32, jnp.bfloat16), (False, True), (None, 2), (False, True)
+        ),
+        often=[
+            (jnp.float32, False, None, False),
+            (jnp.bfloat16, True, 2, False),
+            (jnp.bfloat16, False, None, True),
+            (jnp.float32, True, 2, True),
+        ],
+    ),
+)
 def test_saved_are_x_the_gate_and_a_number_a_group(dtype, masked, groups, gate_first):
     shape = (16, 64, 32)
     mask = jnp.asarray(np.arange(16).reshape(-1, 1, 1) < 10) if masked else None
@@ -228,9 +250,20 @@ def differentiate(norm):
     return step
 
 
-@orders
-@pytest.mark.parametrize("heads", [False, True])
-@pytest.mark.parametrize("mode", ["pmap", "check_vma", "no check_vma"])
+@pytest.mark.parametrize(
+    "mode, heads, gate_first",
+    matrix(
+        itertools.product(
+            ("pmap", "check_vma", "no check_vma"), (False, True), (False, True)
+        ),
+        often=[
+            ("pmap", False, False),
+            ("check_vma", False, True),
+            ("check_vma", True, False),
+            ("no check_vma", False, True),
+        ],
+    ),
+)
 def test_features_over_devices(mode, heads, gate_first, rng):
     """One collective forward and one backward; none where heads lie on each."""
     shapes = (3, 16), (3, 16), (16,)

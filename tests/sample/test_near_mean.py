@@ -1,6 +1,7 @@
 """The shift of per-example normalizers, as it is compiled for each platform."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
 from own_moments import Case
+from tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -24,7 +26,6 @@ CENTERED = {
     "group": Case("group_norm", (4, 96, 8), None, None, None, {"num_groups": 2}),
     "instance": Case("instance_norm", (4, 96, 8), None, None),
 }
-every_norm = pytest.mark.parametrize("name", CENTERED)
 
 
 def loss_and_output(norm, x, weight):
@@ -45,8 +46,13 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("kind", HARD)
-@every_norm
+@pytest.mark.parametrize(
+    "name, kind",
+    matrix(
+        itertools.product(CENTERED, HARD),
+        often=[*diagonal(CENTERED, HARD), ("layer", "head"), ("group", "head")],
+    ),
+)
 def test_a_part_of_x_is_as_good_as_the_whole(name, kind, rng):
     case = CENTERED[name]
     step = jax.jit(
@@ -71,20 +77,20 @@ def test_a_part_of_x_is_as_good_as_the_whole(name, kind, rng):
         assert abs(np.sum(oracle.wide(dx) * direction) - slope) <= 1e-4 * size, ratio
 
 
-# All modes for layer norm, those that look at types for the others; the slow tier has
-# all.
-TYPED = ("check_vma", "Explicit")
-
-
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [
-        (name, mode)
-        if name == "layer" or mode in TYPED
-        else pytest.param(name, mode, marks=pytest.mark.slow)
-        for name in CENTERED
-        for mode in ("vmap", "check_vma", "unchecked", "Explicit", "Auto")
-    ],
+    matrix(
+        itertools.product(
+            CENTERED, ("vmap", "check_vma", "unchecked", "Explicit", "Auto")
+        ),
+        often=[
+            ("layer", "vmap"),
+            ("layer", "check_vma"),
+            ("group", "Explicit"),
+            ("group", "unchecked"),
+            ("instance", "check_vma"),
+        ],
+    ),
 )
 def test_over_devices(name, mode, rng):
     case = CENTERED[name]
@@ -144,7 +150,7 @@ def test_which_part_is_read(dtype):
         assert reads(platform, jaxnorm.instance_norm, image) == part
 
 
-@every_norm
+@pytest.mark.parametrize("name", matrix(CENTERED, often=["group"]))
 def test_space_of_a_symbolic_size(name, as_users_run_it):
     """Whose part no comparison could tell; without a constraint on the size."""
     batch, space = export.symbolic_shape("b, s")

@@ -1,6 +1,7 @@
 """Per-example normalizers on one device against the oracle: values and gradients."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import pytest
 from drawing import draw, place
 from family_oracle import directional
 from own_moments import CASES, PLAIN, WHOLE, Case
+from tiers import matrix
 
-every_norm = pytest.mark.parametrize("name", PLAIN)
+most_in_full = pytest.mark.parametrize("name", matrix(PLAIN, often=["layer", "group"]))
 
 
 def derivative(f, arguments, directions):
@@ -78,7 +80,28 @@ def hide(x, mask, rng, share=0.5):
     return place(np.where(hit, bad, x), x.dtype)
 
 
-@pytest.mark.parametrize("name", CASES)
+OFTEN = [
+    "rms",
+    "layer, offset",
+    "layer, space too",
+    "layer, parameters of two axes",
+    "layer, scale of each element",
+    "layer, mask of lower rank",
+    "layer, nothing but masked",
+    "rms, adaptive, space too",
+    "rms, offset",
+    "group, size",
+    "group, channels first",
+    "group, batch too",
+    "group, mask that the features share",
+    "group, of one feature, empty",
+    "instance, two feature axes",
+    "instance, no space",
+    "instance, examples masked",
+]
+
+
+@pytest.mark.parametrize("name", matrix(CASES, OFTEN))
 def test_oracle(name, rng, make_mask):
     case = CASES[name]
     mask = make_mask(case.mask, case.shape)
@@ -99,31 +122,27 @@ DTYPES = {
     "float64": ("float64", None, "float64", 1e-10),
     "complex64": ("complex64", None, "complex64", 3e-5),
 }
-# All for layer norm, some for the others; the slow tier has all.
-OFTEN = {
-    "layer": tuple(DTYPES),
-    "rms": ("float16", "complex64"),
-    "group": ("float16", "complex64"),
-    "causal": ("float64", "complex64"),
-    "instance": ("float16",),
-}
 
 
 @pytest.mark.parametrize(
-    "name, dtype, affine, option, output, tolerance",
-    [
-        (name, dtype, *row)
-        if dtype in OFTEN[name]
-        else pytest.param(name, dtype, *row, marks=pytest.mark.slow)
-        for name in PLAIN
-        for dtype, row in DTYPES.items()
-    ],
+    "name, row",
+    matrix(
+        itertools.product(PLAIN, DTYPES),
+        often=[
+            ("layer", "bfloat16"),
+            ("layer", "complex64"),
+            ("rms", "complex64"),
+            ("group", "float16"),
+            ("causal", "float64"),
+            ("instance", "float64"),
+        ],
+    ),
 )
-def test_dtypes(name, dtype, affine, option, output, tolerance, rng, make_mask, x64):
-    case = PLAIN[name]
+def test_dtypes(name, row, rng, make_mask, x64):
+    case, (affine, option, output, tolerance) = PLAIN[name], DTYPES[row]
     y, _ = check(
         case,
-        draw(rng, case.shape, jnp.dtype(dtype), loc=0.5, std=2),
+        draw(rng, case.shape, jnp.dtype(row), loc=0.5, std=2),
         draw(rng, case.scale, jnp.dtype(affine), loc=1),
         draw(rng, case.bias, jnp.dtype(affine)),
         rng,
@@ -134,7 +153,7 @@ def test_dtypes(name, dtype, affine, option, output, tolerance, rng, make_mask, 
     assert y.dtype == output
 
 
-@every_norm
+@pytest.mark.parametrize("name", PLAIN)
 def test_large_offsets(name, rng):
     case = WHOLE[name]._replace(shape=(4, 8, 6))
     case = case._replace(scale=(6,), bias=case.bias and (6,))
@@ -148,14 +167,14 @@ def test_large_offsets(name, rng):
         assert np.max(np.abs(oracle.wide(norm(x)) - expected)) <= 1e-5, ratio
 
 
-@every_norm
+@most_in_full
 def test_gradients_at_large_offsets(name, rng):
     case = PLAIN[name]
     x = draw(rng, case.shape, loc=1e4)
     check(case, x, draw(rng, case.scale), draw(rng, case.bias), rng, 3e-5)
 
 
-@every_norm
+@most_in_full
 def test_what_has_no_valid_element_comes_out_as_the_bias(name, rng):
     case = PLAIN[name]
     mask = np.ones(case.shape, bool)

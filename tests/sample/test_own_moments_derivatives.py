@@ -8,6 +8,7 @@ import pytest
 from drawing import draw, place
 from jax.flatten_util import ravel_pytree
 from own_moments import PLAIN, plain_norm
+from tiers import matrix
 
 
 def derivatives(loss, at, direction, order):
@@ -27,16 +28,19 @@ def derivatives(loss, at, direction, order):
     }
 
 
-# Instance norm is the rule of layer norm over other axes, and so it is slow.
+# The others are the rule of layer norm over other axes.
 @pytest.mark.parametrize(
     ("name", "order"),
-    [
-        ("layer", 3),
-        ("rms", 3),
-        ("group", 3),
-        ("causal", 3),
-        pytest.param("instance", 2, marks=pytest.mark.slow),
-    ],
+    matrix(
+        [
+            ("layer", 3),
+            ("rms", 3),
+            ("group", 3),
+            ("causal", 3),
+            ("instance", 2),
+        ],
+        often=[("layer", 3), ("rms", 3), ("causal", 3)],
+    ),
 )
 def test_plain_autodiff(name, order, rng, make_mask, x64):
     """To the third order along a line, with weights and parameters of each example."""

@@ -1,6 +1,7 @@
 """Per-example normalizers over eight devices: the same as one, and what it costs."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
 from own_moments import Case
+from tiers import matrix
 
 DEVICES, AXIS, WHOLE = 8, "parts", 3e-5
 
@@ -197,19 +199,22 @@ def check(case, run):
     return count
 
 
-FEW = ("pmap", "shard_map, True, outside", "jit, Explicit")
-SOME = {name: (*FEW, "shard_map, False, inside") for name in ("group", "causal")}
-SOME["layer"] = tuple(MODES)
+# All modes for layer norm.
+OFTEN = [
+    *(("layer", mode) for mode in MODES),
+    ("rms", "pmap"),
+    ("rms", "shard_map, True, outside"),
+    ("group", "jit, Explicit"),
+    ("group", "shard_map, False, inside"),
+    ("causal", "pmap"),
+    ("causal", "shard_map, True, outside"),
+    ("causal", "jit, Explicit"),
+    ("instance", "shard_map, True, outside"),
+]
 
 
-# All modes for layer norm; the full matrix is slow.
 @pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        (n, m) if m in SOME.get(n, FEW) else pytest.param(n, m, marks=pytest.mark.slow)
-        for n in DIVIDED
-        for m in MODES
-    ],
+    ("name", "mode"), matrix(itertools.product(DIVIDED, MODES), OFTEN)
 )
 def test_divided(name, mode):
     """Features, or space, over the devices; collectives as the docstrings say."""
@@ -218,18 +223,12 @@ def test_divided(name, mode):
     assert count in (None, divided.forward + divided.backward)
 
 
-# On an Explicit mesh all, on an Auto one layer norm; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        *((name, AxisType.Explicit) for name in DIVIDED),
-        ("layer", AxisType.Auto),
-        *(
-            pytest.param(name, AxisType.Auto, marks=pytest.mark.slow)
-            for name in DIVIDED
-            if name != "layer"
-        ),
-    ],
+    matrix(
+        itertools.product(DIVIDED, (AxisType.Explicit, AxisType.Auto)),
+        often=[("layer", AxisType.Auto), ("group", AxisType.Explicit)],
+    ),
 )
 def test_a_sharded_batch(name, kind):
     """Only the gradients of scale and bias cross devices."""
@@ -238,7 +237,7 @@ def test_a_sharded_batch(name, kind):
     assert check(case, run) == 1
 
 
-@pytest.mark.parametrize("name", DIVIDED)
+@pytest.mark.parametrize("name", matrix(DIVIDED, often=["layer", "rms"]))
 def test_collectives_of_the_forward_pass(name):
     divided = DIVIDED[name]
     *case, options = divided.case
@@ -257,12 +256,15 @@ def test_collectives_of_the_forward_pass(name):
 
 @pytest.mark.parametrize(
     ("num_groups", "kind"),
-    [
-        (8, AxisType.Explicit),
-        (4, AxisType.Explicit),
-        (4, AxisType.Auto),
-        (1, AxisType.Explicit),
-    ],
+    matrix(
+        [
+            (8, AxisType.Explicit),
+            (4, AxisType.Explicit),
+            (4, AxisType.Auto),
+            (1, AxisType.Explicit),
+        ],
+        often=[(8, AxisType.Explicit), (4, AxisType.Explicit)],
+    ),
 )
 def test_groups_of_sharded_channels(num_groups, kind):
     """Each on a device, on two, and on all."""

@@ -1,11 +1,14 @@
 """What `reduction_axes` say: one example without an axis for it, other layouts."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
 from family import TABLE, close, draw_arguments, draw_mask
 from flax import nnx
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -20,6 +23,10 @@ CLASSES = {
 }
 GROUPED = {"evo_norm_s0": {"num_groups": 2}, "group_norm": {"num_groups": 2}}
 every_norm = pytest.mark.parametrize("name", CLASSES)
+# Of space alone, and of groups of features.
+most_in_full = pytest.mark.parametrize(
+    "name", matrix(CLASSES, often=["filter_response_norm", "group_norm"])
+)
 
 
 def arguments(name):
@@ -34,7 +41,7 @@ def reduced(name, space, features):
     return (*space, features) if name in GROUPED else space
 
 
-@every_norm
+@most_in_full
 def test_one_example(name):
     """Under vmap it is as in a batch, with a mask and with gradients."""
     x, mask, params = arguments(name)
@@ -61,7 +68,7 @@ def test_one_example(name):
     close(step(alone), step(batched))
 
 
-@every_norm
+@most_in_full
 def test_another_layout(name):
     """Two axes of space around the features, and the batch in the last place."""
     x, mask, params = arguments(name)
@@ -85,8 +92,18 @@ def test_another_layout(name):
     close(moved(x), y)
 
 
-@every_norm
-@pytest.mark.parametrize("api", ["linen", "nnx"])
+@pytest.mark.parametrize(
+    ("name", "api"),
+    matrix(
+        itertools.product(CLASSES, ("linen", "nnx")),
+        often=[
+            ("instance_norm", "linen"),
+            ("evo_norm_s0", "linen"),
+            ("global_response_norm", "nnx"),
+            ("group_norm", "nnx"),
+        ],
+    ),
+)
 def test_modules(name, api):
     """Both hand them on."""
     x, _, _ = arguments(name)

@@ -1,6 +1,7 @@
 """Filter and global response norm, dynamic tanh and EvoNorm-S0 against the oracle."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ import pytest
 from drawing import draw, place
 from family_oracle import directional
 from response_norms import NORMS, draw_parameters
+from tiers import matrix
 
 TOLERANCE = 3e-5
 each = pytest.mark.parametrize("name", NORMS)
-each_masked = pytest.mark.parametrize("name", [n for n in NORMS if NORMS[n].masked])
+MASKED = [n for n in NORMS if NORMS[n].masked]
 
 
 CASES = {  # shape, feature axes, shape of scale and bias, of the other parameters
@@ -90,14 +92,25 @@ def check(norm, reference, x, parameters, dy, tolerance=TOLERANCE, **options):
     return y
 
 
+OFTEN = {
+    "filter response": ("image", "without parameters", "per element"),
+    "global response": ("channels first", "per example"),
+    "dynamic tanh": ("two feature axes", "scalars"),
+    "evo s0": ("image", "without space", "per element"),
+}
+
+
 @pytest.mark.parametrize(
     "name, case",
-    [
-        (name, case)
-        for name in NORMS
-        for case in CASES
-        if (name, case) != ("evo s0", "two feature axes")  # groups are of one axis
-    ],
+    matrix(
+        (
+            (name, case)
+            for name in NORMS
+            for case in CASES
+            if (name, case) != ("evo s0", "two feature axes")  # groups are of one axis
+        ),
+        often=[(name, case) for name in OFTEN for case in OFTEN[name]],
+    ),
 )
 def test_oracle(name, case, rng):
     norm = NORMS[name]
@@ -126,10 +139,29 @@ def test_learned_epsilon(rng):
         check(norm, norm.reference, x, parameters, draw(rng, shape), epsilon=0.01)
 
 
-@each_masked
+KINDS = (
+    "bool",
+    "integer",
+    "weights",
+    "examples",
+    "lower rank",
+    "empty feature",
+    "empty",
+)
+OFTEN_MASKED = [
+    ("filter response", "bool"),
+    ("filter response", "empty feature"),
+    ("global response", "weights"),
+    ("global response", "empty feature"),
+    ("global response", "lower rank"),
+    ("evo s0", "integer"),
+    ("evo s0", "examples"),
+    ("evo s0", "empty"),
+]
+
+
 @pytest.mark.parametrize(
-    "kind",
-    ["bool", "integer", "weights", "examples", "lower rank", "empty feature", "empty"],
+    "name, kind", matrix(itertools.product(MASKED, KINDS), OFTEN_MASKED)
 )
 def test_mask(name, kind, rng, make_mask):
     norm, shape = NORMS[name], (5, 6, 4)
@@ -145,8 +177,18 @@ def test_mask(name, kind, rng, make_mask):
     )
 
 
-@each_masked
-@pytest.mark.parametrize("kind", ["bool", "weights", "empty feature", "empty"])
+@pytest.mark.parametrize(
+    "name, kind",
+    matrix(
+        itertools.product(MASKED, ("bool", "weights", "empty feature", "empty")),
+        often=[
+            ("filter response", "empty feature"),
+            ("global response", "weights"),
+            ("evo s0", "bool"),
+            ("evo s0", "empty"),
+        ],
+    ),
+)
 def test_not_finite_under_the_mask(name, kind, rng, make_mask):
     norm, shape = NORMS[name], (5, 6, 4)
     mask = np.asarray(make_mask(kind, shape))
@@ -180,7 +222,7 @@ def second_derivative(name):
     return jax.jit(jax.grad(squares, (0, 1)))
 
 
-@each_masked
+@pytest.mark.parametrize("name", MASKED)
 def test_padding_changes_nothing(name, rng):
     """Positions, and of global response norm features, which share a mean."""
     norm, shape = NORMS[name], (3, 5, 4)
@@ -214,19 +256,20 @@ DTYPES = [
     ("float64", "float64", None, "float64", 1e-8),
     ("float64", "float32", None, "float64", 1e-6),
 ]
-# All for filter response norm, three for the others; the slow tier has all.
-OFTEN = (*DTYPES[1:3], DTYPES[6])
+OFTEN_DTYPES = {
+    "filter response": (2, 3, 6),
+    "global response": (1, 7),
+    "dynamic tanh": (0, 4),
+    "evo s0": (1, 5),
+}
 
 
 @pytest.mark.parametrize(
     "name, dtype, parameters, option, result, tolerance",
-    [
-        (name, *row)
-        if name == "filter response" or row in OFTEN
-        else pytest.param(name, *row, marks=pytest.mark.slow)
-        for name in NORMS
-        for row in DTYPES
-    ],
+    matrix(
+        ((name, *row) for name in NORMS for row in DTYPES),
+        often=[(n, *DTYPES[i]) for n in NORMS for i in OFTEN_DTYPES[n]],
+    ),
 )
 def test_dtypes(name, dtype, parameters, option, result, tolerance, rng, x64):
     norm, shape = NORMS[name], (4, 5, 4)
@@ -244,8 +287,20 @@ def test_dtypes(name, dtype, parameters, option, result, tolerance, rng, x64):
     assert y.dtype == result
 
 
-@pytest.mark.parametrize("affine", [jnp.float32, jnp.complex64])
-@pytest.mark.parametrize("name", ["filter response", "global response", "dynamic tanh"])
+@pytest.mark.parametrize(
+    "name, affine",
+    matrix(
+        itertools.product(
+            ("filter response", "global response", "dynamic tanh"),
+            (jnp.float32, jnp.complex64),
+        ),
+        often=[
+            ("filter response", jnp.complex64),
+            ("global response", jnp.float32),
+            ("dynamic tanh", jnp.complex64),
+        ],
+    ),
+)
 def test_complex(name, affine, rng, make_mask):
     norm, shape = NORMS[name], (4, 5, 4)
     parameters = draw_parameters(rng, norm, (4,), (4,))

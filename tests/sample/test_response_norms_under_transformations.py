@@ -1,6 +1,7 @@
 """The same four normalizers: derivatives, transformations, meshes, and what is kept."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -15,11 +16,15 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from oracle import wide
 from response_norms import NORMS, draw_parameters
+from tiers import diagonal, matrix
 
 import jaxnorm
 
 SHAPE = (3, 4, 4)
-each = pytest.mark.parametrize("name", NORMS)
+# With a rule of its own; and JAX's derivatives of the core's moments.
+most_in_full = pytest.mark.parametrize(
+    "name", matrix(NORMS, often=["global response", "evo s0"])
+)
 each_with_moments = pytest.mark.parametrize(
     "name", ["filter response", "global response"]
 )
@@ -33,7 +38,7 @@ def problem(name, rng, shape=SHAPE, dtype=np.float32):
     return function, draw(rng, shape, dtype, loc=0.5), parameters
 
 
-@each
+@most_in_full
 def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64):
     """Against differences, and each way to the second order against the others."""
     function, *arguments = problem(name, rng, dtype=np.float64)
@@ -80,7 +85,7 @@ def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64
     assert oracle.error(*twice_forward) <= 1e-9
 
 
-@each
+@pytest.mark.parametrize("name", matrix(NORMS, often=["global response"]))
 def test_hessian_is_symmetric(name, rng, x64):
     function, x, parameters = problem(name, rng, dtype=np.float64)
     hessian = jax.jit(jax.hessian(lambda x: jnp.sum(function(x, **parameters) ** 3)))
@@ -88,7 +93,7 @@ def test_hessian_is_symmetric(name, rng, x64):
     np.testing.assert_allclose(matrix, matrix.T, rtol=1e-9, atol=1e-9)
 
 
-@each
+@most_in_full
 def test_vmap_over_models(name, rng):
     function, *_ = problem(name, rng)
     drawn = [problem(name, rng)[1:] for _ in range(3)]
@@ -99,7 +104,7 @@ def test_vmap_over_models(name, rng):
         assert oracle.error(model, one(x, parameters)) <= 1e-5
 
 
-@each
+@pytest.mark.parametrize("name", matrix(NORMS, often=["filter response"]))
 def test_scan_and_remat_over_layers(name, rng):
     function, x, parameters = problem(name, rng)
 
@@ -127,7 +132,7 @@ def test_scan_and_remat_over_layers(name, rng):
         chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@each
+@most_in_full
 def test_no_retrace(name, rng):
     function, x, parameters = problem(name, rng)
     chex.clear_trace_counter()
@@ -136,18 +141,16 @@ def test_no_retrace(name, rng):
         step(factor * np.asarray(x), parameters)
 
 
-# On an Explicit mesh all, on an Auto one that of two reductions; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "axis_type"),
-    [
-        *((name, AxisType.Explicit) for name in NORMS),
-        ("global response", AxisType.Auto),
-        *(
-            pytest.param(name, AxisType.Auto, marks=pytest.mark.slow)
-            for name in NORMS
-            if name != "global response"
-        ),
-    ],
+    matrix(
+        itertools.product(NORMS, (AxisType.Explicit, AxisType.Auto)),
+        often=[
+            ("evo s0", AxisType.Explicit),
+            ("global response", AxisType.Explicit),
+            ("global response", AxisType.Auto),
+        ],
+    ),
 )
 def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
     shape = (2, 4, 8)  # a group of four features lies on two devices
@@ -172,18 +175,16 @@ def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
     )
 
 
-# With checked types all, without them one with moments; the slow tier has all.
 @pytest.mark.parametrize(
     ("name", "check_vma"),
-    [
-        *((name, True) for name in NORMS),
-        ("global response", False),
-        *(
-            pytest.param(name, False, marks=pytest.mark.slow)
-            for name in NORMS
-            if name != "global response"
-        ),
-    ],
+    matrix(
+        itertools.product(NORMS, (True, False)),
+        often=[
+            ("filter response", True),
+            ("dynamic tanh", True),
+            ("global response", False),
+        ],
+    ),
 )
 def test_examples_divided_over_devices_in_shard_map(name, check_vma, rng):
     function, x, parameters = problem(name, rng, (8, 3, 4))
@@ -205,10 +206,14 @@ def test_examples_divided_over_devices_in_shard_map(name, check_vma, rng):
     )
 
 
-@each
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("dtype, bar", [(jnp.float32, 4), (jnp.bfloat16, 2)])
-def test_saved_for_the_backward_pass_are_x_and_vectors(name, dtype, bar, masked, rng):
+@pytest.mark.parametrize(
+    "name, masked, dtype",
+    matrix(
+        itertools.product(NORMS, (False, True), (jnp.float32, jnp.bfloat16)),
+        often=diagonal(NORMS, (True, False), (jnp.bfloat16, jnp.float32)),
+    ),
+)
+def test_saved_for_the_backward_pass_are_x_and_vectors(name, masked, dtype, rng):
     shape = (4, 16, 16, 8)
     function, x, parameters = problem(name, rng, shape)
     options = {"dtype": dtype}
@@ -225,7 +230,7 @@ def test_saved_for_the_backward_pass_are_x_and_vectors(name, dtype, bar, masked,
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     large = [leaf for leaf in saved if leaf.size == x.size]
-    assert nbytes(large) / x.size == bar
+    assert nbytes(large) / x.size == jnp.dtype(dtype).itemsize
     vectors = nbytes(saved) - nbytes(large[:1])
     assert vectors <= 8 * 4 * shape[0] * shape[-1]
 

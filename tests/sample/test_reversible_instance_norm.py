@@ -1,6 +1,7 @@
 """Reversible instance norm: series, and forecasts brought back to where they were."""
 
 import functools
+import itertools
 
 import chex
 import family_oracle
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import mesh_of
 from refusals import refused
+from tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -55,8 +57,13 @@ def draw_problem(rng, case, length=9):
     return x, draw(rng, z_shape), place(scale), place(bias)
 
 
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "affine"),
+    matrix(
+        itertools.product(CASES, (True, False)),
+        often=diagonal(CASES, (True, False)),
+    ),
+)
 def test_values(case, affine, rng):
     x, z, *params = draw_problem(rng, case)
     options, params = CASES[case][1], params if affine else ()
@@ -165,8 +172,13 @@ def test_a_large_mean(rng):
     assert np.max(np.abs(oracle.wide(back) - oracle.wide(x))) <= 2e-3
 
 
-@pytest.mark.parametrize("mode", ["jit", "shard_map"])
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("masked", "mode"),
+    matrix(
+        itertools.product((True, False), ("jit", "shard_map")),
+        often=[(True, "shard_map"), (True, "jit")],
+    ),
+)
 def test_time_divided_over_devices(masked, mode, rng):
     x, scale, bias = draw(rng, (4, 16, 3), loc=5), draw(rng, 3, loc=2), draw(rng, 3)
     z = draw(rng, (4, 8, 3))

@@ -1,6 +1,7 @@
 """Vectors of length 1: of every size, over devices, and what is kept."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import mesh_of
 from refusals import refused
+from tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -40,8 +42,13 @@ def differentiated(options):
     return step
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    matrix(
+        itertools.product(CASES, (np.float32, np.complex64)),
+        often=diagonal(CASES, (np.float32, np.complex64)),
+    ),
+)
 def test_oracle(case, dtype, rng):
     shape, options = CASES[case]
     x, weight = draw(rng, shape, dtype), draw(rng, shape, dtype)
