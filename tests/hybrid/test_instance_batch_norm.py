@@ -1,5 +1,7 @@
 """Instance-batch norm: which features go where."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from drawing import draw, draw_stats, place
 from flax import nnx
 from jitted import jitted
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -19,11 +22,22 @@ def split_norm(x, stats, scale, bias, mask=None, **options):
     return function(x, stats, scale, bias, mask=mask)
 
 
-@pytest.mark.parametrize("inference", [True, False])
-@pytest.mark.parametrize("features", [0, 2, 5])
-@pytest.mark.parametrize(("shape", "axis"), [((4, 12, 5), -1), ((4, 5, 3, 4), 1)])
-def test_its_two_parts(shape, axis, features, inference, rng, make_mask):
+@pytest.mark.parametrize(
+    ("axis", "features", "inference"),
+    matrix(
+        itertools.product((-1, 1), (0, 2, 5), (True, False)),
+        often=[
+            (-1, 0, False),
+            (-1, 2, False),
+            (1, 2, True),
+            (-1, 5, True),
+            (1, 5, False),
+        ],
+    ),
+)
+def test_its_two_parts(axis, features, inference, rng, make_mask):
     """With none and all features by instance too."""
+    shape = (4, 12, 5) if axis == -1 else (4, 5, 3, 4)
     x, scale, bias = draw(rng, shape, loc=1), draw(rng, 5, loc=1), draw(rng, 5)
     stats, mask = draw_stats(rng, 5 - features), make_mask("bool", shape)
     options = {"feature_axes": axis, "use_running_average": inference}

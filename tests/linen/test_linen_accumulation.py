@@ -10,6 +10,7 @@ import pytest
 from drawing import draw
 from family_modules import TABLE
 from flax import linen as nn
+from tiers import matrix
 
 from jaxnorm.tools import full_batch_value_and_grad
 
@@ -49,20 +50,12 @@ class Chain(nn.Module):
         return jnp.sum(x**3 + 2 * x)
 
 
-# In the default tier those with a statistic of their own kind, and the deepest one of
-# that which has a root in it.
-QUICK = {("BatchRenorm", 3), ("MeanOnlyBatchNorm", 2), ("EvoNormB0", 2)}
+# Often one with both statistics, and those with one of them.
+OFTEN = [("BatchRenorm", 2), ("MeanOnlyBatchNorm", 3), ("EvoNormB0", 1)]
 
 
 @pytest.mark.parametrize(
-    ("name", "depth"),
-    [
-        pytest.param(
-            *case, id="-".join(map(str, case)), marks=() if case in QUICK else slow
-        )
-        for slow in [pytest.mark.slow]
-        for case in itertools.product(NORMS, (1, 2, 3))
-    ],
+    ("name", "depth"), matrix(itertools.product(NORMS, (1, 2, 3)), OFTEN)
 )
 def test_gradients_are_those_of_one_step_at_each_depth(name, depth, rng):
     chain, x = Chain(name, depth), draw(rng, (12, 2, 4))

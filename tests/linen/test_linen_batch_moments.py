@@ -11,6 +11,7 @@ import pytest
 from family_entries import program
 from family_modules import TABLE, draw_variables
 from flax import nnx
+from tiers import matrix
 
 import jaxnorm
 from jaxnorm.linen.module import BatchModule
@@ -46,7 +47,13 @@ def check(collected, expected, index=None):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", COLLECTING)
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        COLLECTING,
+        often=("BatchNorm", "BatchRenorm", "DomainBatchNorm", "InstanceBatchNorm"),
+    ),
+)
 def test_exact_and_merged(name, rng):
     """In training; in inference it is the same program."""
     entry = COLLECTING[name]
@@ -83,7 +90,9 @@ def test_exact_and_merged(name, rng):
     assert len(set(programs)) == 1
 
 
-@pytest.mark.parametrize("name", COLLECTING)
+@pytest.mark.parametrize(
+    "name", matrix(COLLECTING, often=("BatchNorm", "GhostBatchNorm", "SwitchableNorm"))
+)
 def test_output_and_statistics_do_not_depend_on_it(name):
     """They are of the same program."""
     entry = COLLECTING[name]
@@ -106,7 +115,9 @@ def test_output_and_statistics_do_not_depend_on_it(name):
     assert len(set(programs)) == 1
 
 
-@pytest.mark.parametrize("name", COLLECTING)
+@pytest.mark.parametrize(
+    "name", matrix(COLLECTING, often=("EvoNormB0", "RecurrentBatchNorm"))
+)
 def test_within_an_nnx_model(name, rng):
     """It joins the collections: the statistics, of the same names, stay."""
     entry = COLLECTING[name]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -81,8 +82,21 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_same_tree_and_values_as_flax(options, x):
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        OPTIONS,
+        often=(
+            "defaults",
+            "feature axes",
+            "no parameters",
+            "bfloat16 parameters",
+            "initializers",
+        ),
+    ),
+)
+def test_same_tree_and_values_as_flax(name, x):
+    options = OPTIONS[name]
     ours, flax = run_both(options, x)
     chex.assert_trees_all_equal_shapes_and_dtypes(ours, flax)
     half = jnp.bfloat16 in options.values()
@@ -92,7 +106,13 @@ def test_same_tree_and_values_as_flax(options, x):
     chex.assert_trees_all_equal(ours[0], flax[0])
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
+@pytest.mark.parametrize(
+    "dtype",
+    matrix(
+        (jnp.bfloat16, jnp.float16, jnp.complex64),
+        often=(jnp.bfloat16, jnp.complex64),
+    ),
+)
 def test_same_as_flax_for_input_of(dtype, x):
     x = np.asarray(x).astype(dtype)
     if dtype == jnp.complex64:
@@ -224,7 +244,7 @@ def test_unbiased_running_variance(x):
     np.testing.assert_allclose(updates["batch_stats"]["var"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("lift", ["scan", "vmap", "remat"])
+@pytest.mark.parametrize("lift", matrix(("scan", "vmap", "remat"), often=["scan"]))
 def test_lifted_transformations(lift, x, rng):
     class Block(nn.Module):
         @nn.compact

@@ -8,6 +8,7 @@ from family import TABLE as FUNCTIONS
 from family import close, draw_arguments, draw_mask
 from family_entries import COLLECTIONS
 from family_modules import TABLE, draw_variables
+from tiers import matrix
 
 
 def steps_of(name):
@@ -33,15 +34,9 @@ def steps_of(name):
     return infer, train
 
 
-# One of each kind: with statistics, without, with the parameters of a layer. Functions
-# are exported in test_symbolic_shapes.py; the slow tier has all modules.
-OFTEN = {"BatchNorm", "InstanceNorm", "SpectralNorm"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
-)
+# With statistics and without; NNX has one with the parameters of a layer. Functions are
+# exported in test_symbolic_shapes.py.
+@pytest.mark.parametrize("name", matrix(TABLE, often=("BatchNorm", "InstanceNorm")))
 def test_export(name, as_users_run_it):
     """It computes the same."""
     x, *_ = draw_arguments(FUNCTIONS["rms_norm"])

@@ -16,6 +16,7 @@ from family_entries import COLLECTIONS, program
 from family_modules import TABLE, draw_variables
 from flax import linen as nn
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -27,14 +28,9 @@ COMPILED = "BatchNorm", "GhostBatchNorm", "LayerNorm", "WeightNorm", "SpectralNo
 every_module = pytest.mark.parametrize("name", TABLE)
 # Of the others, the shapes and the program, which is that of the function; of the cell,
 # test_linen_recurrent.py.
-compiled_modules = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
-        for name in TABLE
-    ],
-)
-other_modules = pytest.mark.parametrize("name", [n for n in TABLE if n not in COMPILED])
+compiled_modules = pytest.mark.parametrize("name", matrix(TABLE, often=COMPILED))
+OTHERS = [n for n in TABLE if n not in COMPILED]
+other_modules = pytest.mark.parametrize("name", OTHERS)
 KEY = jax.random.key(0)
 STATEFUL = [
     name for name in TABLE if any("batch_stats" in path for path in TABLE[name].tree)
@@ -214,7 +210,13 @@ def test_one_step(name):
     assert traces[0] == traces[1] > 0
 
 
-@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        STATEFUL,
+        often=("BatchNorm", "RecurrentBatchNorm", "RunningNorm", "SpectralNorm"),
+    ),
+)
 def test_training_needs_mutable_statistics_and_inference_none(name):
     entry, x = TABLE[name], draw_x()
     variables = draw_variables(name, x)
@@ -243,7 +245,23 @@ def scan_of_vmap(name):
     return functools.partial(apply_layer, layer, mask=draw_mask(TABLE[name]))
 
 
-@other_modules
+# Tracing a scan takes long.
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        OTHERS,
+        often=(
+            "BatchRenorm",
+            "RecurrentBatchNorm",
+            "VirtualBatchNorm",
+            "RunningNorm",
+            "SwitchableNorm",
+            "GroupNorm",
+            "UnitNorm",
+            "WeightStandardization",
+        ),
+    ),
+)
 def test_shapes_of_scan_over_layers_of_vmap_over_models(name):
     x = draw_x()
     variables = draw_variables(name, x)
@@ -346,7 +364,14 @@ def test_scale_offset(name):
     close(*applied)
 
 
-@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].function])
+# Some with parameters, and one without.
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        (n for n in TABLE if TABLE[n].function),
+        often=("BatchNorm", "RMSNorm", "EvoNormS0", "UnitNorm"),
+    ),
+)
 def test_float8_input(name):
     """The parameters are in float32, and so is y; without any, it is as x."""
     entry, x = TABLE[name], draw_x().astype(jnp.float8_e4m3fn)

@@ -12,6 +12,7 @@ from family import close
 from family_entries import COLLECTIONS
 from family_modules import TABLE
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -63,7 +64,19 @@ def is_count(path):
     return jax.tree_util.keystr(path[-1:], simple=True) == "count"
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        TRAINED,
+        often=(
+            "BatchRenorm",
+            "RecurrentBatchNorm",
+            "MeanOnlyBatchNorm",
+            "EvoNormB0",
+            "InstanceBatchNorm",
+        ),
+    ),
+)
 def test_momentum_as_a_function_counts_updates(name, x):
     """With t / (t + 1) two updates give the average of both, and the counts add up."""
     entry = TABLE[name]

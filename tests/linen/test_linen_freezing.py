@@ -12,6 +12,7 @@ from family_entries import program
 from family_modules import TABLE, draw_variables
 from flax import linen as nn
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm.linen
 from jaxnorm.linen.module import BatchModule
@@ -157,7 +158,13 @@ def is_batch_module(name):
     return issubclass(getattr(jaxnorm.linen, name), BatchModule)
 
 
-@pytest.mark.parametrize("name", [*filter(is_batch_module, TABLE), "BatchNormLSTMCell"])
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        [*filter(is_batch_module, TABLE), "BatchNormLSTMCell"],
+        often=("BatchNorm", "BatchRenorm", "RunningNorm", "SwitchableNorm"),
+    ),
+)
 def test_frozen_statistics_are_used_and_kept(name):
     entry, rows = TABLE[name], family.TABLE["rms_norm"]
     x, *_ = family.draw_arguments(rows, 0)

@@ -1,6 +1,7 @@
 """`RecurrentBatchNorm` and `BatchNormLSTMCell` over time."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -10,6 +11,7 @@ import oracle
 import pytest
 from flax import linen as nn
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm.linen
 
@@ -175,8 +177,13 @@ def test_padding_has_no_effect(x, variables):
             chex.assert_trees_all_close(dparams, expected[0][0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("time_major", [False, True])
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("reverse", "time_major"),
+    matrix(
+        itertools.product((False, True), (False, True)),
+        often=[(True, False), (False, True)],
+    ),
+)
 def test_a_mask_comes_with_the_inputs(reverse, time_major, x, variables):
     """As lengths in the carry do; whatever the padding holds."""
     lengths = jnp.asarray(np.array([4, 1, 3, 2, 4, 3]))
@@ -273,7 +280,10 @@ def test_vmap_over_models_equals_a_loop(x, variables):
 
 @pytest.mark.parametrize(
     ("dtype", "param_dtype"),
-    [("bfloat16", "float32"), ("float16", "float32"), ("float32", "bfloat16")],
+    matrix(
+        [("bfloat16", "float32"), ("float16", "float32"), ("float32", "bfloat16")],
+        often=[("bfloat16", "float32"), ("float32", "bfloat16")],
+    ),
 )
 def test_what_is_carried_keeps_its_dtype(dtype, param_dtype, x, variables):
     rnn = build(

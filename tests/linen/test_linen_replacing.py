@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from refusals import refused
+from tiers import matrix
 
 from jaxnorm import linen
 
@@ -58,7 +59,7 @@ def variables(x):
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", matrix(CASES, often=("group", "renorm")))
 def test_as_if_it_was_written_so(name, x, variables):
     cls, options, missing = CASES[name]
     old, written = Net(nn.BatchNorm, {}), Net(cls, options)

@@ -11,6 +11,7 @@ import pytest
 from drawing import draw
 from family_entries import program
 from flax import linen as nn
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -216,13 +217,11 @@ def test_names_in_a_model(rng):
 
 
 @pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=() if name in WHOLE else pytest.mark.slow)
-        for name, case in CASES.items()
-    ],
+    "name", matrix(CASES, often=("filter response, all", "dynamic tanh"))
 )
-def test_lifted_transformations(case, rng):
+def test_lifted_transformations(name, rng):
+    case = CASES[name]
+
     class Layer(nn.Module):
         @nn.compact
         def __call__(self, x, _):

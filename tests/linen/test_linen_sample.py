@@ -1,6 +1,7 @@
 """The modules of per-example normalizers do what those of `flax.linen` do."""
 
 import dataclasses
+import itertools
 
 import chex
 import flax.serialization
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from beside_flax import NEEDED, SHAPE, every_norm, pair, run, same
 from flax import linen as nn
+from tiers import diagonal, matrix
 
 import jaxnorm.linen
 
@@ -58,16 +60,27 @@ OWN = {
     "InstanceNorm": BIASES
     | {"channels first": {"feature_axes": 1}, "two": {"feature_axes": (-1, 1)}},
 }
-CASES = [
-    pytest.param(name, options, id=f"{name}, {label}")
-    for name, own in OWN.items()
-    for label, options in (OPTIONS | own).items()
+CASES = [(name, label) for name, own in OWN.items() for label in OPTIONS | own]
+OFTEN = [
+    ("LayerNorm", "defaults"),
+    ("LayerNorm", "bfloat16 parameters"),
+    ("LayerNorm", "initialized bias"),
+    ("LayerNorm", "features of two axes"),
+    ("RMSNorm", "bfloat16 result"),
+    ("RMSNorm", "parameters across"),
+    ("GroupNorm", "defaults"),
+    ("GroupNorm", "group size"),
+    ("GroupNorm", "batch too"),
+    ("GroupNorm", "no bias"),
+    ("InstanceNorm", "no scale"),
+    ("InstanceNorm", "channels first"),
 ]
 
 
 @pytest.mark.filterwarnings("ignore:each mean must be of at least two values")
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_same_tree_and_values_as_flax(name, options, x):
+@pytest.mark.parametrize(("name", "label"), matrix(CASES, OFTEN))
+def test_same_tree_and_values_as_flax(name, label, x):
+    options = (OPTIONS | OWN[name])[label]
     ours, flax = run(name, x, **options)
     same(ours, flax, 2e-2 if jnp.bfloat16 in options.values() else 1e-4)
 
@@ -78,9 +91,14 @@ def test_same_gradients_as_flax(name, x):
     same(ours, flax)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.complex64])
-@every_norm
-def test_same_as_flax_for_input_of(dtype, name, x):
+DTYPES = (jnp.bfloat16, jnp.complex64)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    matrix(itertools.product(NEEDED, DTYPES), often=diagonal(NEEDED, DTYPES)),
+)
+def test_same_as_flax_for_input_of(name, dtype, x):
     x = np.asarray(x).astype(dtype)
     if dtype == jnp.complex64:
         x = x + np.complex64(1j) * x[::-1]
@@ -88,11 +106,15 @@ def test_same_as_flax_for_input_of(dtype, name, x):
     same(ours, flax, 2e-2)
 
 
+INTEGERS = (jnp.int32, jnp.uint8, bool)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "use_scale"), [(jnp.int32, True), (jnp.uint8, False), (bool, False)]
+    ("name", "dtype"),
+    matrix(itertools.product(NEEDED, INTEGERS), often=diagonal(NEEDED, INTEGERS)),
 )
-@every_norm
-def test_integers_are_converted_as_in_flax(dtype, use_scale, name, rng):
+def test_integers_are_converted_as_in_flax(name, dtype, rng):
+    use_scale = dtype == jnp.int32
     x = jnp.asarray(rng.integers(0, 3, SHAPE).astype(dtype))
     ours, flax = run(name, x, use_scale=use_scale)
     same(ours, flax)
@@ -164,9 +186,14 @@ def flax_bytes_to(template, variables):
     )
 
 
-@pytest.mark.parametrize("dtype", [bool, jnp.float32])
-@every_norm
-def test_same_as_flax_with_a_mask(dtype, name, x, rng):
+MASKS = (bool, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    matrix(itertools.product(NEEDED, MASKS), often=diagonal(NEEDED, MASKS)),
+)
+def test_same_as_flax_with_a_mask(name, dtype, x, rng):
     # Its group norm takes no mask that is shared by the features.
     features = SHAPE[-1] if name == "GroupNorm" else 1
     mask = rng.uniform(size=(*SHAPE[:2], features)) < 0.7

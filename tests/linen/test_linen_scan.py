@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from family_modules import TABLE
 from flax import linen as nn
+from tiers import matrix
 
 KEY = jax.random.key(0)
 TIME, SHAPE = 3, (4, 6, 4)
@@ -54,11 +55,8 @@ class OverLayers(nn.Module):
         return scan(self.norm, x, None)[0]
 
 
-# The slow tier has all.
-OFTEN = {"BatchNorm", "BatchRenorm"}
 each_norm = pytest.mark.parametrize(
-    "name",
-    [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in CARRIED],
+    "name", matrix(CARRIED, often=("BatchNorm", "BatchRenorm"))
 )
 
 

@@ -12,9 +12,22 @@ from family_modules import TABLE
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
+from tiers import matrix
 
 
-@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].function])
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        (n for n in TABLE if TABLE[n].function),
+        often=(
+            "BatchNorm",
+            "GhostBatchNorm",
+            "EvoNormB0",
+            "LayerNorm",
+            "SwitchableNorm",
+        ),
+    ),
+)
 def test_features_are_sharded_and_statistics_are_not(name):
     """y is sharded as x is, and the statistics stay replicated."""
     entry, mesh = TABLE[name], mesh_of(AxisType.Explicit, (4, 2), ("data", "model"))

@@ -1,6 +1,7 @@
 """The wrappers of layers, beside those of `flax.linen`."""
 
 import functools
+import itertools
 
 import chex
 import flax.errors
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from refusals import refused
+from tiers import diagonal, in_full, matrix
 
 from jaxnorm.linen import BatchNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm
@@ -150,15 +152,6 @@ SPECTRAL_NORM_OPTIONS = {
 
 # What has to do with the layers, of which these take all; the others take the block.
 WHOLE = {"defaults", "one norm", "first axis", "all parameters", "some parameters"}
-# What makes their code take another way; the others change a number.
-OFTEN = {"defaults", "no scale", "one norm", "bfloat16 scale"}
-
-
-def _some_slow(options):
-    return [
-        pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow)
-        for name in options
-    ]
 
 
 def check_same(ours, flax, half):
@@ -167,14 +160,18 @@ def check_same(ours, flax, half):
     chex.assert_trees_all_close(ours, flax, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", _some_slow(WEIGHT_NORM_OPTIONS))
+# What makes their code take another way; the others change a number.
+@pytest.mark.parametrize(
+    "name",
+    matrix(WEIGHT_NORM_OPTIONS, often=("defaults", "no scale", "bfloat16 scale")),
+)
 def test_weight_norm_has_the_tree_and_values_of_flax(name, x):
     options = WEIGHT_NORM_OPTIONS[name]
     ours, flax = run_weight_norms(options, x, block_alone=name not in WHOLE)
     check_same(ours, flax, jnp.bfloat16 in options.values())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("options", [{}, {"param_dtype": jnp.bfloat16}], ids=str)
 def test_weight_norm_of_bfloat16_parameters(options, x):
     ours, flax = run_weight_norms(options, x, jnp.bfloat16)
@@ -183,10 +180,10 @@ def test_weight_norm_of_bfloat16_parameters(options, x):
 
 @pytest.mark.parametrize(
     ("name", "update_stats"),
-    [
-        pytest.param("defaults", False, marks=pytest.mark.slow),
-        *((name, True) for name in SPECTRAL_NORM_OPTIONS),
-    ],
+    matrix(
+        [("defaults", False), *((name, True) for name in SPECTRAL_NORM_OPTIONS)],
+        often=[("defaults", True), ("bfloat16 result", True), ("collection", True)],
+    ),
 )
 def test_spectral_norm_has_the_tree_and_values_of_flax(name, update_stats, x):
     call, options = {"update_stats": update_stats}, SPECTRAL_NORM_OPTIONS[name]
@@ -220,8 +217,10 @@ def test_variables_are_drawn_with_the_keys_of_flax(ours, flax, options, call, x)
         def __call__(self, x):
             return self.cls(nn.Dense(4), **options)(nn.Dense(4)(x), **call)
 
-    # not compiled, so that each kind of random numbers is compiled once
-    own, expected = (Model(cls).init_with_output(KEY, x) for cls in (ours, flax))
+    key = jax.random.key(0, impl="unsafe_rbg")  # which is quick to compile
+    own, expected = jax.jit(
+        lambda key, x: [Model(cls).init_with_output(key, x) for cls in (ours, flax)]
+    )(key, x)
     check_same(own, expected, half=False)
 
 
@@ -246,7 +245,7 @@ def test_names_of_variables(x):
 
 
 @pytest.mark.parametrize("ours, flax, call", [
-    (WeightNorm, nn.WeightNorm, {}),
+    in_full((WeightNorm, nn.WeightNorm, {})),
     (SpectralNorm, nn.SpectralNorm, {"update_stats": False}),
 ])  # fmt: skip
 def test_checkpoints_load_either_way(ours, flax, call, x):
@@ -260,12 +259,17 @@ def test_checkpoints_load_either_way(ours, flax, call, x):
 # ---- how the scale of weight norm starts
 
 
-@pytest.mark.parametrize("layer", [
-    lambda: nn.Conv(4, (3, 3), kernel_init=wave),
-    lambda: nn.DenseGeneral((3, 2), kernel_init=wave),
-    Block,
-])  # fmt: skip
-@pytest.mark.parametrize("feature_axes", [-1, 0, None])
+BARE = {
+    "Conv": lambda: nn.Conv(4, (3, 3), kernel_init=wave),
+    "DenseGeneral": lambda: nn.DenseGeneral((3, 2), kernel_init=wave),
+    "Block": Block,
+}
+
+
+@pytest.mark.parametrize(
+    "layer, feature_axes",
+    matrix(itertools.product(BARE, (-1, 0, None)), diagonal(BARE, (-1, 0, None))),
+)
 def test_preserve_computes_what_the_bare_layer_does(layer, feature_axes, x):
     class Bare(nn.Module):
         wrap: bool
@@ -273,7 +277,7 @@ def test_preserve_computes_what_the_bare_layer_does(layer, feature_axes, x):
 
         @nn.compact
         def __call__(self, x):
-            inner = layer()
+            inner = BARE[layer]()
             return (WeightNorm(inner, **self.options) if self.wrap else inner)(x)
 
     options = {"feature_axes": feature_axes}
@@ -446,6 +450,7 @@ def test_spectral_norm_moves_u_and_sigma_with_update_stats_only(x):
         jax.eval_shape(functools.partial(layer.apply, update_stats=True), variables, x)
 
 
+@pytest.mark.full  # of NNX, one with a warm start is in the default tier
 def test_spectral_norm_starts_warm(x, rng):
     kernel = rng.normal(size=(48, 64)) / np.sqrt(48)
 
@@ -523,9 +528,10 @@ def test_weight_standardization_stores_and_loads_the_bare_kernel(x):
 WRAPPERS = [(WeightNorm, {}), (SpectralNorm, {"update_stats": True}),
             (WeightStandardization, {})]  # fmt: skip
 every_wrapper = pytest.mark.parametrize("cls, call", WRAPPERS)
+most_in_full = pytest.mark.parametrize("cls, call", matrix(WRAPPERS, WRAPPERS[1:2]))
 
 
-@every_wrapper
+@pytest.mark.parametrize("cls, call", matrix(WRAPPERS, WRAPPERS[1:]))
 def test_gradients_flow_to_all_parameters_and_no_statistic(cls, call, x):
     options = {"use_gain": True} if cls is WeightStandardization else {}
     model = Model(cls, options)
@@ -542,7 +548,7 @@ def test_gradients_flow_to_all_parameters_and_no_statistic(cls, call, x):
         assert np.any(gradient != 0) != is_statistic, path
 
 
-@every_wrapper
+@most_in_full
 def test_a_wrapped_block_with_a_batch_norm_trains(cls, call, x):
     """Flax's WeightNorm makes its statistics immutable, and its filter sees them."""
 
@@ -564,11 +570,14 @@ def test_a_wrapped_block_with_a_batch_norm_trains(cls, call, x):
     assert len(updates["intermediates"]["layer_instance"]["output"]) == 1
 
 
-@pytest.mark.parametrize("cls, call, option", [
+BOXED = [
     *((*wrapper, None) for wrapper in WRAPPERS),
     (WeightNorm, {}, "preserve"),
     (WeightNorm, {}, "data"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("cls, call, option", matrix(BOXED, (BOXED[1], BOXED[3])))
 def test_partitioned_parameters_keep_their_boxes(cls, call, option, x):
     initializer = nn.with_partitioning(wave, (None, "x"))
     options = {}
@@ -598,14 +607,8 @@ def test_partitioned_parameters_keep_their_boxes(cls, call, option, x):
 
 
 # test_linen_family.py has remat within vmap within scan.
-@every_wrapper
-@pytest.mark.parametrize(
-    "lift",
-    [
-        "scan",
-        *(pytest.param(lift, marks=pytest.mark.slow) for lift in ("vmap", "remat")),
-    ],
-)
+@most_in_full
+@pytest.mark.parametrize("lift", matrix(("scan", "vmap", "remat"), often=["scan"]))
 def test_lifted_transformations(cls, call, lift, rng):
     class Layer(nn.Module):
         @nn.compact

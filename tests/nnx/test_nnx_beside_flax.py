@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -53,7 +54,20 @@ def pair(name, rngs=0, **options):
 forward = nnx.jit(lambda model, x: model(x))
 
 
-@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.parametrize(
+    "case",
+    matrix(
+        OPTIONS,
+        often=(
+            "BatchNorm, other axis",
+            "BatchNorm, no parameters",
+            "LayerNorm, reduction_axes",
+            "RMSNorm",
+            "GroupNorm, group_size",
+            "InstanceNorm",
+        ),
+    ),
+)
 def test_same_variables_and_values_as_flax(case, x):
     """Initial ones, two steps, their statistics, and inference; in one program."""
 

@@ -18,6 +18,7 @@ from nnx_modules import (
     variables_of,
     view_of,
 )
+from tiers import matrix
 
 
 def steps_of(name):
@@ -40,14 +41,8 @@ def steps_of(name):
     return infer, train
 
 
-# One of each kind; test_linen_export.py says what else is exported.
-OFTEN = {"BatchNorm", "InstanceNorm", "SpectralNorm"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
-)
+# test_linen_export.py says what else is exported.
+@pytest.mark.parametrize("name", matrix(NAMES, often=("BatchNorm", "SpectralNorm")))
 def test_export(name, as_users_run_it):
     """It computes the same."""
     x, *_ = draw_arguments(FUNCTIONS["rms_norm"])

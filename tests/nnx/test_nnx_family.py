@@ -1,6 +1,7 @@
 """What holds for every module of `jaxnorm.nnx`: it is the Linen module, in NNX."""
 
 import functools
+import itertools
 
 import chex
 import family
@@ -26,6 +27,7 @@ from nnx_modules import (
     view_of,
 )
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm.nnx
 from jaxnorm.nnx.module import Module
@@ -129,10 +131,7 @@ def test_the_program_is_that_of_linen(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
-        for name in NAMES
-    ],
+    matrix(NAMES, often=COMPILED),
 )
 def test_as_in_linen(name):
     """Values, statistics and gradients, with NaN under the mask; traced once."""
@@ -184,10 +183,16 @@ FIXED = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, WITHOUT], ids=["parameters", "none"])
-@pytest.mark.parametrize("name", NORMS)
-def test_another_number_of_features(name, options):
+@pytest.mark.parametrize(
+    ("name", "learns"),
+    matrix(
+        itertools.product(NORMS, (True, False)),
+        often=[*((n, False) for n in NORMS), ("BatchNorm", True), ("RMSNorm", True)],
+    ),
+)
+def test_another_number_of_features(name, learns):
     """It is refused, where no parameter has a shape that does not fit as well."""
+    options = {} if learns else WITHOUT
     fixed = FIXED.get(name, set())
     module = build(name, **{k: v for k, v in options.items() if k not in fixed})
     x = draw_x()
@@ -233,7 +238,7 @@ def test_one_scale_an_example():
     assert jax.eval_shape(norm, x).shape == x.shape
 
 
-@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("include_self", matrix((True, False), often=[True]))
 def test_virtual_batch_norm_needs_a_reference(include_self):
     norm, x = build("VirtualBatchNorm", include_self=include_self), draw_x()
     with refused("VirtualBatchNorm", "reference batch", "collect_reference=True"):
@@ -290,7 +295,24 @@ def test_axis_name_is_handed_on(name):
         jax.eval_shape(run, draw_x())
 
 
-@every_module
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        NAMES,
+        often=(
+            "BatchNorm",
+            "BatchRenorm",
+            "VirtualBatchNorm",
+            "SwitchableNorm",
+            "BatchNormLSTMCell",
+            "GroupNorm",
+            "GlobalResponseNorm",
+            "UnitNorm",
+            "WeightNorm",
+            "SpectralNorm",
+        ),
+    ),
+)
 def test_bfloat16_result_and_float32_statistics(name):
     """With Flax's promote_dtype, which rounds the input, as well."""
     x = draw_x()
@@ -316,7 +338,16 @@ def test_bfloat16_result_and_float32_statistics(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["BatchNorm", "BatchRenorm", "GhostBatchNorm", "RecurrentBatchNorm", "EvoNormB0"],
+    matrix(
+        (
+            "BatchNorm",
+            "BatchRenorm",
+            "GhostBatchNorm",
+            "RecurrentBatchNorm",
+            "EvoNormB0",
+        ),
+        often=("BatchNorm", "RecurrentBatchNorm", "EvoNormB0"),
+    ),
 )
 def test_shared_over_devices(name):
     """Eight devices, one of them empty, are one."""
@@ -345,7 +376,14 @@ def test_shared_over_devices(name):
     close(np.asarray(actual)[:14], np.asarray(y)[:14])
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if TABLE[n].function])
+# Some with parameters, and one without.
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        (n for n in NAMES if TABLE[n].function),
+        often=("BatchNorm", "RMSNorm", "EvoNormS0", "UnitNorm"),
+    ),
+)
 def test_float8_input(name):
     """The parameters are in float32, and so is y; without any, it is as x."""
     x = draw_x().astype(jnp.float8_e4m3fn)

@@ -8,12 +8,19 @@ import pytest
 from flax import nnx
 from nnx_modules import TRAINED, build, call, draw_variables, load, values
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm.linen
 import jaxnorm.nnx
 
 
-@pytest.mark.parametrize("name", [*TRAINED, "BatchNormLSTMCell"])
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        [*TRAINED, "BatchNormLSTMCell"],
+        often=("BatchNorm", "BatchRenorm", "RunningNorm", "EvoNormB0"),
+    ),
+)
 def test_each_normalizer_through_changes_of_mode(name, rng):
     x = jnp.asarray(rng.normal(size=(4, 6, 4)), jnp.float32)
     module = load(build(name), draw_variables(name, x))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from nnx_modules import TRAINED, build, call, draw_variables, load, program
+from tiers import matrix
 
 from jaxnorm.nnx import BatchMoment, BatchNorm
 
@@ -21,7 +22,9 @@ def batches(rng):
     return list(zip(jnp.asarray(x, jnp.float32), map(jnp.asarray, masks), strict=True))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", matrix(TRAINED, often=("BatchNorm", "GhostBatchNorm", "BatchInstanceNorm"))
+)
 def test_output_and_statistics_do_not_depend_on_it(name, batches):
     """They are of the same program."""
 
@@ -40,7 +43,16 @@ def test_output_and_statistics_do_not_depend_on_it(name, batches):
 
 
 @pytest.mark.parametrize(
-    ("name", "train"), [*((name, True) for name in TRAINED), ("BatchNorm", False)]
+    ("name", "train"),
+    matrix(
+        [*((name, True) for name in TRAINED), ("BatchNorm", False)],
+        often=[
+            ("BatchNorm", False),
+            ("BatchRenorm", True),
+            ("DomainBatchNorm", True),
+            ("InstanceBatchNorm", True),
+        ],
+    ),
 )
 def test_the_moments_of_all_batches(name, train, batches):
     """To the float64 ones, though the means are 1000."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm.nnx
 
@@ -47,7 +48,7 @@ REPLACEMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", REPLACEMENTS)
+@pytest.mark.parametrize("name", matrix(REPLACEMENTS, often=("group", "renorm")))
 def test_variables_are_taken_over(name, model, rng):
     cls, options, kept = REPLACEMENTS[name]
     x = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from nnx_modules import TABLE, TRAINED, build, call, values
+from tiers import matrix
 
 TIME, SHAPE = 3, (4, 6, 4)
-# The slow tier has all.
-OFTEN = {"BatchNorm", "BatchRenorm"}
 each_norm = pytest.mark.parametrize(
     "name",
-    [
-        n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow)
-        for n in TRAINED
-        if TABLE[n].function
-    ],
+    matrix(
+        (n for n in TRAINED if TABLE[n].function), often=("BatchNorm", "BatchRenorm")
+    ),
 )
 
 

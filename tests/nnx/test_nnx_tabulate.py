@@ -7,6 +7,7 @@ from family import TABLE as FUNCTIONS
 from family import draw_arguments
 from flax import nnx
 from nnx_modules import NAMES, WITH_MORE, build, call, given_beside
+from tiers import matrix
 
 import jaxnorm.nnx
 
@@ -36,20 +37,17 @@ def test_other_methods_are_private(name):
     assert own - set(dir(nnx.Module)) <= PUBLIC
 
 
-# One of each kind; the slow tier has all. The carry of the cell is a NamedTuple, which
-# Flax does not show, and so are the way back of reversible instance norm and the
-# moments of causal group norm.
+# One of each kind. The carry of the cell is a NamedTuple, which Flax does not show, and
+# so are the way back of reversible instance norm and the moments of causal group norm.
 NOT_SHOWN = {"BatchNormLSTMCell", *WITH_MORE}
-SHOWN = {"BatchNorm", "RecurrentBatchNorm", "RMSNorm", "SpectralNorm"}
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        n if n in SHOWN else pytest.param(n, marks=pytest.mark.slow)
-        for n in NAMES
-        if n not in NOT_SHOWN
-    ],
+    matrix(
+        (n for n in NAMES if n not in NOT_SHOWN),
+        often=("BatchNorm", "RecurrentBatchNorm", "RMSNorm", "SpectralNorm"),
+    ),
 )
 def test_tabulate(name):
     """It works alone and in a model, twice, and leaves the classes as they were."""
