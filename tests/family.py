@@ -268,6 +268,26 @@ TABLE = {
 }
 
 
+# One of each kind of state and each rule of derivatives: what compiles each function is
+# compiled for these in the default tier, and for all in the full one.
+KINDS = (
+    "batch_norm",
+    "batch_renorm",
+    "ghost_batch_norm",
+    "virtual_batch_norm",
+    "recurrent_batch_norm",
+    "evo_norm_b0",
+    "running_norm",
+    "layer_norm",
+    "rms_norm",
+    "global_response_norm",
+    "evo_norm_s0",
+    "dynamic_tanh",
+    "switchable_norm",
+    "spectral_norm",
+)
+
+
 def draw_arguments(entry, seed=0):
     """x, params and state, in float32; an empty tuple for no state."""
     rng = np.random.default_rng(seed)

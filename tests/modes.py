@@ -14,6 +14,7 @@ import pytest
 from drawing import place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from tiers import matrix
 
 import jaxnorm
 
@@ -185,12 +186,9 @@ MODES = {
     "jit, Explicit": functools.partial(jit, axis_type=AxisType.Explicit),
 }
 all_modes = pytest.mark.parametrize("mode", MODES)
-# For what the modes have been shown to agree on otherwise; the slow tier has all.
+# For what the modes have been shown to agree on otherwise.
 FEW = ("pmap", "shard_map, grad outside", "jit, Explicit")
-few_modes = pytest.mark.parametrize(
-    "mode",
-    [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in MODES],
-)
+few_modes = pytest.mark.parametrize("mode", matrix(MODES, often=FEW))
 
 
 @functools.cache

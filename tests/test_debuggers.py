@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawing import place
 from family import TABLE, draw_arguments, draw_mask
+from tiers import matrix
 
 KINDS = {"finite": None, "NaN": np.nan, "infinity": np.inf, "empty": 0.0}
 
@@ -53,8 +54,6 @@ def run(name, kind, transform):
             step(*others, None)
 
 
-# One of each rule of derivatives; the slow tier has all.
-EAGER = {("rms_norm", "NaN"), ("switchable_norm", "empty")}
 CASES = [
     (name, kind)
     for name in TABLE
@@ -64,26 +63,31 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        c if c in EAGER else pytest.param(*c, marks=pytest.mark.slow)
-        for c in CASES
-        # Whose first operation is to split x.
-        if c[0] != "instance_batch_norm" or c[1] not in ("NaN", "infinity")
-    ],
+    matrix(
+        (
+            c
+            for c in CASES
+            # Whose first operation is to split x.
+            if c[0] != "instance_batch_norm" or c[1] not in ("NaN", "infinity")
+        ),
+        often=[("rms_norm", "NaN")],
+    ),
 )
 def test_operation_by_operation(name, kind):
     run(name, kind, lambda step: step)
 
 
-COMPILED = {"layer_norm", "batch_instance_norm"}
-
-
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        c if c[0] in COMPILED else pytest.param(*c, marks=pytest.mark.slow)
-        for c in CASES
-    ],
+    matrix(
+        CASES,
+        often=[
+            ("layer_norm", "finite"),
+            ("layer_norm", "NaN"),
+            ("batch_instance_norm", "infinity"),
+            ("switchable_norm", "empty"),
+        ],
+    ),
 )
 def test_compiled(name, kind):
     run(name, kind, jax.jit)

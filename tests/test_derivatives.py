@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawing import place
+from tiers import matrix
 
 import jaxnorm
 
@@ -35,10 +36,10 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
-def functions(request, rng, x64):
+@pytest.fixture
+def functions(case, rng, x64):
     """Our loss, the plain one, and where to differentiate them."""
-    case = dict(request.param)
+    case = dict(CASES[case])
     shape, features = (4, 2, 3), 3
     mask = case.pop("mask", None)
     weights = np.ones(shape)
@@ -79,22 +80,30 @@ def check(ours, plain, derive, args):
     chex.assert_trees_all_close(*both(*args), rtol=0, atol=1e-8)
 
 
+def often(*cases):
+    return pytest.mark.parametrize("case", matrix(CASES, cases))
+
+
+@often("plain", "weights", "scale per example, mask")
 def test_gradient(functions):
     ours, plain, args = functions
     check(ours, plain, functools.partial(jax.grad, argnums=(0, 1, 2)), args)
 
 
+@often("mask", "scale per example")
 def test_jvp(functions, rng):
     ours, plain, args = functions
     tangents = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), args)
     check(ours, plain, lambda f: lambda *args: jax.jvp(f, args, tangents), args)
 
 
+@often("scale per example, mask", "two passes")
 def test_hessian(functions):
     ours, plain, args = functions
     check(ours, plain, functools.partial(jax.hessian, argnums=(0, 1, 2)), args)
 
 
+@often("scale per example", "weights")
 def test_third_derivative(functions, rng):
     ours, plain, args = functions
 

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 
 import chex
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 import oracle
 import pytest
 from drawing import place
-from family import SHAPE, TABLE, cast, close, draw_arguments, draw_mask
+from family import KINDS, SHAPE, TABLE, cast, close, draw_arguments, draw_mask
+from tiers import matrix
 
 import jaxnorm
 
@@ -25,7 +27,8 @@ def little_optimization():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-every_function = pytest.mark.parametrize("name", TABLE)
+# The same functions in all tests that compile, so that each is compiled once.
+one_of_each_kind = pytest.mark.parametrize("name", matrix(TABLE, often=KINDS))
 
 OTHERS = {  # what the package has beside the functions that normalize
     "MOMENTS_NAME",
@@ -97,7 +100,7 @@ def compiled(name):
     return jax.jit(step)
 
 
-@every_function
+@one_of_each_kind
 def test_traces_once(name):
     entry, traces = TABLE[name], []
     for seed in range(2):
@@ -106,15 +109,13 @@ def test_traces_once(name):
     assert traces[0] == traces[1] > 0
 
 
-# One by one they are slow.
+EMPTY = [(0, 0, 4), (0, 6, 4), (4, 0, 4)]
+
+
 @pytest.mark.parametrize(
-    "shape",
-    [
-        (0, 0, 4),
-        *(pytest.param(s, marks=pytest.mark.slow) for s in [(0, 6, 4), (4, 0, 4)]),
-    ],
+    "name, shape",
+    matrix(itertools.product(TABLE, EMPTY), often=[(n, EMPTY[0]) for n in KINDS]),
 )
-@every_function
 def test_axes_of_size_zero(name, shape):
     """Of what an empty batch gives, test_batch_family_state.py says more."""
     _, params, state = draw_arguments(TABLE[name])
@@ -125,37 +126,20 @@ def test_axes_of_size_zero(name, shape):
 
 
 # Without jit each operation is compiled by itself. Docstrings call every function so,
-# and here one with the rule of the core and a state, one with groups, and one without.
-EAGER = {"batch_norm", "group_norm", "spectral_norm"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n in EAGER else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
-)
+# and here one with the rule of the core and a state.
+@pytest.mark.parametrize("name", matrix(TABLE, often=["batch_norm"]))
 def test_jit_equals_eager(name):
     arguments = *draw_arguments(TABLE[name]), draw_mask(TABLE[name])
     _, *actual = compiled(name)(*arguments)
     close(tuple(actual), TABLE[name].call(*arguments))
 
 
-# One for each kind of state, and each rule of derivatives; the slow tier has all.
-LOOPED = {
-    "batch_norm",
-    "batch_renorm",
-    "ghost_batch_norm",
-    "mean_only_batch_norm",
-    "recurrent_batch_norm",
-    "running_norm",
-    "layer_norm",
-    "global_response_norm",
-    "spectral_norm",
-}
-
-
 @pytest.mark.parametrize(
     "name",
-    [n if n in LOOPED else pytest.param(n, marks=pytest.mark.slow) for n in TABLE],
+    matrix(
+        TABLE,
+        often=("batch_norm", "ghost_batch_norm", "recurrent_batch_norm", "layer_norm"),
+    ),
 )
 def test_vmap_of_scan_of_checkpoint(name):
     """Models at once, steps with state as the carry, and x recomputed: as in loops."""
@@ -188,33 +172,26 @@ def test_vmap_of_scan_of_checkpoint(name):
         close(jax.tree.map(lambda leaf, i=i: leaf[i], actual), expected, 1e-4)
 
 
-# To the second order these have tests of their own, so that here they are slow: in
-# test_derivatives.py, sample/test_own_moments_derivatives.py,
-# sample/test_response_norms_under_transformations.py, and the files of weight. Some
-# more are batch norm of other axes, statistics or features, with its rule.
-DERIVED_ELSEWHERE = {
-    "batch_norm",
-    "ghost_batch_norm",
-    "mean_only_batch_norm",
-    "recurrent_batch_norm",
-    "instance_batch_norm",
-    "layer_norm",
-    "rms_norm",
-    "group_norm",
-    "instance_norm",
-    "reversible_instance_norm",
-    "filter_response_norm",
-    "dynamic_tanh",
-    "dynamic_erf",
-    "seed_norm",
-    "evo_norm_s0",
-    "weight_norm",
-    "standardize_weight",
-    "spectral_norm",
-}
-
-
-@every_function
+@pytest.mark.parametrize(
+    "name",
+    matrix(
+        TABLE,
+        often=(
+            "batch_renorm",
+            "adaptive_batch_norm",
+            "recurrent_batch_norm",
+            "running_norm",
+            "gated_rms_norm",
+            "causal_group_norm",
+            "graph_norm",
+            "seed_norm",
+            "global_response_norm",
+            "evo_norm_s0",
+            "instance_batch_norm",
+            "spectral_norm",
+        ),
+    ),
+)
 def test_float64_input_is_computed_in_float64(name, x64):
     """Whatever the dtypes of parameters and running statistics are."""
     entry = TABLE[name]
@@ -239,12 +216,16 @@ def test_float64_input_is_computed_in_float64(name, x64):
     close(run(x, *bfloat16), run(x, *cast(bfloat16, jnp.float64)), 1e-13)
 
 
+# To the second order others have tests of their own: in test_derivatives.py,
+# sample/test_own_moments_derivatives.py, sample/test_gated_rms_norm.py,
+# sample/test_response_norms_under_transformations.py, and the files of weight. Some
+# more are batch norm of other axes, statistics or features, with its rule.
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow) if n in DERIVED_ELSEWHERE else n
-        for n in TABLE
-    ],
+    matrix(
+        TABLE,
+        often=("batch_renorm", "virtual_batch_norm", "switchable_norm", "unit_norm"),
+    ),
 )
 def test_derivatives_are_those_of_the_values(name, x64, rng):
     """Forward mode against reverse mode, and both orders against differences."""
@@ -289,30 +270,21 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         close(product, curvature, 1e-6)
 
 
-# bfloat16 for all; others for the two ways to measure moments. (XLA may keep float32
-# between operations in bfloat16, so that only float16 shows what is rounded where.)
+# bfloat16; others for the two ways to measure moments. (XLA may keep float32 between
+# operations in bfloat16, so that only float16 shows what is rounded where.)
 NARROW = [
+    *((name, jnp.bfloat16) for name in KINDS),
     ("batch_norm", jnp.float16),
     ("layer_norm", jnp.float16),
     ("rms_norm", jnp.float16),
     ("batch_norm", jnp.float8_e5m2),
     ("layer_norm", jnp.float8_e4m3fn),
 ]
-OTHER_DTYPES = (jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2)
+DTYPES = (jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2)
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        *((name, jnp.bfloat16) for name in TABLE),
-        *NARROW,
-        *(
-            pytest.param(name, dtype, marks=pytest.mark.slow)
-            for name in TABLE
-            for dtype in OTHER_DTYPES
-            if (name, dtype) not in NARROW
-        ),
-    ],
+    ("name", "dtype"), matrix(itertools.product(TABLE, DTYPES), NARROW)
 )
 def test_half_precision(name, dtype):
     """Computed as in float32, and rounded once; the state is that of float32."""
@@ -332,7 +304,7 @@ def test_half_precision(name, dtype):
     assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
 
 
-@every_function
+@one_of_each_kind
 def test_float8_gives_way_to_every_other_dtype(name):
     """As of y, which `dtype` may say; JAX itself promotes it to none."""
     entry = TABLE[name]
@@ -351,7 +323,7 @@ def test_float8_gives_way_to_every_other_dtype(name):
         assert dtype_of(small, wide) == wide
 
 
-@every_function
+@one_of_each_kind
 def test_complex(name, as_users_run_it):
     """Without imaginary part it is the same as real; or it is refused."""
     entry, mask = TABLE[name], draw_mask(TABLE[name])
@@ -368,7 +340,12 @@ def test_complex(name, as_users_run_it):
     close(cast(new, jnp.complex64), cast(new_real, jnp.complex64))
 
 
-@pytest.mark.parametrize("name", [n for n in TABLE if TABLE[n].masked])
+MASKED = [n for n in TABLE if TABLE[n].masked]
+
+
+@pytest.mark.parametrize(
+    "name", matrix(MASKED, often=[n for n in MASKED if n in KINDS])
+)
 def test_what_is_not_finite_under_the_mask_is_harmless(name):
     entry, mask = TABLE[name], draw_mask(TABLE[name])
     x, *others = *draw_arguments(entry), mask
@@ -386,29 +363,13 @@ def test_what_is_not_finite_under_the_mask_is_harmless(name):
         np.testing.assert_array_equal(values, hidden[1])
 
 
-# The others have the rule of the core, which knows no derivative in a mask.
-BY_JAX = {
-    "batch_norm",  # for the core
-    "virtual_batch_norm",
-    "adaptive_batch_norm",
-    "evo_norm_b0",
-    "filter_response_norm",
-    "global_response_norm",
-    "evo_norm_s0",
-    "switchable_norm",
-}
-
-
 # Without parameters y has the dtype of x, and so other cotangents.
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        if name in BY_JAX | {"batch_instance_norm"}
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in TABLE
-        if TABLE[name].params
-    ],
+    matrix(
+        (n for n in TABLE if TABLE[n].params),
+        often=("batch_norm", "adaptive_batch_norm", "evo_norm_s0", "switchable_norm"),
+    ),
 )
 def test_the_gradient_of_x_is_rounded_once(name):
     """That of bfloat16 is that of float32, whatever x is used for on the way to y."""
@@ -425,13 +386,13 @@ def test_the_gradient_of_x_is_rounded_once(name):
     assert rounding(narrow) <= 1.05 * rounding(cast(wide, jnp.bfloat16))
 
 
+# The rule of the core knows no derivative in a mask; of others JAX's would.
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in BY_JAX else pytest.param(name, marks=pytest.mark.slow)
-        for name in TABLE
-        if TABLE[name].masked
-    ],
+    matrix(
+        MASKED,
+        often=("batch_norm", "evo_norm_b0", "global_response_norm", "switchable_norm"),
+    ),
 )
 def test_weights_are_constants(name):
     """They weigh, and have no gradient."""

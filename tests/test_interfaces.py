@@ -10,6 +10,7 @@ import importlib
 import family
 import jax
 import pytest
+from tiers import matrix
 
 import jaxnorm
 
@@ -45,7 +46,7 @@ class TypeWithoutManualAxes:
 typeof = jax.typeof
 
 
-@pytest.mark.parametrize("name", family.TABLE)
+@pytest.mark.parametrize("name", matrix(family.TABLE, often=family.KINDS[::3]))
 def test_where_nothing_is_mapped_types_are_not_asked_for_mapped_axes(name, monkeypatch):
     entry = family.TABLE[name]
     arguments = *family.draw_arguments(entry), family.draw_mask(entry)

@@ -1,6 +1,7 @@
 """Running statistics over many steps: momentum, counts, dtypes, state."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 from drawing import draw, draw_stats, place
+from tiers import matrix
 
 import jaxnorm
 
@@ -53,15 +55,21 @@ def test_an_empty_batch_is_no_update(rng):
     chex.assert_trees_all_equal(new, stats)
 
 
-@pytest.mark.parametrize("counted", [False, True])
 @pytest.mark.parametrize(
-    "dtype, stats_dtype",
-    [
-        (jnp.float32, jnp.float32),
-        (jnp.bfloat16, jnp.float32),
-        (jnp.float32, jnp.float16),
-        (jnp.bfloat16, jnp.bfloat16),
-    ],
+    "dtype, stats_dtype, counted",
+    matrix(
+        itertools.product(
+            (jnp.float32, jnp.bfloat16),
+            (jnp.float32, jnp.float16, jnp.bfloat16),
+            (False, True),
+        ),
+        often=[
+            (jnp.float32, jnp.float32, True),
+            (jnp.bfloat16, jnp.float32, False),
+            (jnp.float32, jnp.float16, True),
+            (jnp.bfloat16, jnp.bfloat16, False),
+        ],
+    ),
 )
 def test_one_trace_and_the_same_state(dtype, stats_dtype, counted, rng):
     chex.clear_trace_counter()  # it counts by name, over all rows of the table

@@ -1,6 +1,7 @@
 """The scale of the input: what does not depend on it on paper does not in float32."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import oracle
 import pytest
 from drawing import place
-from family import SHAPE, TABLE, draw_arguments, draw_mask
+from family import KINDS, SHAPE, TABLE, draw_arguments, draw_mask
+from tiers import matrix
 
 import jaxnorm
 
@@ -37,8 +39,6 @@ FINITE = (
     "standardize_weight",
     "spectral_norm",
 )
-
-every_function = pytest.mark.parametrize("name", TABLE)
 
 
 def scaled(value, factor):
@@ -89,8 +89,16 @@ def outputs(name, scale, weight, mask=True):
     )
 
 
-@pytest.mark.parametrize("exponent", [20, 53])
-@every_function
+EXPONENTS = (20, 53)
+
+
+@pytest.mark.parametrize(
+    ("name", "exponent"),
+    matrix(
+        itertools.product(TABLE, EXPONENTS),
+        often=[("batch_norm", 20), *((name, 53) for name in KINDS[::2])],
+    ),
+)
 def test_values_and_gradients_do_not_depend_on_the_scale(name, exponent, rng):
     if name == "batch_renorm":  # whose running mean is so far off that it is not used
         exponent = min(exponent, 48)
@@ -102,22 +110,15 @@ def test_values_and_gradients_do_not_depend_on_the_scale(name, exponent, rng):
         assert oracle.error(a, b) <= 1e-5
 
 
-# In float32 all, in bfloat16 one of batch, one of examples and one that stays finite;
-# the slow tier has all.
-NARROW = "batch_norm", "layer_norm", "dynamic_tanh"
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [
-        *((name, np.float32) for name in TABLE),
-        *(
-            pytest.param(
-                name, jnp.bfloat16, marks=() if name in NARROW else pytest.mark.slow
-            )
-            for name in TABLE
-        ),
-    ],
+    matrix(
+        itertools.product(TABLE, (np.float32, jnp.bfloat16)),
+        often=[
+            *((name, np.float32) for name in (*KINDS[1::2], "mean_only_batch_norm")),
+            *((name, jnp.bfloat16) for name in ("batch_norm", "rms_norm")),
+        ],
+    ),
 )
 def test_squares_beyond_the_range_are_no_silent_zero(name, dtype, rng):
     """What cannot be computed is NaN, and noticed."""

@@ -14,6 +14,7 @@ from family import FEATURES, TABLE, draw_arguments, draw_mask
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
+from tiers import matrix
 
 SIZES, AXES = (2, 2, 2), ("data", "space", "model")
 INPUTS = [
@@ -112,17 +113,18 @@ def check_values(name, axis_type, spec, features, mask_kind, transform=jax.jit):
         assert oracle.error(value, wanted) <= 1e-4
 
 
-# One of each kind; the slow tier has all, in every combination.
 COMPILED = "batch_norm", "ghost_batch_norm", "switchable_norm", "group_norm"
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "name", matrix(COMPILED, often=("ghost_batch_norm", "group_norm"))
+)
 def test_values_are_those_of_one_device(name):
     check_values(name, AxisType.Explicit, INPUTS[1], None, "features")
 
 
 def test_values_without_jit():
-    """Of the forward pass; the slow tier has gradients, of all."""
+    """Of the forward pass; the full tier has gradients, of all."""
     mesh = mesh_of(AxisType.Explicit, SIZES, AXES)
     with jax.set_mesh(mesh):
         arguments = shard(mesh, "rms_norm", INPUTS[0], None, "examples")
@@ -132,7 +134,7 @@ def test_values_without_jit():
     assert oracle.error(y, wanted) <= 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
 def test_values_in_every_combination(name, axis_type):
@@ -142,7 +144,7 @@ def test_values_in_every_combination(name, axis_type):
                 check_values(name, axis_type, spec, features, mask_kind)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", TABLE)
 def test_values_without_jit_of_all(name):
     for mask_kind in mask_kinds(name):

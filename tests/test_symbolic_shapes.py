@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from family import TABLE, close, draw_arguments, draw_mask
+from family import KINDS, TABLE, close, draw_arguments, draw_mask
 from jax import export
+from tiers import matrix
 
 SYMBOLIC = "2*b, s, 4"  # an even number of examples, for ghosts
 
@@ -41,22 +42,20 @@ def export_step(name, mask):
     return export.export(step)(with_symbols(x, shape), *kinds, mask)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(
+    "name", matrix(TABLE, often=(*KINDS[:7:2], "group_norm", *KINDS[9::2]))
+)
 def test_every_function_is_exported(name, as_users_run_it):
     export_step(name, draw_mask(TABLE[name]))
 
 
-# One with the rule of the core and one of JAX's derivatives, with a mask of each
-# element; the slow tier has all, with every mask.
-RUN = "group_norm", "adaptive_batch_norm"
-
-
+# Often one with the rule of the core, and with a mask of each element.
 @pytest.mark.parametrize(
     ("name", "every_mask"),
-    [
-        *((name, False) for name in RUN),
-        *(pytest.param(name, True, marks=pytest.mark.slow) for name in TABLE),
-    ],
+    matrix(
+        [("group_norm", False), *((name, True) for name in TABLE)],
+        often=[("group_norm", False)],
+    ),
 )
 def test_what_is_exported_computes_the_same(name, every_mask, as_users_run_it):
     """With a mask of each element, of examples, of features, or none."""

@@ -1,5 +1,7 @@
 """One batch over eight devices gives what one device gives on the whole batch."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +29,7 @@ from modes import (
     shard_map_inside,
     split_all,
 )
+from tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -101,8 +104,13 @@ def test_options_of_the_statistics(mode, rng):
         np.testing.assert_allclose(kept, old, rtol=1e-6)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("mode", ["pmap", "vmap", "shard_map", "unchecked"])
+MAPS = ("pmap", "vmap", "shard_map", "unchecked")
+
+
+@pytest.mark.parametrize(
+    ("mode", "fast"),
+    matrix(itertools.product(MAPS, (True, False)), diagonal(MAPS, (True, False))),
+)
 def test_moments(mode, fast, rng):
     x, mask, *_ = draw_problem(rng)
 
@@ -144,16 +152,12 @@ def test_a_poisoned_replica_does_not_poison_the_others(rng):
     check(actual, (x, mask, weight, stats, *affine), momentum=0.9)
 
 
-# Two passes where types are checked and where they are not; the slow tier has all.
 @pytest.mark.parametrize(
     ("mode", "fast"),
-    [
-        *((mode, True) for mode in ("pmap", "vmap", "shard_map", "unchecked")),
-        ("shard_map", False),
-        ("unchecked", False),
-        pytest.param("pmap", False, marks=pytest.mark.slow),
-        pytest.param("vmap", False, marks=pytest.mark.slow),
-    ],
+    matrix(
+        itertools.product(MAPS, (True, False)),
+        often=[("pmap", True), ("shard_map", True), ("unchecked", False)],
+    ),
 )
 def test_drifted_statistics_act_as_their_average_and_leave_equal(mode, fast, rng):
     x, mask, weight, stats, *affine = draw_problem(rng, ratio=100)

@@ -23,6 +23,7 @@ from modes import (
     split,
     split_all,
 )
+from tiers import matrix
 
 import jaxnorm
 
@@ -30,23 +31,18 @@ BUILD = (shard_map_inside, shard_map_outside)
 DATA = (P(("a", "b")), P("a"))
 
 
-# In one pass all, in two passes two; the slow tier has all.
 @pytest.mark.parametrize(
     ("build", "data", "check_vma", "fast"),
-    [
-        *itertools.product(BUILD, DATA, (True, False), [True]),
-        (shard_map_outside, DATA[0], True, False),
-        (shard_map_inside, DATA[1], False, False),
-        *(
-            pytest.param(*row, False, marks=pytest.mark.slow)
-            for row in itertools.product(BUILD, DATA, (True, False))
-            if row
-            not in (
-                (shard_map_outside, DATA[0], True),
-                (shard_map_inside, DATA[1], False),
-            )
-        ),
-    ],
+    matrix(
+        itertools.product(BUILD, DATA, (True, False), (True, False)),
+        often=[
+            (shard_map_inside, DATA[0], True, True),
+            (shard_map_inside, DATA[1], False, False),
+            (shard_map_outside, DATA[0], True, False),
+            (shard_map_outside, DATA[1], True, True),
+            (shard_map_outside, DATA[0], False, True),
+        ],
+    ),
 )
 def test_tuple_of_axes(build, data, check_vma, fast, rng):
     """Also where x does not vary over one of them."""
@@ -91,10 +87,16 @@ def test_tuple_of_axes_under_vmap(rng):
     check((y.reshape(SHAPE), new, dx.reshape(SHAPE), *rest), problem)
 
 
+GROUPS = ((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 7), (3, 5), (1, 2), (4, 6))
+
+
 @pytest.mark.parametrize(
-    "groups", [((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 7), (3, 5), (1, 2), (4, 6))]
+    ("mode", "groups"),
+    matrix(
+        itertools.product(("pmap", "unchecked"), GROUPS),
+        often=[("pmap", GROUPS[1]), ("unchecked", GROUPS[0])],
+    ),
 )
-@pytest.mark.parametrize("mode", ["pmap", "unchecked"])
 def test_groups_of_devices(mode, groups, rng):
     x, mask, weight, stats, *affine = draw_problem(rng)
     step = differentiate(
@@ -132,16 +134,18 @@ def test_groups_of_devices(mode, groups, rng):
         check(actual, (*part, stats, *affine))
 
 
-# In one pass all, in two passes one; the slow tier has all.
 @pytest.mark.parametrize(
     ("axis_type", "fast", "masked"),
-    [
-        *itertools.product((AxisType.Auto, AxisType.Explicit), [True], (True, False)),
-        (AxisType.Explicit, False, True),
-        pytest.param(AxisType.Explicit, False, False, marks=pytest.mark.slow),
-        pytest.param(AxisType.Auto, False, True, marks=pytest.mark.slow),
-        pytest.param(AxisType.Auto, False, False, marks=pytest.mark.slow),
-    ],
+    matrix(
+        itertools.product(
+            (AxisType.Auto, AxisType.Explicit), (True, False), (True, False)
+        ),
+        often=[
+            (AxisType.Auto, True, True),
+            (AxisType.Explicit, True, False),
+            (AxisType.Explicit, False, True),
+        ],
+    ),
 )
 def test_sharded_features(axis_type, fast, masked, rng):
     """Rows over one axis of the mesh, features and their statistics over another."""
@@ -173,8 +177,19 @@ def test_one_example_at_a_time_under_vmap(rng):
     check(actual, (x, np.asarray(mask)[:, None], weight, stats, *affine))
 
 
-@pytest.mark.parametrize("data", [P("batch"), P("batch", None, "model")])
-@pytest.mark.parametrize("masked", [P(), P("batch"), P("model")])
+@pytest.mark.parametrize(
+    ("data", "masked"),
+    matrix(
+        itertools.product(
+            (P("batch"), P("batch", None, "model")), (P(), P("batch"), P("model"))
+        ),
+        often=[
+            (P("batch"), P()),
+            (P("batch", None, "model"), P("batch")),
+            (P("batch"), P("model")),
+        ],
+    ),
+)
 def test_a_mask_sharded_otherwise_on_an_explicit_mesh(data, masked, rng):
     x, mask, weight, stats, *affine = draw_problem(rng)
     pad = ((0, 0), (0, 0), (0, 1))  # an even number of features

@@ -98,6 +98,9 @@ OFTEN = [
     "instance, two feature axes",
     "instance, no space",
     "instance, examples masked",
+    "causal",
+    "causal, adaptive",
+    "causal, examples masked",
 ]
 
 
