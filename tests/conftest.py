@@ -58,6 +58,19 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxnorm")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    """Leaves the examples of two of the three APIs, which are alike, to the full tier.
+
+    Nothing in them is compiled as a whole, so that they take long.
+    """
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.startswith(
+            ("jaxnorm.nnx.", "jaxnorm.equinox.")
+        ):
+            item.add_marker(pytest.mark.full)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def eight_devices():
     found = len(jax.devices("cpu"))

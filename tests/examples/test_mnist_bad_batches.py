@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import train
 from run import BadBatchesError
+from tiers import matrix
 
 OPTIONS = {"num_train": 64, "num_test": 16, "batch_size": 16, "num_epochs": 1}
 
@@ -39,8 +40,7 @@ def metrics(workdir):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(
-    "parallelism",
-    ["pmap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("jit", "shard_map"))],
+    "parallelism", matrix(("pmap", "jit", "shard_map"), often=["pmap"])
 )
 def test_a_bad_step_changes_nothing_but_the_step(build, digits, parallelism, value):
     parallel, state = build(parallelism, learning_rate=0.1)

@@ -13,6 +13,7 @@ from norms import NORMS
 from norms_nnx import NORMS as NNX_NORMS
 from parallel import PARALLELISMS
 from step import collect_reference
+from tiers import matrix
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,10 +112,7 @@ def test_every_normalizer_has_its_module_in_nnx(get_config, digits):
 
 @pytest.mark.parametrize(
     "parallelism",
-    [
-        pytest.param(name, marks=() if name == "pmap" else pytest.mark.slow)
-        for name in PARALLELISMS
-    ],
+    matrix(PARALLELISMS, often=["shard_map"]),
 )
 def test_a_step_equals_that_of_one_device(
     run, assert_close, double_precision, parallelism

@@ -15,6 +15,7 @@ from norms import NORMS
 from optimizer import create_optimizer
 from parallel import PARALLELISMS, statistics_axis
 from step import collect_reference, eval_step, train_step
+from tiers import matrix
 
 NUM_DEVICES = 4
 
@@ -29,16 +30,7 @@ def compiled_quickly():
 
 # test_mnist_parallel.py pads batch norm; the masks of the others are tested with the
 # functions.
-_OFTEN_TRAINED = {"ghost"}
-
-
-@pytest.mark.parametrize(
-    "norm",
-    [
-        pytest.param(norm, marks=() if norm in _OFTEN_TRAINED else pytest.mark.slow)
-        for norm in NORMS
-    ],
-)
+@pytest.mark.parametrize("norm", matrix(NORMS, often=["ghost"]))
 def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
     options = {"learning_rate": 0.02, "virtual_batch_size": 4}
     parallel, state = build("jit", num_devices=1, norm=norm, **options)
@@ -61,25 +53,26 @@ def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
 
 
 _GHOSTS_OF_TWO_DEVICES = {"norm": "ghost", "virtual_batch_size": 16}
-# The functions are tested in all modes; here, that the example connects them.
-_OFTEN = [("pmap", _GHOSTS_OF_TWO_DEVICES)]
-_SELDOM = [
-    ("jit", _GHOSTS_OF_TWO_DEVICES),
-    ("shard_map", _GHOSTS_OF_TWO_DEVICES),
-    ("shard_map", {"norm": "renorm"}),
-    ("pmap", {"norm": "virtual"}),
-    ("pmap", {"norm": "renorm"}),
-    ("jit", {"norm": "renorm"}),
-    ("jit", {"norm": "virtual"}),
-    ("shard_map", {"norm": "virtual"}),
-    ("pmap", {"norm": "ghost", "virtual_batch_size": 8}),
-    ("shard_map", {"norm": "spectral"}),
-]
 
 
+# The functions are tested in all modes, and that the example connects them in
+# test_mnist_parallel.py and test_mnist_nnx.py, with batch norm.
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("parallelism", "options"),
-    [*_OFTEN, *(pytest.param(*case, marks=pytest.mark.slow) for case in _SELDOM)],
+    [
+        ("pmap", _GHOSTS_OF_TWO_DEVICES),
+        ("jit", _GHOSTS_OF_TWO_DEVICES),
+        ("shard_map", _GHOSTS_OF_TWO_DEVICES),
+        ("shard_map", {"norm": "renorm"}),
+        ("pmap", {"norm": "virtual"}),
+        ("pmap", {"norm": "renorm"}),
+        ("jit", {"norm": "renorm"}),
+        ("jit", {"norm": "virtual"}),
+        ("shard_map", {"norm": "virtual"}),
+        ("pmap", {"norm": "ghost", "virtual_batch_size": 8}),
+        ("shard_map", {"norm": "spectral"}),
+    ],
     ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())),
 )
 def test_a_step_equals_that_of_one_device(
@@ -99,24 +92,16 @@ def test_a_step_equals_that_of_one_device(
     assert_close(one, other)
 
 
-# One of each kind of state; the others have the types of one of these.
-_KINDS_OF_STATE = {"renorm", "ghost", "spectral", "virtual", "layer"}
-
-
+# Often with most state, with a reference batch, and with the state of each device.
 @pytest.mark.parametrize(
     ("norm", "sync"),
-    [
-        *(
-            pytest.param(
-                norm, True, marks=() if norm in _KINDS_OF_STATE else pytest.mark.slow
-            )
-            for norm in NORMS
-        ),
-        ("batch", False),
-        ("spectral", False),
-        pytest.param("renorm", False, marks=pytest.mark.slow),
-        pytest.param("mean_only", False, marks=pytest.mark.slow),
-    ],
+    matrix(
+        [
+            *((norm, True) for norm in NORMS),
+            *((norm, False) for norm in ("batch", "spectral", "renorm", "mean_only")),
+        ],
+        often=[("renorm", True), ("virtual", True), ("spectral", False)],
+    ),
 )
 def test_types_under_shard_map(get_config, digits, norm, sync):
     # There types tell what is equal on all devices, and a step keeps them, or fails.

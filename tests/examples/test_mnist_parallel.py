@@ -1,5 +1,6 @@
 """The three parallelisms give the same results, and padding none."""
 
+import itertools
 from functools import partial
 
 import data
@@ -12,19 +13,16 @@ import pytest
 from model import create_model
 from parallel import PARALLELISMS, padded_size
 from step import eval_step, train_step
+from tiers import matrix
 
 NUM_DEVICES = 4
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
-@pytest.mark.parametrize("parallelism", PARALLELISMS)
+# Often padded, with a device that has no example. The tests below run the other two.
 @pytest.mark.parametrize(
-    "count",
-    [
-        pytest.param(16, marks=pytest.mark.slow, id="full"),
-        pytest.param(13, marks=pytest.mark.slow, id="padded"),
-        pytest.param(3, id="padded, and a device without examples"),
-    ],
+    ("parallelism", "count"),
+    matrix(itertools.product(PARALLELISMS, (16, 13, 3)), often=[("pmap", 3)]),
 )
 def test_a_step_equals_that_of_one_device_without_padding(
     run, assert_close, double_precision, parallelism, count
@@ -59,7 +57,7 @@ def test_padding_may_hold_anything(run, assert_close, double_precision, monkeypa
 
 
 @pytest.mark.parametrize(
-    "parallelism", [pytest.param("pmap", marks=pytest.mark.slow), "shard_map"]
+    "parallelism", matrix(("pmap", "shard_map"), often=["shard_map"])
 )
 def test_without_sync_each_device_has_the_statistics_of_its_examples(
     run, assert_close, parallelism
@@ -145,10 +143,7 @@ def test_a_batch_that_does_not_divide_is_padded(batch_size, num_devices, size):
     assert padded_size(batch_size, num_devices) == size
 
 
-@pytest.mark.parametrize(
-    "parallelism",
-    ["pmap", *(pytest.param(x, marks=pytest.mark.slow) for x in ("jit", "shard_map"))],
-)
+@pytest.mark.parametrize("parallelism", matrix(PARALLELISMS, often=["jit"]))
 def test_evaluation_counts_every_example_once(get_config, parallelism, rng):
     num_examples = 1_003
     split = data.Split(

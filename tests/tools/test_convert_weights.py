@@ -1,5 +1,7 @@
 """Weight and spectral norm of PyTorch, made of arrays, to variables and back."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from refusals import refused
+from tiers import diagonal, matrix
 
 import jaxnorm.linen
 from jaxnorm import tools
@@ -52,9 +55,16 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("style", ["parametrizations", "old"])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kind", KINDS)
+STYLES = ("parametrizations", "old")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "style"),
+    matrix(
+        itertools.product(KINDS, SHAPES, STYLES),
+        often=diagonal(KINDS, ["linear"], STYLES),
+    ),
+)
 def test_a_layer_computes_as_there_and_goes_back(kind, shape, style, rng):
     cls, options, call = KINDS[kind]
     arrays, weight = torch_layer(kind, SHAPES[shape], rng)

@@ -8,6 +8,7 @@ from drawing import place
 from flax import linen as nn
 from jitted import jitted
 from layer_and_norm import Pair, draw_variables, error
+from tiers import matrix
 
 import jaxnorm
 from jaxnorm.tools import fold_batch_norm
@@ -105,10 +106,7 @@ BEFORE = {
         -1,
     ),
 }
-CASES = [
-    *((name, False, case) for name, case in AFTER.items()),
-    *((name, True, case) for name, case in BEFORE.items()),
-]
+CASES = [*((False, name) for name in AFTER), *((True, name) for name in BEFORE)]
 
 
 def parts(variables):
@@ -118,12 +116,22 @@ def parts(variables):
 
 
 @pytest.mark.parametrize(
-    ("norm_first", "case"),
-    [case[1:] for case in CASES],
-    ids=[f"{'before' if first else 'after'} {name}" for name, first, _ in CASES],
+    ("norm_first", "name"),
+    matrix(
+        CASES,
+        often=[
+            (False, "grouped"),
+            (False, "transposed, its other layout"),
+            (True, "dense, two axes"),
+            (True, "circular"),
+            (True, "strided, dilated"),
+            (True, "depthwise"),
+            (True, "transposed"),
+        ],
+    ),
 )
-def test_computes_the_same(norm_first, case, rng):
-    layer, settings, shape, options, axis = case
+def test_computes_the_same(norm_first, name, rng):
+    layer, settings, shape, options, axis = (BEFORE if norm_first else AFTER)[name]
     x = place(rng.normal(size=shape))
     model = Pair(layer(**settings), axis, norm_first, epsilon=0.1)
     variables = draw_variables(model, x)

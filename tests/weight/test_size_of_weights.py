@@ -1,12 +1,14 @@
 """No weight is too large or too small: what is scale-invariant is so in float32."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawing import draw, place
+from tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -27,8 +29,13 @@ FUNCTIONS = {  # and the exponents of two at which they do not depend on the siz
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", FUNCTIONS)
+DTYPES = (jnp.float32, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    matrix(itertools.product(FUNCTIONS, DTYPES), diagonal(FUNCTIONS, DTYPES)),
+)
 def test_a_power_of_two_changes_no_bit(name, dtype, rng):
     """Of the result, and of the gradient times the size."""
     function, exponents = FUNCTIONS[name]

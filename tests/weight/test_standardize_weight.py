@@ -1,6 +1,7 @@
 """Weight standardization against float64, and what it does not depend on."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -12,6 +13,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
 from refusals import refused
+from tiers import diagonal, in_full, matrix
 
 from jaxnorm.weight.standardize_weight import standardize_weight
 
@@ -22,9 +24,6 @@ CASES = {  # shape of w, feature axes, shape of gain
     "two feature axes": ((4, 3, 5), (2, 0), (4, 5)),
     "gain of full rank": ((4, 3, 5), -1, (1, 1, 1)),
 }
-every_case = pytest.mark.parametrize(
-    "shape, feature_axes, gain_shape", CASES.values(), ids=CASES
-)
 
 
 def oracle(dw, w, gain=None, feature_axes=-1, epsilon=1e-6):
@@ -92,9 +91,12 @@ def check(dw, w, gain=None, tolerance=3e-5, **options):
     return actual
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-@every_case
-def test_oracle(shape, feature_axes, gain_shape, scaled, rng):
+@pytest.mark.parametrize(
+    ("case", "scaled"),
+    matrix(itertools.product(CASES, (False, True)), diagonal(CASES, (True, False))),
+)
+def test_oracle(case, scaled, rng):
+    shape, feature_axes, gain_shape = CASES[case]
     w, dw = draw(rng, shape, loc=0.3, std=0.5), draw(rng, shape)
     gain = draw(rng, gain_shape, loc=1) if scaled else None
     check(dw, w, gain, feature_axes=feature_axes)
@@ -122,13 +124,13 @@ def test_fan_in_of_a_grouped_convolution_is_that_of_one_group(rng):
 @pytest.mark.parametrize(
     "dtype, gain, option, result, tolerance",
     [
-        ("bfloat16", None, None, "bfloat16", 1e-2),
+        in_full(("bfloat16", None, None, "bfloat16", 1e-2)),
         ("bfloat16", "float32", None, "float32", 1e-2),
         ("float16", "float16", None, "float16", 2e-3),
-        ("float32", None, "bfloat16", "bfloat16", 1e-2),
+        in_full(("float32", None, "bfloat16", "bfloat16", 1e-2)),
         ("float64", None, None, "float64", 1e-13),
-        ("float64", "float64", None, "float64", 1e-13),
-        ("complex64", None, None, "complex64", 1e-5),
+        in_full(("float64", "float64", None, "float64", 1e-13)),
+        in_full(("complex64", None, None, "complex64", 1e-5)),
         ("complex64", "float32", None, "complex64", 1e-5),
     ],
 )
@@ -147,9 +149,10 @@ def test_far_from_zero(offset, rng):
     check(draw(rng, (64, 5)), w)
 
 
-@every_case
-def test_identities(shape, feature_axes, gain_shape, rng):
+@pytest.mark.parametrize("case", matrix(CASES, often=["image", "two feature axes"]))
+def test_identities(case, rng):
     """Mean 0, variance 1 or gain^2 / fan_in; the same for a w + b, whose dw is / a."""
+    shape, feature_axes, _ = CASES[case]
     w, dw = draw(rng, shape, loc=0.3), draw(rng, shape)
     features = {axis % len(shape) for axis in np.atleast_1d(feature_axes)}
     axes = tuple(axis for axis in range(len(shape)) if axis not in features)
@@ -173,8 +176,13 @@ def test_identities(shape, feature_axes, gain_shape, rng):
         assert np.abs((wide(gradient) * wide(w)).sum(axes)).max() <= 1e-5 * size
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize(
+    ("epsilon", "scaled"),
+    matrix(
+        itertools.product((0.0, 1e-6), (False, True)),
+        often=[(0.0, False), (0.0, True)],
+    ),
+)
 def test_constant_units_come_out_as_0_with_finite_gradients(epsilon, scaled, rng):
     w = np.full((6, 3), 0.1)
     w[:, 0] = draw(rng, 6)
@@ -198,7 +206,10 @@ def plain(w, gain):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("derivative", ["grad", "jvp", "hessian"])
+# The Hessian is by both modes.
+@pytest.mark.parametrize(
+    "derivative", matrix(["grad", "jvp", "hessian"], often=["hessian"])
+)
 def test_derivatives_are_those_of_the_formula(derivative, scaled, rng, x64):
     w, tangent, weight = (draw(rng, (4, 3), np.float64) for _ in range(3))
     gain = draw(rng, 3, np.float64) if scaled else None
@@ -255,8 +266,9 @@ def test_no_retrace(rng):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("spec", [("model", None), (None, "model")])
-def test_sharded(spec, axis_type, rng):
+@pytest.mark.parametrize("axis", matrix(range(2), often=[1]))
+def test_sharded(axis, axis_type, rng):
+    spec = ("model", None) if axis == 0 else (None, "model")
     w, gain, dw = draw(rng, (8, 4)), draw(rng, 4), draw(rng, (8, 4))
     mesh = jax.make_mesh((2,), ("model",), (axis_type,), devices=jax.devices()[:2])
 

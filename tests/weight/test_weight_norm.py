@@ -1,6 +1,7 @@
 """Weight normalization against float64, its identities, and how it starts."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -11,6 +12,7 @@ from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
 from refusals import refused
+from tiers import diagonal, in_full, matrix
 
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
@@ -26,9 +28,6 @@ CASES = {  # shape of v, feature axes, shape of g
     "one vector": ((5,), None, ()),
     "a scalar": ((), None, ()),
 }
-every_case = pytest.mark.parametrize(
-    "shape, feature_axes, g_shape", CASES.values(), ids=CASES
-)
 
 
 def norm_axes(ndim, feature_axes):
@@ -77,9 +76,12 @@ def jitted(**options):
 magnitude_of = jax.jit(weight_magnitude, static_argnames="feature_axes")
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.3])
-@every_case
-def test_oracle(shape, feature_axes, g_shape, epsilon, rng):
+@pytest.mark.parametrize(
+    ("case", "epsilon"),
+    matrix(itertools.product(CASES, (0.0, 0.3)), diagonal(CASES, (0.3, 0.0))),
+)
+def test_oracle(case, epsilon, rng):
+    shape, feature_axes, g_shape = CASES[case]
     v, g, dw = draw(rng, shape, loc=0.5), draw(rng, g_shape, loc=1), draw(rng, shape)
     options = {"feature_axes": feature_axes, "epsilon": epsilon}
     actual = value_and_gradients(dw, v, g, **options)
@@ -90,13 +92,13 @@ def test_oracle(shape, feature_axes, g_shape, epsilon, rng):
 @pytest.mark.parametrize(
     "v_dtype, g_dtype, option, result, tolerance",
     [
-        ("bfloat16", "bfloat16", None, "bfloat16", 1e-2),
+        in_full(("bfloat16", "bfloat16", None, "bfloat16", 1e-2)),
         ("bfloat16", "float32", None, "float32", 1e-2),
         ("float16", "float16", None, "float16", 2e-3),
-        ("bfloat16", "float16", None, "float32", 1e-2),
-        ("float32", "float32", "bfloat16", "bfloat16", 1e-2),
+        in_full(("bfloat16", "float16", None, "float32", 1e-2)),
+        in_full(("float32", "float32", "bfloat16", "bfloat16", 1e-2)),
         ("float64", "float64", None, "float64", 1e-13),
-        ("float64", "float32", None, "float64", 1e-6),
+        in_full(("float64", "float32", None, "float64", 1e-6)),
         ("complex64", "float32", None, "complex64", 1e-5),
     ],
 )
@@ -155,9 +157,10 @@ def test_a_unit_that_is_not_finite_is_nan_and_no_other(rng):
     assert np.isfinite(w[:, (0, 3, 4)]).all()
 
 
-@every_case
-def test_identities(shape, feature_axes, g_shape, rng):
+@pytest.mark.parametrize("case", CASES)
+def test_identities(case, rng):
     """||w|| = |g|; dv is orthogonal to v; the length of v does not matter."""
+    shape, feature_axes, g_shape = CASES[case]
     v, g, dw = draw(rng, shape, loc=0.5), draw(rng, g_shape, loc=1), draw(rng, shape)
     axes = norm_axes(v.ndim, feature_axes)
     expanded = expand(g, axes, v.ndim)
@@ -178,7 +181,10 @@ def plain(v, g):
     return g[None] * v / jnp.sqrt(jnp.sum(v**2, 0, keepdims=True))
 
 
-@pytest.mark.parametrize("derivative", ["grad", "jvp", "hessian"])
+# The Hessian is by both modes.
+@pytest.mark.parametrize(
+    "derivative", matrix(["grad", "jvp", "hessian"], often=["hessian"])
+)
 def test_derivatives_are_those_of_the_formula(derivative, rng, x64):
     args = draw(rng, (4, 3), np.float64), draw(rng, 3, np.float64)
     tangents = draw(rng, (4, 3), np.float64), draw(rng, 3, np.float64)
@@ -233,8 +239,9 @@ def test_no_retrace(rng):
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("spec", [("model", None), (None, "model")])
-def test_sharded(spec, axis_type, rng):
+@pytest.mark.parametrize("axis", matrix(range(2), often=[0]))
+def test_sharded(axis, axis_type, rng):
+    spec = ("model", None) if axis == 0 else (None, "model")
     v, g, dw = draw(rng, (8, 4)), draw(rng, 4), draw(rng, (8, 4))
     mesh = jax.make_mesh((2,), ("model",), (axis_type,), devices=jax.devices()[:2])
 
@@ -250,8 +257,9 @@ def test_sharded(spec, axis_type, rng):
 # ---- how it starts
 
 
-@every_case
-def test_magnitude_preserves_the_weight(shape, feature_axes, g_shape, rng):
+@pytest.mark.parametrize("case", CASES)
+def test_magnitude_preserves_the_weight(case, rng):
+    shape, feature_axes, _ = CASES[case]
     w = draw(rng, shape, loc=0.5)
     g = magnitude_of(w, feature_axes=feature_axes)
     axes = norm_axes(w.ndim, feature_axes)
