@@ -272,17 +272,14 @@ TABLE = {
 # compiled for these in the default tier, and for all in the full one.
 KINDS = (
     "batch_norm",
-    "batch_renorm",
     "ghost_batch_norm",
     "virtual_batch_norm",
     "recurrent_batch_norm",
-    "evo_norm_b0",
     "running_norm",
     "layer_norm",
     "rms_norm",
     "global_response_norm",
     "evo_norm_s0",
-    "dynamic_tanh",
     "switchable_norm",
     "spectral_norm",
 )

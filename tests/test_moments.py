@@ -12,7 +12,7 @@ from drawing import place
 from hypothesis import given
 from hypothesis import strategies as st
 from jitted import jitted
-from tiers import diagonal, matrix
+from tiers import diagonal, in_full, matrix
 
 import jaxnorm
 
@@ -81,11 +81,11 @@ def test_masks(kind, fast, rng, make_mask):
     "dtype, mean_dtype, wide, tolerance",
     [
         ("float16", "float32", "float32", 1e-5),
-        ("bfloat16", "float32", "float32", 1e-5),
+        in_full(("bfloat16", "float32", "float32", 1e-5)),
         ("float32", "float32", "float32", 1e-5),
         ("float64", "float64", "float64", 5e-13),
         ("complex64", "complex64", "float32", 1e-5),
-        ("complex128", "complex128", "float64", 5e-13),
+        in_full(("complex128", "complex128", "float64", 5e-13)),
     ],
 )
 def test_dtypes(dtype, mean_dtype, wide, tolerance, fast, rng, x64):

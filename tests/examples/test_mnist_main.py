@@ -16,6 +16,7 @@ import pytest
 import recalibrate
 from model import create_model
 from norms import NORMS
+from tiers import in_full
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -150,7 +151,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
     ("arguments", "message"),
     [
         # One that the flags find, and one that is found before the first step.
-        (["--nrom=group"], "did you mean --config.norm?"),
+        in_full((["--nrom=group"], "did you mean --config.norm?")),
         (["--config.norm=ghost", "--config.batch_size=48"], "virtual_batch_size"),
         *(
             pytest.param(arguments, message, marks=pytest.mark.slow)

@@ -30,7 +30,8 @@ def compiled_quickly():
 
 # test_mnist_parallel.py pads batch norm; the masks of the others are tested with the
 # functions.
-@pytest.mark.parametrize("norm", matrix(NORMS, often=["ghost"]))
+@pytest.mark.full
+@pytest.mark.parametrize("norm", NORMS)
 def test_it_trains_and_padding_may_hold_anything(build, digits, norm):
     options = {"learning_rate": 0.02, "virtual_batch_size": 4}
     parallel, state = build("jit", num_devices=1, norm=norm, **options)

@@ -34,9 +34,9 @@ def steps_of(name):
     return infer, train
 
 
-# With statistics and without; NNX has one with the parameters of a layer. Functions are
-# exported in test_symbolic_shapes.py.
-@pytest.mark.parametrize("name", matrix(TABLE, often=("BatchNorm", "InstanceNorm")))
+# With statistics; NNX has one with the parameters of a layer. Functions are exported in
+# test_symbolic_shapes.py.
+@pytest.mark.parametrize("name", matrix(TABLE, often=["BatchNorm"]))
 def test_export(name, as_users_run_it):
     """It computes the same."""
     x, *_ = draw_arguments(FUNCTIONS["rms_norm"])
