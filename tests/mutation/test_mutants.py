@@ -7,6 +7,7 @@ annotations, and have to fail by an assertion.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from mutants import TABLE
 
 ROOT = pathlib.Path(__file__).parents[2]
 TESTS = ROOT / "tests"
+DEFAULT_TIER = re.search(
+    "addopts = .*-m '(.*?)'", (ROOT / "pyproject.toml").read_text()
+).group(1)
 
 
 def copy_package(folder):
@@ -35,7 +39,7 @@ def run(package, file, tests, only=""):
     options = f"-x -q -n 0 -p no:cacheprovider -p {verdict.__name__}"
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
     command += ["-o", "addopts=--strict-markers", *options.split()]
-    command += ["-m", "not slow", "-k", only]
+    command += ["-m", DEFAULT_TIER, "-k", only]
     return subprocess.run(
         [*command, *(TESTS / test for test in tests)],
         cwd=package.parent,

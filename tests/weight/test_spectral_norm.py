@@ -105,12 +105,9 @@ def test_dtypes(dtype, u_dtype, option, result, tolerance, rng, x64):
     assert sigma.dtype == ("float64" if dtype == "float64" else "float32")
 
 
-sigma_shapes = [
-    shape if shape in SHAPES[1:3] else in_full((shape,)) for shape in SHAPES
-]
-
-
-@pytest.mark.parametrize("shape", sigma_shapes, ids=str)
+@pytest.mark.parametrize(
+    ("shape",), matrix(zip(SHAPES), often=zip(SHAPES[1:3])), ids=str
+)
 def test_sigma_becomes_the_largest_singular_value(shape, rng):
     """Of many calls that carry u, which are the same as one call with many steps."""
     w, u = draw(rng, shape), draw(rng, shape[-1])
