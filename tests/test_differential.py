@@ -19,7 +19,8 @@ from family import TABLE
 from rounding import Roundings
 from tiers import matrix
 
-OFTEN = range(0, len(ROWS), 3)  # the full tier has one of each normalizer
+# The full tier has one draw of each normalizer, the slow one 5,000.
+OFTEN = range(0, len(ROWS), 3)
 BLOCK, BLOCKS = 100, 50
 
 

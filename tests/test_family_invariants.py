@@ -187,7 +187,7 @@ def test_vmap_of_scan_of_checkpoint(name):
             "seed_norm",
             "global_response_norm",
             "evo_norm_s0",
-            "instance_batch_norm",
+            "switchable_norm",
             "spectral_norm",
         ),
     ),

@@ -124,7 +124,7 @@ def test_values_are_those_of_one_device(name):
 
 
 def test_values_without_jit():
-    """Of the forward pass; the full tier has gradients, of all."""
+    """Of the forward pass; the slow tier has gradients, of all."""
     mesh = mesh_of(AxisType.Explicit, SIZES, AXES)
     with jax.set_mesh(mesh):
         arguments = shard(mesh, "rms_norm", INPUTS[0], None, "examples")
@@ -134,7 +134,7 @@ def test_values_without_jit():
     assert oracle.error(y, wanted) <= 1e-4
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 @pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
 def test_values_in_every_combination(name, axis_type):
@@ -144,7 +144,7 @@ def test_values_in_every_combination(name, axis_type):
                 check_values(name, axis_type, spec, features, mask_kind)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_values_without_jit_of_all(name):
     for mask_kind in mask_kinds(name):

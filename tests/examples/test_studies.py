@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from tiers import matrix
 
 # Behind the other example's files, whose run.py is another.
 sys.path.append(str(ROOT / "examples" / "studies"))
@@ -114,17 +115,8 @@ def test_study_is_in_the_gallery(name):
 
 
 # The others have larger programs; what they share is tested with this one.
-_OFTEN = {"mean_scale"}
-
-
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in _OFTEN else pytest.mark.slow)
-        for name in TINY
-    ],
-)
+@pytest.mark.parametrize("name", matrix(TINY, often=["mean_scale"]))
 def test_study(configure, tmp_path, name):
     config = configure(name)
     found = study.load(name)
