@@ -117,17 +117,17 @@ def causal_group_norm(
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm
-      >>> x = jnp.array([[[0.0, 2.0], [4.0, 6.0], [8.0, 0.0]]])  # batch, time, features
+      >>> x = jnp.array([[[0.0, 2.0], [2.0, 0.0], [6.0, 2.0]]])  # batch, time, features
       >>> y, _ = jaxnorm.causal_group_norm(x)
-      >>> y.round(2)
-      Array([[[-1.  ,  1.  ],
-              [ 0.45,  1.34],
-              [ 1.57, -1.12]]], dtype=float32)
+      >>> y.round(3)
+      Array([[[-1.,  1.],
+              [ 1., -1.],
+              [ 2.,  0.]]], dtype=float32)
       >>> first, moments = jaxnorm.causal_group_norm(x[:, :1])
       >>> rest, moments = jaxnorm.causal_group_norm(x[:, 1:], moments)
-      >>> rest.round(2)
-      Array([[[ 0.45,  1.34],
-              [ 1.57, -1.12]]], dtype=float32)
+      >>> rest.round(3)
+      Array([[[ 1., -1.],
+              [ 2.,  0.]]], dtype=float32)
     """
     x = check_inexact(x, "x")
     time, feature = _time_and_feature(time_axis, feature_axes, x)

@@ -60,9 +60,11 @@ class Prefixes:
     dtype: DTypeLike
 
 
-# So that x and the sums of each step are saved for the backward pass, and nothing else.
-# A barrier against what XLA might merge of the two passes would be one of cotangents
-# too, and cost more traffic than it saves.
+# Under jit, layers of the same shapes are traced once for all (see `core/measure.py`).
+# Under checkpoint, x and the sums of each step are saved for the backward pass, and
+# nothing else. A barrier against what XLA might merge of the two passes would be one of
+# cotangents too, and cost more traffic than it saves.
+@functools.partial(jax.jit, inline=True, static_argnums=0)
 @functools.partial(
     jax.checkpoint,
     static_argnums=0,

@@ -156,23 +156,19 @@ CASES = PLAIN | {
     "group, of one feature, empty": Case(
         "group_norm", (3, 4, 6), "empty feature", (6,), (6,), {"num_groups": 6}
     ),
-    "causal, of one group": Case("causal_group_norm", (3, 5, 4), "bool", (4,), (4,)),
-    "causal, each feature": Case(
-        "causal_group_norm", (3, 6, 4), "bool", (4,), (4,), {"num_groups": 4}
+    "causal, of one group, adaptive": Case(
+        "causal_group_norm", (3, 5, 4), "bool", (3, 1, 4), (3, 5, 1)
     ),
-    "causal, size": Case(
+    "causal, each feature, one empty": Case(
+        "causal_group_norm", (3, 6, 4), "empty feature", (4,), (4,), {"num_groups": 4}
+    ),
+    "causal, images, size, offset": Case(
         "causal_group_norm",
-        (3, 4, 6),
+        (2, 4, 3, 4),
         "integer",
-        (6,),
-        (6,),
-        {"num_groups": None, "group_size": 2},
-    ),
-    "causal, offset": Case(
-        "causal_group_norm", (3, 4, 6), "weights", (6,), None, {"scale_offset": 0.5}
-    ),
-    "causal, images": Case(
-        "causal_group_norm", (2, 4, 3, 4), "bool", (4,), (4,), {"num_groups": 2}
+        (4,),
+        (4,),
+        {"num_groups": None, "group_size": 2, "scale_offset": 0.5},
     ),
     "causal, time first": Case(
         "causal_group_norm",
@@ -190,14 +186,8 @@ CASES = PLAIN | {
         (4,),
         {"time_axis": -1, "feature_axes": 1, "num_groups": 2},
     ),
-    "causal, adaptive": Case(
-        "causal_group_norm", (3, 4, 6), "bool", (3, 1, 6), (3, 4, 1)
-    ),
     "causal, examples masked": Case(
         "causal_group_norm", (5, 3, 6), "examples", (6,), (6,), {"num_groups": 3}
-    ),
-    "causal, an empty feature": Case(
-        "causal_group_norm", (3, 4, 6), "empty feature", (6,), (6,), {"num_groups": 6}
     ),
     "instance, offset": Case(
         "instance_norm", (3, 6, 3), None, (3,), (3,), {"scale_offset": 1.0}

@@ -107,11 +107,10 @@ def test_parts_are_the_whole(way, mask, rng):
     assert oracle.error(actual[3], reference) <= 2e-6
 
 
-@pytest.mark.parametrize(
-    "way", ["steps", pytest.param("chunks", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_parts_are_the_whole_in_float64(way, rng, x64):
-    """Where rounding hides nothing."""
+    """Where rounding hides nothing; in float32 above."""
     drawn = (draw(rng, SHAPE, jnp.float64, loc=loc) for loc in (3, 0, 0))
     x, weight, direction = drawn
     arguments = x, draw_mask(rng, "weights"), weight, direction
@@ -249,7 +248,7 @@ def test_until_something_counts_it_is_the_bias(rng):
         np.testing.assert_allclose(value[1:], wanted, rtol=1e-6, atol=1e-6)
     _, same = jitted(of_all)(x[1:, 4:], mask[1:, 4:], shorter)
     jax.tree.map(np.testing.assert_array_equal, same, shorter)
-    _, same = of_all(x[1:, :0], None, shorter)  # a chunk without a step
+    _, same = jitted(of_all)(x[1:, :0], None, shorter)  # a chunk without a step
     jax.tree.map(np.testing.assert_array_equal, same, shorter)
 
 
@@ -296,9 +295,14 @@ def on_devices(mode, run, x, moments):
     return jax.jit(mapped)(x, moments)
 
 
+# One that maps and one that knows shardings by type; the slow tier has all.
+FEW = "checked", "jit, Explicit, time"
+MODES = *FEW, "unchecked", "jit, Explicit", "jit, time"
+
+
 @pytest.mark.parametrize(
     "mode",
-    ["checked", "unchecked", "jit, Explicit", "jit, time", "jit, Explicit, time"],
+    [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in MODES],
 )
 def test_a_stream_over_devices(mode, rng):
     """y, the new moments, and derivatives along directions in both arguments."""
