@@ -11,6 +11,7 @@ import jaxnorm
 from jaxnorm._core.validation import check_integer
 from jaxnorm._layers.batch import BatchLayer
 from jaxnorm._layers.fields import Arrays, description
+from jaxnorm.batch.batch_norm_by_index import moments_by_index
 
 
 @description
@@ -30,8 +31,12 @@ class IndexedBatchNorm(BatchLayer):
         )
 
     def _moments(self, x: Array, options: Any) -> jaxnorm.Moments:
-        number = self._number_of_sets()
-        here = jnp.clip(jnp.asarray(options["step"]), 0, number - 1)
+        number, options = self._number_of_sets(), dict(options)
+        index = jnp.asarray(options.pop("step"))
+        if index.ndim:
+            index = jnp.clip(index, 0, number - 1)
+            return moments_by_index(x, number, index, options)
+        here = jnp.clip(index, 0, number - 1)
 
         def alone(leaf: Array) -> Array:
             # count 0 elsewhere, so that nothing changes there

@@ -9,11 +9,12 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact
 
 from jaxnorm._core.axes import canonical_axes, sizes
-from jaxnorm._core.batch_call import BatchOptions, check_options
+from jaxnorm._core.batch_call import BatchCall, BatchOptions, check_options
 from jaxnorm._core.dtypes import check_inexact
 from jaxnorm._core.stats import BatchStats, CountedBatchStats, Stats, init_batch_stats
-from jaxnorm._core.validation import check_index, check_integer
+from jaxnorm._core.validation import check_integer
 from jaxnorm.batch.batch_norm import batch_norm
+from jaxnorm.batch.batch_norm_by_index import batch_norm_by_index, check_indices
 
 
 def init_recurrent_stats(
@@ -67,7 +68,9 @@ def recurrent_batch_norm(
       stats: Running statistics with a leading axis of time steps: from
         `init_recurrent_stats(max_steps, features)`.
       step: Index of the time step, from 0; an integer scalar, which may be traced (the
-        counter of a scan). Steps beyond the last use and move the last one's.
+        counter of a scan). Steps beyond the last use and move the last one's. Or an
+        integer array of the size of the first axis of x: each example is normalized
+        with, and moves, the statistics of its own step.
       scale: As in `jaxnorm.batch_norm`.
       bias: As in `jaxnorm.batch_norm`.
       **options: As in `jaxnorm.batch_norm`. In a batch of sequences of unequal length
@@ -79,8 +82,9 @@ def recurrent_batch_norm(
 
     Raises:
       TypeError: If step is no integer, or as in `jaxnorm.batch_norm`.
-      ValueError: If step is no scalar, or known to be negative, the statistics have no
-        axis of steps or steps of different number, or as in `jaxnorm.batch_norm`.
+      ValueError: If step is of another shape, or known to be negative, the statistics
+        have no axis of steps or steps of different number, or as in
+        `jaxnorm.batch_norm`.
 
     Reference:
       Cooijmans et al., 2017, Recurrent Batch Normalization, section 3
@@ -96,8 +100,8 @@ def recurrent_batch_norm(
       Array([0., 1., 0.], dtype=float32)
     """
     check_options(options)
-    step = check_index(step, "step")
     x = check_inexact(x, "x")
+    step = check_indices(step, "step", x)
     axes = canonical_axes(options.get("feature_axes", -1), x.ndim)
     features = sizes(jnp.shape(x), axes)
     shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(stats)}
@@ -111,6 +115,9 @@ def recurrent_batch_norm(
             f"init_recurrent_stats(max_steps, {features})."
         )
     step = jnp.clip(step, 0, number[0] - 1)
+    if step.ndim:
+        call = BatchCall.parse(x, scale, bias, **options)
+        return batch_norm_by_index(call, stats, step)
     own = jax.tree.map(
         lambda leaf: lax.dynamic_index_in_dim(leaf, step, keepdims=False), stats
     )

@@ -5,8 +5,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
-from jaxnorm._core.validation import check_index
 from jaxnorm._layers import recurrent
+from jaxnorm.batch.batch_norm_by_index import check_indices
 from jaxnorm.equinox.module import BatchModule
 
 
@@ -77,7 +77,8 @@ class DomainBatchNorm(BatchModule):
 
         Args:
           x: Input of shape (batch, ...).
-          domain: Index of the domain in [0, num_domains); an integer scalar.
+          domain: Index of the domain in [0, num_domains): an integer scalar, or an
+            array with one for each example.
           state: The state of the model.
           mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
           inference: In place of the attribute.
@@ -85,5 +86,5 @@ class DomainBatchNorm(BatchModule):
         Returns:
           The normalized input, of the shape of x, and the new state.
         """
-        domain = check_index(domain, "domain", self._layer.num_domains)
+        domain = check_indices(domain, "domain", x, self._layer.num_domains)
         return self._normalize(x, state, mask, inference, step=domain)

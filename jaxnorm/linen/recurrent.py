@@ -5,8 +5,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
-from jaxnorm._core.validation import check_index
 from jaxnorm._layers import recurrent as layers
+from jaxnorm.batch.batch_norm_by_index import check_indices
 from jaxnorm.linen.module import BatchModule
 
 
@@ -90,12 +90,14 @@ class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
         *,
         mask: Shaped[Array, "..."] | None = None,
     ) -> Array:
-        """Normalizes x, all of which is of one domain.
+        """Normalizes x.
 
         Args:
-          x: Input of shape (batch, ...). Split a batch of several domains first.
-          domain: Index of the domain in [0, num_domains); an integer scalar. One that
-            is traced cannot be refused. Out of range it counts as the last, and
+          x: Input of shape (batch, ...).
+          domain: Index of the domain in [0, num_domains): an integer scalar, or an
+            array with one for each example, whose statistics are then those of its
+            domain alone. One that is traced cannot be refused: out of range it counts
+            as the last, and of a scalar
             `checkify.checkify(f, errors=checkify.index_checks)` reports it.
           use_running_average: False in training, True in inference.
           mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
@@ -105,7 +107,8 @@ class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
 
         Raises:
           TypeError: If the domain is no integer.
-          ValueError: If it is no scalar, or known while tracing and out of range.
+          ValueError: If it is of another shape, or known while tracing and out of
+            range.
         """
-        domain = check_index(domain, "domain", self._number_of_sets())
+        domain = check_indices(domain, "domain", x, self._number_of_sets())
         return self._normalize(x, use_running_average, mask, step=domain)

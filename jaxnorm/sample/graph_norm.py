@@ -108,4 +108,4 @@ def graph_norm(
         other_axes((*range(ids.ndim), *features), x.ndim), mapped_axes
     )
     spec = SegmentNorm(number, ids.ndim, reduction, check_epsilon(epsilon), result)
-    return normalize_segments(spec, x, ids, mask, scale, bias, mean_scale)
+    return normalize_segments(spec, x, ids, mask, scale, bias, mean_scale)[0]

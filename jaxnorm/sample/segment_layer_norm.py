@@ -120,4 +120,4 @@ def segment_layer_norm(
         x, reduced_axes(reduction_axes, ids, x.ndim), axis_name, axis_index_groups
     )
     spec = SegmentNorm(number, ids.ndim, reduction, check_epsilon(epsilon), result)
-    return normalize_segments(spec, x, ids, mask, scale, bias)
+    return normalize_segments(spec, x, ids, mask, scale, bias)[0]

@@ -101,4 +101,4 @@ def segment_rms_norm(
         result,
         center=False,
     )
-    return normalize_segments(spec, x, ids, mask, scale, bias)
+    return normalize_segments(spec, x, ids, mask, scale, bias)[0]

@@ -26,6 +26,7 @@ from jaxnorm._core.compute_moments import (
     nan_if_overflown,
     real_inner_product,
     safe_count,
+    safe_shift,
     tag_for_remat,
 )
 from jaxnorm._core.dtypes import accumulation_dtype, as_array, real_dtype
@@ -49,6 +50,7 @@ class SegmentNorm:
       epsilon: Added to the variance.
       dtype: Dtype of the result.
       center: Whether the mean is subtracted. If not, the moments are those about 0.
+      use_fast_variance: Whether one pass is made, about a running mean.
     """
 
     number: int
@@ -57,6 +59,7 @@ class SegmentNorm:
     epsilon: float
     dtype: DTypeLike
     center: bool = True
+    use_fast_variance: bool = False
 
     def sum(self, ids: Array, value: Array) -> Array:
         """Sums a value over segments and reduced axes, on this instance alone."""
@@ -104,7 +107,10 @@ def read_segments(
       ValueError: If ids do not lie along leading axes, a feature axis is among these,
         or the number is not positive.
     """
-    ids, number = as_array(segment_ids, "segment_ids"), _check_number(num_segments)
+    ids = as_array(segment_ids, "segment_ids")
+    number = check_integer(num_segments, "num_segments")
+    if number < 1:
+        raise ValueError(f"num_segments must be at least 1, got {number}.")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
             f"segment_ids must be integers, got {ids.dtype}. If they hold whole "
@@ -169,7 +175,8 @@ def normalize_segments(
     scale: Array,
     bias: Array,
     mean_scale: Array | None = None,
-) -> Array:
+    running: tuple[Array, Array] | None = None,
+) -> tuple[Array, ShiftedMoments]:
     """Normalizes x with the moments of its segments, and applies scale and bias.
 
     Args:
@@ -181,31 +188,37 @@ def normalize_segments(
       bias: Is added; likewise.
       mean_scale: What share of the mean is subtracted; of the rank of x, with 1 along
         all axes but those of features. None: all of it.
+      running: Mean and variance of each segment before, for those of which nothing
+        counts; or None.
+
+    Returns:
+      The normalized input, and the moments.
     """
     valid, dtype = valid_or_finite(mask, x), accumulation_dtype(spec.dtype, x.dtype)
     x = zero_masked(valid, x)
-    deviation, moments = _compute_moments(spec, x, ids, mask)
-    offset, var = moments.delta, moments.var
+    deviation, moments = _compute_moments(spec, x, ids, mask, running and running[0])
+    used = moments if running is None else moments.with_var_where_empty(running[1])
+    offset, var = used.delta, used.var
     if mean_scale is not None:
         # E|x - a mean|^2 = var + |(1 - a) mean|^2, of terms that do not cancel.
         share = (1 - mean_scale.astype(var.dtype)).astype(offset.dtype)
-        kept = share * moments.mean
+        kept = share * used.mean
         offset, var = (
             offset - kept,
             nan_if_overflown(var + real_inner_product(kept, kept)),
         )
-    rstd = inverse_std(var, spec.epsilon, var.dtype, moments.count > 0)
+    rstd = inverse_std(var, spec.epsilon, var.dtype, used.count > 0)
     offset, rstd = pcast_stacked((offset, rstd), like=x)
     scale, bias = pcast_stacked((scale, bias), like=x)
     if spec.center:
         deviation = zero_masked(valid, deviation - spec.broadcast_back(ids, offset, x))
     slope = spec.broadcast_back(ids, rstd, x).astype(dtype) * scale.astype(dtype)
     y = deviation.astype(dtype) * slope + bias.astype(dtype)
-    return y.astype(spec.dtype)
+    return y.astype(spec.dtype), moments
 
 
 def _compute_moments(
-    spec: SegmentNorm, x: Array, ids: Array, mask: Array
+    spec: SegmentNorm, x: Array, ids: Array, mask: Array, running_mean: Array | None
 ) -> tuple[Array, ShiftedMoments]:
     """Returns x less the shift of its segment, and the moments of segments.
 
@@ -220,16 +233,20 @@ def _compute_moments(
         count, power = tag_for_remat(share((count, square)))
         zero = jnp.zeros_like(power, x.dtype)
         return x, ShiftedMoments(count, zero, zero, power / safe_count(count))
-    total = sums(apply_weights(mask, lax.stop_gradient(x)))
-    count, total = tag_for_remat(share((count, total)))
-    shift = mean_as_shift(count, total, jnp.zeros_like(total))
+    shift = jnp.zeros((1,) * x.ndim, x.dtype)
+    if running_mean is not None:
+        shift = lax.stop_gradient(safe_shift(running_mean.astype(x.dtype)))
+    if not spec.use_fast_variance:
+        total = sums(apply_weights(mask, lax.stop_gradient(x)))
+        nonempty, total = tag_for_remat(share((count, total)))
+        shift = mean_as_shift(nonempty, total, shift)
     deviation = x - spec.broadcast_back(ids, shift, x)
     counted = zero_masked(mask, deviation)
     square = real_inner_product(counted, counted)
-    sums_about = share(
-        (sums(apply_weights(mask, counted)), sums(apply_weights(mask, square)))
+    sums_about = sums(apply_weights(mask, counted)), sums(apply_weights(mask, square))
+    return deviation, moments_from_sums(
+        shift, *tag_for_remat(share((count, *sums_about)))
     )
-    return deviation, moments_from_sums(shift, count, *tag_for_remat(sums_about))
 
 
 def _local_count(spec: SegmentNorm, x: Array, ids: Array, mask: Array) -> Array:
@@ -241,10 +258,3 @@ def _local_count(spec: SegmentNorm, x: Array, ids: Array, mask: Array) -> Array:
     return count.astype(dtype) * jnp.asarray(
         spec.reduction.elements_per_mask_entry(mask, x), dtype
     )
-
-
-def _check_number(num_segments: object) -> int:
-    number = check_integer(num_segments, "num_segments")
-    if number < 1:
-        raise ValueError(f"num_segments must be at least 1, got {number}.")
-    return number

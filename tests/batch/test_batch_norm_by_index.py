@@ -1,0 +1,221 @@
+"""An index for each example: each set of statistics sees a batch of its own."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from counting import count_all_reduces
+from drawing import draw, draw_stats, place
+from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from modes import AXIS, DEVICES, FEW, MODES, differentiate, mesh_of
+from refusals import refused
+
+import jaxnorm
+import jaxnorm.equinox
+import jaxnorm.linen
+import jaxnorm.nnx
+
+NUMBER, FEATURES = 4, 3
+INDEX = np.array([2, 0, 0, 2, 3, 0, 2])  # no example of 1, and one of 3
+
+
+def apart(x, stats, scale, bias, mask, **options):
+    """The definition: examples of one index are a batch."""
+    y, new = jnp.zeros_like(x), stats
+    for index in np.unique(INDEX):
+        rows = np.flatnonzero(index == INDEX)
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], stats)
+        options["mask"] = None if mask is None else mask[rows]
+        part, own = jaxnorm.batch_norm(x[rows], own, scale, bias, **options)
+        y = y.at[rows].set(part)
+        new = jax.tree.map(
+            lambda leaf, value, index=index: leaf.at[index].set(value), new, own
+        )
+    return y, new
+
+
+def together(x, stats, scale, bias, mask, **options):
+    index = jnp.asarray(INDEX)
+    return jaxnorm.recurrent_batch_norm(
+        x, stats, index, scale, bias, mask=mask, **options
+    )
+
+
+def gradients(norm, **options):
+    def loss(x, scale, bias, stats, mask, weight):
+        y, new = norm(x, stats, scale, bias, mask, **options)
+        return jnp.sum(jnp.sin(y) * weight), (y, new)
+
+    return jax.grad(loss, (0, 1, 2), has_aux=True)
+
+
+def draw_sets(rng, counted=False):
+    stats = draw_stats(rng, (NUMBER, FEATURES))
+    if counted:
+        count = place([0.0, 5.0, 2.0, 1.0])
+        return jaxnorm.CountedBatchStats(*stats, count)
+    return stats
+
+
+OPTIONS = {
+    "training": {},
+    "in two passes": {"use_fast_variance": False},
+    "inference": {"use_running_average": True},
+    "unbiased": {"unbiased": True},
+    "a schedule": {"momentum": jaxnorm.warmup_momentum(0.9)},
+    "other axes": {"feature_axes": 1},
+}
+
+
+# One mask for each of the options; the slow tier has all.
+MASKS = dict.fromkeys(OPTIONS, "weights")
+MASKS |= {"unbiased": "bool", "inference": None, "a schedule": "bool"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (n, k) if k == MASKS[n] else pytest.param(n, k, marks=pytest.mark.slow)
+        for n in OPTIONS
+        for k in (None, "bool", "weights")
+        if (n, k) != ("unbiased", "weights")
+    ],
+)
+def test_each_index_is_a_batch(name, kind, rng, make_mask):
+    options = {"use_running_average": False, "momentum": 0.5} | OPTIONS[name]
+    shape = (len(INDEX), 4, FEATURES)
+    x, mask = draw(rng, shape, loc=2), make_mask(kind, shape)
+    weight = draw(rng, shape)
+    if mask is not None:
+        mask = np.array(mask)
+        mask[4] = 0  # nothing of 3 counts
+        x, mask = place(np.where(mask == 0, np.nan, x)), jnp.asarray(mask)
+    if name == "other axes":
+        x, weight = jnp.swapaxes(x, 1, 2), jnp.swapaxes(weight, 1, 2)
+        mask = None if mask is None else jnp.swapaxes(mask, 1, 2)
+    stats = draw_sets(rng, counted=name == "a schedule")
+    affine = draw(rng, FEATURES, loc=1), draw(rng, FEATURES)
+
+    @jax.jit
+    def both(x, *arguments):
+        return [gradients(n, **options)(x, *arguments) for n in (together, apart)]
+
+    actual, expected = both(x, *affine, stats, mask, weight)
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        assert oracle.error(a, b) <= 2e-5
+
+
+def test_large_means(rng):
+    """The running means are near."""
+    x = draw(rng, (len(INDEX), 50, FEATURES), loc=1e4)
+    mean = place(np.full((NUMBER, FEATURES), 1e4 + 1))
+    stats = jaxnorm.BatchStats(mean, jnp.ones_like(mean))
+    run = functools.partial(together, use_running_average=False)
+    y, _ = jax.jit(run)(x, stats, None, None, None)
+    for index in np.unique(INDEX):
+        rows = oracle.wide(x)[index == INDEX]
+        expected = (rows - rows.mean((0, 1))) / np.sqrt(rows.var((0, 1)) + 1e-5)
+        assert oracle.error(y[index == INDEX], expected) <= 1e-5
+
+
+def over_devices(axis_name):
+    """The indices are where others have their mask: divided like x."""
+
+    def forward(x, index, stats, scale, bias):
+        options = {"use_running_average": False, "axis_name": axis_name}
+        options["momentum"] = 0.5
+        return jaxnorm.recurrent_batch_norm(x, stats, index, scale, bias, **options)
+
+    return forward
+
+
+def draw_divided(rng):
+    x = draw(rng, (2 * DEVICES, 2, FEATURES), loc=2)
+    index = jnp.asarray(rng.integers(0, 3, 2 * DEVICES))
+    affine = draw(rng, FEATURES, loc=1), draw(rng, FEATURES)
+    return x, index, draw(rng, x.shape), draw_sets(rng), *affine
+
+
+@pytest.mark.parametrize(
+    "mode", [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in MODES]
+)
+def test_over_devices(mode, rng):
+    problem = draw_divided(rng)
+    alone = jax.jit(differentiate(over_devices(None)))
+    axis = None if mode.startswith("jit") else AXIS
+    actual = MODES[mode](over_devices(axis))(*problem)
+    pairs = zip(*map(jax.tree.leaves, (actual, alone(*problem))), strict=True)
+    for value, expected in pairs:
+        assert oracle.error(value, expected) <= 2e-5
+
+
+def test_one_collective_forward(rng):
+    x, index, _, *shared = draw_divided(rng)
+    mapped = jax.shard_map(
+        over_devices(AXIS),
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(P(AXIS), P(AXIS), P(), P(), P()),
+        out_specs=(P(AXIS), P()),
+    )
+    program = jax.jit(mapped).lower(x, index, *shared).compile()
+    assert count_all_reduces(program) == 1
+
+
+def test_labels_of_domains(rng):
+    """In each framework; and the exact moments that are collected."""
+    x, index = draw(rng, (len(INDEX), FEATURES), loc=2), jnp.asarray(INDEX)
+    options = {"num_domains": NUMBER, "momentum": 0.0}
+    linen = jaxnorm.linen.DomainBatchNorm(use_running_average=False, **options)
+    variables = jax.jit(linen.init)(jax.random.key(0), x, 0)
+    changed = ["batch_stats", "batch_moments"]
+    y, updates = jax.jit(functools.partial(linen.apply, mutable=changed))(
+        variables, x, index
+    )
+    nnx_norm = jaxnorm.nnx.DomainBatchNorm(FEATURES, rngs=nnx.Rngs(0), **options)
+    nnx_y = nnx.jit(lambda norm, x, index: norm(x, index))(nnx_norm, x, index)
+    eqx_norm, state = eqx.nn.make_with_state(jaxnorm.equinox.DomainBatchNorm)(
+        FEATURES, **options
+    )
+    eqx_y, state = eqx.filter_jit(eqx_norm)(x, index, state)
+    collected = updates["batch_moments"]["batch_moments"]
+    np.testing.assert_array_equal(collected["count"][:, 0], [3, 0, 3, 1])
+    for i in np.unique(INDEX):
+        rows = oracle.wide(x)[i == INDEX]
+        expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+        for value in (y, nnx_y, eqx_y):
+            assert oracle.error(value[i == INDEX], expected) <= 1e-5
+        means = updates["batch_stats"]["mean"], nnx_norm.mean[...], collected["mean"]
+        for mean in (*means, state.get(eqx_norm.stats).mean):
+            assert oracle.error(mean[i], rows.mean(0)) <= 1e-5
+    stored = updates["batch_stats"]["mean"][1]
+    np.testing.assert_array_equal(stored, 0)  # as it was
+
+
+BAD = {
+    "floating": (jnp.zeros(7), ("step", "float32")),
+    "of too many": (jnp.zeros(8, jnp.int32), ("step", "(8,)")),
+    "negative": (jnp.full(7, -1), ("step", "-1")),
+    "of features": (jnp.zeros((7, 3), jnp.int32), ("step", "(7, 3)")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_indices(name, as_users_run_it):
+    index, says = BAD[name]
+    stats = jaxnorm.init_recurrent_stats(NUMBER, FEATURES)
+    x = jnp.zeros((7, FEATURES))
+    with refused(*says):
+        jaxnorm.recurrent_batch_norm(x, stats, index, use_running_average=False)
+
+
+def test_domains_beyond_the_last(as_users_run_it):
+    norm = jaxnorm.linen.DomainBatchNorm(num_domains=2, use_running_average=True)
+    x = jnp.zeros((7, FEATURES))
+    with refused("domain", "3"):
+        norm.init(jax.random.key(0), x, jnp.asarray(INDEX))
