@@ -53,6 +53,7 @@ jaxnorm/README
 jaxnorm/linen/README
 jaxnorm/nnx/README
 jaxnorm/tools/README
+jaxnorm/tools/RECIPES
 jaxnorm/tools/convert/README
 examples/README
 examples/mnist/README
