@@ -14,9 +14,9 @@ from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.dtypes import as_array
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.segments import SegmentNorm, normalize_segments, read_segments
 from jaxnorm._core.stats import Stats
 from jaxnorm._core.validation import check_index
-from jaxnorm.sample.segments import SegmentNorm, normalize_segments, read_segments
 
 
 def check_indices(
@@ -89,7 +89,7 @@ def moments_by_index(x: Array, number: int, index: Array, options: Any) -> Momen
       options: Those of batch norm.
     """
     exact = {"use_running_average": False, "use_fast_variance": False}
-    call = BatchCall.parse(x, None, None, **(options | exact))
+    call = BatchCall.from_options(x, None, None, options | exact)
     spec, ids, mask = _segments(call, index, number)
     arguments = call.x, ids, mask, call.scale, call.bias
     return _per_feature(call, normalize_segments(spec, *arguments)[1])

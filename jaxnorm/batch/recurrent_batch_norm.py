@@ -116,7 +116,7 @@ def recurrent_batch_norm(
         )
     step = jnp.clip(step, 0, number[0] - 1)
     if step.ndim:
-        call = BatchCall.parse(x, scale, bias, **options)
+        call = BatchCall.from_options(x, scale, bias, options)
         return batch_norm_by_index(call, stats, step)
     own = jax.tree.map(
         lambda leaf: lax.dynamic_index_in_dim(leaf, step, keepdims=False), stats

@@ -40,7 +40,7 @@ MUTANTS = {
             "rms",
         ),
     ],
-    "sample/segments.py": [
+    "_core/segments.py": [
         (
             "padding taken for the last segment",
             "inside = (ids >= 0) & (ids < number)",
