@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from checkpoint import write_atomically
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from tensorboardX import SummaryWriter
 
 
@@ -85,19 +85,33 @@ class Report:
 
     def draw_curves(self) -> None:
         """Draws loss and accuracy over epochs into `curves.png`."""
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
-        epochs = [metrics.epoch for metrics in self.epochs]
-        for axes, quantity in zip(
-            figure.subplots(1, 2), ("loss", "accuracy"), strict=True
+        draw_curves(self.epochs).savefig(self._workdir / "curves.png", dpi=150)
+
+
+def draw_curves(epochs: list[Metrics]) -> Figure:
+    """Returns a figure of loss and accuracy over epochs; at least one."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    last = epochs[-1]
+    figure.suptitle(
+        f"{last.test_accuracy:.1%} of the test images right after epoch {last.epoch}",
+        fontsize="x-large",
+    )
+    numbers = [metrics.epoch for metrics in epochs]
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, label in (
+            ("train", "training images, during the epoch"),
+            ("test", "test images, after it"),
         ):
-            for split in ("train", "test"):
-                values = [getattr(m, f"{split}_{quantity}") for m in self.epochs]
-                axes.plot(epochs, values, marker="o", label=split)
-            axes.set(xlabel="epoch", ylabel=quantity)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(alpha=0.3)
-            axes.legend()
-        figure.savefig(self._workdir / "curves.png", dpi=150)
+            values = [getattr(metrics, f"{split}_{quantity}") for metrics in epochs]
+            axes.plot(numbers, values, marker="o", label=label)
+        axes.set(
+            xlabel="epoch", ylabel=quantity, xlim=(numbers[0] - 0.5, numbers[-1] + 0.5)
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
 
 
 def _line(metrics: Metrics) -> str:

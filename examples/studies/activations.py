@@ -69,7 +69,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
         "What the relus of a deep net see, and the gradients of its layers",
         rows=2,
         columns=3,
-        height=5.4,
+        height=6.4,
         sharey="row",
     )
     steps = np.arange(config.eval_every, config.num_steps + 1, config.eval_every)
@@ -89,6 +89,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
                     percentiles[:, :, layer, place].T,
                     label if name == 50 else None,
                     index,
+                    style="-" if name == 50 else ":",
                 )
         for column, moment in enumerate(moments):
             by_layer = gradients[:, moment].T
@@ -104,8 +105,10 @@ def _label(axes: np.ndarray, layers: tuple[int, ...], steps: np.ndarray) -> None
         above.set(title=f"layer {layer + 1}", xlabel="steps of training")
         below: Axes = axes[1, column]
         below.set(title=f"step {step}", xlabel="layer", yscale="log")
-    low, middle, high = _PERCENTILES
-    axes[0, 0].set(ylabel=f"input of the relu:\n{low}, {middle}, {high}%")
+    low, _, high = _PERCENTILES
+    axes[0, 0].set(
+        ylabel=f"input of the relu: median,\ndotted: percentiles {low} and {high}"
+    )
     axes[1, 0].set(ylabel="norm of the gradient\nof a layer's weights")
 
 

@@ -16,9 +16,10 @@ from training import Variables, measure, recalibrated, sgd, train
 
 _STATISTICS = {
     "running": "running statistics",
-    "batch": "those of test batches, as large",
-    "recalibrated": "running, recalibrated",
+    "batch": "those of test batches",
+    "recalibrated": "recalibrated ones",
 }
+_BY_EXAMPLE = ("group", "layer", "instance", "rms")
 
 
 def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Callable:
@@ -67,33 +68,40 @@ def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Call
 
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     """Draws test accuracy over sizes: by norm, and batch norm's by statistics."""
-    figure, [[norms, kinds]] = plots.new(
+    figure, [[batch, example, kinds]] = plots.new(
         "What small batches do, by norm and by the statistics of the test",
-        columns=2,
-        height=4.4,
+        columns=3,
+        height=4.8,
         sharey=True,
     )
     sizes = config.sweep.batch_size
-    for index, norm in enumerate(config.sweep.norm):
+
+    def values(norm: str, kind: str) -> list:
         found = {
             f.point["batch_size"]: f.result for f in findings if f.point["norm"] == norm
         }
-        running = [found[size]["running"] for size in sizes]
-        plots.line(norms, sizes, running, plots.norm_label(norm), index)
-        if norm == "batch":
-            for place, (kind, label) in enumerate(_STATISTICS.items()):
-                values = [found[size][kind] for size in sizes]
-                plots.line(kinds, sizes, values, label, place)
-    norms.set(title="each norm as it is used", ylabel="test accuracy")
-    kinds.set(title="batch norm, tested with other statistics")
-    for axes in (norms, kinds):
+        return [found[size][kind] for size in sizes]
+
+    for index, norm in enumerate(config.sweep.norm):
+        # batch norm is the one to compare with in all panels
+        panels = [example] if norm in _BY_EXAMPLE else [batch]
+        for axes in [batch, example] if norm == "batch" else panels:
+            plots.line(
+                axes, sizes, values(norm, "running"), plots.norm_label(norm), index
+            )
+    if "batch" in config.sweep.norm:
+        for place, (kind, label) in enumerate(_STATISTICS.items()):
+            plots.line(kinds, sizes, values("batch", kind), label, place)
+    batch.set(title="norms by batch", ylabel="test accuracy")
+    example.set(title="norms by example")
+    kinds.set(title="batch norm, tested with")
+    for axes in (batch, example, kinds):
         axes.set_xscale("log", base=2)
-        axes.set(xlabel="examples in a training batch")
+        axes.set(xlabel="examples in a batch", ylim=(0, 1))
         axes.set_xticks(sizes, [str(size) for size in sizes])
-    if kinds.lines:  # none without batch norm
-        kinds.legend(fontsize="small", loc="lower left")
-    plots.per_cent(norms)
-    plots.legend(figure, norms)
+        if axes.lines:
+            axes.legend(fontsize="small", loc="lower left")
+    plots.per_cent(batch)
     return figure
 
 

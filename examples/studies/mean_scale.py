@@ -41,7 +41,9 @@ def run(config: ml_collections.ConfigDict, points: list[Point]) -> Iterator[Find
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     """Draws errors over ratios, and the time of each method."""
     figure, [[errors, times]] = plots.new(
-        "Batch norm where means are large, float32 against float64", columns=2
+        "Batch norm where means are large, float32 against float64",
+        columns=2,
+        height=4.2,
     )
     methods = config.sweep.method
     for index, method in enumerate(methods):
@@ -57,9 +59,8 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     shape = " x ".join(map(str, config.shape))
     times.set(xlabel=f"milliseconds for {shape}")
     times.set_yticks(range(len(methods)), methods)
-    for text, colour in zip(times.get_yticklabels(), plots.COLOURS, strict=False):
-        text.set_color(colour)  # the legend of the lines, too
     times.invert_yaxis()
+    plots.legend(figure, errors)
     return figure
 
 

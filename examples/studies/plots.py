@@ -1,5 +1,6 @@
 """How all figures of the studies look."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +29,8 @@ _STYLE = {
     "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "axes.titlesize": "medium",
 }
+_SPREAD = "mean over seeds; bands and bars: from the lowest to the highest of them"
 
 
 def new(
@@ -47,12 +48,20 @@ def new(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8, height), dpi=100, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
-    figure.suptitle(message, fontsize="medium")
+    # Panels have theirs in "large".
+    figure.suptitle(textwrap.fill(message, 64), fontsize="x-large")
+    figure.supxlabel(_SPREAD, fontsize="small", color="0.3")
     return figure, axes
 
 
 def line(
-    axes: Axes, x: Sequence[float], by_seed: Sequence, label: str, index: int
+    axes: Axes,
+    x: Sequence[float],
+    by_seed: Sequence,
+    label: str,
+    index: int,
+    *,
+    style: str = "-",
 ) -> None:
     """Draws the mean over seeds, and the range between the extremes as a band.
 
@@ -62,13 +71,14 @@ def line(
       by_seed: (N, seeds) numbers; None, and what is not finite, is left out.
       label: in the legend.
       index: of colour and marker.
+      style: of the line.
     """
     values = np.array(by_seed, np.float64)
     values[~np.isfinite(values)] = np.nan
     values = np.ma.masked_invalid(values)
     colour = COLOURS[index % len(COLOURS)]
     marker = MARKERS[index % len(MARKERS)] if len(x) <= 20 else None
-    axes.plot(x, values.mean(1), color=colour, marker=marker, ms=4, label=label)
+    axes.plot(x, values.mean(1), style, color=colour, marker=marker, ms=4, label=label)
     low, high = values.min(1), values.max(1)
     axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
 
@@ -105,7 +115,16 @@ def legend(figure: Figure, axes: Axes) -> None:
     # About so many letters fit into a row.
     widest = max(len(label) for label in labels)
     columns = max(1, min(len(labels), 80 // (widest + 5)))
-    figure.legend(lines, labels, loc="outside lower center", ncols=columns)
+    figure.supxlabel("")  # has the place of the legend, which takes it over
+    figure.legend(
+        lines,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        title=_SPREAD,
+        title_fontsize="small",
+    )
 
 
 def norm_label(norm: str) -> str:
