@@ -2,7 +2,7 @@
 
     python examples/mnist/main.py
 
-Test accuracy after epochs 1 to 5, seed 0: 95.5, 96.4, 97.1, 97.2, 97.4%. About a minute
+Test accuracy after epochs 1 to 5, seed 0: 95.5, 96.5, 97.3, 97.3, 97.6%. About a minute
 on two CPU cores, as four simulated devices.
 """
 
@@ -55,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.max_bad_batches = 10  # so many in a row end the run
 
     # Devices.
-    config.parallelism = "pmap"  # pmap | jit | shard_map
+    config.parallelism = "shard_map"  # shard_map | jit | pmap
     config.sync = True  # False: each device keeps its own statistics
 
     return config

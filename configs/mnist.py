@@ -2,7 +2,8 @@
 
     python examples/mnist/main.py --config=configs/mnist.py
 
-Test accuracy after epochs 1 to 5, seed 0: 98.77, 99.23, 99.21, 99.38, 99.45%.
+Test accuracy after epochs 1 to 5, seed 0: 98.77, 99.23, 99.21, 99.38, 99.45% (with
+--config.parallelism=pmap).
 """
 
 import runpy

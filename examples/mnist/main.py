@@ -2,7 +2,7 @@
 
     python examples/mnist/main.py
     python examples/mnist/main.py --config=configs/mnist.py --workdir=/tmp/mnist
-    python examples/mnist/main.py --config.parallelism=shard_map --config.norm=group
+    python examples/mnist/main.py --config.parallelism=jit --config.norm=group
 
 Every option of `configs/default.py` can be set as `--config.<option>=<value>`. The same
 command in the same workdir goes on with a run that was ended before its time.

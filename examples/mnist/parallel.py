@@ -1,4 +1,4 @@
-"""Three ways to run one step on all devices: pmap, jit, and shard_map.
+"""Three ways to run one step on all devices: shard_map, jit, and pmap.
 
 Each of the three functions returns a `Parallel`; the training loop is the same for all.
 The devices may be those of several processes, each of which then runs this program and
@@ -169,9 +169,9 @@ def with_shard_map(
 
 
 PARALLELISMS: dict[str, Callable[..., Parallel]] = {
-    "pmap": with_pmap,
-    "jit": with_jit,
     "shard_map": with_shard_map,
+    "jit": with_jit,
+    "pmap": with_pmap,
 }
 
 

@@ -51,7 +51,7 @@ def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
     assert f"workdir: {workdir}" in output
     assert "devices: 2 x cpu" in output
     assert "embedded, 70 training and 30 test images" in output
-    assert "parallelism: pmap, batch 32 over 2 devices" in output
+    assert "parallelism: shard_map, batch 32 over 2 devices" in output
     assert "epoch 2: " in errors  # the progress bar
     assert len(re.findall(r"^epoch \d .*images/s.*stats_spread 0$", output, re.M)) == 2
 

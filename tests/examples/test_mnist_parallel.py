@@ -42,7 +42,7 @@ def test_a_step_equals_that_of_one_device_without_padding(
 
 
 def test_padding_may_hold_anything(run, assert_close, double_precision, monkeypatch):
-    expected = run("pmap", range(13), size=16, **double_precision)
+    expected = run("shard_map", range(13), size=16, **double_precision)
     take = data.take
 
     def take_with_noise(*arguments):
@@ -52,7 +52,7 @@ def test_padding_may_hold_anything(run, assert_close, double_precision, monkeypa
         return batch._replace(images=images, labels=batch.labels + noise)
 
     monkeypatch.setattr(data, "take", take_with_noise)
-    actual = run("pmap", range(13), size=16, **double_precision)
+    actual = run("shard_map", range(13), size=16, **double_precision)
     assert_close(actual, expected, tolerance=0)
 
 
@@ -143,7 +143,7 @@ def test_a_batch_that_does_not_divide_is_padded(batch_size, num_devices, size):
     assert padded_size(batch_size, num_devices) == size
 
 
-@pytest.mark.parametrize("parallelism", matrix(PARALLELISMS, often=["jit"]))
+@pytest.mark.parametrize("parallelism", matrix(PARALLELISMS, often=["shard_map"]))
 def test_evaluation_counts_every_example_once(get_config, parallelism, rng):
     num_examples = 1_003
     split = data.Split(

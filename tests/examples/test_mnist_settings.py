@@ -31,7 +31,7 @@ def test_all_configurations_are_tested(root):
         ("dataset", "cifar", "one of embedded, mnist"),
         ("norm", "btach", "one of none, batch, renorm, ghost"),
         ("norm_placement", "after", "one of after_activation, before_activation"),
-        ("parallelism", "pjit", "one of pmap, jit, shard_map"),
+        ("parallelism", "pjit", "one of shard_map, jit, pmap"),
         ("schedule", "linear", "one of constant, cosine"),
         ("compute_dtype", "float16", "one of float32, bfloat16"),
         ("num_groups", 0, "divides the layers' widths, 32, 64, 128"),
