@@ -54,7 +54,9 @@ def draw_x(rng, shape, features, dtype, scales):
             offset = rng.choice([-1.0, 1.0], (shape[0], *[1] * (len(shape) - 1)))
     values = rng.normal(scales.ratio * offset, 1, shape)
     if rng.uniform() < 0.05:
-        values = np.ones(shape) * scales.ratio * offset  # constant
+        # Constant. Not 0, where a kink as wide as epsilon is narrower than the steps of
+        # differences: test_scales.py has zeros.
+        values = np.ones(shape) * max(1.0, scales.ratio) * offset
     values = scales.std * std * values
     if jnp.issubdtype(dtype, jnp.complexfloating):
         values = values + 1j * scales.std * rng.normal(scales.ratio, 1, shape)

@@ -36,7 +36,7 @@ class Param(NamedTuple):
 class Entry(NamedTuple):
     """A function, and what the tests have to know of it."""
 
-    call: Callable[..., tuple[jax.Array, Any]]  # (x, params, state, mask)
+    call: Callable[..., tuple[jax.Array, Any]]  # (x, params, state, mask, **options)
     params: dict[str, Param]
     state: Callable[..., Any] | None = None  # (rng, x) -> state in float32
     masked: bool = True
@@ -53,8 +53,8 @@ AFFINE = {"scale": SCALE, "bias": BIAS}
 def of_batch(function, *, params=AFFINE, state=None, takes_complex=True, **fixed):
     """An entry for one with running statistics, by default those of batch norm."""
 
-    def call(x, params, state, mask, use_running_average=False):
-        options = {"use_running_average": use_running_average, "momentum": 0.5}
+    def call(x, params, state, mask, use_running_average=False, **options):
+        options |= {"use_running_average": use_running_average, "momentum": 0.5}
         return function(x, state, **params, mask=mask, **options, **fixed)
 
     if state is None:
@@ -65,8 +65,8 @@ def of_batch(function, *, params=AFFINE, state=None, takes_complex=True, **fixed
 def of_example(function, *, params=AFFINE, masked=True, takes_complex=True, **fixed):
     """An entry for one without state."""
 
-    def call(x, params, state, mask):
-        options = {"mask": mask} if masked else {}
+    def call(x, params, state, mask, **options):
+        options |= {"mask": mask} if masked else {}
         return function(x, **params, **options, **fixed), state
 
     return Entry(call, params, masked=masked, takes_complex=takes_complex)
@@ -96,17 +96,17 @@ def singular_vector(rng, x):
     return place(np.linalg.svd(matrix)[2][0])
 
 
-def virtual_batch_norm(x, params, state, mask):
-    params = dict(params)
+def virtual_batch_norm(x, params, state, mask, **options):
+    params = params | options
     mean, var = params.pop("mean"), params.pop("var")
     reference = jaxnorm.Moments(jnp.full(FEATURES, 9.0), mean, var)
     y = jaxnorm.virtual_batch_norm(x, reference, **params, mask=mask, reference_size=3)
     return y, state
 
 
-def spectral_norm(w, params, state, mask):
+def spectral_norm(w, params, state, mask, **options):
     del params, mask
-    return jaxnorm.spectral_norm(w, state, dtype=w.dtype)[:2]
+    return jaxnorm.spectral_norm(w, state, dtype=w.dtype, **options)[:2]
 
 
 def running_moments(rng, x):
@@ -117,9 +117,10 @@ def running_moments(rng, x):
     return jaxnorm.RunningMoments(place(count), mean, var, rest, rest, rest)
 
 
-def running_norm(x, params, state, mask, use_running_average=False):
+def running_norm(x, params, state, mask, use_running_average=False, **options):
     del params
-    return jaxnorm.running_norm(x, state, update=not use_running_average, mask=mask)
+    options |= {"update": not use_running_average, "mask": mask}
+    return jaxnorm.running_norm(x, state, **options)
 
 
 def gate_of(x):
@@ -250,10 +251,12 @@ TABLE = {
         instance_features=1,
     ),
     "weight_norm": of_example(
-        lambda v, g: jaxnorm.weight_norm(v, g), params={"g": SCALE}, masked=False
+        lambda v, g, **options: jaxnorm.weight_norm(v, g, **options),
+        params={"g": SCALE},
+        masked=False,
     ),
     "standardize_weight": of_example(
-        lambda w, gain: jaxnorm.standardize_weight(w, gain=gain),
+        lambda w, gain, **options: jaxnorm.standardize_weight(w, gain=gain, **options),
         params={"gain": SCALE},
         masked=False,
     ),

@@ -173,3 +173,50 @@ def test_the_range_of_float64(norm, rng, x64):
     expected, slope = run(jnp.asarray(2.0**20 * x))
     assert oracle.error(y, expected) <= 1e-11
     assert oracle.error(dx * scale, slope * 2.0**20) <= 1e-11
+
+
+# One of each rule that divides; the slow tier has all.
+DIVIDING = (
+    "batch_norm",
+    "layer_norm",
+    "adaptive_batch_norm",
+    "evo_norm_b0",
+    "global_response_norm",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in DIVIDING else pytest.mark.slow)
+        for name in TABLE
+        if name != "dynamic_tanh"
+    ],
+)
+def test_neither_variance_nor_epsilon(name):
+    """Nothing is 0 / 0: where nothing differs, y is that of the mean."""
+    entry = TABLE[name]
+    x, params, state = draw_arguments(entry)
+    mask = draw_mask(entry)
+    zeros = jnp.zeros_like(x) if mask is None else jnp.where(mask, 0.0, jnp.nan)
+    if name == "virtual_batch_norm":
+        params |= {key: jnp.zeros_like(params[key]) for key in ("mean", "var")}
+    if name != "spectral_norm":
+        state = jax.tree.map(jnp.zeros_like, state)
+
+    @jax.jit
+    def run(x, params, state):
+        def loss(x, params, **options):
+            y, new = entry.call(x, params, state, mask, epsilon=0.0, **options)
+            used = y if mask is None else jnp.where(mask, y, 0)
+            return jnp.sum(jnp.sin(used + 1)), (y, new)
+
+        modes = [{}, {"use_running_average": True}] if entry.inference else [{}]
+        losses = [functools.partial(loss, **mode) for mode in modes]
+        return [jax.grad(loss, (0, 1), has_aux=True)(x, params) for loss in losses]
+
+    for gradients, results in run(zeros, params, state):
+        for leaf in jax.tree.leaves((gradients, results)):
+            assert np.all(np.isfinite(leaf))
+        y = np.asarray(results[0])
+        assert np.ptp(y[..., -1]) == 0  # of a feature

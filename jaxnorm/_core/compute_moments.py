@@ -73,6 +73,9 @@ def inverse_std(
 ) -> Array:
     """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where `nonempty` is False.
 
+    And where both are 0: what is divided by nothing is the distance of equal numbers
+    from their mean, which is 0 as well.
+
     Not by rsqrt, whose derivative in JAX has its cube, which underflows from a standard
     deviation of 1e13 on.
 
@@ -82,12 +85,23 @@ def inverse_std(
       dtype: A complex one means its real part's.
       nonempty: Where there is an element; None for everywhere.
     """
-    var = var.astype(real_dtype(dtype))
+    square = var.astype(real_dtype(dtype)) + epsilon
+    if epsilon == 0:
+        positive = square != 0  # True for NaN, which so spreads
+        nonempty = positive if nonempty is None else nonempty & positive
     if nonempty is None:
-        return 1 / jnp.sqrt(var + epsilon)
-    # Selected twice, since epsilon may be 0: no operation gives infinity.
-    rstd = 1 / jnp.sqrt(where(nonempty, var, jnp.ones_like(var)) + epsilon)
+        return 1 / jnp.sqrt(square)
+    # Selected twice, so that no operation gives infinity.
+    rstd = 1 / jnp.sqrt(where(nonempty, square, jnp.ones_like(square)))
     return where(nonempty, rstd, jnp.zeros_like(rstd))
+
+
+def root(square: Array) -> Array:
+    """Returns the root; 0 with derivatives 0, of any order, where it is below 1e-19."""
+    zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which so spreads
+    # Selected before the root too: its slope at 0 is infinite, and 0 times that is NaN.
+    positive = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
+    return jnp.where(zero, jnp.zeros_like(positive), positive)
 
 
 def real_inner_product(a: Array, b: Array) -> Array:

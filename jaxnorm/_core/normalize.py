@@ -47,7 +47,7 @@ def normalize(
       var: Likewise; real and non-negative.
       scale: Likewise; 1 where None.
       bias: Likewise; 0 where None.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       feature_axes: The axis or axes that have their own statistics.
       dtype: Dtype of the result; by default what x, scale and bias promote to.
 

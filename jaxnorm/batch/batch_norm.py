@@ -59,7 +59,7 @@ def batch_norm(
       use_running_average: False in training, True in inference; a Python bool.
       momentum: Weight of the old statistics, in [0, 1]: a number, a traced scalar, or,
         with counted statistics, a function of the number of updates.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       feature_axes: The axis or axes that keep their own statistics.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights, not differentiated. Masked elements

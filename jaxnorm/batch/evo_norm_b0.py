@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.compute_moments import root
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
 from jaxnorm._core.masking import zero_masked_nonfinite
 from jaxnorm._core.moments import Moments
@@ -87,9 +88,13 @@ def evo_norm_b0(
         epsilon, scale, bias = call.spec.epsilon, call.scale, call.bias
         x = zero_masked_nonfinite(call.mask, call.x, call.x).astype(dtype)
         x = where(instances.count > 0, x, jnp.zeros_like(x))
-        batch_std = jnp.sqrt(var.astype(dtype) + epsilon)
-        own = v.astype(dtype) * x + jnp.sqrt(instances.var.astype(dtype) + epsilon)
-        y = x / jnp.maximum(batch_std, own) * scale.astype(dtype) + bias.astype(dtype)
+        batch_std = root(var.astype(dtype) + epsilon)
+        own = v.astype(dtype) * x + root(instances.var.astype(dtype) + epsilon)
+        divisor = jnp.maximum(batch_std, own)
+        if epsilon == 0:  # over 0, the bias
+            x = where(divisor == 0, jnp.zeros_like(x), x)
+            divisor = where(divisor == 0, jnp.ones_like(divisor), divisor)
+        y = x / divisor * scale.astype(dtype) + bias.astype(dtype)
         return y.astype(call.spec.dtype), moments
 
     y, moments = call.rematerialize(normalize)

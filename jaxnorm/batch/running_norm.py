@@ -80,7 +80,7 @@ def running_norm(
       max_abs: y is clipped to [-max_abs, max_abs]; not clipped where None.
       max_count: The past weighs as much as that many elements at most: older ones are
         forgotten exponentially. Where None, all weigh the same.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is 0.
       mask: As in `jaxnorm.batch_norm`; of a tree, a tree of masks, of which one may
         stand for a whole subtree, or None.
       axis_name: As in `jaxnorm.batch_norm`: mapped axes over which x is divided.

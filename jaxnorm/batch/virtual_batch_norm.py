@@ -59,7 +59,7 @@ def virtual_batch_norm(
       reference_size: Number N of reference examples; at least 1; may be traced.
       include_self: False: w = 0, the reference's moments alone, as evolution strategies
         use them.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       feature_axes: The axis or axes that keep their own statistics.
       mask: As in `jaxnorm.batch_norm`; an example without a valid element is normalized
         by the reference alone.

@@ -85,7 +85,7 @@ def gated_rms_norm(
       reduction_axes: The axis or axes to average over; with groups, among them that of
         the features.
       feature_axes: The axis or axes of scale; with groups, the one feature axis.
-      epsilon: Added to the mean square; at least 0.
+      epsilon: Added to the mean square; at least 0. Where both are 0, y is 0.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`, for x and gate alike: an element that is masked
         comes out as 0, with no gradient, where one of both is not finite.

@@ -11,6 +11,7 @@ from jaxnorm._core.call import Call
 from jaxnorm._core.compute_moments import (
     MOMENTS_NAME,
     real_inner_product,
+    root,
     safe_count,
 )
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
@@ -101,17 +102,11 @@ def _respond(call: Call) -> Array:
     nonempty = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)
     part = nonempty / safe_count(jnp.sum(nonempty, features, keepdims=True))
     square, part = (checkpoint_name(value, MOMENTS_NAME) for value in (square, part))
-    norm = _root(square)
+    norm = root(square)
     mean = jnp.sum(norm * part, features, keepdims=True)
-    response = norm / (checkpoint_name(mean, MOMENTS_NAME) + call.spec.epsilon)
-    k = 1 + response.astype(wide) * call.scale.astype(wide)
+    mean = checkpoint_name(mean, MOMENTS_NAME) + call.spec.epsilon
+    if call.spec.epsilon == 0:
+        mean = jnp.where(mean == 0, jnp.ones_like(mean), mean)
+    k = 1 + (norm / mean).astype(wide) * call.scale.astype(wide)
     x = zero_masked_nonfinite(mask, call.x, call.x).astype(wide)
     return (x * k + call.bias.astype(wide)).astype(call.spec.dtype)
-
-
-def _root(square: Array) -> Array:
-    """Returns the root; 0 with derivatives 0, of any order, where it is below 1e-19."""
-    zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which so spreads
-    # Selected before the root too: its slope at 0 is infinite, and 0 times that is NaN.
-    root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
-    return jnp.where(zero, jnp.zeros_like(root), root)

@@ -62,7 +62,7 @@ def group_norm(
         all but the first, which is the batch. For one example without an axis for it,
         under `jax.vmap` for instance, all: (0, 1, 2) of (height, width, features).
       feature_axes: The one feature axis.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other

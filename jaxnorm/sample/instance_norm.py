@@ -50,7 +50,7 @@ def instance_norm(
         under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
         features).
       feature_axes: The axis or axes that keep their own statistics.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which space is divided.

@@ -48,7 +48,7 @@ def layer_norm(
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale and bias; they may differ from those that
         are reduced.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights, not differentiated. Masked elements

@@ -12,6 +12,7 @@ from jaxnorm._core.arguments import broadcasts
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups
+from jaxnorm._core.compute_moments import root
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.normalize import denormalize_with
 from jaxnorm._core.reduction import Reduction, SingleValue
@@ -101,7 +102,7 @@ def reversible_instance_norm(
       bias: Likewise; 0 where None.
       time_axis: The axis that is averaged over.
       feature_axes: The axis or axes along which scale and bias lie.
-      epsilon: Added to the variance; at least 0.
+      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: Which values are there, or their weights; as in `jaxnorm.layer_norm`.
       axis_name: Mapped axes over which the time is divided; as in `jaxnorm.layer_norm`.
@@ -152,7 +153,7 @@ def reversible_instance_norm(
     moments = call.own_moments()
     undo = Denormalizer(
         moments.mean,
-        jnp.sqrt(moments.var + call.spec.epsilon),
+        root(moments.var + call.spec.epsilon),
         None if scale is None else call.scale,
         None if bias is None else call.bias,
     )

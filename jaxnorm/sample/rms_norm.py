@@ -46,7 +46,7 @@ def rms_norm(
         Where it is None y is not scaled, whatever the offset.
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale.
-      epsilon: Added to the mean square; at least 0.
+      epsilon: Added to the mean square; at least 0. Where both are 0, y is 0.
       scale_offset: 1 for models whose stored scale is the distance from 1, so that
         weight decay pulls towards the identity; 0 for all others.
       round_before_scale: Whether x / sqrt(...) is rounded to the dtype of x before the

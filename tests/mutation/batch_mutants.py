@@ -306,8 +306,8 @@ MUTANTS = {
         ),
         (
             "the noise of a mean over L - 1, not L",
-            "mean_limit = strength * jnp.sqrt(noise / number)",
-            "mean_limit = strength * jnp.sqrt(noise / (number - 1))",
+            "mean_limit = strength * root(noise / number)",
+            "mean_limit = strength * root(noise / (number - 1))",
             f"{FAMILY}::test_training",
             "adaptive",
         ),

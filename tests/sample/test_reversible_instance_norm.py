@@ -163,6 +163,22 @@ def test_level_and_spread_of_a_series_pass_through(rng):
     assert oracle.error(moved, 7 * oracle.wide(run(x)) - 20) <= 1e-5
 
 
+def test_a_constant_series_without_epsilon(rng):
+    """It has no spread to give to a forecast, nor a gradient of it."""
+    x, z, *params = draw_problem(rng, "series")
+
+    def forecast(x, z):
+        y, undo = jaxnorm.reversible_instance_norm(x, *params, epsilon=0.0)
+        return jnp.sum(undo(z)), (y, undo(z))
+
+    run = jax.jit(jax.grad(forecast, (0, 1), has_aux=True))
+    (dx, dz), (y, restored) = run(jnp.full_like(x, 3.0), z)
+    np.testing.assert_array_equal(y, np.broadcast_to(params[1], y.shape))
+    np.testing.assert_array_equal(restored, 3)
+    np.testing.assert_array_equal(dz, 0)
+    np.testing.assert_allclose(dx, z.shape[1] / x.shape[1], rtol=1e-6)
+
+
 def test_a_large_mean(rng):
     """1e4 standard deviations: y as exact as ever, and back to the last digits of x."""
     x = place(rng.normal(1e4, 1, (4, 64, 3)))
