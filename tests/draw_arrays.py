@@ -81,7 +81,10 @@ def draw_mask(rng, shape, features):
             return rng.uniform(size=(shape[0], *[1] * (len(shape) - 1))) < 0.7
         case "lower rank":
             less = int(rng.integers(1, len(shape)))
-            return rng.uniform(size=shape[less:]) < 0.7
+            mask = rng.uniform(size=shape[less:]) < 0.7
+            pairs = zip(mask.shape, shape, strict=False)
+            either = all(n in (1, first) for n, first in pairs)
+            return mask[(None,) * less] if either else mask  # without the warning
         case "features":
             aligned = [n if i in features else 1 for i, n in enumerate(shape)]
             return rng.uniform(size=aligned) < 0.7

@@ -112,6 +112,9 @@ def _expand(
 def align_mask(mask: ArrayLike | None, x: Array) -> Array | None:
     """Returns `mask` with the rank of x: booleans, or floating weights; None as it is.
 
+    One of lower rank lies along the last axes, as NumPy broadcasts; a warning says so
+    where it fits the first ones as well.
+
     Args:
       mask: An array that broadcasts to x. Booleans and integers (nonzero: a member)
         become booleans; floating values are weights and stay.
@@ -136,6 +139,7 @@ def align_mask(mask: ArrayLike | None, x: Array) -> Array | None:
             f"mask must broadcast to the input's shape {shape}, got {mask.shape}. "
             + _how_to_align(mask.shape, shape)
         )
+    _warn_of_two_readings(mask.shape, shape)
     mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
     mask = shard_as(x, mask)
     return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
@@ -145,7 +149,7 @@ def _how_to_align(mask: tuple[int, ...], shape: tuple[int, ...]) -> str:
     """Returns what to do with a mask that does not broadcast to a shape."""
     others = len(shape) - len(mask)
     if mask and others > 0 and broadcasts(mask, shape[: len(mask)]):
-        index = ", ".join(["...", *["None"] * others])
+        index = _index_of_leading(others)
         return f"One of the leading axes needs trailing axes of size 1: mask[{index}]."
     return "Where it does not tell elements of an axis apart, its size is 1 there."
 
