@@ -131,8 +131,18 @@ class Reduction:
         instances = self.mapped_axes.size(x) if self.runs is None else self.runs.length
         return instances * math.prod(sizes(x.shape, self.axes)) * block
 
-    def check_several(self, x: Array, allow_single_value: SingleValue) -> None:
+    def check_several(
+        self,
+        x: Array,
+        allow_single_value: SingleValue,
+        fix: str = "Reduce other axes",
+    ) -> None:
         """Checks that a centered statistic is of more than one value.
+
+        Args:
+          x: Input.
+          allow_single_value: Whether it may be; or "warn".
+          fix: What to do about it.
 
         Raises:
           TypeError: If the flag is neither a Python bool nor a string.
@@ -156,7 +166,7 @@ class Reduction:
             f"result the bias, whatever x is; got the input's shape {x.shape}, of "
             f"which the axes {self.axes} are reduced"
             + (f" and blocks of size {self.blocks.size}" if self.blocks else "")
-            + ". Reduce other axes"
+            + f". {fix}"
         )
         if not allow_single_value:
             raise ValueError(f"{message}, or pass allow_single_value=True.")

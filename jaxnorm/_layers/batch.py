@@ -11,9 +11,10 @@ from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
 import jaxnorm
-from jaxnorm._core.axes import Axes
+from jaxnorm._core.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.batch_call import BatchOptions, exact_moments
-from jaxnorm._core.collectives import Groups
+from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.reduction import Blocks, Reduction
 from jaxnorm._core.running import Schedule
 from jaxnorm._layers.fields import Arrays, Layer, Parameter, Parameters, description
 from jaxnorm.batch.ghost_stats import StatsRule
@@ -62,6 +63,8 @@ class BatchLayer(Layer):
     skip_nonfinite: bool = False
 
     _axes_field = "axis"
+    # Whether something is left of a batch of a single value for each feature.
+    _keeps_single_values = False
 
     @property
     def _stats_dtype(self) -> DTypeLike:
@@ -97,6 +100,20 @@ class BatchLayer(Layer):
     def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
         """Returns the exact moments that move the statistics, in their shape."""
         return exact_moments(x, options)
+
+    def _warn_of_single_values(self, x: Array, options: BatchOptions) -> None:
+        """Warns, in training, where each mean is of a single value and erases it."""
+        if not (self._keeps_single_values or options["use_running_average"]):
+            fix = "Train on more examples at once"
+            self._reduction(x, options).check_several(x, "warn", fix)
+
+    def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
+        """Returns what a mean of the batch is taken over."""
+        features = canonical_axes(options["feature_axes"], x.ndim)
+        mapped_axes = MappedAxis.parse(
+            options["axis_name"], options["axis_index_groups"], x
+        )
+        return Reduction(other_axes(features, x.ndim), mapped_axes)
 
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
@@ -138,6 +155,11 @@ class GhostBatchNorm(BatchLayer):
 
     virtual_batch_size: int = dataclasses.field(kw_only=True)
     stats_rule: StatsRule = "pooled"
+
+    def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
+        batch, *space = super()._reduction(x, options).axes
+        alone = MappedAxis.parse(None, None, x)  # its size is that over all devices
+        return Reduction(tuple(space), alone, Blocks(batch, self.virtual_batch_size))
 
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
@@ -186,6 +208,8 @@ class BatchRenorm(BatchLayer):
     r_max: ArrayLike | Schedule = 3.0
     d_max: ArrayLike | Schedule = 5.0
 
+    _keeps_single_values = True
+
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
         return jaxnorm.init_renorm_stats(features)
 
@@ -229,6 +253,8 @@ class EvoNormB0(BatchLayer):
 
     v_init: Initializer = initializers.ones
 
+    _keeps_single_values = True
+
     def _parameters(self, features: tuple[int, ...]) -> Parameters:
         own: Parameters = {"v": Parameter(self.v_init, features)}
         return super()._parameters(features) | own
@@ -262,6 +288,8 @@ class RunningNorm(BatchLayer):
     use_bias: bool = dataclasses.field(default=False, init=False)
     max_abs: float | None = None
     max_count: int | float | None = None
+
+    _keeps_single_values = True
 
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
         return jaxnorm.init_running_moments(features, self._stats_dtype)

@@ -43,6 +43,8 @@ class SwitchableNorm(BatchLayer):
 
     logits_init: Initializer = initializers.ones
 
+    _keeps_single_values = True  # beside others in the layer's mean
+
     def _parameters(self, features: tuple[int, ...]) -> Parameters:
         logits = Parameter(self.logits_init, (3,))
         own: Parameters = {"mean_logits": logits, "var_logits": logits}

@@ -157,6 +157,7 @@ class BatchModule(Module):
         inference = self.inference if inference is None else inference
         options = layer._options(x, inference, mask) | inputs
         y, new = layer._forward(x, stats, self.params, options)
+        layer._warn_of_single_values(x, options)
         return y, state if inference else state.set(self.stats, new)
 
 

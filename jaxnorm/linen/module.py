@@ -122,6 +122,8 @@ class BatchModule(Module, _BatchLayer):
         initial = self._initial_stats(features, counted=counted)
         stats = initial._replace(**self._read(initial._asdict()))
         y, new = self._forward(x, stats, self._params(features), options)
+        if not self.is_initializing():  # with any number of examples
+            self._warn_of_single_values(x, options)
         self._store(new._asdict(), options)
         return y
 

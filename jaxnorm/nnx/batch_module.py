@@ -110,6 +110,7 @@ class BatchModule(Module, _BatchLayer):
             for name, value in new._asdict().items():
                 self.batch_moments[name].set_value(value)
         y, stats = self._forward(x, stats, params, options)
+        self._warn_of_single_values(x, options)
         if not use_running_average:
             for name, value in stats._asdict().items():
                 getattr(self, name).set_value(value)
