@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jaxnorm._core.compute_moments import MOMENTS_NAME
 from jaxnorm._core.moments import Moments, batch_moments, merge_moments
 from jaxnorm._core.normalize import denormalize, normalize
+from jaxnorm._core.rematerialization import INPUT_NAME, checkpoint_policy
 from jaxnorm._core.running import warmup_momentum
 from jaxnorm._core.running_moments import RunningMoments, init_running_moments
 from jaxnorm._core.single_stats import (
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "INPUT_NAME",
     "MOMENTS_NAME",
     "BatchStats",
     "CountedBatchStats",
@@ -96,6 +98,7 @@ __all__ = [
     "batch_norm",
     "batch_renorm",
     "causal_group_norm",
+    "checkpoint_policy",
     "collect_reference",
     "denormalize",
     "dynamic_erf",

@@ -31,6 +31,7 @@ def little_optimization():
 one_of_each_kind = pytest.mark.parametrize("name", matrix(TABLE, often=KINDS))
 
 OTHERS = {  # what the package has beside the functions that normalize
+    "INPUT_NAME",
     "MOMENTS_NAME",
     "BatchStats",
     "CountedBatchStats",
@@ -44,6 +45,7 @@ OTHERS = {  # what the package has beside the functions that normalize
     "RunningMoments",
     "VarStats",
     "batch_moments",
+    "checkpoint_policy",
     "collect_reference",
     "denormalize",
     "gate_projection",

@@ -4,6 +4,8 @@ Inside the package every statistic, parameter and mask has the rank of x, with s
 where it is shared. These functions bring what a user passes into that form.
 """
 
+import warnings
+
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -159,3 +161,23 @@ def broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     if len(small) != len(large):
         return False
     return all(a in (1, b) for a, b in zip(small, large, strict=True))
+
+
+def _warn_of_two_readings(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Warns of a mask that broadcasts to a shape, and fits its first axes as well."""
+    others = len(shape) - len(mask)
+    ones = (1,) * others
+    if ones + mask == mask + ones or not broadcasts(mask, shape[: len(mask)]):
+        return
+    trailing = ", ".join(["None"] * others)
+    warnings.warn(
+        f"mask of shape {mask} fits the first axes of the input's shape {shape} as "
+        "well as the last ones. It is taken for the last, as NumPy broadcasts: write "
+        f"mask[{trailing}] if that is meant, and mask[{_index_of_leading(others)}] if "
+        "the first are.",
+        stacklevel=3,
+    )
+
+
+def _index_of_leading(others: int) -> str:
+    return ", ".join(["...", *["None"] * others])

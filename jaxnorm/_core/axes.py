@@ -1,7 +1,6 @@
 """Which axes of x keep their own statistics, and which are reduced."""
 
 import operator
-import warnings
 from collections.abc import Sequence
 
 Axes = int | Sequence[int]
@@ -112,26 +111,6 @@ def space_axes(
 def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the sizes of `axes`."""
     return tuple(shape[axis] for axis in axes)
-
-
-def _warn_of_two_readings(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Warns of a mask that broadcasts to a shape, and fits its first axes as well."""
-    others = len(shape) - len(mask)
-    ones = (1,) * others
-    if ones + mask == mask + ones or not broadcasts(mask, shape[: len(mask)]):
-        return
-    trailing = ", ".join(["None"] * others)
-    warnings.warn(
-        f"mask of shape {mask} fits the first axes of the input's shape {shape} as "
-        "well as the last ones. It is taken for the last, as NumPy broadcasts: write "
-        f"mask[{trailing}] if that is meant, and mask[{_index_of_leading(others)}] if "
-        "the first are.",
-        stacklevel=3,
-    )
-
-
-def _index_of_leading(others: int) -> str:
-    return ", ".join(["...", *["None"] * others])
 
 
 def _as_sequence(axes: Axes) -> Sequence[int]:

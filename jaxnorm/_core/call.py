@@ -17,6 +17,7 @@ from jaxnorm._core.compute_moments import (
 )
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.rematerialization import name_input
 from jaxnorm._core.standardize import Standardization, standardize
 from jaxnorm._core.validation import check_epsilon
 
@@ -66,6 +67,7 @@ class Call:
           spec: Its epsilon is as the user gives it.
           scale_offset: Is added to a given scale, in float32 or wider.
         """
+        x = name_input(x)
         spec = dataclasses.replace(spec, epsilon=check_epsilon(spec.epsilon))
         scale, bias = align_affine(x, scale, bias, features, scale_offset)
         return cls(x, scale, bias, align_mask(mask, x), features, spec)

@@ -203,19 +203,20 @@ def compute_mean_square(
     return ShiftedMoments(count, zero, zero, power / safe_count(count))
 
 
-def tag_for_remat(sums: _Tree) -> _Tree:
-    """Returns what moments are made of under the name that policies know.
+def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
+    """Returns values under a name that policies know; by default, that of moments.
 
-    The sums, so that what is made of them is made again, and no reduction: a derivative
-    needs numbers in between, which no name of the moments themselves would keep.
+    Of moments, the sums are named, so that what is made of them is made again, and no
+    reduction: a derivative needs numbers in between, which no name of the moments
+    themselves would keep.
     """
 
-    def name(leaf: Array) -> Array:
+    def rename(leaf: Array) -> Array:
         if jnp.iscomplexobj(leaf):  # which JAX does not name
-            return lax.complex(name(leaf.real), name(leaf.imag))
-        return checkpoint_name(leaf, MOMENTS_NAME)
+            return lax.complex(rename(leaf.real), rename(leaf.imag))
+        return checkpoint_name(leaf, name)
 
-    return jax.tree.map(name, sums)
+    return jax.tree.map(rename, values)
 
 
 def safe_count(count: Array) -> Array:

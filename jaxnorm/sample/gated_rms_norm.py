@@ -150,7 +150,7 @@ def gated_rms_norm(
         functools.partial(_normalize, call.spec, _ACTIVATIONS[activation], gate_first),
         policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
     )
-    return normalize(x, shard_as(x, gate), call.scale, call.mask)
+    return normalize(call.x, shard_as(x, gate), call.scale, call.mask)
 
 
 def _normalize(
