@@ -6,7 +6,7 @@ Normalizers alone, and networks that have them, with `jaxnorm.linen` and with
   pip install -e '.[tpu]' && python examples/compiled.py --target=v5e:2x2
   pip install -e '.[gpu]' && python examples/compiled.py --target=h100
   python examples/compiled.py --target=v5e:2x2 --program=layer --dtype=bfloat16
-  python examples/compiled.py --target=h100 --program=resnet50 --step=training
+  python examples/compiled.py --target=h100 --program=resnet50 --policy=jaxnorm
 
 The figures are those of one device.
 
@@ -75,6 +75,7 @@ class Case:
     step: str
     dtype: str
     shape: tuple[int, ...]
+    policy: tuple[str, ...]  # which libraries' networks are under our policy
 
     def steps(self) -> dict[str, Step]:
         """Returns the step of each library.
@@ -83,7 +84,10 @@ class Case:
           ShapeError: the program does not take an input of this shape.
         """
         return {
-            name: make_step(self.program, self.step, library, self.dtype, self.shape)
+            name: make_step(
+                *(self.program, self.step, library, self.dtype, self.shape),
+                policy=name in self.policy,
+            )
             for name, library in LIBRARIES.items()
         }
 
@@ -142,8 +146,10 @@ def rows(
             except CompilationError as error:
                 what = " ".join([*described.values(), f"with {library}"])
                 raise CompilationError(f"{what}: {error}") from error
-            line = {**dataclasses.asdict(case), "library": library, **record}
-            print(json.dumps(line), file=output, flush=True)
+            policy = library in case.policy
+            line = dataclasses.asdict(case) | {"library": library, "policy": policy}
+            print(json.dumps(line | record), file=output, flush=True)
+            library += " with policy" * policy
             yield {**described, "library": library, **cells(record)}
         yield {**described, "library": "ratio", **ratios(*records.values())}
 
@@ -182,6 +188,12 @@ def make_parser() -> Parser:
         "--shape", action="append", type=sizes, metavar="N,...,C", help="of the input"
     )
     parser.add_argument(
+        "--policy",
+        action="append",
+        choices=LIBRARIES,
+        help="whose network is under jaxnorm.checkpoint_policy; default: none",
+    )
+    parser.add_argument(
         "--devices",
         action="append",
         type=int,
@@ -207,7 +219,7 @@ def main() -> None:
             for number in sorted({1, *(flags.devices or DEVICES)})
         }
         cases = [
-            Case(program, step, dtype, shape)
+            Case(program, step, dtype, shape, tuple(flags.policy or ()))
             for program in flags.program or DEFAULT
             for shape in flags.shape or PROGRAMS[program].shapes
             for dtype in flags.dtype or DTYPES

@@ -14,8 +14,12 @@ from models.resnet import ResNet50
 from models.transformer import PreNormMLP
 from models.unet import UNet
 
+import jaxnorm
+
 Tree = Any
 Norm = Callable[[], nn.Module]
+# (variables, x) -> output and new statistics
+Apply = Callable[[Tree, jax.Array], tuple[jax.Array, Tree]]
 OPTIONS: dict[str, dict[str, Any]] = {
     "BatchNorm": {"use_running_average": False},
     "GroupNorm": {"num_groups": 32},
@@ -87,7 +91,12 @@ class Step:
 
 
 def make_step(
-    name: str, kind: str, library: ModuleType, dtype: str, shape: tuple[int, ...]
+    name: str,
+    kind: str,
+    library: ModuleType,
+    dtype: str,
+    shape: tuple[int, ...],
+    policy: bool = False,
 ) -> Step:
     """Returns a step of a program.
 
@@ -97,6 +106,7 @@ def make_step(
       library: `jaxnorm.linen` or `flax.linen`.
       dtype: of activations and of what is computed; parameters are float32.
       shape: of the input.
+      policy: the network is rematerialized under `jaxnorm.checkpoint_policy`.
 
     Raises:
       ShapeError: the program does not take an input of this shape.
@@ -104,13 +114,16 @@ def make_step(
     program = PROGRAMS[name]
     network = program.build(library, jnp.dtype(dtype))
     x = jax.ShapeDtypeStruct(shape, dtype)
+    apply = functools.partial(_apply, network)
+    if policy:
+        apply = jax.checkpoint(apply, policy=jaxnorm.checkpoint_policy)
     if kind == "forward":
-        function, batch = jax.jit(functools.partial(_apply, network)), (x,)
+        function, batch = jax.jit(apply), (x,)
     elif program.learns:
-        function = jax.jit(functools.partial(_learn, network), donate_argnums=0)
+        function = jax.jit(functools.partial(_learn, apply), donate_argnums=0)
         batch = x, jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     else:
-        function, batch = jax.jit(functools.partial(_differentiate, network)), (x, x)
+        function, batch = jax.jit(functools.partial(_differentiate, apply)), (x, x)
     try:
         if len(shape) != len(program.shapes[0]) and program.network is not _alone:
             raise ValueError(f"it must have {len(program.shapes[0])} axes")
@@ -130,14 +143,14 @@ def _apply(network: nn.Module, variables: Tree, x: jax.Array) -> tuple[jax.Array
 
 
 def _differentiate(
-    network: nn.Module, variables: Tree, x: jax.Array, cotangent: jax.Array
+    apply: Apply, variables: Tree, x: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, Tree, Tree]:
     """Returns the output, the new statistics, the gradients of parameters and x."""
 
-    def apply(params: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-        return _apply(network, {**variables, "params": params}, x)
+    def forward(params: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
+        return apply({**variables, "params": params}, x)
 
-    y, backward, stats = jax.vjp(apply, variables["params"], x, has_aux=True)
+    y, backward, stats = jax.vjp(forward, variables["params"], x, has_aux=True)
     # The layers between are not here, but the cotangent comes after the output all the
     # same, so that XLA must not fuse the forward pass with the backward one.
     y, cotangent = jax.lax.optimization_barrier((y, cotangent))
@@ -145,12 +158,12 @@ def _differentiate(
 
 
 def _learn(
-    network: nn.Module, variables: Tree, images: jax.Array, labels: jax.Array
+    apply: Apply, variables: Tree, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, Tree]:
     """Returns the loss, and the variables after a step of gradient descent."""
 
     def loss(params: Tree) -> tuple[jax.Array, Tree]:
-        logits, updates = _apply(network, {**variables, "params": params}, images)
+        logits, updates = apply({**variables, "params": params}, images)
         log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
         chosen = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
         return -jnp.mean(chosen), updates

@@ -49,6 +49,18 @@ def test_it_runs(tmp_path):
     assert "No figure is a time on the\naccelerator." in result.stdout
 
 
+@pytest.mark.parametrize("policy", [(), ("jaxnorm",), ("jaxnorm", "flax.linen")])
+def test_whose_network_is_under_the_policy(policy):
+    case = compiled.Case("chain", "training", "float32", (2, 4, 4, 8), policy)
+    under = {
+        library
+        for library, step in case.steps().items()
+        if "checkpoint_policy"
+        in str(step.function.trace(step.variables, *step.batch).jaxpr)
+    }
+    assert under == set(policy)
+
+
 def test_a_mistake_is_one_line_and_exit_code_2():
     result = run("--target=cpu", "--program=resnet50", "--shape=8,4")
     assert result.returncode == 2
