@@ -342,15 +342,15 @@ MUTANTS = {
     "batch/evo_norm_b0.py": [
         (
             "the smaller of the two deviations",
-            "y = x / jnp.maximum(batch_std, own)",
-            "y = x / jnp.minimum(batch_std, own)",
+            "divisor = jnp.maximum(batch_std, own)",
+            "divisor = jnp.minimum(batch_std, own)",
             f"{FAMILY}::test_training",
             "evo",
         ),
         (
             "epsilon outside the root of the instance's variance",
-            "jnp.sqrt(instances.var.astype(dtype) + epsilon)",
-            "jnp.sqrt(instances.var.astype(dtype)) + epsilon",
+            "root(instances.var.astype(dtype) + epsilon)",
+            "root(instances.var.astype(dtype)) + epsilon",
             f"{FAMILY}::test_training",
             "evo",
         ),

@@ -320,7 +320,7 @@ MUTANTS = {
         ),
         (
             "the name of the moments dropped",
-            "return checkpoint_name(leaf, MOMENTS_NAME)",
+            "return checkpoint_name(leaf, name)",
             "return leaf",
             f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
         ),
