@@ -74,6 +74,10 @@ def test_norms_are_1_after_each_step(dtype, rng):
         assert jax.tree.map(lambda leaf: leaf.dtype, params) == dict.fromkeys(
             SHAPES, dtype
         )
+    updates, _ = jax.eval_shape(optimizer.update, gradients, state, params)
+    assert jax.tree.map(lambda leaf: leaf.dtype, updates) == dict.fromkeys(
+        SHAPES, dtype
+    )
     for a, b in zip(*map(jax.tree.leaves, (state, own)), strict=True):
         np.testing.assert_array_equal(a, b)  # it passes through
 
