@@ -78,8 +78,8 @@ def seed_norm(
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.rms_norm`; weights are those of the mean: in the sum an
         element counts, or does not.
-      axis_name: As in `jaxnorm.layer_norm`: two collectives forward, for the mean and
-        the sum, and two backward; with one head only.
+      axis_name: As in `jaxnorm.layer_norm`, with one head only. Of the collectives for
+        the mean and for the sum XLA makes one forward and one backward.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x and scale promote to.
 
