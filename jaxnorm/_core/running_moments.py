@@ -9,6 +9,7 @@ number is the unevaluated sum of two.
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
@@ -94,10 +95,11 @@ def check_running_moments(
 def forget(moments: RunningMoments, max_count: float) -> RunningMoments:
     """Returns moments that weigh as much as `max_count` elements, or less."""
     more = moments.count > max_count
-    limit = jnp.full_like(moments.count, max_count)
-    rest = jnp.zeros_like(moments.count_rest)
+    # In two parts as well: 0.7 is no number of bfloat16.
+    limit = np.asarray(max_count, moments.count.dtype)
+    rest = jnp.full_like(moments.count_rest, max_count - float(limit))
     return moments._replace(
-        count=where(more, limit, moments.count),
+        count=where(more, jnp.full_like(moments.count, limit), moments.count),
         count_rest=where(more, rest, moments.count_rest),
     )
 

@@ -190,6 +190,16 @@ def test_the_past_is_forgotten(rng):
     assert np.max(np.abs(np.mean(y, 0))) < 1e-4 > abs(np.std(y) - 1)
 
 
+def test_a_limit_between_numbers_of_a_narrow_count(rng):
+    """0.7 is no number of bfloat16; its two parts are, nearly."""
+    x = rng.normal(size=(2, 3)).astype(np.float32)
+    moments = started(50.0, np.zeros(3), np.ones(3))
+    moments = jax.tree.map(lambda v: v.astype(jnp.bfloat16), moments)
+    y, _ = norm(max_count=0.7)(x, moments)
+    wanted, *_ = batch_oracle.running_norm(x, *total(moments), max_count=0.7)
+    assert oracle.error(y, wanted) <= 1e-5
+
+
 @pytest.mark.parametrize("update", [True, False])
 def test_clipping_and_gradients(update, rng):
     """Moments are constants for the gradient of y, and have none themselves."""
