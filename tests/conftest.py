@@ -60,14 +60,13 @@ hypothesis.settings.load_profile("jaxnorm")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-    """Leaves the examples of two of the three APIs, which are alike, to the full tier.
+    """Leaves the docstrings of modules to the full tier, and keeps those of functions.
 
-    Nothing in them is compiled as a whole, so that they take long.
+    They take long, since each operation is compiled by itself.
     """
+    modules = "jaxnorm.linen.", "jaxnorm.nnx.", "jaxnorm.equinox."
     for item in items:
-        if isinstance(item, pytest.DoctestItem) and item.name.startswith(
-            ("jaxnorm.nnx.", "jaxnorm.equinox.")
-        ):
+        if isinstance(item, pytest.DoctestItem) and item.name.startswith(modules):
             item.add_marker(pytest.mark.full)
 
 

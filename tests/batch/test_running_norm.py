@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import AXIS, MODES, draw_problem, few_modes, mesh_of
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm
 
@@ -56,10 +57,18 @@ def check(actual, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        *((name, None if name == "numbers" else "bool") for name in SHAPES),
-        *(("vectors", kind) for kind in (None, "weights", "examples", "empty")),
-    ],
+    matrix(
+        [
+            *((name, None if name == "numbers" else "bool") for name in SHAPES),
+            *(("vectors", kind) for kind in (None, "weights", "examples", "empty")),
+        ],
+        often=[
+            ("numbers", None),
+            ("channels first", "bool"),
+            ("vectors", "weights"),
+            ("vectors", "empty"),
+        ],
+    ),
 )
 def test_a_stream_of_unequal_batches_is_one_batch(name, kind, rng, make_mask):
     """However it is cut, and with what means its parts have."""

@@ -13,7 +13,6 @@ from norms import NORMS
 from norms_nnx import NORMS as NNX_NORMS
 from parallel import PARALLELISMS
 from step import collect_reference
-from tiers import matrix
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,9 +109,11 @@ def test_every_normalizer_has_its_module_in_nnx(get_config, digits):
         assert sizes[0] == sizes[1], norm
 
 
+# test_mnist_parallel.py has a step of the same model in Linen.
+@pytest.mark.full
 @pytest.mark.parametrize(
     "parallelism",
-    matrix(PARALLELISMS, often=["shard_map"]),
+    PARALLELISMS,
 )
 def test_a_step_equals_that_of_one_device(
     run, assert_close, double_precision, parallelism

@@ -145,6 +145,7 @@ def test_study(configure, tmp_path, name):
         conduct.conduct(name, again, configure(name, seeds=3))
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("standard_promotion")
 def test_runs_are_functions_of_their_seeds(configure):
     config = configure("regularization", **{"sweep.weight_decay": (0.1,)})

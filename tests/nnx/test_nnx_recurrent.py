@@ -34,6 +34,7 @@ def test_the_program_of_a_step_is_that_of_linen(train):
     assert program(own, *arguments) == program(linen, *arguments)
 
 
+@pytest.mark.full  # in Linen in the default tier
 def test_sequences_of_unequal_length(rng):
     x = rng.normal(size=(4, 5, 4))
     x[1, 3:] = np.nan

@@ -85,9 +85,7 @@ def test_a_part_of_x_is_as_good_as_the_whole(name, kind, rng):
         ),
         often=[
             ("layer", "vmap"),
-            ("layer", "check_vma"),
             ("group", "Explicit"),
-            ("group", "unchecked"),
             ("instance", "check_vma"),
         ],
     ),

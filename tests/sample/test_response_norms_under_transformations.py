@@ -38,7 +38,7 @@ def problem(name, rng, shape=SHAPE, dtype=np.float32):
     return function, draw(rng, shape, dtype, loc=0.5), parameters
 
 
-@most_in_full
+@pytest.mark.parametrize("name", matrix(NORMS, often=["global response"]))
 def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64):
     """Against differences, and each way to the second order against the others."""
     function, *arguments = problem(name, rng, dtype=np.float64)

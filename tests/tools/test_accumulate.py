@@ -87,6 +87,7 @@ def gradients(depth, variables, *batch):
     return step(variables["params"], variables["batch_stats"], split(6, *batch))[1]
 
 
+@pytest.mark.full
 def test_fewer_passes_than_layers_are_not_enough(variables, images, labels):
     exact, early = (gradients(n, variables, images, labels) for n in (3, 1))
     close = functools.partial(np.allclose, rtol=1e-2, atol=1e-4)

@@ -99,6 +99,7 @@ class Net(nnx.Module):
         return x
 
 
+@pytest.mark.full
 def test_an_nnx_model(images):
     state, apply = {}, {}
     for norms in (True, False):
