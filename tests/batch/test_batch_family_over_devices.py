@@ -137,7 +137,7 @@ def on_each(state):
     "name",
     matrix(
         ["ghosts of 8, mean", "ghosts of 2, sequential", "switchable", "evo"],
-        often=["ghosts of 8, mean", "switchable"],
+        often=["ghosts of 8, mean", "ghosts of 2, sequential", "switchable"],
     ),
 )
 def test_two_passes_without_a_mask(name):
