@@ -8,6 +8,7 @@ TRANSFORMED = "sample/test_response_norms_under_transformations.py"
 BAD = "sample/test_own_moments_bad_input.py"
 CAUSAL = "sample/test_causal_group_norm.py"
 SEED = "sample/test_seed_norm.py"
+STREAMS = "sample/test_causal_streams.py"
 GATED = "sample/test_gated_rms_norm.py"
 SEGMENTS = "sample/test_segments.py"
 
@@ -115,7 +116,7 @@ MUTANTS = {
             "what was before forgotten",
             "return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))",
             "return in_dtype(own, wide)",
-            f"{CAUSAL}::test_a_stream_goes_on_beyond_what_float32_counts",
+            f"{STREAMS}::test_a_stream_goes_on_beyond_what_float32_counts",
         ),
     ],
     "sample/seed_norm.py": [
