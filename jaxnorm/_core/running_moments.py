@@ -156,11 +156,13 @@ def add_batch(
 
 
 def in_dtype(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
-    """Returns moments in another dtype: the two parts together hold what they can."""
+    """Returns moments in another dtype: the two parts together hold what they can.
+
+    Moments whose parts were cast one by one have a second part that is not small beside
+    the last digit of the first; it becomes so here.
+    """
 
     def cast(value: Array, rest: Array, dtype: DTypeLike) -> tuple[Array, Array]:
-        if value.dtype == rest.dtype == dtype:
-            return value, rest
         wide = promote(value.dtype, rest.dtype, dtype)
         value, rest = value.astype(wide), rest.astype(wide)
         first = (value + rest).astype(dtype)

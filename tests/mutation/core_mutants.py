@@ -387,7 +387,7 @@ MUTANTS = {
         ),
         (
             "the second part of a count is not forgotten",
-            "rest = jnp.zeros_like(moments.count_rest)",
+            "rest = jnp.full_like(moments.count_rest, max_count - float(limit))",
             "rest = moments.count_rest",
             f"{STREAM}::test_the_past_is_forgotten",
         ),
