@@ -192,6 +192,28 @@ def test_large_offsets(norm, rng):
         assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5, ratio
 
 
+def test_long_segments(rng):
+    """Sums lose no digits, of x and of its cotangents."""
+    half = 2**16
+    x, weight = draw(rng, (2 * half, 1), loc=1e4), 1 + draw(rng, (2 * half, 1))
+    ids = jnp.asarray(np.repeat([0, 1], half))
+
+    def of_graphs(x):
+        return jaxnorm.graph_norm(x, segment_ids=ids, num_segments=2)
+
+    def of_instances(x):
+        return jaxnorm.instance_norm(x.reshape(2, half, 1)).reshape(x.shape)
+
+    @jax.jit
+    def both(x, weight):
+        results = [jax.vjp(norm, x) for norm in (of_graphs, of_instances)]
+        return [(y, backward(weight)) for y, backward in results]
+
+    actual, expected = both(x, weight)
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        assert np.max(np.abs(a - b)) <= 1e-5
+
+
 def dense(norm, x, ids, number, mean_scale=1.0, scale=1.0, bias=0.0):
     """The formula by a matrix of members, as autodiff sees it."""
     member = (ids[:, None] == np.arange(number)).astype(x.dtype)
