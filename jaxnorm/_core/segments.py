@@ -12,10 +12,8 @@ import functools
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from jaxnorm._core.arguments import align_mask
-from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import pcast_stacked
 from jaxnorm._core.compute_moments import (
     MOMENTS_NAME,
@@ -29,11 +27,10 @@ from jaxnorm._core.compute_moments import (
     safe_shift,
     tag_for_remat,
 )
-from jaxnorm._core.dtypes import accumulation_dtype, as_array, real_dtype
+from jaxnorm._core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm._core.masking import apply_weights, valid_or_finite, zero_masked
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.sharding import axis_names, shard_as, sharding_of, where
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.sharding import axis_names, shard_as, sharding_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,84 +96,6 @@ class SegmentNorm:
         parts = min(max(size // (8 * self.number), 1), 1024) if known else 1
         part = jnp.reshape(jnp.arange(size, dtype=jnp.int32) % parts, ids.shape)
         return parts, shard_as(ids, part)
-
-
-def read_segments(
-    segment_ids: ArrayLike,
-    num_segments: int,
-    x: Array,
-    mask: ArrayLike | None,
-    feature_axes: tuple[int, ...],
-) -> tuple[Array, int, Array]:
-    """Returns ids, the number of segments, and the mask of what is in one and counts.
-
-    Args:
-      segment_ids: As the user gives it.
-      num_segments: Likewise.
-      x: Input.
-      mask: Likewise, or None.
-      feature_axes: Canonical feature axes.
-
-    Returns:
-      Ids of the shape of `segment_ids`, `num_segments` where they were out of range;
-      the number; and a mask with the rank of x.
-
-    Raises:
-      TypeError: If ids are no integers, or the number is no Python integer.
-      ValueError: If ids do not lie along leading axes, a feature axis is among these,
-        or the number is not positive.
-    """
-    ids = as_array(segment_ids, "segment_ids")
-    number = check_integer(num_segments, "num_segments")
-    if number < 1:
-        raise ValueError(f"num_segments must be at least 1, got {number}.")
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(
-            f"segment_ids must be integers, got {ids.dtype}. If they hold whole "
-            "numbers, pass segment_ids.astype(jnp.int32)."
-        )
-    leading = ids.ndim
-    first = min(feature_axes, default=x.ndim)
-    if not leading or ids.shape != x.shape[:leading]:
-        raise ValueError(
-            "segment_ids must have the shape of the leading axes of x, one id for "
-            f"each position: {x.shape[:first]}, or fewer of these axes, for an input "
-            f"of shape {x.shape}, got {ids.shape}."
-        )
-    if first < leading:
-        raise ValueError(
-            f"feature_axes must come after the {leading} axes of segment_ids, got "
-            f"{feature_axes} for an input of shape {x.shape}. Does it lack an axis of "
-            "features? Add one: x[..., None]."
-        )
-    if ids.dtype.itemsize < 4:  # may not hold the number
-        ids = ids.astype(jnp.int32)
-    ids = shard_as(x, jnp.expand_dims(ids, tuple(range(leading, x.ndim))))
-    inside = (ids >= 0) & (ids < number)
-    ids = jnp.squeeze(where(inside, ids, number), tuple(range(leading, x.ndim)))
-    mask = align_mask(mask, x)
-    if mask is None:
-        return ids, number, inside
-    return ids, number, where(inside, mask, jnp.zeros_like(mask))
-
-
-def reduced_axes(
-    reduction_axes: Axes, segment_ids: ArrayLike, ndim: int
-) -> tuple[int, ...]:
-    """Returns canonical axes that are reduced beside the positions.
-
-    Raises:
-      TypeError: If an axis is no integer.
-      ValueError: If one is out of range, or holds positions.
-    """
-    axes = canonical_axes(reduction_axes, ndim, "reduction_axes")
-    leading = jnp.ndim(segment_ids)
-    if axes and axes[0] < leading:
-        raise ValueError(
-            f"reduction_axes must come after the {leading} axes of segment_ids, over "
-            f"which each segment is reduced anyway, got {reduction_axes!r}."
-        )
-    return axes
 
 
 # As `compute_moments`: layers of the same shapes are traced once for all.

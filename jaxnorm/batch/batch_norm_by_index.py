@@ -14,7 +14,8 @@ from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.dtypes import as_array
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segments import SegmentNorm, normalize_segments, read_segments
+from jaxnorm._core.segment_ids import read_segments
+from jaxnorm._core.segments import SegmentNorm, normalize_segments
 from jaxnorm._core.stats import Stats
 from jaxnorm._core.validation import check_index
 

@@ -11,7 +11,8 @@ from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
 from jaxnorm._core.collectives import Groups, MappedAxis
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segments import SegmentNorm, normalize_segments, read_segments
+from jaxnorm._core.segment_ids import read_segments
+from jaxnorm._core.segments import SegmentNorm, normalize_segments
 from jaxnorm._core.validation import check_epsilon
 
 

@@ -11,12 +11,8 @@ from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import Groups
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segments import (
-    SegmentNorm,
-    normalize_segments,
-    read_segments,
-    reduced_axes,
-)
+from jaxnorm._core.segment_ids import read_segments, reduced_axes
+from jaxnorm._core.segments import SegmentNorm, normalize_segments
 from jaxnorm._core.validation import check_epsilon
 
 
@@ -77,7 +73,8 @@ def segment_layer_norm(
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which positions, or reduced axes, are divided. An id means the same segment on
         all devices; the sums of all segments cross devices, in two collectives forward
-        and one backward. Under `jax.jit` a sharded x needs none.
+        and one backward. (In `jax.shard_map` with `check_vma=True` one more sums the
+        gradients of scale and bias.) Under `jax.jit` a sharded x needs none.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 

@@ -49,13 +49,21 @@ MUTANTS = {
             "rms",
         ),
     ],
-    "_core/segments.py": [
+    "_core/segment_ids.py": [
         (
             "padding taken for the last segment",
             "inside = (ids >= 0) & (ids < number)",
             "inside = ids < number",
             f"{SEGMENTS}::test_oracle",
             "padding and graph_norm",
+        ),
+    ],
+    "_core/segments.py": [
+        (
+            "long segments summed one by one",
+            "parts = min(max(size // (8 * self.number), 1), 1024) if known else 1",
+            "parts = 1",
+            f"{SEGMENTS}::test_long_segments",
         ),
         (
             "squares of segments about 0",

@@ -20,7 +20,8 @@ NORMS = {  # parameters, and collectives of the forward pass
     "segment_layer_norm": (("scale", "bias"), 2),
     "segment_rms_norm": (("scale",), 1),
 }
-NODES, FEATURES, NUMBER = 4 * DEVICES, 3, 5
+EACH = 80  # nodes of a device, enough for several sums of each segment
+NODES, FEATURES, NUMBER = EACH * DEVICES, 3, 5
 
 
 def forward_pass(norm, axis_name):
@@ -39,7 +40,9 @@ def draw_problem(norm):
     """x, ids, weight, no state, parameters. One segment is empty, one on one device."""
     rng = np.random.default_rng(0)
     ids = rng.choice([-1, 0, 1, 3], NODES)
-    ids[8:12], ids[12:16] = 4, -1  # a device without any
+    ids = ids.reshape(DEVICES, EACH)
+    ids[2], ids[3] = 4, -1  # a device without any
+    ids = ids.reshape(NODES)
     x = np.where(ids[:, None] < 0, np.nan, draw(rng, (NODES, FEATURES), loc=20))
     params = [draw(rng, FEATURES, loc=0.7, std=0.2) for _ in NORMS[norm][0]]
     return place(x), jnp.asarray(ids), draw(rng, x.shape), (), *params
