@@ -66,6 +66,20 @@ def either_way(norm):
     return function
 
 
+def averaging(norm):
+    """With sums over beta times x that do not grow with the number of elements."""
+
+    def function(x, alpha, beta, scale=None, *, reduction_axes=-1, **options):
+        sizes = [x.shape[axis] for axis in np.atleast_1d(reduction_axes)]
+        part = 2.0 ** -math.ceil(math.log2(max(math.prod(sizes), 1)))
+        if beta.dtype.itemsize < 4:  # of float16 the product may be too small
+            beta = beta.astype(np.float32)
+        options["reduction_axes"] = reduction_axes
+        return norm(x, alpha, beta * part, scale, **options)
+
+    return function
+
+
 def there_and_back(x, forecast, scale, bias, *, dtype=None, **options):
     options |= {"dtype": dtype, "allow_single_value": True}
     y, undo = jaxnorm.reversible_instance_norm(x, scale, bias, **options)
@@ -167,8 +181,9 @@ ROWS = {
             "scale_offset",
         ),
     ),
-    "seed_norm": of_example(
-        "seed_norm",
+    "seed_norm": Row(
+        averaging(jaxnorm.seed_norm),
+        averaging(family_oracle.seed_norm),
         params=("alpha", "beta", "scale"),
         options=("reduction_axes", "scale_offset"),
         takes_complex=False,
