@@ -1,6 +1,7 @@
 """The normalizers that random calls are drawn of, and what each takes."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 

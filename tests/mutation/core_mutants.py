@@ -235,6 +235,12 @@ MUTANTS = {
     ],
     "_core/compute_moments.py": [
         (
+            "0 / 0 without epsilon",
+            "positive = square != 0",
+            "positive = square == square",
+            "test_scales.py::test_neither_variance_nor_epsilon",
+        ),
+        (
             "NaN under the mask reaches derivatives",
             "x = zero_masked(mask, x).astype(dtype)\n    if not use_fast_variance:",
             "x = x.astype(dtype)\n    if not use_fast_variance:",
