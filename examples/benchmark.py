@@ -1,4 +1,4 @@
-"""Measures normalization layers: time, memory traffic, residuals.
+"""Measures normalization layers, and networks: time, memory traffic, residuals.
 
 Ours and `flax.linen`'s (and, for batch norm, Haiku's and Keras's, where they are
 installed) run in turn in one process, on whatever device JAX has. A machine's speed
@@ -7,16 +7,23 @@ with their quartiles. Where these include 1, nothing can be concluded ("open").
 
   python examples/benchmark.py
   python examples/benchmark.py --norm=batch --shape=256,56,56,64 --repeats=100
+  python examples/benchmark.py --program=all --dtype=bfloat16 --repeats=7 --json=FILE
+
+With `--program`, training steps of the programs of `examples/compiled.py`, norms
+alone among them; beside PyTorch (channels last, eager and by `torch.compile`) where it
+is installed. Memory is what the compiled program needs at a time; for PyTorch, the most
+that is allocated.
 """
 
 import dataclasses
 import functools
 import importlib.util
+import json
 import os
 import statistics
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 import flax.linen
 import jax
@@ -25,7 +32,9 @@ import rich.box
 import rich.console
 import rich.table
 from command_line import Parser, at_least, sizes
-from timing import interleaved, ratio
+from compilers.programs import PROGRAMS
+from timing.pairs import interleaved, ratio
+from timing.table import program_rows
 
 import jaxnorm.linen
 
@@ -194,6 +203,15 @@ def show(title: str, rows: Iterator[Row]) -> None:
     rich.console.Console(width=280).print(table)
 
 
+def recorded(rows: Iterator[Row], output: TextIO) -> Iterator[Row]:
+    """Yields the rows, and writes each as a line of JSON, with what it was run on."""
+    device = jax.devices()[0].device_kind
+    for row in rows:
+        line = {"jax": jax.__version__, "device": device}
+        print(json.dumps(line | row), file=output, flush=True)
+        yield row
+
+
 def main() -> None:
     """Parses the flags, measures, prints."""
     parser = Parser(__doc__)
@@ -209,11 +227,22 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=at_least(2), default=30, help="pairs of samples"
     )
+    parser.add_argument(
+        "--program",
+        action="append",
+        choices=[*PROGRAMS, "all"],
+        metavar="PROGRAM",
+        help=f"of {', '.join(PROGRAMS)}, or all of them; repeats",
+    )
+    parser.add_argument("--json", metavar="FILE", help="gets a line a row")
     flags = parser.parse_args()
+    named = flags.program or []
+    programs = PROGRAMS if "all" in named else named
+    dtypes = flags.dtype or DTYPES
     cases = [
         (norm, dtype, shape)
-        for norm in flags.norm or CLASSES
-        for dtype in flags.dtype or DTYPES
+        for norm in flags.norm or ([] if programs else CLASSES)
+        for dtype in dtypes
         for shape in flags.shape or map(sizes, SHAPES[norm])
     ]
     for norm, dtype, shape in cases:
@@ -229,10 +258,20 @@ def main() -> None:
         "Ratios are another's time over ours: the median of pairs (and quartiles).\n"
         'Above 1, ours is faster. Where the quartiles include 1, it is "open" which is.'
     )
-    show(
-        "A training step of one layer",
-        (row for case in cases for row in time_rows(*case, flags.repeats)),
-    )
+    timer = functools.partial(interleaved, repeats=flags.repeats)
+    with open(flags.json or os.devnull, "w") as output:
+        if cases:
+            rows = (row for case in cases for row in time_rows(*case, flags.repeats))
+            show("A training step of one layer", recorded(rows, output))
+        if programs:
+            rows = (
+                row
+                for name in programs
+                for dtype in dtypes
+                for shape in flags.shape or PROGRAMS[name].shapes
+                for row in program_rows(name, dtype, shape, LIBRARIES, timer)
+            )
+            show("A training step of a program", recorded(rows, output))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from benchmark import DTYPES, Row, Tree, show
 from command_line import Parser, at_least
-from timing import interleaved, ratio
+from timing.pairs import interleaved, ratio
 
 from jaxnorm.tools import fold_model, suggest_folds
 

@@ -106,7 +106,7 @@ def test_shapes_are_read_as_tables_print_them(monkeypatch):
 
 def test_ratios_of_pairs(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    from timing import ratio
+    from timing.pairs import ratio
 
     # the machine became slower, for both
     ours, others = [1.0, 2.0, 4.0, 8.0, 16.0], [3.0, 5.0, 8.0, 16.0, 24.0]

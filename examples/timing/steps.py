@@ -1,0 +1,91 @@
+"""Training steps of the programs of `compilers/programs.py`, ready to be called."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from compilers.programs import PROGRAMS, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A step with its arguments.
+
+    Attributes:
+      run: takes a step; its results have `block_until_ready`.
+      memory: the bytes that it needs at a time, arguments and results included, as far
+        as known; to be called after a step.
+    """
+
+    run: Callable[[], Any]
+    memory: Callable[[], int | None]
+
+
+def jax_step(
+    name: str, library: ModuleType, dtype: str, shape: tuple[int, ...], policy: bool
+) -> Timed:
+    """Returns a training step, compiled.
+
+    Args:
+      name: of `PROGRAMS`.
+      library: `jaxnorm.linen` or `flax.linen`.
+      dtype: of activations.
+      shape: of the input.
+      policy: the network is rematerialized under `jaxnorm.checkpoint_policy`.
+
+    Raises:
+      ShapeError: the program does not take an input of this shape.
+    """
+    step = make_step(name, "training", library, dtype, shape, policy)
+    compiled = step.function.lower(step.variables, *step.batch).compile()
+    network = PROGRAMS[name].build(library, jnp.dtype(dtype))
+    batch = [_draw(x, seed) for seed, x in enumerate(step.batch)]
+    state = jax.jit(network.init)(jax.random.key(0), batch[0])
+
+    def run() -> Any:
+        nonlocal state
+        results = compiled(state, *batch)
+        if PROGRAMS[name].learns:  # which takes the place of the old variables
+            _, state = results
+        return results
+
+    def memory() -> int | None:
+        needed = compiled.memory_analysis()
+        if needed is None:
+            return None
+        results = needed.output_size_in_bytes - needed.alias_size_in_bytes
+        return needed.argument_size_in_bytes + results + needed.temp_size_in_bytes
+
+    return Timed(run, memory)
+
+
+def torch_steps(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Timed]:
+    """Returns PyTorch's steps, eager and compiled; none where it is of no use here.
+
+    Which is where it is not installed, or JAX has a GPU and PyTorch has none.
+    """
+    if not importlib.util.find_spec("torch"):
+        return {}
+    import torch
+
+    from timing.torch_networks import make_torch_step
+
+    gpu = jax.default_backend() == "gpu"
+    if gpu and not torch.cuda.is_available():
+        return {}
+    device = "cuda" if gpu else "cpu"
+    return {
+        label: Timed(*make_torch_step(name, dtype, shape, device, compiled=compiled))
+        for label, compiled in (("torch", False), ("torch.compile", True))
+    }
+
+
+def _draw(x: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
+    """Returns normal numbers, or zeros where labels are asked for."""
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return jnp.zeros(x.shape, x.dtype)
+    return jax.random.normal(jax.random.key(seed), x.shape, x.dtype)

@@ -1,0 +1,69 @@
+"""Whole programs in examples/benchmark.py, at tiny sizes: that they run; their rows.
+
+Times are not judged.
+"""
+
+import functools
+import importlib.util
+import json
+import sys
+
+import benchmark
+import jax
+import pytest
+from timing.table import program_rows
+
+TINY = {
+    "layer": (2, 4, 8),
+    "chain": (2, 4, 4, 8),
+    "transformer-rms": (2, 4, 8),
+    "unet": (1, 4, 4, 32),
+    "resnet50": (2, 32, 32, 3),
+}
+
+
+# The rest run the same steps, of other networks.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "layer" else pytest.mark.slow)
+        for name in TINY
+    ],
+)
+def test_a_program_is_timed(name):
+    timer = functools.partial(benchmark.interleaved, repeats=1)
+    with jax.numpy_dtype_promotion("standard"):
+        rows = list(
+            program_rows(name, "bfloat16", TINY[name], benchmark.LIBRARIES, timer)
+        )
+    figures = {row["library"]: row for row in rows}
+    expected = {"jaxnorm", "flax.linen"}
+    if name in ("chain", "resnet50"):
+        expected.add("jaxnorm with policy")
+    if importlib.util.find_spec("torch"):
+        expected |= {"torch", "torch.compile"}
+    assert figures.keys() == expected
+    assert figures["jaxnorm"]["ratio"] == "1.00"
+    for library in expected - {"torch", "torch.compile"}:
+        assert float(figures[library]["memory, MiB"]) > 0
+    number, unit = figures["jaxnorm"]["a second"].split()
+    assert int(number.replace(",", "")) > 0
+    assert unit == ("tokens" if len(TINY[name]) == 3 else "images")
+
+
+def test_json_has_the_rows_of_the_tables(tmp_path, monkeypatch, capsys):
+    lines = tmp_path / "lines"
+    options = ["--norm=rms", "--program=rms", "--shape=2,4,8", "--dtype=float32"]
+    options += ["--repeats=1", f"--json={lines}"]
+    monkeypatch.setattr(sys, "argv", [benchmark.__file__, *options])
+    benchmark.main()
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {(row["jax"], row["library"]) for row in rows} >= {
+        (jax.__version__, "jaxnorm"),
+        (jax.__version__, "flax.linen"),
+    }
+    printed = capsys.readouterr().out
+    titles = "A training step of one layer", "A training step of a program"
+    assert all(title in printed for title in titles)
+    kinds = [("norm" in row, "program" in row) for row in rows]
+    assert set(kinds) == {(True, False), (False, True)}
