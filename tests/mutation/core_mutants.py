@@ -8,6 +8,7 @@ STATS = "test_running_stats.py"
 ACCURACY = "test_accuracy.py"
 DERIVATIVES = "test_derivatives.py"
 COST = "test_cost.py"
+POLICY = "test_checkpoint_policy.py"
 INVARIANTS = "test_family_invariants.py"
 BAD = "test_bad_input.py"
 FAMILY = "batch/test_batch_family.py"
@@ -329,6 +330,20 @@ MUTANTS = {
             "return checkpoint_name(leaf, name)",
             "return leaf",
             f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
+        ),
+    ],
+    "_core/rematerialization.py": [
+        (
+            "the name that no policy keeps dropped",
+            'return tag_for_remat(tag_for_remat(x, INPUT_NAME), f"{INPUT_NAME}_again")',
+            "return tag_for_remat(x, INPUT_NAME)",
+            f"{POLICY}::test_a_layer_keeps_what_is_normalized_once",
+        ),
+        (
+            "the moments made again",
+            "_policies.save_only_these_names(INPUT_NAME, MOMENTS_NAME),",
+            "_policies.save_only_these_names(INPUT_NAME),",
+            f"{POLICY}::test_nothing_but_elementwise_operations_is_repeated",
         ),
     ],
     "_core/pooling.py": [
