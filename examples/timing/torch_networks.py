@@ -149,6 +149,11 @@ NETWORKS: dict[str, Callable[[Norm, int], nn.Module]] = {
 }
 
 
+def make_network(name: str, width: int) -> nn.Module:
+    """Returns the network of a program, for inputs of `width` features."""
+    return NETWORKS.get(name, _alone)(NORMS[PROGRAMS[name].norm], width)
+
+
 class _Queued:
     """What has been started; JAX waits for whatever has this method."""
 
@@ -171,9 +176,7 @@ def make_torch_step(
       compiled: by `torch.compile`, or eager.
     """
     program, kind = PROGRAMS[name], getattr(torch, dtype)
-    network = NETWORKS.get(name, _alone)(NORMS[program.norm], shape[-1]).to(
-        device, kind
-    )
+    network = make_network(name, shape[-1]).to(device, kind)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.float()

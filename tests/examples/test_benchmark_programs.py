@@ -4,22 +4,30 @@ Times are not judged.
 """
 
 import functools
-import importlib.util
 import json
 import sys
 
 import benchmark
 import jax
 import pytest
+from compilers.programs import make_step
 from timing.table import program_rows
 
+import jaxnorm.linen
+
 TINY = {
-    "layer": (2, 4, 8),
+    "layer": (8, 64, 64),
     "chain": (2, 4, 4, 8),
     "transformer-rms": (2, 4, 8),
     "unet": (1, 4, 4, 32),
     "resnet50": (2, 32, 32, 3),
 }
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    """Which takes long to compile, and is in a test of its own."""
+    monkeypatch.setattr("timing.table.torch_steps", lambda *of: {})
 
 
 # The rest run the same steps, of other networks.
@@ -30,6 +38,7 @@ TINY = {
         for name in TINY
     ],
 )
+@pytest.mark.usefixtures("without_torch")
 def test_a_program_is_timed(name):
     timer = functools.partial(benchmark.interleaved, repeats=1)
     with jax.numpy_dtype_promotion("standard"):
@@ -40,17 +49,33 @@ def test_a_program_is_timed(name):
     expected = {"jaxnorm", "flax.linen"}
     if name in ("chain", "resnet50"):
         expected.add("jaxnorm with policy")
-    if importlib.util.find_spec("torch"):
-        expected |= {"torch", "torch.compile"}
     assert figures.keys() == expected
     assert figures["jaxnorm"]["ratio"] == "1.00"
-    for library in expected - {"torch", "torch.compile"}:
+    for library in expected:
         assert float(figures[library]["memory, MiB"]) > 0
     number, unit = figures["jaxnorm"]["a second"].split()
     assert int(number.replace(",", "")) > 0
     assert unit == ("tokens" if len(TINY[name]) == 3 else "images")
 
 
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", TINY)
+def test_the_networks_of_pytorch(name):
+    """Eager: their step runs, and they have as many parameters as ours."""
+    pytest.importorskip("torch")
+    from timing.torch_networks import make_network, make_torch_step
+
+    run, _ = make_torch_step(name, "float32", TINY[name], "cpu", compiled=False)
+    run().block_until_ready()
+
+    theirs = make_network(name, TINY[name][-1])
+    ours = make_step(name, "training", jaxnorm.linen, "float32", TINY[name])
+    ours = jax.tree.leaves(ours.variables["params"])
+    assert sum(x.size for x in ours) == sum(x.numel() for x in theirs.parameters())
+
+
+@pytest.mark.usefixtures("without_torch")
 def test_json_has_the_rows_of_the_tables(tmp_path, monkeypatch, capsys):
     lines = tmp_path / "lines"
     options = ["--norm=rms", "--program=rms", "--shape=2,4,8", "--dtype=float32"]
