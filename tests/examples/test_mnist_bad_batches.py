@@ -38,7 +38,7 @@ def metrics(workdir):
     return [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", matrix([np.nan, np.inf], often=[np.inf]))
 @pytest.mark.parametrize(
     "parallelism", matrix(("shard_map", "pmap", "jit"), often=["shard_map"])
 )
@@ -83,6 +83,7 @@ def test_bad_batches_are_counted_and_reported(poison, get_config, tmp_path, caps
     assert "bad batches 2" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_too_many_in_a_row_end_the_run(poison, get_config, tmp_path):
     config = get_config(**OPTIONS, max_bad_batches=2, checkpoint_every=1)
     poison([0, 2, 3])

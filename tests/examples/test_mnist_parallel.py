@@ -19,7 +19,7 @@ NUM_DEVICES = 4
 pytestmark = pytest.mark.usefixtures("narrow")
 
 
-# Often padded, with a device that has no example. The tests below run the other two.
+# Often padded, with a device that has no example.
 @pytest.mark.parametrize(
     ("parallelism", "count"),
     matrix(itertools.product(PARALLELISMS, (16, 13, 3)), often=[("pmap", 3)]),
@@ -56,9 +56,9 @@ def test_padding_may_hold_anything(run, assert_close, double_precision, monkeypa
     assert_close(actual, expected, tolerance=0)
 
 
-@pytest.mark.parametrize(
-    "parallelism", matrix(("pmap", "shard_map"), often=["shard_map"])
-)
+# The types of such a step are tested in test_mnist_norms.py, the rest of it above.
+@pytest.mark.full
+@pytest.mark.parametrize("parallelism", ["pmap", "shard_map"])
 def test_without_sync_each_device_has_the_statistics_of_its_examples(
     run, assert_close, parallelism
 ):

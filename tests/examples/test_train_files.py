@@ -59,7 +59,7 @@ def test_there_are_four():
 
 @pytest.mark.parametrize(
     "stem",
-    matrix([f.stem for f in FILES], often=["train_nnx", "train_shard_map"]),
+    matrix([f.stem for f in FILES], often=["train_nnx"]),
 )
 def test_trains_on_other_arrays_and_goes_on(stem, start, tmp_path):
     (file,) = (file for file in FILES if file.stem == stem)

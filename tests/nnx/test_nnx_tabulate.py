@@ -46,7 +46,7 @@ NOT_SHOWN = {"BatchNormLSTMCell", *WITH_MORE}
     "name",
     matrix(
         (n for n in NAMES if n not in NOT_SHOWN),
-        often=("BatchNorm", "RecurrentBatchNorm", "RMSNorm", "SpectralNorm"),
+        often=("RecurrentBatchNorm", "SpectralNorm"),
     ),
 )
 def test_tabulate(name):
