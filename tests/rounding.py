@@ -28,7 +28,7 @@ import numpy as np
 import oracle
 
 FACTOR = 16  # how many roundings there are one after the other, about
-TRIALS = 8  # errors of two moments may cancel in one or the other
+TRIALS = 4
 LOST = 0.02  # of a result; from there on it says nothing
 STEPS = (2e-3, 1e-3, 5e-4)  # of the differences that are the oracle's derivative
 
@@ -106,12 +106,16 @@ class Roundings:
         self.frozen = Held(function, lambda i, *_: taken[i])
         # Each kind by itself, since they might cancel.
         self.rounded = {kind: [] for kind in ("means", "variances", "parameters")}
+        pairs = [], []
         for trial in range(TRIALS):
             # Each second one has the opposite errors: variances may stop at 0.
             rng = np.random.default_rng((seed, trial // 2))
             unit = arithmetic.unit * (-1) ** trial
             errors = [arithmetic.noise(rng, *own[1:], unit) for own in taken]
             means, variances = zip(*errors, strict=True) if errors else ((), ())
+            if trial < 2:
+                pairs[0].append(_shifted(means, None))
+                pairs[1].append(_shifted(None, variances))
             off = [1 + unit * _signs(rng, p) for p in arguments[1:]]
             for kind, changed in (
                 ("means", Held(function, _shifted(means, None))),
@@ -119,7 +123,15 @@ class Roundings:
                 ("parameters", Held(_scaled(function, off), _as_they_are)),
             ):
                 self.rounded[kind].append(changed)
-        others = [[f(*arguments) for f in group] for group in self.rounded.values()]
+        groups = [*self.rounded.values()]
+        if len(taken) > 1:  # each of the moments by itself, since they might cancel
+            alone = [
+                [Held(function, _alone(index, change)) for change in changes]
+                for changes in pairs
+                for index in range(len(taken))
+            ]
+            groups = [self.rounded["parameters"], *alone]
+        others = [[f(*arguments) for f in group] for group in groups]
         self.reach, self.whole, self.lost = [], [], []
         for i, own in enumerate(self.exact):
             reach = sum(
@@ -246,6 +258,15 @@ def _shifted(means, variances):
         return count, mean, var
 
     return change
+
+
+def _alone(chosen, change):
+    """A change of one moment only."""
+
+    def changed(index, *moments):
+        return change(index, *moments) if index == chosen else moments
+
+    return changed
 
 
 def _far(a, b):
