@@ -83,7 +83,7 @@ def recalibrate(
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen, jaxnorm.tools
       >>> model = jaxnorm.linen.BatchNorm(use_running_average=False)
-      >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[8.0]])]
+      >>> batches = [jnp.array([[1.0], [3.0], [5.0]]), jnp.array([[8.0], [8.0]])]
       >>> variables = model.init(jax.random.key(0), batches[0])
       >>> def apply(variables, batch):
       ...     return model.apply(variables, batch, mutable=["batch_moments"])[1][
@@ -91,7 +91,7 @@ def recalibrate(
       ...     ]
       >>> stats = jaxnorm.tools.recalibrate(apply, variables, batches)
       >>> stats["mean"], stats["var"].round(2)
-      (Array([4.], dtype=float32), Array([8.67], dtype=float32))
+      (Array([5.], dtype=float32), Array([7.6], dtype=float32))
     """
     if passes < 1:
         raise ValueError(f"passes must be at least 1, got {passes}.")

@@ -99,7 +99,8 @@ OFTEN = [
     "instance, no space",
     "instance, examples masked",
     "causal",
-    "causal, adaptive",
+    "causal, of one group, adaptive",
+    "causal, images, size, offset",
     "causal, examples masked",
 ]
 

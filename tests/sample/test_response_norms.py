@@ -96,6 +96,7 @@ OFTEN = {
     "filter response": ("image", "without parameters", "per element"),
     "global response": ("channels first", "per example"),
     "dynamic tanh": ("two feature axes", "scalars"),
+    "dynamic erf": ("image",),
     "evo s0": ("image", "without space", "per element"),
 }
 
@@ -260,6 +261,7 @@ OFTEN_DTYPES = {
     "filter response": (2, 3, 6),
     "global response": (1, 7),
     "dynamic tanh": (0, 4),
+    "dynamic erf": (3,),
     "evo s0": (1, 5),
 }
 
