@@ -141,7 +141,7 @@ def align_mask(mask: ArrayLike | None, x: Array) -> Array | None:
             f"mask must broadcast to the input's shape {shape}, got {mask.shape}. "
             + _how_to_align(mask.shape, shape)
         )
-    _warn_of_two_readings(mask.shape, shape)
+    _warn_if_ambiguous(mask.shape, shape)
     mask = jnp.expand_dims(mask, tuple(range(len(shape) - mask.ndim)))
     mask = shard_as(x, mask)
     return mask if jnp.issubdtype(mask.dtype, jnp.floating) else mask.astype(bool)
@@ -157,13 +157,13 @@ def _how_to_align(mask: tuple[int, ...], shape: tuple[int, ...]) -> str:
 
 
 def broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    """Returns whether a shape is of the same rank, with 1 where it is not the same."""
+    """Returns whether a shape has the same rank, and size 1 wherever sizes differ."""
     if len(small) != len(large):
         return False
     return all(a in (1, b) for a, b in zip(small, large, strict=True))
 
 
-def _warn_of_two_readings(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def _warn_if_ambiguous(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """Warns of a mask that broadcasts to a shape, and fits its first axes as well."""
     others = len(shape) - len(mask)
     ones = (1,) * others

@@ -84,7 +84,7 @@ def batch_axis(feature_axes: tuple[int, ...]) -> int:
 def space_axes(
     reduction_axes: Axes | None, feature_axes: tuple[int, ...], ndim: int
 ) -> tuple[int, ...]:
-    """Returns the axes that are reduced where features keep their own statistics.
+    """Returns the axes that are reduced for each feature of each example.
 
     Args:
       reduction_axes: As the user gives them; None: all but the first, which is the

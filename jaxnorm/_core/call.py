@@ -17,7 +17,7 @@ from jaxnorm._core.compute_moments import (
 )
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import name_input
+from jaxnorm._core.rematerialization import tag_input_for_remat
 from jaxnorm._core.standardize import Standardization, standardize
 from jaxnorm._core.validation import check_epsilon
 
@@ -67,7 +67,7 @@ class Call:
           spec: Its epsilon is as the user gives it.
           scale_offset: Is added to a given scale, in float32 or wider.
         """
-        x = name_input(x)
+        x = tag_input_for_remat(x)
         spec = dataclasses.replace(spec, epsilon=check_epsilon(spec.epsilon))
         scale, bias = align_affine(x, scale, bias, features, scale_offset)
         return cls(x, scale, bias, align_mask(mask, x), features, spec)
@@ -87,7 +87,7 @@ class Call:
         return align(value, self.x, self.features, name)
 
     def own_moments(self) -> ShiftedMoments:
-        """Returns the moments of x, of whose mean nothing is known before."""
+        """Returns the moments of x, without a prior estimate of its mean."""
         compute = compute_own_moments if self.spec.center else compute_mean_square
         return compute(self.x, self.reduction, mask=self.mask)
 

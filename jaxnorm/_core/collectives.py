@@ -5,7 +5,7 @@ element, the result is the one of the whole batch on one device.
 
 Inside `jax.shard_map` with `check_vma=True`, JAX tracks over which mesh axes a value
 varies, and transposes each implicit move from invariant to varying into a collective
-of its own. `vary_together` makes that move once for several values, so that the
+of its own. `pcast_stacked` makes that move once for several values, so that the
 backward pass has one collective.
 """
 

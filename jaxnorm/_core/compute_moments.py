@@ -96,7 +96,7 @@ def inverse_std(
     return where(nonempty, rstd, jnp.zeros_like(rstd))
 
 
-def root(square: Array) -> Array:
+def safe_sqrt(square: Array) -> Array:
     """Returns the root; 0 with derivatives 0, of any order, where it is below 1e-19."""
     zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which so spreads
     # Selected before the root too: its slope at 0 is infinite, and 0 times that is NaN.
@@ -117,7 +117,7 @@ def safe_shift(shift: Array) -> Array:
 
 
 def rounding_noise(delta: Array) -> Array:
-    """Returns the variance that rounding alone can make of a mean of `|delta|^2`."""
+    """Returns a bound on the rounding error of a variance, given `delta`."""
     return 4 * jnp.finfo(delta.dtype).eps * real_inner_product(delta, delta)
 
 
@@ -162,7 +162,7 @@ def compute_moments(
 def compute_own_moments(
     x: Array, reduction: Reduction, *, mask: Array | None
 ) -> ShiftedMoments:
-    """Returns the moments of x, of whose mean nothing is known before."""
+    """Returns the moments of x, without a prior estimate of its mean."""
     dtype = accumulation_dtype(x.dtype)
     if mask is not None:  # a part may see nothing
         shift = jnp.zeros((1,) * x.ndim, dtype)
@@ -237,11 +237,11 @@ def moments_from_sums(
     delta = total / safe_count(count).astype(total.dtype)
     var = total_square / safe_count(count) - real_inner_product(delta, delta)
     noise = lax.stop_gradient(rounding_noise(delta))
-    var = nan_if_overflown(jnp.where(var <= noise, noise, var))
+    var = nan_if_overflowed(jnp.where(var <= noise, noise, var))
     return ShiftedMoments(count, shift, delta, var)
 
 
-def nan_if_overflown(var: Array) -> Array:
+def nan_if_overflowed(var: Array) -> Array:
     """Returns `var`, and NaN where the sum of squares exceeded the range of its dtype.
 
     An infinite variance would normalize to 0, as if nothing had happened. (And a select

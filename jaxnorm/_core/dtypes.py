@@ -59,9 +59,9 @@ def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dty
 
 
 def round_to(value: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Returns a value rounded to what a narrower dtype has of it, in its own dtype.
+    """Returns a value rounded to the precision of a narrower dtype, in its own dtype.
 
-    A cast there and back would not do: XLA may leave out both.
+    Not by casting there and back: XLA may remove both casts.
     """
     if jnp.iscomplexobj(value):
         return lax.complex(round_to(value.real, dtype), round_to(value.imag, dtype))

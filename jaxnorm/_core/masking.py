@@ -13,14 +13,14 @@ def is_valid(mask: Array) -> Array:
 
 
 def zero_masked(mask: Array | None, value: Array) -> Array:
-    """Returns `value`; 0 under the mask, whatever is there."""
+    """Returns `value`; 0 where it is masked out, even if it is NaN there."""
     if mask is None:
         return value
     return where(is_valid(mask), value, jnp.zeros_like(value))
 
 
 def apply_weights(mask: Array | None, value: Array) -> Array:
-    """Returns `value` times its weight; 0 under the mask, whatever is there."""
+    """Returns `value` times its weight; 0 where it is masked out, even if it is NaN."""
     value = zero_masked(mask, value)
     if mask is None or mask.dtype == jnp.bool_:
         return value

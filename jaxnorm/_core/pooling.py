@@ -36,13 +36,13 @@ def pool_moments_about_mean(
 
     Args:
       parts: Moments of parts of x.
-      reduction: As in `pool`.
+      reduction: As in `pool_moments`.
       shift: The mean of features without valid elements.
     """
     count, weight = _weights(parts)
     number, total = reduction.sums(*lax.stop_gradient((count, weight * parts.mean)))
     shift = mean_as_shift(number, total, shift.astype(total.dtype))
-    # One that is not finite would reach the parts that are.
+    # A shift that is not finite would reach the parts whose shifts are.
     shift = jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
     return pool_moments(parts.with_shift(tag_for_remat(shift)), reduction)
 

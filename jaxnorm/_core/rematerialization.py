@@ -20,7 +20,7 @@ _POLICY = _policies.save_from_both_policies(
 )
 
 
-def name_input(x: Array) -> Array:
+def tag_input_for_remat(x: Array) -> Array:
     """Returns the input of a normalizer under the name that policies know.
 
     To be used from then on in place of x. A policy that keeps x would keep it once more

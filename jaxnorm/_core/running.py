@@ -72,7 +72,7 @@ class _WarmupMomentum:
         return jnp.minimum(self.limit, (1 + count) / (10 + count))
 
 
-def evaluate(schedule: Schedule, count: Array, name: str) -> Array | float:
+def evaluate_schedule(schedule: Schedule, count: Array, name: str) -> Array | float:
     """Returns what a schedule says for the next update.
 
     Args:
@@ -208,7 +208,9 @@ def resolve_momentum(
             f"{' and '.join(names)} without a count. Make them with "
             f"init_{kind}_stats(feature_shape, counted=True)."
         )
-    return check_momentum(evaluate(momentum, jnp.asarray(running["count"]), "momentum"))
+    return check_momentum(
+        evaluate_schedule(momentum, jnp.asarray(running["count"]), "momentum")
+    )
 
 
 def unbiased_factor(count: Array) -> Array:
@@ -219,7 +221,7 @@ def unbiased_factor(count: Array) -> Array:
 
 
 def skip_if_nonfinite(batch: object, new: _State, old: _State) -> _State:
-    """Returns `new` if the batch is finite and no statistic ceases to be, else `old`.
+    """Returns `new`; `old` if the batch, or a new statistic alone, is not finite.
 
     All statistics of the layer are kept, or none.
 

@@ -92,8 +92,8 @@ def check_running_moments(
         check_statistic(value, f"moments.{name}", feature_shape, kind)
 
 
-def forget(moments: RunningMoments, max_count: float) -> RunningMoments:
-    """Returns moments that weigh as much as `max_count` elements, or less."""
+def cap_count(moments: RunningMoments, max_count: float) -> RunningMoments:
+    """Returns moments with their count capped at `max_count`."""
     more = moments.count > max_count
     # In two parts as well: 0.7 is no number of bfloat16.
     limit = np.asarray(max_count, moments.count.dtype)
@@ -152,10 +152,10 @@ def add_batch(
     moments, batch = lax.stop_gradient((moments, batch))
     batch = RunningMoments(*map(shard_as, moments, batch))
     wide = accumulation_dtype(shift.dtype, moments.mean.dtype)
-    return merge_running_moments(in_dtype(moments, wide), in_dtype(batch, wide))
+    return merge_running_moments(cast_moments(moments, wide), cast_moments(batch, wide))
 
 
-def in_dtype(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
+def cast_moments(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
     """Returns moments in another dtype: the two parts together hold what they can.
 
     Moments whose parts were cast one by one have a second part that is not small beside

@@ -11,7 +11,7 @@ from jaxnorm._core.sharding import shard_as, where
 from jaxnorm._core.validation import check_integer
 
 
-def read_segments(
+def parse_segments(
     segment_ids: ArrayLike,
     num_segments: int,
     x: Array,

@@ -21,7 +21,7 @@ from jaxnorm._core.compute_moments import (
     inverse_std,
     mean_as_shift,
     moments_from_sums,
-    nan_if_overflown,
+    nan_if_overflowed,
     real_inner_product,
     safe_count,
     safe_shift,
@@ -34,7 +34,7 @@ from jaxnorm._core.sharding import axis_names, shard_as, sharding_of
 
 
 @dataclasses.dataclass(frozen=True)
-class SegmentNorm:
+class SegmentNormSpec:
     """The static part: what is reduced, what is done with it, the result.
 
     What is known of each segment has the rank of x: (segments, 1, ..., features), with
@@ -61,7 +61,7 @@ class SegmentNorm:
     def sum(self, ids: Array, value: Array) -> Array:
         """Sums a value over segments and reduced axes, on this instance alone."""
         value = self.reduction.local_sum(value)
-        parts, part = self._parts(ids)
+        parts, part = self._partial_sum_slots(ids)
         shape = (parts, self.number, *value.shape[self.leading :])
         names, sharding = axis_names(value), None
         if names is not None:
@@ -73,7 +73,7 @@ class SegmentNorm:
     def broadcast_back(self, ids: Array, value: Array, x: Array) -> Array:
         """Returns what is known of segments for each position of x; 0 in none."""
         value = jnp.squeeze(value, tuple(range(1, self.leading)))
-        parts, part = self._parts(ids)
+        parts, part = self._partial_sum_slots(ids)
         names, sharding = axis_names(x), None
         if names is not None:
             others = axis_names(value) or [None] * value.ndim
@@ -83,7 +83,7 @@ class SegmentNorm:
             mode="fill", fill_value=0, out_sharding=sharding
         )
 
-    def _parts(self, ids: Array) -> tuple[int, Array]:
+    def _partial_sum_slots(self, ids: Array) -> tuple[int, Array]:
         """Returns in how many parts segments are summed, and that of each position.
 
         A scatter adds one number after the other, which for long segments loses digits
@@ -106,7 +106,7 @@ class SegmentNorm:
     policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
 )
 def normalize_segments(
-    spec: SegmentNorm,
+    spec: SegmentNormSpec,
     x: Array,
     ids: Array,
     mask: Array,
@@ -120,7 +120,7 @@ def normalize_segments(
     Args:
       spec: Static part.
       x: Input.
-      ids: The segment of each position, as `read_segments` returns them, like the mask.
+      ids: The segment of each position, from `parse_segments`, like the mask.
       mask: What is in a segment and counts, or its weight.
       scale: Multiplies the normalized input; the rank of x, 1 where shared.
       bias: Is added; likewise.
@@ -143,7 +143,7 @@ def normalize_segments(
         kept = share * used.mean
         offset, var = (
             offset - kept,
-            nan_if_overflown(var + real_inner_product(kept, kept)),
+            nan_if_overflowed(var + real_inner_product(kept, kept)),
         )
     rstd = inverse_std(var, spec.epsilon, var.dtype, used.count > 0)
     offset, rstd = pcast_stacked((offset, rstd), like=x)
@@ -156,7 +156,7 @@ def normalize_segments(
 
 
 def _compute_moments(
-    spec: SegmentNorm, x: Array, ids: Array, mask: Array, running_mean: Array | None
+    spec: SegmentNormSpec, x: Array, ids: Array, mask: Array, running_mean: Array | None
 ) -> tuple[Array, ShiftedMoments]:
     """Returns x less the shift of its segment, and the moments of segments.
 
@@ -187,7 +187,7 @@ def _compute_moments(
     )
 
 
-def _local_count(spec: SegmentNorm, x: Array, ids: Array, mask: Array) -> Array:
+def _local_count(spec: SegmentNormSpec, x: Array, ids: Array, mask: Array) -> Array:
     dtype = real_dtype(x.dtype)
     # Integers, since adding ones in float32 stops at 2**24.
     weights = lax.stop_gradient(zero_masked(mask, mask))

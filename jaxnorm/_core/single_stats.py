@@ -6,7 +6,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.stats import check_running, initial_shape
+from jaxnorm._core.stats import check_running_stats, check_stats_shape
 
 
 class MeanStats(NamedTuple):
@@ -97,7 +97,7 @@ def init_mean_stats(
       >>> jaxnorm.init_mean_stats(1)
       MeanStats(mean=Array([0.], dtype=float32))
     """
-    mean = jnp.zeros(initial_shape(feature_shape, dtype), dtype)
+    mean = jnp.zeros(check_stats_shape(feature_shape, dtype), dtype)
     if counted:
         return CountedMeanStats(mean, jnp.zeros((), jnp.float32))
     return MeanStats(mean)
@@ -139,7 +139,7 @@ def init_var_stats(
       >>> jaxnorm.init_var_stats(1)
       VarStats(var=Array([1.], dtype=float32))
     """
-    var = jnp.ones(initial_shape(feature_shape, dtype), dtype)
+    var = jnp.ones(check_stats_shape(feature_shape, dtype), dtype)
     if counted:
         return CountedVarStats(var, jnp.zeros((), jnp.float32))
     return VarStats(var)
@@ -148,8 +148,8 @@ def init_var_stats(
 def check_mean_stats(
     stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks what the user passed as a running mean, as `check_running` does."""
-    check_running(
+    """Checks what the user passed as a running mean, as `check_running_stats` does."""
+    check_running_stats(
         stats,
         (MeanStats, CountedMeanStats),
         f"init_mean_stats({feature_shape}), or pass jaxnorm.MeanStats(running_mean)",
@@ -161,8 +161,8 @@ def check_mean_stats(
 def check_var_stats(
     stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks what the user passed as a running variance, as `check_running` does."""
-    check_running(
+    """Checks running variances that the user passed, as `check_running_stats` does."""
+    check_running_stats(
         stats,
         (VarStats, CountedVarStats),
         f"init_var_stats({feature_shape}), or pass jaxnorm.VarStats(running_var)",

@@ -56,7 +56,7 @@ class Standardization:
       center: Whether the mean is subtracted. If not, the moments are those about 0.
       rescale: Whether x is divided by the standard deviation.
       round_before_scale: Whether what is normalized is rounded to the dtype of x before
-        it is scaled. Derivatives are those without.
+        it is scaled. Derivatives ignore this rounding.
     """
 
     reduction: Reduction
@@ -156,12 +156,12 @@ def _tangent(
     offset = -k * spec.reduction.broadcast_back(tmean)
     slope, offset, tbias = pcast_stacked((slope, offset, tbias), like=x)
     offset = zero_masked_nonfinite(mask, x, offset)
-    slope = _reduce_in_two_stages(slope, tscale, x)
-    offset = _reduce_in_two_stages(offset + tbias, tbias, x)
+    slope = _barrier_between_reductions(slope, tscale, x)
+    offset = _barrier_between_reductions(offset + tbias, tbias, x)
     return (k * tx + centered * slope + offset).astype(spec.dtype)
 
 
-def _reduce_in_two_stages(value: Array, parameter: Array, x: Array) -> Array:
+def _barrier_between_reductions(value: Array, parameter: Array, x: Array) -> Array:
     """Returns `value`, with a barrier between the two reductions of its transpose.
 
     In group and instance norm, the cotangent of x is reduced to one number for each

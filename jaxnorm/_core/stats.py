@@ -90,7 +90,7 @@ def init_batch_stats(
       >>> jaxnorm.init_batch_stats(1)
       BatchStats(mean=Array([0.], dtype=float32), var=Array([1.], dtype=float32))
     """
-    shape = initial_shape(feature_shape, dtype)
+    shape = check_stats_shape(feature_shape, dtype)
     mean, var = jnp.zeros(shape, dtype), jnp.ones(shape, dtype)
     if counted:
         return CountedBatchStats(mean, var, jnp.zeros((), jnp.float32))
@@ -150,7 +150,7 @@ def update_batch_stats(
     return cast(Stats, stats._replace(**new))
 
 
-def initial_shape(
+def check_stats_shape(
     feature_shape: int | tuple[int, ...], dtype: DTypeLike
 ) -> tuple[int, ...]:
     """Returns the shape of running statistics to be made, with a dtype that suits.
@@ -170,12 +170,12 @@ def initial_shape(
 def check_stats(
     stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks batch norm's running statistics, as `check_running` does."""
+    """Checks batch norm's running statistics, as `check_running_stats` does."""
     kinds, make = (BatchStats, CountedBatchStats), f"init_batch_stats({feature_shape})"
-    check_running(stats, kinds, make, feature_shape, dtype)
+    check_running_stats(stats, kinds, make, feature_shape, dtype)
 
 
-def check_running(
+def check_running_stats(
     stats: Any,
     kinds: tuple[type[Any], ...],
     make: str,

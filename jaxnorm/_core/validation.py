@@ -86,8 +86,8 @@ def check_integer(value: object, name: str) -> int:
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(
-            f"{name} must be a Python integer, since shapes hang on it, got {value!r}. "
-            "Under jax.jit pass it through static_argnames."
+            f"{name} must be a Python integer, since shapes depend on it, got "
+            f"{value!r}. Under jax.jit pass it through static_argnames."
         )
     return int(value)
 

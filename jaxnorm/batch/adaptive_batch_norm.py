@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jaxtyping import Inexact
 
 from jaxnorm._core.batch_call import BatchCall, BatchOptions
-from jaxnorm._core.compute_moments import ShiftedMoments, root
+from jaxnorm._core.compute_moments import ShiftedMoments, safe_sqrt
 from jaxnorm._core.dtypes import check_real
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.running import unbiased_factor
@@ -108,7 +108,7 @@ def _normalize(
     number = where(known, instances.count, 2)
     var = reference.var.astype(instances.var.dtype)
     noise = var + call.spec.epsilon
-    mean_limit = strength * root(noise / number)
+    mean_limit = strength * safe_sqrt(noise / number)
     var_limit = strength * noise * jnp.sqrt(2 / (number - 1))
     own_var = instances.var * unbiased_factor(number)
     # Not the batch's plus a difference, which cancels where the example's is small.

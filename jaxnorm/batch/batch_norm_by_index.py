@@ -14,8 +14,8 @@ from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.dtypes import as_array
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segment_ids import read_segments
-from jaxnorm._core.segments import SegmentNorm, normalize_segments
+from jaxnorm._core.segment_ids import parse_segments
+from jaxnorm._core.segments import SegmentNormSpec, normalize_segments
 from jaxnorm._core.stats import Stats
 from jaxnorm._core.validation import check_index
 
@@ -103,9 +103,9 @@ def _others(call: BatchCall) -> tuple[int, ...]:
 
 def _segments(
     call: BatchCall, index: Array, number: int
-) -> tuple[SegmentNorm, Array, Array]:
-    ids, _, mask = read_segments(index, number, call.x, call.mask, call.features)
-    spec = SegmentNorm(
+) -> tuple[SegmentNormSpec, Array, Array]:
+    ids, _, mask = parse_segments(index, number, call.x, call.mask, call.features)
+    spec = SegmentNormSpec(
         number,
         leading=1,
         reduction=Reduction(_others(call), call.reduction.mapped_axes),

@@ -12,9 +12,9 @@ from jaxtyping import Inexact
 from jaxnorm._core.batch_call import BatchCall, BatchOptions
 from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
-from jaxnorm._core.running import Schedule, evaluate
+from jaxnorm._core.running import Schedule, evaluate_schedule
 from jaxnorm._core.sharding import where
-from jaxnorm._core.stats import check_running
+from jaxnorm._core.stats import check_running_stats
 from jaxnorm._core.validation import check_scalar, check_shape
 
 
@@ -129,7 +129,7 @@ def batch_renorm(
             "normalizes the batch, got True."
         )
     make = f"init_renorm_stats({call.feature_shape})"
-    check_running(stats, (RenormStats,), make, call.feature_shape, call.x.dtype)
+    check_running_stats(stats, (RenormStats,), make, call.feature_shape, call.x.dtype)
     r_max = _bound(r_max, "r_max", 1.0, stats.count)
     d_max = _bound(d_max, "d_max", 0.0, stats.count)
     epsilon = call.spec.epsilon
@@ -184,7 +184,7 @@ def _at_least_epsilon(std: Array, epsilon: float) -> Array:
 
 def _bound(value: ArrayLike | Schedule, name: str, least: float, count: Array) -> Array:
     if callable(value):
-        value = evaluate(value, count, name)
+        value = evaluate_schedule(value, count, name)
     known = check_scalar(value, name)
     if isinstance(known, np.ndarray) and not known >= least:
         raise ValueError(f"{name} must be at least {least:g}, got {value}.")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.batch_call import BatchCall, BatchOptions
-from jaxnorm._core.compute_moments import root
+from jaxnorm._core.compute_moments import safe_sqrt
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
 from jaxnorm._core.masking import zero_masked_nonfinite
 from jaxnorm._core.moments import Moments
@@ -88,8 +88,8 @@ def evo_norm_b0(
         epsilon, scale, bias = call.spec.epsilon, call.scale, call.bias
         x = zero_masked_nonfinite(call.mask, call.x, call.x).astype(dtype)
         x = where(instances.count > 0, x, jnp.zeros_like(x))
-        batch_std = root(var.astype(dtype) + epsilon)
-        own = v.astype(dtype) * x + root(instances.var.astype(dtype) + epsilon)
+        batch_std = safe_sqrt(var.astype(dtype) + epsilon)
+        own = v.astype(dtype) * x + safe_sqrt(instances.var.astype(dtype) + epsilon)
         divisor = jnp.maximum(batch_std, own)
         if epsilon == 0:  # over 0, the bias
             x = where(divisor == 0, jnp.zeros_like(x), x)

@@ -27,9 +27,9 @@ from jaxnorm._core.running import skip_if_nonfinite
 from jaxnorm._core.running_moments import (
     RunningMoments,
     add_batch,
+    cap_count,
+    cast_moments,
     check_running_moments,
-    forget,
-    in_dtype,
 )
 from jaxnorm._core.validation import check_epsilon, check_flags, check_number
 
@@ -170,7 +170,9 @@ class _Stream:
         kept = moments.mean.dtype
         if jnp.iscomplexobj(x):
             kept = promote(kept, jnp.complex64)
-        return self._standardize(x, new, mask, features, result), in_dtype(new, kept)
+        return self._standardize(x, new, mask, features, result), cast_moments(
+            new, kept
+        )
 
     def _learn(
         self,
@@ -194,10 +196,10 @@ class _Stream:
             count=batch.count + zero, shift=batch.shift + zero.astype(batch.shift.dtype)
         )
         own = jax.tree.map(functools.partial(jnp.squeeze, axis=reduced), own)
-        old = moments if self.max_count is None else forget(moments, self.max_count)
+        old = moments if self.max_count is None else cap_count(moments, self.max_count)
         new = add_batch(old, *own)
         if self.skip_nonfinite:
-            new = skip_if_nonfinite(own, new, in_dtype(moments, new.mean.dtype))
+            new = skip_if_nonfinite(own, new, cast_moments(moments, new.mean.dtype))
         return new
 
     def _standardize(
@@ -209,7 +211,7 @@ class _Stream:
         result: DTypeLike,
     ) -> Array:
         dtype = accumulation_dtype(result, x.dtype)
-        moments = in_dtype(lax.stop_gradient(moments), dtype)
+        moments = cast_moments(lax.stop_gradient(moments), dtype)
         mean, rest, var = (
             align(value, x, features, "moments")
             for value in (moments.mean, moments.mean_rest, moments.var)

@@ -12,7 +12,7 @@ from jaxnorm._core.axes import Axes, canonical_axes, space_axes
 from jaxnorm._core.call import Call
 from jaxnorm._core.compute_moments import (
     inverse_std,
-    nan_if_overflown,
+    nan_if_overflowed,
 )
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
@@ -120,7 +120,7 @@ def _respond(
     power = moments.var
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
-    power = nan_if_overflown(power)
+    power = nan_if_overflowed(power)
     # Features without valid elements come out as the bias.
     nonempty = None if call.mask is None else moments.count > 0
     y = normalize_with(

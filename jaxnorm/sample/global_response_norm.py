@@ -11,8 +11,8 @@ from jaxnorm._core.call import Call
 from jaxnorm._core.compute_moments import (
     MOMENTS_NAME,
     real_inner_product,
-    root,
     safe_count,
+    safe_sqrt,
 )
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
 from jaxnorm._core.masking import zero_masked, zero_masked_nonfinite
@@ -102,7 +102,7 @@ def _respond(call: Call) -> Array:
     nonempty = jnp.broadcast_to(count > 0, square.shape).astype(square.dtype)
     part = nonempty / safe_count(jnp.sum(nonempty, features, keepdims=True))
     square, part = (checkpoint_name(value, MOMENTS_NAME) for value in (square, part))
-    norm = root(square)
+    norm = safe_sqrt(square)
     mean = jnp.sum(norm * part, features, keepdims=True)
     mean = checkpoint_name(mean, MOMENTS_NAME) + call.spec.epsilon
     if call.spec.epsilon == 0:

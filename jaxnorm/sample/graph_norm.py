@@ -11,8 +11,8 @@ from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
 from jaxnorm._core.collectives import Groups, MappedAxis
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segment_ids import read_segments
-from jaxnorm._core.segments import SegmentNorm, normalize_segments
+from jaxnorm._core.segment_ids import parse_segments
+from jaxnorm._core.segments import SegmentNormSpec, normalize_segments
 from jaxnorm._core.validation import check_epsilon
 
 
@@ -95,7 +95,7 @@ def graph_norm(
     features = canonical_axes(feature_axes, x.ndim)
     result = output_dtype(dtype, x=x, scale=scale, bias=bias)
     scale, bias = align_affine(x, scale, bias, features, scale_offset)
-    ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
+    ids, number, mask = parse_segments(segment_ids, num_segments, x, mask, features)
     if mean_scale is not None:
         mean_scale = align_parameter(mean_scale, "mean_scale", x, features)
         if {*sizes(mean_scale.shape, other_axes(features, x.ndim))} - {1}:
@@ -108,5 +108,5 @@ def graph_norm(
     reduction = Reduction(
         other_axes((*range(ids.ndim), *features), x.ndim), mapped_axes
     )
-    spec = SegmentNorm(number, ids.ndim, reduction, check_epsilon(epsilon), result)
+    spec = SegmentNormSpec(number, ids.ndim, reduction, check_epsilon(epsilon), result)
     return normalize_segments(spec, x, ids, mask, scale, bias, mean_scale)[0]

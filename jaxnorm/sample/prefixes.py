@@ -27,7 +27,7 @@ from jaxnorm._core.compute_moments import (
     compute_own_moments,
     inverse_std,
     mean_as_shift,
-    nan_if_overflown,
+    nan_if_overflowed,
     real_inner_product,
     safe_count,
 )
@@ -37,7 +37,7 @@ from jaxnorm._core.normalize import normalize_with
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.running_moments import (
     RunningMoments,
-    in_dtype,
+    cast_moments,
     merge_running_moments,
 )
 from jaxnorm._core.sharding import gather, shard_as, where
@@ -95,7 +95,7 @@ def normalize_by_prefixes(
     steps = compute_own_moments(x, spec.reduction, mask=mask)
     moments = _go_on(start, steps, spec.time)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
-    own = in_dtype(moments, dtype)
+    own = cast_moments(moments, dtype)
     nonempty = None if mask is None else own.count > 0
     rstd = inverse_std(own.var, spec.epsilon, dtype, nonempty)
     varying = pcast_stacked((own.mean, own.mean_rest, rstd), like=x)
@@ -110,7 +110,7 @@ def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMo
     own = prefix_moments(jax.tree.map(lambda v: gather(v, time), steps), time)
     wide = promote(own.mean.dtype, start.mean.dtype)
     start = jax.tree.map(lambda value: shard_as(own.var, value), start)
-    return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))
+    return merge_running_moments(cast_moments(start, wide), cast_moments(own, wide))
 
 
 def _last(moments: RunningMoments, start: RunningMoments, time: int) -> RunningMoments:
@@ -126,7 +126,7 @@ def _last(moments: RunningMoments, start: RunningMoments, time: int) -> RunningM
     kept = start.mean.dtype
     if jnp.iscomplexobj(moments.mean):
         kept = promote(kept, jnp.complex64)
-    return in_dtype(last, kept)
+    return cast_moments(last, kept)
 
 
 def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
@@ -157,7 +157,7 @@ def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
     jump = where(nonempty, jump, jnp.zeros_like(jump))
     between = real_inner_product(jump, jump) * (before / divisor)
     squares = jnp.cumsum(steps.count * (steps.var + between), time)
-    var = nan_if_overflown(squares / divisor)
+    var = nan_if_overflowed(squares / divisor)
 
     # Added rather than broadcast, so that each is sharded as the variance is.
     zero = jnp.zeros_like(var)

@@ -12,7 +12,7 @@ from jaxnorm._core.arguments import broadcasts
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import root
+from jaxnorm._core.compute_moments import safe_sqrt
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.normalize import denormalize_with
 from jaxnorm._core.reduction import Reduction, SingleValue
@@ -153,7 +153,7 @@ def reversible_instance_norm(
     moments = call.own_moments()
     undo = Denormalizer(
         moments.mean,
-        root(moments.var + call.spec.epsilon),
+        safe_sqrt(moments.var + call.spec.epsilon),
         None if scale is None else call.scale,
         None if bias is None else call.bias,
     )

@@ -11,8 +11,8 @@ from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import Groups
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segment_ids import read_segments, reduced_axes
-from jaxnorm._core.segments import SegmentNorm, normalize_segments
+from jaxnorm._core.segment_ids import parse_segments, reduced_axes
+from jaxnorm._core.segments import SegmentNormSpec, normalize_segments
 from jaxnorm._core.validation import check_epsilon
 
 
@@ -58,7 +58,7 @@ def segment_layer_norm(
         they lie. A position whose id is negative, or `num_segments` or more, is in no
         segment: it is masked, and comes out as `bias`. Of rows with ids of their own,
         map over the rows, with `jax.vmap`.
-      num_segments: Bound of the ids; a Python integer, since shapes hang on it. Ids
+      num_segments: Bound of the ids; a Python integer, since shapes depend on it. Ids
         that no position has do no harm.
       reduction_axes: The axis or axes to average over, beside the positions; after
         them.
@@ -112,9 +112,9 @@ def segment_layer_norm(
     features = canonical_axes(feature_axes, x.ndim)
     result = output_dtype(dtype, x=x, scale=scale, bias=bias)
     scale, bias = align_affine(x, scale, bias, features, scale_offset)
-    ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
+    ids, number, mask = parse_segments(segment_ids, num_segments, x, mask, features)
     reduction = Reduction.over(
         x, reduced_axes(reduction_axes, ids, x.ndim), axis_name, axis_index_groups
     )
-    spec = SegmentNorm(number, ids.ndim, reduction, check_epsilon(epsilon), result)
+    spec = SegmentNormSpec(number, ids.ndim, reduction, check_epsilon(epsilon), result)
     return normalize_segments(spec, x, ids, mask, scale, bias)[0]

@@ -11,8 +11,8 @@ from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import Groups, MappedAxis
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segment_ids import read_segments, reduced_axes
-from jaxnorm._core.segments import SegmentNorm, normalize_segments
+from jaxnorm._core.segment_ids import parse_segments, reduced_axes
+from jaxnorm._core.segments import SegmentNormSpec, normalize_segments
 from jaxnorm._core.validation import check_epsilon
 
 
@@ -87,9 +87,9 @@ def segment_rms_norm(
     features = canonical_axes(feature_axes, x.ndim)
     result = output_dtype(dtype, x=x, scale=scale)
     scale, bias = align_affine(x, scale, None, features, scale_offset)
-    ids, number, mask = read_segments(segment_ids, num_segments, x, mask, features)
+    ids, number, mask = parse_segments(segment_ids, num_segments, x, mask, features)
     mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
-    spec = SegmentNorm(
+    spec = SegmentNormSpec(
         number,
         ids.ndim,
         Reduction(reduced_axes(reduction_axes, ids, x.ndim), mapped_axes),

@@ -41,11 +41,11 @@ def map_layers(
     Raises:
       ValueError: If another tree lacks a layer, or has one of another shape.
     """
-    mapped: dict[Any, Any] = _map_below((), change, tree, *others)
+    mapped: dict[Any, Any] = _map_layers_at((), change, tree, *others)
     return mapped
 
 
-def _map_below(
+def _map_layers_at(
     path: tuple[Any, ...], change: Callable[..., Layer], tree: Any, *others: Any
 ) -> Any:
     """Does what `map_layers` does at a path, where a node may be a list."""
@@ -58,10 +58,10 @@ def _map_below(
     parts = {}
     for name, part in own.items():
         if name == _MOMENTS:
-            parts[name] = _map_below(path, change, part, *theirs)
+            parts[name] = _map_layers_at(path, change, part, *theirs)
         elif is_node(part):
             below = [_below(other, name, path, part) for other in theirs]
-            parts[name] = _map_below((*path, name), change, part, *below)
+            parts[name] = _map_layers_at((*path, name), change, part, *below)
     return with_children(tree, {**arrays, **parts})
 
 
@@ -73,7 +73,7 @@ def layers(tree: Any) -> dict[tuple[Any, ...], Layer]:
         found[path] = layer
         return layer
 
-    _map_below((), note, tree)
+    _map_layers_at((), note, tree)
     return found
 
 

@@ -69,7 +69,7 @@ def weight_norm(
     """
     v, g = check_inexact(v, "v"), check_inexact(g, "g")
     epsilon = check_epsilon(epsilon)
-    features = _canonical(feature_axes, v.ndim)
+    features = _canonical_feature_axes(feature_axes, v.ndim)
     g = align(g, v, features, "g")
     result = output_dtype(dtype, v=v, g=g)
     wide = accumulation_dtype(result, v.dtype, g.dtype)
@@ -117,7 +117,7 @@ def weight_magnitude(
       Array(True, dtype=bool)
     """
     w = check_inexact(w, "w")
-    axes = other_axes(_canonical(feature_axes, w.ndim), w.ndim)
+    axes = other_axes(_canonical_feature_axes(feature_axes, w.ndim), w.ndim)
     _, length = direction_and_length(w.astype(accumulation_dtype(w.dtype)), axes)
     return jnp.squeeze(length, axes)
 
@@ -237,5 +237,5 @@ def direction_and_length(
     return v * inverse.astype(v.dtype), unit * (square * inverse)
 
 
-def _canonical(feature_axes: Axes | None, ndim: int) -> tuple[int, ...]:
+def _canonical_feature_axes(feature_axes: Axes | None, ndim: int) -> tuple[int, ...]:
     return () if feature_axes is None else canonical_axes(feature_axes, ndim)

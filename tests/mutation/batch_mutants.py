@@ -306,8 +306,8 @@ MUTANTS = {
         ),
         (
             "the noise of a mean over L - 1, not L",
-            "mean_limit = strength * root(noise / number)",
-            "mean_limit = strength * root(noise / (number - 1))",
+            "mean_limit = strength * safe_sqrt(noise / number)",
+            "mean_limit = strength * safe_sqrt(noise / (number - 1))",
             f"{FAMILY}::test_training",
             "adaptive",
         ),
@@ -349,8 +349,8 @@ MUTANTS = {
         ),
         (
             "epsilon outside the root of the instance's variance",
-            "root(instances.var.astype(dtype) + epsilon)",
-            "root(instances.var.astype(dtype)) + epsilon",
+            "safe_sqrt(instances.var.astype(dtype) + epsilon)",
+            "safe_sqrt(instances.var.astype(dtype)) + epsilon",
             f"{FAMILY}::test_training",
             "evo",
         ),
@@ -380,13 +380,13 @@ MUTANTS = {
         ),
         (
             "moments of a stream are differentiated",
-            "in_dtype(lax.stop_gradient(moments), dtype)",
-            "in_dtype(moments, dtype)",
+            "cast_moments(lax.stop_gradient(moments), dtype)",
+            "cast_moments(moments, dtype)",
             f"{STREAM}::test_clipping_and_gradients",
         ),
         (
             "the past of a stream is not forgotten",
-            "moments if self.max_count is None else forget(moments, self.max_count)",
+            "moments if self.max_count is None else cap_count(moments, self.max_count)",
             "moments",
             f"{STREAM}::test_the_past_is_forgotten",
         ),

@@ -561,8 +561,9 @@ MUTANTS = {
         ),
         (
             "the count of the next update, not of those so far",
-            'evaluate(momentum, jnp.asarray(running["count"]), "momentum")',
-            'evaluate(momentum, jnp.asarray(running["count"]) + 1, "momentum")',
+            'evaluate_schedule(momentum, jnp.asarray(running["count"]), "momentum")',
+            'evaluate_schedule(momentum, jnp.asarray(running["count"]) + 1, '
+            '"momentum")',
             f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
         ),
         (

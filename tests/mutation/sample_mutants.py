@@ -74,7 +74,7 @@ MUTANTS = {
         ),
         (
             "the mean that stays not in the variance",
-            "nan_if_overflown(var + real_inner_product(kept, kept))",
+            "nan_if_overflowed(var + real_inner_product(kept, kept))",
             "var",
             f"{SEGMENTS}::test_the_formulas_of_graphs",
         ),
@@ -89,8 +89,8 @@ MUTANTS = {
     "sample/reversible_instance_norm.py": [
         (
             "forecasts brought back without epsilon",
-            "root(moments.var + call.spec.epsilon),",
-            "root(moments.var),",
+            "safe_sqrt(moments.var + call.spec.epsilon),",
+            "safe_sqrt(moments.var),",
             f"{REVERSIBLE}::test_values",
         ),
         (
@@ -122,8 +122,9 @@ MUTANTS = {
         ),
         (
             "what was before forgotten",
-            "return merge_running_moments(in_dtype(start, wide), in_dtype(own, wide))",
-            "return in_dtype(own, wide)",
+            "return merge_running_moments(cast_moments(start, wide), "
+            "cast_moments(own, wide))",
+            "return cast_moments(own, wide)",
             f"{STREAMS}::test_a_stream_goes_on_beyond_what_float32_counts",
         ),
     ],
