@@ -99,3 +99,12 @@ def test_they_stop_at_what_is_wrong():
     mask = ~mask
     with debuggers(), pytest.raises(FloatingPointError):
         TABLE["layer_norm"].call(x, *others, mask)
+
+
+def test_what_was_traced_without_them():
+    """Is not taken for what they look at."""
+    step = forward_and_gradients("layer_norm")
+    given = arguments("layer_norm", "NaN")
+    step(*given)
+    with debuggers():
+        step(*given)

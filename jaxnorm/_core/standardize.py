@@ -57,6 +57,8 @@ class Standardization:
       rescale: Whether x is divided by the standard deviation.
       round_before_scale: Whether what is normalized is rounded to the dtype of x before
         it is scaled. Derivatives ignore this rounding.
+      debugged: Whether JAX's debuggers look at the result of each operation. Static, so
+        that what was traced without them is not found again.
     """
 
     reduction: Reduction
@@ -65,11 +67,9 @@ class Standardization:
     center: bool = True
     rescale: bool = True
     round_before_scale: bool = False
+    debugged: bool = False
 
 
-# Under jit, layers of the same shapes are traced, and differentiated, once for all.
-# Inlined, as `compute_moments`.
-@functools.partial(jax.jit, inline=True, static_argnums=0)
 def standardize(
     spec: Standardization,
     x: Array,
@@ -94,7 +94,9 @@ def standardize(
         normalized as well; where they are not finite, or there are no valid elements,
         the result is `bias`.
     """
-    return _standardize(spec, x, moments, scale, bias, mask)
+    if jax.debug_nans.value or jax.debug_infs.value:
+        spec = dataclasses.replace(spec, debugged=True)
+    return _compiled_once(spec, x, moments, scale, bias, mask)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -114,6 +116,11 @@ def _standardize(
     else:
         scaled = centered * (scale * rstd)
     return (scaled + bias.astype(dtype)).astype(spec.dtype)
+
+
+# Under jit, layers of the same shapes are traced, and differentiated, once for all.
+# Inlined, as `compute_moments`.
+_compiled_once = jax.jit(_standardize, inline=True, static_argnums=0)
 
 
 @_standardize.defjvp
@@ -139,7 +146,7 @@ def _tangent(
     # Otherwise XLA would merge x - mean with that of the forward pass, and so keep an
     # array in float32 between the passes in place of x. JAX's debuggers would trip over
     # what the mask hides of it.
-    if not (jax.debug_nans.value or jax.debug_infs.value):
+    if not spec.debugged:
         x = lax.optimization_barrier(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
