@@ -49,8 +49,6 @@ def with_means(name, state, params, mean):
         return state, (place(mean), *params[1:])
     if name == "evo":  # which has none
         return state, params
-    if name == "mean only":
-        return place(mean), params
     mean = mean[5 - state.mean.shape[-1] :]
     return state._replace(mean=place(np.broadcast_to(mean, state.mean.shape))), params
 
