@@ -169,7 +169,7 @@ averages = {
 }
 update = {
     name: jax.jit(
-        lambda s, m, momentum=momentum: tools.update_batch_stats(
+        lambda s, m, momentum=momentum: tools.apply_batch_moments(
             s, m, momentum=momentum
         )
     )

@@ -3,7 +3,11 @@
 They know nested dicts of arrays, as Flax's collections are, and no framework.
 """
 
+import warnings
+from typing import Any
+
 from jaxnorm.tools.accumulate import full_batch_value_and_grad
+from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.convert.haiku import norms_from_haiku, norms_to_haiku
 from jaxnorm.tools.convert.insert import insert_variables
 from jaxnorm.tools.convert.keras import norms_from_keras, norms_to_keras
@@ -24,7 +28,6 @@ from jaxnorm.tools.normalization_mask import normalization_mask
 from jaxnorm.tools.recalibrate import recalibrate
 from jaxnorm.tools.scale_offset import check_scales, shift_scales
 from jaxnorm.tools.show import diagnosis_figure, diagnosis_table
-from jaxnorm.tools.statistics import merge_batch_moments, update_batch_stats
 from jaxnorm.tools.suggest_folds import suggest_folds
 from jaxnorm.tools.unit_weights import unit_weights
 
@@ -32,6 +35,7 @@ __all__ = [
     "Diagnosis",
     "Fold",
     "LayerDiagnosis",
+    "apply_batch_moments",
     "check_scales",
     "diagnose",
     "diagnosis_figure",
@@ -57,9 +61,20 @@ __all__ = [
     "shift_scales",
     "suggest_folds",
     "unit_weights",
-    "update_batch_stats",
     "variables_from_nnx",
     "variables_to_nnx",
     "weights_from_torch",
     "weights_to_torch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "update_batch_stats":
+        warnings.warn(
+            "jaxnorm.tools.update_batch_stats is called apply_batch_moments; the old "
+            "name goes with the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return apply_batch_moments
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

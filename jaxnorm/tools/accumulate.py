@@ -7,13 +7,8 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm.tools.statistics import (
-    Tree,
-    layers,
-    map_layers,
-    merge_batch_moments,
-    update_batch_stats,
-)
+from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
+from jaxnorm.tools.statistics import Tree, layers, map_layers
 from jaxnorm.tools.trees import node_at
 
 Params = TypeVar("Params")
@@ -55,7 +50,7 @@ def full_batch_value_and_grad(
       A function of parameters, `batch_stats` and the micro-batches (arrays with a
       leading axis of them) that returns the summed loss, its gradient by the
       parameters, and the moments of the full batch, with which
-      `jaxnorm.tools.update_batch_stats` moves the running statistics once.
+      `jaxnorm.tools.apply_batch_moments` moves the running statistics once.
 
     Raises:
       ValueError: If depth is below 1, or a layer collects no moments.
@@ -90,7 +85,7 @@ def full_batch_value_and_grad(
             return _merge_all(lambda batch: loss(params, stats, batch)[1], batches)
 
         def settle(_: Array, stats: Tree) -> dict[Any, Any]:
-            return update_batch_stats(
+            return apply_batch_moments(
                 stats, collect(stats), momentum=0.0, epsilon=epsilon
             )
 

@@ -9,13 +9,8 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.moments import Moments, merge_moments
-from jaxnorm.tools.statistics import (
-    Tree,
-    batch_stats_of,
-    map_layers,
-    merge_batch_moments,
-    update_batch_stats,
-)
+from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
+from jaxnorm.tools.statistics import Tree, batch_stats_of, map_layers
 
 Batch = TypeVar("Batch")
 
@@ -116,7 +111,7 @@ def recalibrate(
         if prior_examples:
             prior = prior_examples / jnp.maximum(examples, 1e-30)
             moments = _with_prior(source, moments, prior, epsilon)
-        stats = update_batch_stats(
+        stats = apply_batch_moments(
             stats, moments, momentum=0.0, unbiased=unbiased, epsilon=epsilon
         )
     return dict(stats)

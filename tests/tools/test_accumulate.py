@@ -11,7 +11,7 @@ import pytest
 from small_net import NET, make_images, make_variables
 from tiers import matrix
 
-from jaxnorm.tools import full_batch_value_and_grad, update_batch_stats
+from jaxnorm.tools import apply_batch_moments, full_batch_value_and_grad
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_equal_to_the_full_batch(variables, images, labels, number):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
     chex.assert_trees_all_close(actual, gradients, rtol=1e-4, atol=1e-5 * scale)
-    moved = update_batch_stats(variables["batch_stats"], moments)
+    moved = apply_batch_moments(variables["batch_stats"], moments)
     chex.assert_trees_all_close(moved, stats, rtol=1e-5, atol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_one_update_from_collected_moments(variables, images):
             {**variables, **moments}, part, train=True, mutable=("batch_moments",)
         )
         moments = new
-    first = update_batch_stats(
+    first = apply_batch_moments(
         variables["batch_stats"], moments["batch_moments"], momentum=0.9
     )["BatchNorm_0"]
     mean = np.asarray(images, np.float64).mean((0, 1, 2))

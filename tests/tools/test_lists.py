@@ -74,7 +74,7 @@ def recalibrated(stats, moments):
 OF_STATISTICS = {
     "merge statistics": lambda s, m: tools.merge_batch_stats([s, s], counts=[1, 2]),
     "merge moments": lambda s, m: tools.merge_batch_moments([m, m]),
-    "update": lambda s, m: tools.update_batch_stats(s, m, momentum=0.5),
+    "update": lambda s, m: tools.apply_batch_moments(s, m, momentum=0.5),
     "recalibrate": recalibrated,
     "diagnose": diagnosed,
     "full batch": full_batch,

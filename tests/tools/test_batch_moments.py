@@ -8,7 +8,7 @@ from drawing import place
 from jitted import jitted
 
 import jaxnorm
-from jaxnorm.tools import merge_batch_moments, update_batch_stats
+from jaxnorm.tools import apply_batch_moments, merge_batch_moments
 
 pytestmark = pytest.mark.usefixtures("annotations_checked")
 
@@ -42,7 +42,7 @@ def test_as_the_function_of_one_layer(x, momentum, unbiased):
     options = {"momentum": momentum, "unbiased": unbiased}
     update = jitted(jaxnorm.update_batch_stats, **options)
     expected = update(stats, moments_of(x))
-    actual = jitted(update_batch_stats, **options)(
+    actual = jitted(apply_batch_moments, **options)(
         {"block": {"norm": stats._asdict(), "other": {"u": place(np.ones(2))}}},
         tree_of(x),
     )
@@ -59,7 +59,7 @@ def test_counted_statistics_and_a_schedule(x):
     update = jitted(jaxnorm.update_batch_stats, momentum=momentum)
     expected = update(stats, moments_of(x))
     tree = {"block": {"norm": stats._asdict()}}
-    new = jitted(update_batch_stats, momentum=momentum)(tree, tree_of(x))
+    new = jitted(apply_batch_moments, momentum=momentum)(tree, tree_of(x))
     layer = new["block"]["norm"]
     for name, value in expected._asdict().items():
         np.testing.assert_allclose(layer[name], value, rtol=1e-6)
@@ -71,7 +71,7 @@ def test_statistics_of_time_steps(x):
     moments = jax.tree.map(
         lambda leaf: np.stack([np.zeros_like(leaf), leaf]), moments_of(x)
     )
-    update = jitted(update_batch_stats, momentum=0.0)
+    update = jitted(apply_batch_moments, momentum=0.0)
     new = jax.device_get(update(stats._asdict(), moments._asdict()))
     x = np.asarray(x, np.float64)
     np.testing.assert_array_equal(new["count"], [0, 1])
@@ -90,7 +90,7 @@ def test_batch_renorm_as_its_own_update(x):
         **options,
     )(x, stats)
     tree = {"block": {"norm": stats._asdict()}}
-    new = jitted(update_batch_stats, **options)(tree, tree_of(x))["block"]["norm"]
+    new = jitted(apply_batch_moments, **options)(tree, tree_of(x))["block"]["norm"]
     for name, value in expected._asdict().items():
         np.testing.assert_allclose(new[name], value, rtol=1e-5)
 
@@ -101,7 +101,7 @@ def test_a_stream_takes_the_place_of_another(x):
     stream = jaxnorm.init_running_moments(4)
     stream = stream._replace(mean_rest=rest, var_rest=rest)
     moments = moments_of(x)
-    new = update_batch_stats(
+    new = apply_batch_moments(
         {"norm": stream._asdict()}, {"norm": moments._asdict()}, momentum=0.0
     )
     new = jaxnorm.RunningMoments(**new["norm"])
@@ -113,7 +113,7 @@ def test_a_stream_takes_the_place_of_another(x):
 @pytest.mark.parametrize("name", ["mean", "var"])
 def test_one_statistic_alone(x, name):
     tree = {"block": {"norm": {name: place(np.zeros(4))}}}
-    new = jitted(update_batch_stats, momentum=0.0)(tree, tree_of(x))["block"]["norm"]
+    new = jitted(apply_batch_moments, momentum=0.0)(tree, tree_of(x))["block"]["norm"]
     assert set(new) == {name}
     expected = getattr(moments_of(x), name)
     np.testing.assert_array_equal(new[name], expected)
@@ -134,21 +134,21 @@ def test_one_statistic_alone(x, name):
             "count is missing",
         ),
         (
-            lambda x: update_batch_stats(
+            lambda x: apply_batch_moments(
                 {"norm": {"mean": jnp.zeros(4)}}, tree_of(x), momentum=0.0
             ),
             ValueError,
             "norm has statistics",
         ),
         (
-            lambda x: update_batch_stats(
+            lambda x: apply_batch_moments(
                 {"block": {"norm": {"mean": jnp.zeros(4)}}}, tree_of(x), momentum=2.0
             ),
             ValueError,
             "momentum",
         ),
         (
-            lambda x: update_batch_stats(
+            lambda x: apply_batch_moments(
                 {"block": {"norm": {"mean": jnp.zeros(4)}}},
                 tree_of(x),
                 momentum=jaxnorm.warmup_momentum(),
@@ -161,3 +161,8 @@ def test_one_statistic_alone(x, name):
 def test_bad_input(x, call, error, message):
     with pytest.raises(error, match=message):
         call(x)
+
+
+def test_the_old_name():
+    with pytest.warns(DeprecationWarning, match="apply_batch_moments"):
+        assert jaxnorm.tools.update_batch_stats is apply_batch_moments
