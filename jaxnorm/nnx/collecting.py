@@ -32,13 +32,13 @@ def collecting(
       >>> from flax import nnx
       >>> model = jaxnorm.nnx.BatchNorm(1, rngs=nnx.Rngs(0))
       >>> apply, variables = jaxnorm.nnx.collecting(model)
-      >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[8.0]])]
+      >>> batches = [jnp.array([[1.0], [3.0], [5.0]]), jnp.array([[8.0], [8.0]])]
       >>> stats = jaxnorm.tools.recalibrate(
       ...     lambda variables, x: apply(variables, x, True)[1], variables, batches
       ... )
       >>> jaxnorm.nnx.set_batch_stats(model, stats)
       >>> model.mean[...]
-      Array([4.], dtype=float32)
+      Array([5.], dtype=float32)
     """
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = states
