@@ -214,10 +214,10 @@ MUTANTS = {
     ],
     "sample/global_response_norm.py": [
         (
-            "norms accumulated in the dtype of x",
-            "valid = zero_masked(mask, call.x)",
-            "valid = zero_masked(mask, call.x).astype(jnp.bfloat16)",
-            "test_family_invariants.py::test_half_precision",
+            "norms accumulated in bfloat16",
+            "real_inner_product(valid, valid), mask=mask",
+            "real_inner_product(valid, valid).astype(jnp.bfloat16), mask=mask",
+            f"{RESPONSE}::test_oracle",
             "global",
         ),
         (
