@@ -28,13 +28,19 @@ def channels_last(y):
 
 def randomize(model, rng):
     """Draws statistics and parameters, as if the model were trained."""
+    norms = torch.nn.LayerNorm | torch.nn.RMSNorm  # whose weights may have two axes
+    scales = {
+        f"{name}.weight".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, norms)
+    }
     for name, tensor in model.state_dict().items():
         if "tracked" in name:
             tensor.fill_(int(rng.integers(1, 9)))
         elif "var" in name:
             tensor.copy_(torch.from_numpy(rng.uniform(0.3, 3, tensor.shape)))
         else:
-            fan_in = np.prod(tensor.shape[1:])
+            fan_in = 1 if name in scales else np.prod(tensor.shape[1:])
             shift = 1.0 if fan_in == 1 and "weight" in name else 0.0
             drawn = rng.normal(
                 shift, 0.5 if fan_in == 1 else fan_in**-0.5, tensor.shape
