@@ -11,6 +11,7 @@ from flax import nnx
 import jaxnorm.equinox
 import jaxnorm.linen
 import jaxnorm.nnx
+from jaxnorm._core.batch_call import DEFAULTS
 
 DROP_INS = "BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"
 MODULES = [
@@ -123,3 +124,11 @@ def test_classes_of_users():
     assert OfEquinox(4)(x).shape == AlsoOfEquinox(4)(x).shape == module(x).shape
     for cls in (OfNNX, AlsoOfNNX, OfEquinox, AlsoOfEquinox):
         assert cls.__doc__ == "Mine."
+
+
+def test_options_have_the_defaults_of_batch_norm():
+    """Those that reach the other batch normalizers by keyword alone."""
+    parameters = inspect.signature(jaxnorm.batch_norm).parameters.values()
+    keywords = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
+    del keywords["use_running_average"]  # which has none
+    assert keywords == DEFAULTS

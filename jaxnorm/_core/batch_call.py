@@ -83,7 +83,7 @@ class BatchOptions(TypedDict, total=False):
     dtype: DTypeLike | None
 
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "momentum": 0.99,
     "epsilon": 1e-5,
     "feature_axes": -1,
@@ -126,7 +126,7 @@ class BatchCall(Call):
     ) -> "BatchCall":
         """Checks what the user passed, and brings it to the rank of x."""
         check_options(options)
-        given = _DEFAULTS | dict(options)
+        given = DEFAULTS | dict(options)
         flags = {name: given[name] for name in _FLAGS}
         check_flags(**flags)
         if not callable(given["momentum"]):

@@ -10,7 +10,7 @@ from jax import Array
 from jaxnorm._core.arguments import align, align_affine, align_mask
 from jaxnorm._core.axes import sizes
 from jaxnorm._core.compute_moments import (
-    MOMENTS_NAME,
+    KEEP_MOMENTS,
     ShiftedMoments,
     compute_mean_square,
     compute_own_moments,
@@ -103,10 +103,9 @@ class Call:
         backward pass is x as it is, and the sums that the moments are made of: neither
         a reduction nor a collective is repeated there.
         """
-        policy = jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME)
 
         def run(x: Array) -> _Result:
             x = x.astype(accumulation_dtype(x.dtype))
             return compute(dataclasses.replace(self, x=x))
 
-        return jax.checkpoint(run, policy=policy)(self.x)
+        return jax.checkpoint(run, policy=KEEP_MOMENTS)(self.x)

@@ -30,6 +30,10 @@ rematerialized block repeats neither the reductions nor the collective.
 """
 
 
+KEEP_MOMENTS = jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME)
+"""The policy of what a normalizer computes again itself: all but its reductions."""
+
+
 class ShiftedMoments(NamedTuple):
     """Moments as the package carries them: of the rank of x, the mean in two parts.
 

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from jaxnorm._core.collectives import pcast_stacked
 from jaxnorm._core.compute_moments import (
-    MOMENTS_NAME,
+    KEEP_MOMENTS,
     ShiftedMoments,
     inverse_std,
     mean_as_shift,
@@ -103,7 +103,7 @@ class SegmentNormSpec:
 @functools.partial(
     jax.checkpoint,
     static_argnums=0,
-    policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    policy=KEEP_MOMENTS,
 )
 def normalize_segments(
     spec: SegmentNormSpec,

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 import jaxnorm
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.batch_call import BatchOptions, exact_moments
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups
 from jaxnorm._core.reduction import Blocks, Reduction
 from jaxnorm._core.running import Schedule
 from jaxnorm._layers.fields import Arrays, Layer, Parameter, Parameters, description
@@ -110,10 +110,8 @@ class BatchLayer(Layer):
     def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
         """Returns what a mean of the batch is taken over."""
         features = canonical_axes(options["feature_axes"], x.ndim)
-        mapped_axes = MappedAxis.parse(
-            options["axis_name"], options["axis_index_groups"], x
-        )
-        return Reduction(other_axes(features, x.ndim), mapped_axes)
+        names, groups = options["axis_name"], options["axis_index_groups"]
+        return Reduction.over(x, other_axes(features, x.ndim), names, groups)
 
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
@@ -158,8 +156,8 @@ class GhostBatchNorm(BatchLayer):
 
     def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
         batch, *space = super()._reduction(x, options).axes
-        alone = MappedAxis.parse(None, None, x)  # its size is that over all devices
-        return Reduction(tuple(space), alone, Blocks(batch, self.virtual_batch_size))
+        ghosts = Blocks(batch, self.virtual_batch_size)  # a size over all devices
+        return Reduction.over(x, tuple(space), blocks=ghosts)
 
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions

@@ -12,7 +12,7 @@ from jaxtyping import Inexact, PyTree, Shaped
 
 from jaxnorm._core.arguments import align, align_mask
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups
 from jaxnorm._core.compute_moments import compute_moments, inverse_std
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
@@ -182,10 +182,9 @@ class _Stream:
         features: tuple[int, ...],
     ) -> RunningMoments:
         reduced = other_axes(features, x.ndim)
-        mapped_axes = MappedAxis.parse(self.axis_name, self.axis_index_groups, x)
         batch = compute_moments(
             lax.stop_gradient(x),
-            Reduction(reduced, mapped_axes),
+            Reduction.over(x, reduced, self.axis_name, self.axis_index_groups),
             mask=mask,
             shift=jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype)),
             use_fast_variance=False,

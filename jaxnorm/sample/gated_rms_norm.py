@@ -13,7 +13,10 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import MOMENTS_NAME, compute_mean_square
+from jaxnorm._core.compute_moments import (
+    KEEP_MOMENTS,
+    compute_mean_square,
+)
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -148,7 +151,7 @@ def gated_rms_norm(
     # Else the gated input, or the scale times the gate, would be kept too, in float32.
     normalize = jax.checkpoint(
         functools.partial(_normalize, call.spec, _ACTIVATIONS[activation], gate_first),
-        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+        policy=KEEP_MOMENTS,
     )
     return normalize(call.x, shard_as(x, gate), call.scale, call.mask)
 

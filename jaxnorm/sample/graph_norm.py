@@ -8,7 +8,7 @@ from jaxtyping import Inexact, Integer, Shaped
 
 from jaxnorm._core.arguments import align_affine, align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.segment_ids import parse_segments
@@ -104,9 +104,7 @@ def graph_norm(
                 f"axes that are not among feature_axes={features}, got "
                 f"{mean_scale.shape} for an input of shape {x.shape}."
             )
-    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
-    reduction = Reduction(
-        other_axes((*range(ids.ndim), *features), x.ndim), mapped_axes
-    )
+    reduced = other_axes((*range(ids.ndim), *features), x.ndim)
+    reduction = Reduction.over(x, reduced, axis_name, axis_index_groups)
     spec = SegmentNormSpec(number, ids.ndim, reduction, check_epsilon(epsilon), result)
     return normalize_segments(spec, x, ids, mask, scale, bias, mean_scale)[0]

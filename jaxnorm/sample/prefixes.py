@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 
 from jaxnorm._core.collectives import pcast_stacked
 from jaxnorm._core.compute_moments import (
-    MOMENTS_NAME,
+    KEEP_MOMENTS,
     ShiftedMoments,
     compute_own_moments,
     inverse_std,
@@ -69,7 +69,7 @@ class Prefixes:
     jax.checkpoint,
     static_argnums=0,
     prevent_cse=False,
-    policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+    policy=KEEP_MOMENTS,
 )
 def normalize_by_prefixes(
     spec: Prefixes,

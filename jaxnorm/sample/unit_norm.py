@@ -11,7 +11,7 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import Groups, MappedAxis
-from jaxnorm._core.compute_moments import MOMENTS_NAME
+from jaxnorm._core.compute_moments import KEEP_MOMENTS
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.weight_norm import direction_and_length
@@ -90,7 +90,7 @@ def unit_norm(
             mapped_axes,
             result,
         ),
-        policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),
+        policy=KEEP_MOMENTS,
     )
     return normalize(x)
 

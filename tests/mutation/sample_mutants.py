@@ -176,7 +176,7 @@ MUTANTS = {
         ),
         (
             "the gated input kept",
-            "policy=jax.checkpoint_policies.save_only_these_names(MOMENTS_NAME),",
+            "policy=KEEP_MOMENTS,",
             "policy=jax.checkpoint_policies.everything_saveable,",
             f"{GATED}::test_saved_are_x_the_gate_and_a_number_a_group",
         ),
