@@ -114,6 +114,13 @@ def x64():
 
 
 @pytest.fixture
+def standard_promotion():
+    """Mixed dtypes and ranks promote as they do for users of JAX."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
 def make_mask(rng):
     """Masks of each kind for an array of the given shape, channels last."""
 

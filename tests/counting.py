@@ -3,6 +3,9 @@
 import re
 
 import jax
+import jax.numpy as jnp
+
+import jaxnorm
 
 
 def count_primitives(name, function, *args):
@@ -19,6 +22,20 @@ def count_primitives(name, function, *args):
         return own + sum(count(p) for p in called if hasattr(p, "eqns"))
 
     return count(jax.make_jaxpr(function)(*args))
+
+
+def assert_moments_are_kept(primitive, block, *args):
+    """That a block whose moments are kept repeats none of these reductions."""
+
+    def count(policy):
+        remat = jax.checkpoint(block, policy=policy)
+        gradient = jax.grad(lambda *args: jnp.sum(jnp.sin(remat(*args))))
+        return count_primitives(primitive, gradient, *args)
+
+    policies = jax.checkpoint_policies
+    plain = count(policies.everything_saveable)
+    keep = policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
+    assert count(keep) == plain < count(policies.nothing_saveable)
 
 
 def count_all_reduces(compiled):

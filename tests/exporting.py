@@ -1,6 +1,7 @@
 """Programs exported for a batch of any size."""
 
 import jax
+from family import TABLE, close, draw_arguments, draw_mask
 from jax import export
 
 
@@ -12,3 +13,14 @@ def saved_and_loaded(step, variables, x, mask):
     variables = jax.eval_shape(lambda tree: tree, variables)
     saved = export.export(jax.jit(step))(variables, x, mask).serialize()
     return export.deserialize(saved)
+
+
+def check_export(steps, draw_variables, masked):
+    """Exported, saved and loaded again, each step of a module computes the same."""
+    x, *_ = draw_arguments(TABLE["rms_norm"])
+    mask = draw_mask(TABLE["rms_norm"]) if masked else None
+    variables = draw_variables(x)
+    for step in steps:
+        program = saved_and_loaded(step, variables, x, mask)
+        actual = jax.jit(program.call)(variables, x, mask)
+        close(actual, jax.jit(step)(variables, x, mask), 2e-5)

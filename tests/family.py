@@ -309,6 +309,19 @@ def cast(tree, dtype):
     return jax.tree.map(lambda leaf: place(leaf, dtype), tree)
 
 
+def gradients_of(name):
+    """A step: gradients in x and params of a sum over y; y, and the new state."""
+
+    def step(x, params, state, mask):
+        def loss(x, params):
+            y, new = TABLE[name].call(x, params, state, mask)
+            return jnp.sum(jnp.sin(y)), (y, new)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(x, params)
+
+    return step
+
+
 def close(actual, expected, tolerance=1e-5):
     chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):

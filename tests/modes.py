@@ -110,13 +110,7 @@ def vmap_outside(forward, params=2):
 
 
 def shard_map_inside(
-    forward,
-    check_vma=True,
-    mesh=None,
-    data=ROWS,
-    stats=SAME,
-    axis_name=AXIS,
-    params=2,
+    forward, check_vma=True, mesh=None, data=ROWS, stats=SAME, axis_name=AXIS, params=2
 ):
     def body(*arguments):
         y, new, dx, *rest = differentiate(forward)(*arguments)
@@ -137,13 +131,7 @@ def shard_map_inside(
 
 
 def shard_map_outside(
-    forward,
-    check_vma=True,
-    mesh=None,
-    data=ROWS,
-    stats=SAME,
-    axis_name=AXIS,
-    params=2,
+    forward, check_vma=True, mesh=None, data=ROWS, stats=SAME, axis_name=AXIS, params=2
 ):
     del axis_name
     sharded = jax.shard_map(

@@ -6,11 +6,10 @@ On Explicit axes, JAX's default, the types of arrays tell how these are sharded.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from family import FEATURES, TABLE, draw_arguments, draw_mask
+from family import FEATURES, TABLE, draw_arguments, draw_mask, gradients_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from modes import mesh_of
@@ -31,19 +30,6 @@ MASKS = {
     "examples": (np.s_[:, :1, :1], P("data")),
     "features": (np.s_[:1, :1], P(None, None, "model")),
 }
-
-
-def differentiate(name):
-    """Gradients in x and params, y, and new state."""
-
-    def step(x, params, state, mask):
-        def loss(x, params):
-            y, new = TABLE[name].call(x, params, state, mask)
-            return jnp.sum(jnp.sin(y)), (y, new)
-
-        return jax.grad(loss, (0, 1), has_aux=True)(x, params)
-
-    return step
 
 
 def shard(mesh, name, spec, features, mask_kind=None):
@@ -95,14 +81,14 @@ def test_results_are_sharded_as_arguments_are(name):
 def on_one_device(name, mask_kind):
     x, params, state = draw_arguments(TABLE[name])
     mask = None if mask_kind is None else draw_mask(TABLE[name])[MASKS[mask_kind][0]]
-    return jax.device_get(jax.jit(differentiate(name))(x, params, state, mask))
+    return jax.device_get(jax.jit(gradients_of(name))(x, params, state, mask))
 
 
 def check_values(name, axis_type, spec, features, mask_kind, transform=jax.jit):
     mesh = mesh_of(axis_type, SIZES, AXES)
     with jax.set_mesh(mesh):
         arguments = shard(mesh, name, spec, features, mask_kind)
-        actual = transform(differentiate(name))(*arguments)
+        actual = transform(gradients_of(name))(*arguments)
     if axis_type == AxisType.Explicit:
         x, params, state, _ = arguments
         types = jax.tree.map(kind_of, ((x, params), (x, state)))

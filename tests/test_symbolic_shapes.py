@@ -1,26 +1,12 @@
 """Programs exported once for every size of the batch and of space."""
 
 import jax
-import jax.numpy as jnp
 import pytest
-from family import KINDS, TABLE, close, draw_arguments, draw_mask
+from family import KINDS, TABLE, close, draw_arguments, draw_mask, gradients_of
 from jax import export
 from tiers import matrix
 
 SYMBOLIC = "2*b, s, 4"  # an even number of examples, for ghosts
-
-
-def differentiate(name):
-    """y, new state and gradients."""
-
-    def step(x, params, state, mask):
-        def loss(x, params):
-            y, new = TABLE[name].call(x, params, state, mask)
-            return jnp.sum(jnp.sin(y)), (y, new)
-
-        return jax.grad(loss, (0, 1), has_aux=True)(x, params)
-
-    return step
 
 
 def with_symbols(value, shape):
@@ -36,7 +22,7 @@ def export_step(name, mask):
     kinds = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, state)
     )
-    step = jax.jit(differentiate(name))
+    step = jax.jit(gradients_of(name))
     if mask is not None:
         mask = with_symbols(mask, shape)
     return export.export(step)(with_symbols(x, shape), *kinds, mask)
@@ -65,4 +51,4 @@ def test_what_is_exported_computes_the_same(name, every_mask, as_users_run_it):
     masks = [None] if mask is None else [mask, mask[:, :1, :1], mask[:1, :1], None]
     for part in masks if every_mask else masks[:1]:
         actual = jax.jit(export_step(name, part).call)(*arguments, part)
-        close(actual, jax.jit(differentiate(name))(*arguments, part), 2e-5)
+        close(actual, jax.jit(gradients_of(name))(*arguments, part), 2e-5)

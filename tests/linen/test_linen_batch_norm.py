@@ -18,11 +18,8 @@ OURS, FLAX = jaxnorm.linen.BatchNorm, nn.BatchNorm
 SHAPE = (6, 4, 3)
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    # Flax's class raises under strict dtype promotion in half precision.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+# Flax's class raises under strict dtype promotion in half precision.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Modules exported for a batch of any size, saved, loaded and called."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
-from exporting import saved_and_loaded
-from family import TABLE as FUNCTIONS
-from family import close, draw_arguments, draw_mask
+from exporting import check_export
 from family_entries import COLLECTIONS
 from family_modules import TABLE, draw_variables
 from tiers import matrix
@@ -38,11 +38,5 @@ def steps_of(name):
 # test_symbolic_shapes.py.
 @pytest.mark.parametrize("name", matrix(TABLE, often=["BatchNorm"]))
 def test_export(name, as_users_run_it):
-    """It computes the same."""
-    x, *_ = draw_arguments(FUNCTIONS["rms_norm"])
-    mask = draw_mask(FUNCTIONS["rms_norm"]) if TABLE[name].masked else None
-    variables = draw_variables(name, x)
-    for step in steps_of(name):
-        program = saved_and_loaded(step, variables, x, mask)
-        actual = jax.jit(program.call)(variables, x, mask)
-        close(actual, jax.jit(step)(variables, x, mask), 2e-5)
+    draw = functools.partial(draw_variables, name)
+    check_export(steps_of(name), draw, TABLE[name].masked)

@@ -35,11 +35,8 @@ class Model(nn.Module):
 BATCH_NORMS = {"first", "second"}
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    # optax needs it
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+# optax needs it
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.fixture

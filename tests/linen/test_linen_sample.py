@@ -15,12 +15,8 @@ from tiers import diagonal, matrix
 
 import jaxnorm.linen
 
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    # Flax's classes raise under strict dtype promotion in half precision.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+# Flax's classes raise under strict dtype promotion in half precision.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.fixture

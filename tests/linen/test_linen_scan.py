@@ -1,9 +1,9 @@
 """Running statistics in `nn.scan`, over time and over layers."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from drawing import draw
+from family import close
 from family_modules import TABLE
 from flax import linen as nn
 from tiers import matrix
@@ -60,19 +60,10 @@ each_norm = pytest.mark.parametrize(
 )
 
 
-def draw(rng, shape):
-    return jnp.asarray(rng.normal(1, 2, shape), jnp.float32)
-
-
-def compare(actual, expected):
-    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
-
-
 @each_norm
 def test_over_time(name, rng):
     """As a loop over the steps."""
-    entry, xs = TABLE[name], draw(rng, (TIME, *SHAPE))
+    entry, xs = TABLE[name], draw(rng, (TIME, *SHAPE), loc=1, std=2)
     model = OverTime(entry.build(True), entry.extra)
     variables = jax.jit(model.init)(KEY, xs)
     ys, new = jax.jit(lambda v, xs: model.apply(v, xs, mutable="batch_stats"))(
@@ -82,15 +73,15 @@ def test_over_time(name, rng):
     step = jax.jit(lambda v, x: entry.apply(model.norm, v, x, mutable="batch_stats"))
     for x, y in zip(xs, ys, strict=True):
         expected, updates = step(alone, x)
-        compare(y, expected)
+        close(y, expected, 2e-5)
         alone |= updates
-    compare(new["batch_stats"]["norm"], alone["batch_stats"])
+    close(new["batch_stats"]["norm"], alone["batch_stats"], 2e-5)
 
 
 @each_norm
 def test_over_layers(name, rng):
     """As a loop over the layers."""
-    entry, x = TABLE[name], draw(rng, SHAPE)
+    entry, x = TABLE[name], draw(rng, SHAPE, loc=1, std=2)
     model = OverLayers(entry.build(True), entry.extra)
     variables = jax.jit(model.init)(KEY, x)
     y, new = jax.jit(lambda v, x: model.apply(v, x, mutable="batch_stats"))(
@@ -104,5 +95,5 @@ def test_over_layers(name, rng):
         }
         x, updates = step(own, x)
         moved = jax.tree.map(lambda leaf, i=layer: leaf[i], new["batch_stats"]["norm"])
-        compare(moved, updates["batch_stats"])
-    compare(y, x)
+        close(moved, updates["batch_stats"], 2e-5)
+    close(y, x, 2e-5)

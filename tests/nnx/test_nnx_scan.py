@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from drawing import draw
+from family import close
 from flax import nnx
 from nnx_modules import TABLE, TRAINED, build, call, values
 from tiers import matrix
@@ -17,19 +18,10 @@ each_norm = pytest.mark.parametrize(
 )
 
 
-def draw(rng, shape):
-    return jnp.asarray(rng.normal(1, 2, shape), jnp.float32)
-
-
-def compare(actual, expected):
-    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
-
-
 @each_norm
 def test_over_time(name, rng):
     """One layer as the carry: as a loop over the steps."""
-    xs = draw(rng, (TIME, *SHAPE))
+    xs = draw(rng, (TIME, *SHAPE), loc=1, std=2)
 
     @nnx.jit
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))
@@ -39,14 +31,14 @@ def test_over_time(name, rng):
 
     norm, ys = scan(build(name), xs)
     alone, step = build(name), nnx.jit(lambda norm, x: call(name, norm, x))
-    compare(ys, jnp.stack([step(alone, x) for x in xs]))
-    compare(values(norm), values(alone))
+    close(ys, jnp.stack([step(alone, x) for x in xs]), 2e-5)
+    close(values(norm), values(alone), 2e-5)
 
 
 @each_norm
 def test_over_layers(name, rng):
     """Each has statistics of its own: as a loop over the layers."""
-    x = draw(rng, SHAPE)
+    x = draw(rng, SHAPE, loc=1, std=2)
     layers = nnx.vmap(lambda _: build(name), axis_size=TIME, in_axes=None)(None)
 
     @nnx.jit
@@ -60,5 +52,5 @@ def test_over_layers(name, rng):
         alone = build(name)
         x = step(alone, x)
         moved = jax.tree.map(lambda leaf, i=layer: leaf[i], values(layers))
-        compare(moved, values(alone))
-    compare(y, x)
+        close(moved, values(alone), 2e-5)
+    close(y, x, 2e-5)

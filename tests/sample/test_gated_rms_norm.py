@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from counting import count_all_reduces, count_primitives
+from counting import assert_moments_are_kept
 from drawing import draw, place
 from family_oracle import directional, gated_rms_norm
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import mesh_of
+from over_features import AXIS, DEVICES, MODES, check_over_features
 from tiers import diagonal, matrix
 
 import jaxnorm
@@ -221,41 +222,17 @@ def test_saved_are_x_the_gate_and_a_number_a_group(dtype, masked, groups, gate_f
 def test_remat_that_keeps_the_moments_repeats_no_reduction(gate_first, rng):
     x, gate, scale = (draw(rng, shape) for shape in ((4, 6), (4, 6), 6))
 
-    def reductions(policy):
-        @functools.partial(jax.checkpoint, policy=policy)
-        def block(x):
-            options = {"gate_first": gate_first, "num_groups": 2}
-            return jaxnorm.gated_rms_norm(jnp.sin(x), gate, scale, **options)
+    def block(x):
+        options = {"gate_first": gate_first, "num_groups": 2}
+        return jaxnorm.gated_rms_norm(jnp.sin(x), gate, scale, **options)
 
-        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(block(x))))
-        return count_primitives("reduce_sum", gradient, x)
-
-    policies = jax.checkpoint_policies
-    plain = reductions(policies.everything_saveable)
-    keep = policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
-    assert reductions(keep) == plain < reductions(policies.nothing_saveable)
-
-
-AXIS, DEVICES = "heads", 8
-
-
-def differentiate(norm):
-    def step(*arguments):
-        def loss(*arguments):
-            y = norm(*arguments)
-            return jnp.sum(jnp.sin(y)), y
-
-        return jax.grad(loss, (0, 1, 2), has_aux=True)(*arguments)
-
-    return step
+    assert_moments_are_kept("reduce_sum", block, x)
 
 
 @pytest.mark.parametrize(
     "mode, heads, gate_first",
     matrix(
-        itertools.product(
-            ("pmap", "check_vma", "no check_vma"), (False, True), (False, True)
-        ),
+        itertools.product(MODES, (False, True), (False, True)),
         often=[
             ("pmap", False, False),
             ("check_vma", False, True),
@@ -270,31 +247,9 @@ def test_features_over_devices(mode, heads, gate_first, rng):
     arguments = [draw(rng, shape) for shape in shapes]
     options = {"epsilon": EPSILON, "gate_first": gate_first}
     whole = jitted(jaxnorm.gated_rms_norm, **options, group_size=2 if heads else None)
-    expected = jax.device_get(jax.jit(differentiate(whole))(*arguments))
     own = {"group_size": 2} if heads else {"axis_name": AXIS}
     norm = functools.partial(jaxnorm.gated_rms_norm, **options, **own)
-    if mode == "pmap":
-        parts = [np.stack(np.split(np.asarray(a), DEVICES, -1)) for a in arguments]
-        devices = jax.devices("cpu")[:DEVICES]
-        run = jax.pmap(differentiate(norm), axis_name=AXIS, devices=devices)
-        program = run.lower(*parts).compile()
-        actual = jax.tree.map(
-            lambda leaf: np.concatenate(leaf, -1), jax.device_get(program(*parts))
-        )
-    else:
-        specs = (P(None, AXIS), P(None, AXIS), P(AXIS))
-        mapped = jax.shard_map(
-            norm,
-            mesh=mesh_of(AxisType.Auto, names=(AXIS,)),
-            in_specs=specs,
-            out_specs=specs[0],
-            check_vma=mode == "check_vma",
-        )
-        program = jax.jit(differentiate(mapped)).lower(*arguments).compile()
-        actual = program(*arguments)
-    assert count_all_reduces(program) == (0 if heads else 2)
-    pairs = zip(*map(jax.tree.leaves, (actual, expected)), strict=True)
-    assert all(oracle.error(a, b) <= 1e-5 for a, b in pairs)
+    check_over_features(mode, whole, norm, arguments, 0 if heads else 2)
 
 
 @pytest.mark.parametrize("varying", ["x", "gate"])

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from counting import count_all_reduces, count_primitives
+from counting import assert_moments_are_kept
 from drawing import draw, place
+from family import close
 from family_oracle import directional, seed_norm
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import mesh_of
+from over_features import AXIS, MODES, check_over_features, differentiate
 
 import jaxnorm
 import jaxnorm.linen
@@ -164,63 +166,19 @@ def test_saved_are_x_and_a_number_a_head(dtype, masked, heads):
 def test_remat_that_keeps_the_moments_repeats_no_reduction(rng):
     x, *parameters = draw_problem(rng, (4, 6), 6, 6)
 
-    def reductions(policy):
-        @functools.partial(jax.checkpoint, policy=policy)
-        def block(x):
-            return jaxnorm.seed_norm(jnp.sin(x), *parameters, num_heads=2)
+    def block(x):
+        return jaxnorm.seed_norm(jnp.sin(x), *parameters, num_heads=2)
 
-        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(block(x))))
-        return count_primitives("reduce_sum", gradient, x)
-
-    policies = jax.checkpoint_policies
-    plain = reductions(policies.everything_saveable)
-    keep = policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
-    assert reductions(keep) == plain < reductions(policies.nothing_saveable)
+    assert_moments_are_kept("reduce_sum", block, x)
 
 
-AXIS, DEVICES = "features", 8
-
-
-def differentiate(norm):
-    def step(*arguments):
-        def loss(*arguments):
-            y = norm(*arguments)
-            return jnp.sum(jnp.sin(y)), y
-
-        return jax.grad(loss, (0, 1, 2, 3), has_aux=True)(*arguments)
-
-    return step
-
-
-@pytest.mark.parametrize("mode", ["pmap", "check_vma", "no check_vma"])
+@pytest.mark.parametrize("mode", MODES)
 def test_features_over_devices(mode, rng):
     """The mean and the sum in one collective forward, and one backward."""
     arguments = draw_problem(rng, (3, 16), 16, 16)
     whole = jitted(jaxnorm.seed_norm)
-    expected = jax.device_get(jax.jit(differentiate(whole))(*arguments))
     norm = functools.partial(jaxnorm.seed_norm, axis_name=AXIS)
-    if mode == "pmap":
-        parts = [np.stack(np.split(np.asarray(a), DEVICES, -1)) for a in arguments]
-        devices = jax.devices("cpu")[:DEVICES]
-        run = jax.pmap(differentiate(norm), axis_name=AXIS, devices=devices)
-        program = run.lower(*parts).compile()
-        actual = jax.tree.map(
-            lambda leaf: np.concatenate(leaf, -1), jax.device_get(program(*parts))
-        )
-    else:
-        specs = (P(None, AXIS), *[P(AXIS)] * 3)
-        mapped = jax.shard_map(
-            norm,
-            mesh=mesh_of(AxisType.Auto, names=(AXIS,)),
-            in_specs=specs,
-            out_specs=specs[0],
-            check_vma=mode == "check_vma",
-        )
-        program = jax.jit(differentiate(mapped)).lower(*arguments).compile()
-        actual = program(*arguments)
-    assert count_all_reduces(program) == 2
-    pairs = zip(*map(jax.tree.leaves, (actual, expected)), strict=True)
-    assert all(oracle.error(a, b) <= 1e-5 for a, b in pairs)
+    check_over_features(mode, whole, norm, arguments, 2)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Explicit, AxisType.Auto])
@@ -235,5 +193,4 @@ def test_heads_of_sharded_features_under_jit(axis_type, rng):
         x = jax.device_put(x, NamedSharding(mesh, P(None, AXIS)))
         parameters = jax.device_put(parameters, NamedSharding(mesh, P(AXIS)))
         actual = jax.device_get(step(x, *parameters))
-    pairs = zip(*map(jax.tree.leaves, (actual, expected)), strict=True)
-    assert all(oracle.error(a, b) <= 1e-5 for a, b in pairs)
+    close(actual, expected)

@@ -1,6 +1,7 @@
 """Normalizers of segments: values, derivatives, what is kept, and bad input."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import family_oracle
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from counting import count_primitives
+from counting import assert_moments_are_kept
 from drawing import draw, place
 from family_oracle import directional
 from jitted import jitted
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm
 
@@ -97,19 +99,16 @@ def differentiated(norm, number, features):
     return jax.jit(step)
 
 
-# All cases for graph norm; the full matrix is slow.
+# All cases for graph norm.
 SOME = ("padding", "a segment masked", "images", "packed rows")
 
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [
-        (c, n)
-        if n == "graph_norm" or c in SOME
-        else pytest.param(c, n, marks=pytest.mark.slow)
-        for c in CASES
-        for n in NORMS
-    ],
+    matrix(
+        itertools.product(CASES, NORMS),
+        often=[(c, n) for c in CASES for n in NORMS if n == "graph_norm" or c in SOME],
+    ),
 )
 def test_oracle(name, norm, rng, make_mask):
     case = CASES[name]
@@ -319,19 +318,11 @@ def test_saved_are_x_the_ids_and_numbers_a_segment(norm, dtype):
 def test_remat_that_keeps_the_moments_repeats_no_sum(norm, rng):
     x, ids = draw(rng, (6, 3)), jnp.asarray(rng.integers(0, 2, 6))
 
-    def sums(policy):
-        @functools.partial(jax.checkpoint, policy=policy)
-        def block(x):
-            function = getattr(jaxnorm, norm)
-            return function(jnp.sin(x), segment_ids=ids, num_segments=2)
+    def block(x):
+        function = getattr(jaxnorm, norm)
+        return function(jnp.sin(x), segment_ids=ids, num_segments=2)
 
-        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(block(x))))
-        return count_primitives("scatter-add", gradient, x)
-
-    policies = jax.checkpoint_policies
-    plain = sums(policies.everything_saveable)
-    keep = policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
-    assert sums(keep) == plain < sums(policies.nothing_saveable)
+    assert_moments_are_kept("scatter-add", block, x)
 
 
 IDS = jnp.zeros(4, jnp.int32)

@@ -1,6 +1,7 @@
 """Segments that lie on several devices: the same as on one, and what it costs."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from drawing import draw, place
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from modes import AXIS, DEVICES, MODES, differentiate, mesh_of
+from tiers import matrix
 
 import jaxnorm
 
@@ -54,19 +56,16 @@ def on_one_device(norm):
     return jax.device_get(step(*draw_problem(norm)))
 
 
-# All modes for graph norm; the full matrix is slow.
+# All modes for graph norm.
 FEW = ("shard_map, grad outside", "jit, Explicit")
 
 
 @pytest.mark.parametrize(
     ("norm", "mode"),
-    [
-        (n, m)
-        if n == "graph_norm" or m in FEW
-        else pytest.param(n, m, marks=pytest.mark.slow)
-        for n in NORMS
-        for m in MODES
-    ],
+    matrix(
+        itertools.product(NORMS, MODES),
+        often=[(n, m) for n in NORMS for m in MODES if n == "graph_norm" or m in FEW],
+    ),
 )
 def test_divided(norm, mode):
     problem = draw_problem(norm)

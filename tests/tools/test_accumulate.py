@@ -8,20 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_net import NET, make_images, make_variables
+from small_net import NET
 from tiers import matrix
 
 from jaxnorm.tools import apply_batch_moments, full_batch_value_and_grad
-
-
-@pytest.fixture
-def images():
-    return make_images()
-
-
-@pytest.fixture
-def variables():
-    return make_variables()
 
 
 @pytest.fixture

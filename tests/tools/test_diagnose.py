@@ -25,16 +25,6 @@ from jaxnorm.tools import (
 pytestmark = pytest.mark.usefixtures("annotations_checked")
 
 
-@pytest.fixture
-def images():
-    return make_images()
-
-
-@pytest.fixture
-def variables():
-    return make_variables()
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def apply_jitted(variables, images, train):
     y, updates = NET.apply(variables, images, train, mutable=["batch_moments"])

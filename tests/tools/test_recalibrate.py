@@ -12,22 +12,12 @@ from flax import linen as nn
 from flax import nnx, struct
 from flax.training import train_state
 from refusals import refused
-from small_net import NET, collect, make_images, make_variables
+from small_net import NET, collect
 
 import jaxnorm.linen
 from jaxnorm.tools import diagnose, recalibrate
 
 FIRST = "BatchNorm_0"  # on the input itself
-
-
-@pytest.fixture
-def images():
-    return make_images()
-
-
-@pytest.fixture
-def variables():
-    return make_variables()
 
 
 def uneven(images):

@@ -14,6 +14,7 @@ from jitted import jitted
 from oracle import error, wide
 from refusals import refused
 from tiers import diagonal, in_full, matrix
+from transformed import check_derivative, check_layers
 
 from jaxnorm.weight.spectral_norm import spectral_norm
 
@@ -242,22 +243,8 @@ def test_derivatives_are_those_of_the_formula(derivative, rng, x64):
     u = draw(rng, 3, np.float64)
     _, new_u, _, v = oracle(w, u)
     outer = jnp.asarray(np.outer(v, new_u))
-    results = []
-    for function in (
-        lambda w: spectral_norm(w, u)[0],
-        lambda w: w / jnp.sum(outer * w),
-    ):
-
-        def loss(w, function=function):
-            return jnp.sum(jnp.sin(function(w)) * weight)
-
-        derive = {
-            "grad": jax.grad(loss),
-            "jvp": lambda w, loss=loss: jax.jvp(loss, (w,), (tangent,)),
-            "hessian": jax.hessian(loss),
-        }[derivative]
-        results.append(jax.jit(derive)(w))
-    chex.assert_trees_all_close(*results, rtol=1e-9, atol=1e-9)
+    functions = lambda w: spectral_norm(w, u)[0], lambda w: w / jnp.sum(outer * w)
+    check_derivative(derivative, functions, (w,), (tangent,), weight, 1e-9)
 
 
 def test_vmap_scan_and_remat(rng):
@@ -267,25 +254,7 @@ def test_vmap_scan_and_remat(rng):
         normalized, u, sigma = spectral_norm(w, u)
         return jnp.sum(jnp.sin(normalized) * dw) + sigma, u
 
-    gradient = jax.grad(loss, has_aux=True)
-    one = jax.jit(gradient)
-    each = [one(*pair) for pair in zip(np.asarray(w), np.asarray(u), strict=True)]
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-
-    def over_layers(w, u):
-        _, (losses, u) = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (w, u))
-        return losses.sum(), u
-
-    @jax.jit
-    def every(w, u):
-        return (
-            jax.vmap(gradient)(w, u),
-            jax.grad(over_layers, has_aux=True)(w, u),
-            jax.vmap(jax.grad(jax.checkpoint(loss), has_aux=True))(w, u),
-        )
-
-    for actual in every(w, u):
-        chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
+    check_layers(loss, (w, u), 0, rtol=1e-4)
 
 
 def test_no_retrace(rng):

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
 from refusals import refused
 from tiers import diagonal, in_full, matrix
+from transformed import check_derivative, check_layers
 
 from jaxnorm.weight.standardize_weight import standardize_weight
 
@@ -213,49 +214,20 @@ def plain(w, gain):
 def test_derivatives_are_those_of_the_formula(derivative, scaled, rng, x64):
     w, tangent, weight = (draw(rng, (4, 3), np.float64) for _ in range(3))
     gain = draw(rng, 3, np.float64) if scaled else None
-    results = []
-    for function in (
+    functions = (
         lambda w: standardize_weight(w, gain=gain),
         lambda w: plain(w, gain),
-    ):
-
-        def loss(w, function=function):
-            return jnp.sum(jnp.sin(function(w)) * weight)
-
-        derive = {
-            "grad": jax.grad(loss),
-            "jvp": lambda w, loss=loss: jax.jvp(loss, (w,), (tangent,)),
-            "hessian": jax.hessian(loss),
-        }[derivative]
-        results.append(jax.jit(derive)(w))
-    chex.assert_trees_all_close(*results, rtol=1e-9, atol=1e-9)
+    )
+    check_derivative(derivative, functions, (w,), (tangent,), weight, 1e-9)
 
 
 def test_vmap_scan_and_remat(rng):
     w, gain, dw = draw(rng, (6, 4, 3)), draw(rng, (6, 3), loc=1), draw(rng, (4, 3))
 
     def loss(w, gain):
-        return jnp.sum(jnp.sin(standardize_weight(w, gain=gain)) * dw)
+        return jnp.sum(jnp.sin(standardize_weight(w, gain=gain)) * dw), ()
 
-    gradient = jax.grad(loss, (0, 1))
-    one = jax.jit(gradient)
-    each = [one(*pair) for pair in zip(np.asarray(w), np.asarray(gain), strict=True)]
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-
-    def over_layers(w, gain):
-        _, losses = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (w, gain))
-        return losses.sum()
-
-    @jax.jit
-    def every(w, gain):
-        return (
-            jax.vmap(gradient)(w, gain),
-            jax.grad(over_layers, (0, 1))(w, gain),
-            jax.vmap(jax.grad(jax.checkpoint(loss), (0, 1)))(w, gain),
-        )
-
-    for actual in every(w, gain):
-        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
+    check_layers(loss, (w, gain), (0, 1))
 
 
 def test_no_retrace(rng):

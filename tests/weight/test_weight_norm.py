@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracle import error, wide
 from refusals import refused
 from tiers import diagonal, in_full, matrix
+from transformed import check_derivative, check_layers
 
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
@@ -192,46 +193,17 @@ def test_derivatives_are_those_of_the_formula(derivative, rng, x64):
     args = draw(rng, (4, 3), np.float64), draw(rng, 3, np.float64)
     tangents = draw(rng, (4, 3), np.float64), draw(rng, 3, np.float64)
     weight = draw(rng, (4, 3), np.float64)
-    results = []
-    for norm in (weight_norm, plain):
-
-        def loss(v, g, norm=norm):
-            return jnp.sum(jnp.sin(norm(v, g)) * weight)
-
-        derive = {
-            "grad": jax.grad(loss, (0, 1)),
-            "jvp": lambda *a, loss=loss: jax.jvp(loss, a, tangents),
-            "hessian": jax.hessian(loss, (0, 1)),
-        }[derivative]
-        results.append(jax.jit(derive)(*args))
-    chex.assert_trees_all_close(*results, rtol=1e-10, atol=1e-10)
+    functions = weight_norm, plain
+    check_derivative(derivative, functions, args, tangents, weight, 1e-10)
 
 
 def test_vmap_scan_and_remat(rng):
     v, g, dw = draw(rng, (6, 4, 3)), draw(rng, (6, 3), loc=1), draw(rng, (4, 3))
 
     def loss(v, g):
-        return jnp.sum(jnp.sin(weight_norm(v, g)) * dw)
+        return jnp.sum(jnp.sin(weight_norm(v, g)) * dw), ()
 
-    gradient = jax.grad(loss, (0, 1))
-    one = jax.jit(gradient)
-    each = [one(*pair) for pair in zip(np.asarray(v), np.asarray(g), strict=True)]
-    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-
-    def over_layers(v, g):
-        _, losses = jax.lax.scan(lambda c, p: (c, loss(*p)), None, (v, g))
-        return losses.sum()
-
-    @jax.jit
-    def every(v, g):
-        return (
-            jax.vmap(gradient)(v, g),
-            jax.grad(over_layers, (0, 1))(v, g),
-            jax.vmap(jax.grad(jax.checkpoint(loss), (0, 1)))(v, g),
-        )
-
-    for actual in every(v, g):
-        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
+    check_layers(loss, (v, g), (0, 1))
 
 
 def test_no_retrace(rng):
