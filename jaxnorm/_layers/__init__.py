@@ -1,9 +1,11 @@
 """Each normalizer as a layer, described once and without a framework.
 
 A description is a dataclass: its fields, the parameters that it learns, the running
-statistics that it starts with, and one function that applies it. `jaxnorm.linen` and
-`jaxnorm.nnx` mix it into a module that keeps its variables::
+statistics that it starts with, the function that it applies, and how it is called.
+`jaxnorm.linen` and `jaxnorm.nnx` mix it into a module that keeps its variables::
 
-    class GhostBatchNorm(BatchLayer, _layers.GhostBatchNorm):
+    class GhostBatchNorm(BatchModule, batch.GhostBatchNorm):
         ...
+
+`jaxnorm.equinox` makes one in each call, of the fields that its module holds.
 """

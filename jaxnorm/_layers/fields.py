@@ -1,7 +1,7 @@
 """What the descriptions of all layers share: dtypes, scale and bias."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from jax import Array
@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from jaxnorm._core.axes import canonical_axes, sizes
-from jaxnorm._core.dtypes import floating_input
+from jaxnorm._core.dtypes import check_inexact, floating_input
 
 
 class Parameter(NamedTuple):
@@ -53,9 +53,22 @@ class Layer:
     dtype: DTypeLike | None
     param_dtype: DTypeLike
 
+    _function: ClassVar[Callable[..., Any]]
+    """The function that the layer calls."""
+    _own_options: ClassVar[tuple[str, ...]] = ()
+    """Fields that this function takes, and those of similar layers do not."""
     _axes_field: ClassVar[str] = "feature_axes"
     _optional: ClassVar[tuple[str, ...]] = ("scale", "bias")
     """Parameters with a field `use_...`, whose initializer is the field `..._init`."""
+    _required: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are always there, of the feature shape; likewise initialized."""
+    _takes_integers: ClassVar[bool] = True
+    """Whether integers are converted to float32, as in Flax."""
+
+    def _call(self, *arrays: Any, **options: Any) -> Any:
+        """Calls the function; the given options go before fields of the same name."""
+        own = {name: getattr(self, name) for name in self._own_options}
+        return self._function(*arrays, **(own | options))
 
     def _feature_axes(self, x: Array) -> tuple[int, ...]:
         """Returns the axes of the features, ascending."""
@@ -64,7 +77,7 @@ class Layer:
 
     def _convert(self, x: Any) -> Array:
         """Returns the input as an array that the layer takes."""
-        return floating_input(x)
+        return floating_input(x) if self._takes_integers else check_inexact(x, "x")
 
     def _parameters(self, features: tuple[int, ...]) -> Parameters:
         """Returns what the layer learns.
@@ -72,17 +85,16 @@ class Layer:
         Args:
           features: Sizes of the feature axes.
         """
+        unused = [n for n in self._optional if not getattr(self, f"use_{n}")]
         return {
-            name: (
-                Parameter(self._initializer(name), features)
-                if getattr(self, f"use_{name}")
-                else None
-            )
-            for name in self._optional
+            name: None
+            if name in unused
+            else Parameter(self._initializer(name), features)
+            for name in (*self._optional, *self._required)
         }
 
     def _initializer(self, name: str) -> Initializer:
-        """Returns the initializer of a parameter that is optional."""
+        """Returns the initializer of a parameter."""
         init: Initializer = getattr(self, f"{name}_init")
         return init
 

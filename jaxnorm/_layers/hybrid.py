@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 
 import jaxnorm
 from jaxnorm._core.batch_call import BatchOptions
-from jaxnorm._layers.batch import BatchLayer
+from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
 
 
@@ -23,14 +23,8 @@ class BatchInstanceNorm(BatchLayer):
 
     gate_init: Initializer = initializers.ones
 
-    def _parameters(self, features: tuple[int, ...]) -> Parameters:
-        own: Parameters = {"gate": Parameter(self.gate_init, features)}
-        return super()._parameters(features) | own
-
-    def _forward(
-        self, x: Array, stats: Any, params: Arrays, options: BatchOptions
-    ) -> tuple[Array, Any]:
-        return jaxnorm.batch_instance_norm(x, stats, **params, **options)
+    _function = staticmethod(jaxnorm.batch_instance_norm)
+    _required = ("gate",)
 
 
 @description
@@ -43,17 +37,13 @@ class SwitchableNorm(BatchLayer):
 
     logits_init: Initializer = initializers.ones
 
+    _function = staticmethod(jaxnorm.switchable_norm)
     _keeps_single_values = True  # beside others in the layer's mean
 
     def _parameters(self, features: tuple[int, ...]) -> Parameters:
         logits = Parameter(self.logits_init, (3,))
         own: Parameters = {"mean_logits": logits, "var_logits": logits}
         return super()._parameters(features) | own
-
-    def _forward(
-        self, x: Array, stats: Any, params: Arrays, options: BatchOptions
-    ) -> tuple[Array, Any]:
-        return jaxnorm.switchable_norm(x, stats, **params, **options)
 
 
 @description
@@ -66,6 +56,8 @@ class InstanceBatchNorm(BatchLayer):
     """
 
     instance_features: int | None = None
+
+    _function = staticmethod(jaxnorm.instance_batch_norm)
 
     def _instance_features(self, features: int) -> int:
         given = self.instance_features
@@ -81,11 +73,9 @@ class InstanceBatchNorm(BatchLayer):
         first = self._instance_features(x.shape[axis])
         return jax.tree.map(lambda leaf: leaf[first:], super()._moments(x, options))
 
-    def _forward(
-        self, x: Array, stats: Any, params: Arrays, options: BatchOptions
-    ) -> tuple[Array, Any]:
+    def _forward(self, x: Array, stats: Any, params: Arrays, options: Any) -> Any:
         (axis,) = self._feature_axes(x)
         first = self._instance_features(x.shape[axis])
-        return jaxnorm.instance_batch_norm(
-            x, stats, **params, instance_features=first, **options
+        return super()._forward(
+            x, stats, params, options | {"instance_features": first}
         )

@@ -7,11 +7,11 @@ from jax import numpy as jnp
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+from jaxtyping import Inexact
 
 import jaxnorm
 from jaxnorm._core.axes import Axes
-from jaxnorm._core.dtypes import check_inexact
-from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
+from jaxnorm._layers.fields import Parameter, Parameters, description
 from jaxnorm._layers.sample import SampleLayer
 
 
@@ -27,14 +27,24 @@ class PointwiseLayer(SampleLayer):
 
     _of_curve: tuple[str, ...] = ("alpha",)
 
-    def _convert(self, x: Any) -> Array:
-        return check_inexact(x, "x")
+    _takes_integers = False
 
     def _parameters(self, features: tuple[int, ...]) -> Parameters:
         own: Parameters = {
             name: Parameter(self._initializer(name), ()) for name in self._of_curve
         }
         return super()._parameters(features) | own
+
+    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
+        """Bends each element of x by a curve.
+
+        Args:
+          x: Input of any shape.
+
+        Returns:
+          What the curve makes of the input, of the shape of x.
+        """
+        return self._normalize(x)
 
     def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
         return {"feature_axes": self._feature_axes(x), "dtype": self.dtype}
@@ -53,8 +63,7 @@ class DynamicTanh(PointwiseLayer):
     scale_init: Initializer = initializers.ones
     feature_axes: Axes = -1
 
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.dynamic_tanh(x, **params, **options)
+    _function = staticmethod(jaxnorm.dynamic_tanh)
 
 
 @description
@@ -75,7 +84,5 @@ class DynamicErf(PointwiseLayer):
     scale_init: Initializer = initializers.ones
     feature_axes: Axes = -1
 
+    _function = staticmethod(jaxnorm.dynamic_erf)
     _of_curve = ("alpha", "shift")
-
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.dynamic_erf(x, **params, **options)

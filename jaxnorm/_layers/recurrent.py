@@ -6,12 +6,14 @@ from typing import Any
 import jax
 from jax import Array
 from jax import numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm._core.validation import check_integer
-from jaxnorm._layers.batch import BatchLayer
-from jaxnorm._layers.fields import Arrays, description
-from jaxnorm.batch.batch_norm_by_index import moments_by_index
+from jaxnorm._layers.batch_layer import BatchLayer
+from jaxnorm._layers.fields import description
+from jaxnorm.batch.batch_norm_by_index import check_indices, moments_by_index
 
 
 @description
@@ -20,6 +22,8 @@ class IndexedBatchNorm(BatchLayer):
 
     The options have the index besides, as `step`. One beyond the last means the last.
     """
+
+    _function = staticmethod(jaxnorm.recurrent_batch_norm)
 
     def _number_of_sets(self) -> int:
         """Returns the size of the leading axis."""
@@ -44,11 +48,6 @@ class IndexedBatchNorm(BatchLayer):
 
         return jax.tree.map(alone, super()._moments(x, options))
 
-    def _forward(
-        self, x: Array, stats: Any, params: Arrays, options: Any
-    ) -> tuple[Array, Any]:
-        return jaxnorm.recurrent_batch_norm(x, stats, **params, **options)
-
 
 @description
 class RecurrentBatchNorm(IndexedBatchNorm):
@@ -60,6 +59,28 @@ class RecurrentBatchNorm(IndexedBatchNorm):
     """
 
     max_steps: int = dataclasses.field(kw_only=True)
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Shaped[Array, "batch ..."],
+        step: ArrayLike,
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of one time step.
+          step: Index of the time step, from 0; an integer scalar, traced or not.
+          use_running_average: False in training, True in inference.
+          mask: Which elements count, those of sequences that go on; see
+            `jaxnorm.batch_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        return self._normalize(x, use_running_average, mask, step=step)
 
     def _number_of_sets(self) -> int:
         return self.max_steps
@@ -74,6 +95,37 @@ class DomainBatchNorm(IndexedBatchNorm):
     """
 
     num_domains: int = dataclasses.field(kw_only=True)
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Shaped[Array, "batch ..."],
+        domain: ArrayLike,
+        use_running_average: bool | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes x.
+
+        Args:
+          x: Input of shape (batch, ...).
+          domain: Index of the domain in [0, num_domains): an integer scalar, or an
+            array with one for each example, whose statistics are then those of its
+            domain alone. One that is traced cannot be refused: out of range it counts
+            as the last, and of a scalar
+            `checkify.checkify(f, errors=checkify.index_checks)` reports it.
+          use_running_average: False in training, True in inference.
+          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+
+        Raises:
+          TypeError: If the domain is no integer.
+          ValueError: If it is of another shape, or known while tracing and out of
+            range.
+        """
+        domain = check_indices(domain, "domain", x, self._number_of_sets())
+        return self._normalize(x, use_running_average, mask, step=domain)
 
     def _number_of_sets(self) -> int:
         if check_integer(self.num_domains, "num_domains") < 1:

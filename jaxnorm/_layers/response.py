@@ -10,8 +10,7 @@ from jax.typing import DTypeLike
 
 import jaxnorm
 from jaxnorm._core.axes import Axes
-from jaxnorm._core.dtypes import check_inexact
-from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
+from jaxnorm._layers.fields import description
 from jaxnorm._layers.sample import SampleLayer
 
 
@@ -29,8 +28,7 @@ class ResponseLayer(SampleLayer):
     feature_axes: Axes
     reduction_axes: Axes | None
 
-    def _convert(self, x: Any) -> Array:
-        return check_inexact(x, "x")
+    _takes_integers = False
 
     def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
         return {
@@ -69,10 +67,8 @@ class FilterResponseNorm(ResponseLayer):
     feature_axes: Axes = -1
     reduction_axes: Axes | None = None
 
+    _function = staticmethod(jaxnorm.filter_response_norm)
     _optional = ("scale", "bias", "threshold", "learned_epsilon")
-
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.filter_response_norm(x, **params, **options)
 
 
 @description
@@ -95,8 +91,7 @@ class GlobalResponseNorm(ResponseLayer):
     feature_axes: Axes = -1
     reduction_axes: Axes | None = None
 
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.global_response_norm(x, **params, **options)
+    _function = staticmethod(jaxnorm.global_response_norm)
 
 
 @description
@@ -124,9 +119,6 @@ class EvoNormS0(ResponseLayer):
     feature_axes: Axes = -1
     reduction_axes: Axes | None = None
 
-    def _parameters(self, features: tuple[int, ...]) -> Parameters:
-        own: Parameters = {"v": Parameter(self.v_init, features)}
-        return super()._parameters(features) | own
-
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.evo_norm_s0(x, **params, num_groups=self.num_groups, **options)
+    _function = staticmethod(jaxnorm.evo_norm_s0)
+    _own_options = ("num_groups",)
+    _required = ("v",)

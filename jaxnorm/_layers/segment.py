@@ -1,20 +1,19 @@
 """Layers that normalize segments, described once: graphs, or sequences in one row."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from jax import Array
 from jax import numpy as jnp
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+from jaxtyping import Inexact, Integer, Shaped
 
 import jaxnorm
 from jaxnorm._core.axes import Axes
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import check_inexact
-from jaxnorm._layers.fields import Arrays, description
-from jaxnorm._layers.sample import MomentLayer
+from jaxnorm._layers.fields import description
+from jaxnorm._layers.sample import AffineLayer, MomentLayer, ScaleLayer
 
 
 class SegmentLayer(MomentLayer):
@@ -25,8 +24,31 @@ class SegmentLayer(MomentLayer):
         sharded input needs none.
     """
 
-    def _convert(self, x: Any) -> Array:
-        return check_inexact(x, "x")
+    _takes_integers = False
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Inexact[Array, "..."],
+        segment_ids: Integer[Array, "..."],
+        num_segments: int,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> Array:
+        """Normalizes the segments of x.
+
+        Args:
+          x: Input of shape (positions, ..., features).
+          segment_ids: The segment of each position, of the shape of leading axes of x;
+            see `jaxnorm.segment_layer_norm`.
+          num_segments: Bound of the ids; a Python integer.
+          mask: Which elements count, or their weights.
+
+        Returns:
+          The normalized input, of the shape of x.
+        """
+        return self._normalize(
+            x, mask, segment_ids=segment_ids, num_segments=num_segments
+        )
 
 
 @description
@@ -54,62 +76,41 @@ class GraphNorm(SegmentLayer):
     axis_index_groups: Groups | None = None
     scale_offset: float = 0.0
 
+    _function = staticmethod(jaxnorm.graph_norm)
     _optional = ("mean_scale", "scale", "bias")
-
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.graph_norm(x, **params, **options)
 
 
 @description
-class SegmentLayerNorm(SegmentLayer):
+class SegmentLayerNorm(SegmentLayer, AffineLayer):
     """Layer norm of segments.
 
     Attributes:
       reduction_axes: The axis or axes to average over, beside the positions.
     """
 
-    epsilon: float = 1e-6
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = initializers.zeros
-    scale_init: Initializer | None = None
     reduction_axes: Axes = -1
     feature_axes: Axes = -1
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
     scale_offset: float = 0.0
 
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.segment_layer_norm(
-            x, **params, reduction_axes=self.reduction_axes, **options
-        )
+    _function = staticmethod(jaxnorm.segment_layer_norm)
+    _own_options = ("reduction_axes",)
 
 
 @description
-class SegmentRMSNorm(SegmentLayer):
+class SegmentRMSNorm(SegmentLayer, ScaleLayer):
     """Root mean square norm of segments.
 
     Attributes:
-      epsilon: Added to the mean square; at least 0.
       reduction_axes: The axis or axes to average over, beside the positions.
     """
 
-    epsilon: float = 1e-6
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    use_scale: bool = True
-    scale_init: Initializer | None = None
     reduction_axes: Axes = -1
     feature_axes: Axes = -1
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
     scale_offset: float = 0.0
 
-    _optional = ("scale",)
-
-    def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Array:
-        return jaxnorm.segment_rms_norm(
-            x, **params, reduction_axes=self.reduction_axes, **options
-        )
+    _function = staticmethod(jaxnorm.segment_rms_norm)
+    _own_options = ("reduction_axes",)

@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm._layers import pointwise, response, sample, seed_norm
+from jaxnorm._layers import group, pointwise, response, rms, sample
 from jaxnorm.equinox.module import SampleModule
 
 
@@ -33,7 +33,7 @@ class RMSNorm(SampleModule):
       Array([[ 1., -1.]], dtype=float32)
     """
 
-    _description = sample.RMSNorm
+    _description = rms.RMSNorm
 
 
 class GatedRMSNorm(SampleModule):
@@ -46,7 +46,7 @@ class GatedRMSNorm(SampleModule):
       Array([[ 0.   , -0.731]], dtype=float32)
     """
 
-    _description = sample.GatedRMSNorm
+    _description = rms.GatedRMSNorm
 
     def __call__(  # type: ignore[override]
         self,
@@ -79,7 +79,7 @@ class SeedNorm(SampleModule):
       Array([[2., 2.]], dtype=float32)
     """
 
-    _description = seed_norm.SeedNorm
+    _description = rms.SeedNorm
 
 
 class GroupNorm(SampleModule):
@@ -92,7 +92,7 @@ class GroupNorm(SampleModule):
       Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
-    _description = sample.GroupNorm
+    _description = group.GroupNorm
 
 
 class CausalGroupNorm(SampleModule):
@@ -110,7 +110,7 @@ class CausalGroupNorm(SampleModule):
       Array([[[2., 0.]]], dtype=float32)
     """
 
-    _description = sample.CausalGroupNorm
+    _description = group.CausalGroupNorm
 
     def __call__(  # type: ignore[override]
         self,
@@ -249,7 +249,7 @@ class UnitNorm(SampleModule):
       Array([[0.6, 0.8]], dtype=float32)
     """
 
-    _description = sample.UnitNorm
+    _description = rms.UnitNorm
 
     def __init__(self, **fields: Any) -> None:
         super().__init__((), **fields)  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from jax import Array
 from jaxnorm._core.batch_call import BatchOptions
 from jaxnorm._layers import batch as layers
 from jaxnorm._layers.fields import Arrays
-from jaxnorm.linen.module import BatchInputModule
+from jaxnorm.linen.module import BatchModule
 
 
-class BatchNorm(BatchInputModule, layers.BatchNorm):
+class BatchNorm(BatchModule, layers.BatchNorm):
     """Batch normalization with running statistics in the `batch_stats` collection.
 
     A drop-in superset of `flax.linen.BatchNorm`: the same arguments, defaults, variable
@@ -30,7 +30,7 @@ class BatchNorm(BatchInputModule, layers.BatchNorm):
     """
 
 
-class GhostBatchNorm(BatchInputModule, layers.GhostBatchNorm):
+class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
     """Ghost batch norm; the mathematics is that of `jaxnorm.ghost_batch_norm`.
 
     The variables are batch norm's, so that checkpoints are interchangeable.
@@ -55,7 +55,7 @@ class GhostBatchNorm(BatchInputModule, layers.GhostBatchNorm):
         return super()._forward(x, stats, params, options)
 
 
-class AdaptiveBatchNorm(BatchInputModule, layers.AdaptiveBatchNorm):
+class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
     """Instance-aware batch norm; the mathematics is that of `adaptive_batch_norm`.
 
     The variables are batch norm's, so that checkpoints are interchangeable.
@@ -73,7 +73,7 @@ class AdaptiveBatchNorm(BatchInputModule, layers.AdaptiveBatchNorm):
     """
 
 
-class BatchRenorm(BatchInputModule, layers.BatchRenorm):
+class BatchRenorm(BatchModule, layers.BatchRenorm):
     """Batch renormalization; the mathematics is that of `jaxnorm.batch_renorm`.
 
     Variables: `params`: scale, bias; `batch_stats`: mean, std, and count, the number of
@@ -96,7 +96,7 @@ class BatchRenorm(BatchInputModule, layers.BatchRenorm):
     """
 
 
-class MeanOnlyBatchNorm(BatchInputModule, layers.MeanOnlyBatchNorm):
+class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
     """Subtracts the mean of the batch; the companion of `WeightNorm`.
 
     The mathematics is that of `jaxnorm.mean_only_batch_norm`. Variables: `params`:
@@ -115,7 +115,7 @@ class MeanOnlyBatchNorm(BatchInputModule, layers.MeanOnlyBatchNorm):
     """
 
 
-class EvoNormB0(BatchInputModule, layers.EvoNormB0):
+class EvoNormB0(BatchModule, layers.EvoNormB0):
     """Normalization by batch and instance, and the activation, in one.
 
     The mathematics is that of `jaxnorm.evo_norm_b0`. Variables: `params`: scale, bias
@@ -134,7 +134,7 @@ class EvoNormB0(BatchInputModule, layers.EvoNormB0):
     """
 
 
-class RunningNorm(BatchInputModule, layers.RunningNorm):
+class RunningNorm(BatchModule, layers.RunningNorm):
     """Normalizes by the moments of all that was seen, for observations and the like.
 
     The mathematics is that of `jaxnorm.running_norm`, with `update` where

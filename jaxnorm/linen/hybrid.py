@@ -1,10 +1,10 @@
 """Mixtures of batch norm and norms of each example as Flax Linen modules."""
 
 from jaxnorm._layers import hybrid as layers
-from jaxnorm.linen.module import BatchInputModule
+from jaxnorm.linen.module import BatchModule
 
 
-class BatchInstanceNorm(BatchInputModule, layers.BatchInstanceNorm):
+class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
     """A learned mixture of batch norm and instance norm for each feature.
 
     The mathematics is that of `jaxnorm.batch_instance_norm`. Variables: `params`:
@@ -24,7 +24,7 @@ class BatchInstanceNorm(BatchInputModule, layers.BatchInstanceNorm):
     """
 
 
-class InstanceBatchNorm(BatchInputModule, layers.InstanceBatchNorm):
+class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
     """Instance norm for some features and batch norm for the others, of IBN-Net.
 
     The mathematics is that of `jaxnorm.instance_batch_norm`. Variables: `params`: scale
@@ -44,7 +44,7 @@ class InstanceBatchNorm(BatchInputModule, layers.InstanceBatchNorm):
     """
 
 
-class SwitchableNorm(BatchInputModule, layers.SwitchableNorm):
+class SwitchableNorm(BatchModule, layers.SwitchableNorm):
     """A learned mixture of instance, layer and batch statistics.
 
     The mathematics is that of `jaxnorm.switchable_norm`. Variables: `params`: scale,

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 from flax import linen as nn
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm._core.axes import sizes
 from jaxnorm._core.batch_call import BatchOptions
+from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
+from jaxnorm._layers.sample import SampleLayer
 
 # At run time a class has the fields of the one description that is mixed into it.
 if TYPE_CHECKING:
-    from jaxnorm._layers.batch import BatchLayer as _BatchLayer
+    from jaxnorm._layers.batch_layer import BatchLayer as _BatchLayer
     from jaxnorm._layers.fields import Layer as _Layer
     from jaxnorm._layers.sample import SampleLayer as _SampleLayer
 else:
@@ -65,21 +66,7 @@ class Module(nn.Module, _Layer):
 class SampleModule(Module, _SampleLayer):
     """A module that normalizes each example by itself."""
 
-    @nn.compact
-    def __call__(
-        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of any shape, (batch, ...) where examples are told apart.
-          mask: Which elements count, or their weights (Flax takes floating values for
-            booleans); see `jaxnorm.layer_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        return self._normalize(x, mask)
+    __call__ = nn.compact(SampleLayer.__call__)
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         x = self._convert(x)
@@ -99,6 +86,8 @@ class BatchModule(Module, _BatchLayer):
     such a pass `batch_stats` need not be mutable in training; if it is not, the running
     statistics stay.
     """
+
+    __call__ = nn.compact(BatchLayer.__call__)
 
     def _normalize(
         self,
@@ -178,28 +167,3 @@ class BatchModule(Module, _BatchLayer):
                 "statistics to be forgotten soon, a large number for a plain average "
                 "to go on; or pass a constant momentum."
             )
-
-
-class BatchInputModule(BatchModule):
-    """A batch module that is called with x alone."""
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of any shape, (batch, ...) where examples are told apart. Integers
-            are converted to float32, as in Flax.
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        return self._normalize(x, use_running_average, mask)

@@ -1,12 +1,8 @@
 """Batch norm with several sets of statistics as Flax Linen modules."""
 
 from flax import linen as nn
-from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Shaped
 
 from jaxnorm._layers import recurrent as layers
-from jaxnorm.batch.batch_norm_by_index import check_indices
 from jaxnorm.linen.module import BatchModule
 
 
@@ -31,28 +27,7 @@ class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
       Array([0., 1., 0.], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        step: ArrayLike,
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of one time step.
-          step: Index of the time step, from 0; an integer scalar, traced or not.
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, those of sequences that go on; see
-            `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        return self._normalize(x, use_running_average, mask, step=step)
+    __call__ = nn.compact(layers.RecurrentBatchNorm.__call__)  # type: ignore[assignment]
 
 
 class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
@@ -81,34 +56,4 @@ class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
       Array([0., 1.], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        domain: ArrayLike,
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of shape (batch, ...).
-          domain: Index of the domain in [0, num_domains): an integer scalar, or an
-            array with one for each example, whose statistics are then those of its
-            domain alone. One that is traced cannot be refused: out of range it counts
-            as the last, and of a scalar
-            `checkify.checkify(f, errors=checkify.index_checks)` reports it.
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-
-        Raises:
-          TypeError: If the domain is no integer.
-          ValueError: If it is of another shape, or known while tracing and out of
-            range.
-        """
-        domain = check_indices(domain, "domain", x, self._number_of_sets())
-        return self._normalize(x, use_running_average, mask, step=domain)
+    __call__ = nn.compact(layers.DomainBatchNorm.__call__)  # type: ignore[assignment]

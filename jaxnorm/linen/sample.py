@@ -1,11 +1,8 @@
 """Norms of each example as Flax Linen modules."""
 
 from flax import linen as nn
-from jax import Array
-from jaxtyping import Inexact, Shaped
 
-import jaxnorm
-from jaxnorm._layers import pointwise, response, seed_norm
+from jaxnorm._layers import group, pointwise, response, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.linen.module import SampleModule
 
@@ -28,7 +25,7 @@ class LayerNorm(SampleModule, layers.LayerNorm):
     """
 
 
-class RMSNorm(SampleModule, layers.RMSNorm):
+class RMSNorm(SampleModule, rms.RMSNorm):
     """Root mean square layer normalization: each example over its features.
 
     A drop-in superset of `flax.linen.RMSNorm`: the same arguments, defaults, variable
@@ -48,7 +45,7 @@ class RMSNorm(SampleModule, layers.RMSNorm):
     """
 
 
-class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
+class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
     """Root mean square normalization with a gate: Mamba 2, gated DeltaNet, Qwen3-Next.
 
     The only variable is the parameter `scale`. The mathematics is that of
@@ -64,28 +61,10 @@ class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
       Array([[ 0.  , -1.41,  0.  ,  1.41]], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(  # type: ignore[override]
-        self,
-        x: Inexact[Array, "..."],
-        gate: Inexact[Array, "..."],
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes and gates x.
-
-        Args:
-          x: Input of any shape.
-          gate: What the activation is taken of, of the shape of x; real.
-          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
-
-        Returns:
-          The normalized and gated input, of the shape of x.
-        """
-        return self._normalize(x, mask, gate=gate)
+    __call__ = nn.compact(rms.GatedRMSNorm.__call__)  # type: ignore[assignment]
 
 
-class SeedNorm(SampleModule, seed_norm.SeedNorm):
+class SeedNorm(SampleModule, rms.SeedNorm):
     """Self-rescaled dynamic normalization (SeeDNorm): the scale follows the input.
 
     Parameters are `alpha`, `beta` and `scale`, of the feature shape. At the start it is
@@ -103,7 +82,7 @@ class SeedNorm(SampleModule, seed_norm.SeedNorm):
     """
 
 
-class GroupNorm(SampleModule, layers.GroupNorm):
+class GroupNorm(SampleModule, group.GroupNorm):
     """Group normalization: each example over groups of adjacent features.
 
     A drop-in superset of `flax.linen.GroupNorm`: the same arguments, defaults, variable
@@ -120,7 +99,7 @@ class GroupNorm(SampleModule, layers.GroupNorm):
     """
 
 
-class CausalGroupNorm(SampleModule, layers.CausalGroupNorm):
+class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
     """Causal group normalization: each step of a sequence by all steps up to it.
 
     A stream comes in chunks: the moments that a call returns are those that the next
@@ -138,26 +117,7 @@ class CausalGroupNorm(SampleModule, layers.CausalGroupNorm):
       Array([[[2., 0.]]], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(  # type: ignore[override]
-        self,
-        x: Inexact[Array, "..."],
-        moments: jaxnorm.RunningMoments | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Array, jaxnorm.RunningMoments]:
-        """Normalizes x.
-
-        Args:
-          x: Sequences, for instance of shape (batch, time, features).
-          moments: Of the steps before x: those that the last call returned. Where None,
-            x is the start.
-          mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
-
-        Returns:
-          The normalized sequences, and the moments to go on with.
-        """
-        return self._normalize(x, mask, moments=moments)
+    __call__ = nn.compact(group.CausalGroupNorm.__call__)  # type: ignore[assignment]
 
 
 class InstanceNorm(SampleModule, layers.InstanceNorm):
@@ -195,21 +155,7 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
              [20., 20., 20.]], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(  # type: ignore[override]
-        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
-    ) -> tuple[Array, jaxnorm.Denormalizer]:
-        """Normalizes x.
-
-        Args:
-          x: Series, for instance of shape (batch, time, features). Integers are
-            converted to float32.
-          mask: Which values are there, or their weights; see `jaxnorm.layer_norm`.
-
-        Returns:
-          The normalized series, and the function that brings forecasts back.
-        """
-        return self._normalize(x, mask)
+    __call__ = nn.compact(layers.ReversibleInstanceNorm.__call__)  # type: ignore[assignment]
 
 
 class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
@@ -280,17 +226,7 @@ class DynamicTanh(SampleModule, pointwise.DynamicTanh):
              [-0.762,  1.   ]], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
-        """Squashes x.
-
-        Args:
-          x: Input of any shape.
-
-        Returns:
-          The squashed input, of the shape of x.
-        """
-        return self._normalize(x)
+    __call__ = nn.compact(pointwise.DynamicTanh.__call__)  # type: ignore[assignment]
 
 
 class DynamicErf(SampleModule, pointwise.DynamicErf):
@@ -309,20 +245,10 @@ class DynamicErf(SampleModule, pointwise.DynamicErf):
              [-0.8,  1. ]], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
-        """Bends x.
-
-        Args:
-          x: Input of any shape.
-
-        Returns:
-          What the curve makes of it, of the shape of x.
-        """
-        return self._normalize(x)
+    __call__ = nn.compact(pointwise.DynamicErf.__call__)  # type: ignore[assignment]
 
 
-class UnitNorm(SampleModule, layers.UnitNorm):
+class UnitNorm(SampleModule, rms.UnitNorm):
     """Divides vectors by their length. It has no variables.
 
     The mathematics is that of `jaxnorm.unit_norm`.
@@ -335,7 +261,4 @@ class UnitNorm(SampleModule, layers.UnitNorm):
              [0. , 0. ]], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
-        """Returns x divided by the length of its vectors."""
-        return self._normalize(x)
+    __call__ = nn.compact(rms.UnitNorm.__call__)  # type: ignore[assignment]

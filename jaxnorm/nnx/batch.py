@@ -1,10 +1,10 @@
 """Batch normalization and its kin as Flax NNX modules."""
 
 from jaxnorm._layers import batch as layers
-from jaxnorm.nnx.batch_module import BatchInputModule
+from jaxnorm.nnx.batch_module import BatchModule
 
 
-class BatchNorm(BatchInputModule, layers.BatchNorm):
+class BatchNorm(BatchModule, layers.BatchNorm):
     """Batch normalization with running statistics.
 
     A drop-in superset of `flax.nnx.BatchNorm`: the same arguments, defaults and
@@ -26,7 +26,7 @@ class BatchNorm(BatchInputModule, layers.BatchNorm):
     """
 
 
-class GhostBatchNorm(BatchInputModule, layers.GhostBatchNorm):
+class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
     """Ghost batch norm; the mathematics is that of `jaxnorm.ghost_batch_norm`.
 
     The variables are batch norm's, so that checkpoints are interchangeable.
@@ -43,7 +43,7 @@ class GhostBatchNorm(BatchInputModule, layers.GhostBatchNorm):
     """
 
 
-class AdaptiveBatchNorm(BatchInputModule, layers.AdaptiveBatchNorm):
+class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
     """Instance-aware batch norm; the mathematics is that of `adaptive_batch_norm`.
 
     The variables are batch norm's, so that checkpoints are interchangeable.
@@ -58,7 +58,7 @@ class AdaptiveBatchNorm(BatchInputModule, layers.AdaptiveBatchNorm):
     """
 
 
-class BatchRenorm(BatchInputModule, layers.BatchRenorm):
+class BatchRenorm(BatchModule, layers.BatchRenorm):
     """Batch renormalization; the mathematics is that of `jaxnorm.batch_renorm`.
 
     Variables: `nnx.Param`: scale, bias; `nnx.BatchStat`: mean, std, and count, the
@@ -77,7 +77,7 @@ class BatchRenorm(BatchInputModule, layers.BatchRenorm):
     """
 
 
-class MeanOnlyBatchNorm(BatchInputModule, layers.MeanOnlyBatchNorm):
+class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
     """Subtracts the mean of the batch; the companion of `WeightNorm`.
 
     The mathematics is that of `jaxnorm.mean_only_batch_norm`. Variables: `nnx.Param`:
@@ -93,7 +93,7 @@ class MeanOnlyBatchNorm(BatchInputModule, layers.MeanOnlyBatchNorm):
     """
 
 
-class EvoNormB0(BatchInputModule, layers.EvoNormB0):
+class EvoNormB0(BatchModule, layers.EvoNormB0):
     """Normalization by batch and instance, and the activation, in one.
 
     The mathematics is that of `jaxnorm.evo_norm_b0`. Variables: `nnx.Param`: scale,
@@ -109,7 +109,7 @@ class EvoNormB0(BatchInputModule, layers.EvoNormB0):
     """
 
 
-class RunningNorm(BatchInputModule, layers.RunningNorm):
+class RunningNorm(BatchModule, layers.RunningNorm):
     """Normalizes by the moments of all that was seen, for observations and the like.
 
     The mathematics is that of `jaxnorm.running_norm`, with `update` where

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm.nnx.module import Module
 from jaxnorm.nnx.variables import read
 
 if TYPE_CHECKING:  # as in module.py
-    from jaxnorm._layers.batch import BatchLayer as _BatchLayer
+    from jaxnorm._layers.batch_layer import BatchLayer as _BatchLayer
 else:
     _BatchLayer = object
 
@@ -129,27 +128,3 @@ class BatchModule(Module, _BatchLayer):
                 "nnx.view(model, use_running_average=True)"
             )
         return use_running_average
-
-
-class BatchInputModule(BatchModule):
-    """A batch module that is called with x alone."""
-
-    def __call__(
-        self,
-        x: Shaped[Array, "..."],
-        use_running_average: bool | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of any shape, (batch, ...) where examples are told apart. Integers
-            are converted to float32, as in Flax.
-          use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        return self._normalize(x, use_running_average, mask)

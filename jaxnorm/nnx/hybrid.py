@@ -1,10 +1,10 @@
 """Mixtures of batch norm and norms of each example as Flax NNX modules."""
 
 from jaxnorm._layers import hybrid as layers
-from jaxnorm.nnx.batch_module import BatchInputModule
+from jaxnorm.nnx.batch_module import BatchModule
 
 
-class BatchInstanceNorm(BatchInputModule, layers.BatchInstanceNorm):
+class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
     """A learned mixture of batch norm and instance norm for each feature.
 
     The mathematics is that of `jaxnorm.batch_instance_norm`. Variables: `nnx.Param`:
@@ -21,7 +21,7 @@ class BatchInstanceNorm(BatchInputModule, layers.BatchInstanceNorm):
     """
 
 
-class InstanceBatchNorm(BatchInputModule, layers.InstanceBatchNorm):
+class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
     """Instance norm for some features and batch norm for the others, of IBN-Net.
 
     The mathematics is that of `jaxnorm.instance_batch_norm`. Variables: `nnx.Param`:
@@ -38,7 +38,7 @@ class InstanceBatchNorm(BatchInputModule, layers.InstanceBatchNorm):
     """
 
 
-class SwitchableNorm(BatchInputModule, layers.SwitchableNorm):
+class SwitchableNorm(BatchModule, layers.SwitchableNorm):
     """A learned mixture of instance, layer and batch statistics.
 
     The mathematics is that of `jaxnorm.switchable_norm`. Variables: `nnx.Param`: scale,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from flax import nnx
 from jax import Array
-from jaxtyping import Shaped
 
 from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
@@ -148,20 +147,6 @@ class Module(Described):
 
 class SampleModule(Module, _SampleLayer):
     """A module that normalizes each example by itself."""
-
-    def __call__(
-        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
-    ) -> Array:
-        """Normalizes x.
-
-        Args:
-          x: Input of any shape, (batch, ...) where examples are told apart.
-          mask: Which elements count, or their weights; see `jaxnorm.layer_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
-        return self._normalize(x, mask)
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         x, params = self._promote(self._convert(x))

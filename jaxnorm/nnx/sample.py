@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any
 
 from jax import Array
-from jaxtyping import Inexact, Shaped
+from jaxtyping import Shaped
 
-import jaxnorm
 from jaxnorm._core.axes import Axes
-from jaxnorm._layers import pointwise, response, seed_norm
+from jaxnorm._layers import group, pointwise, response, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.nnx.module import Described, SampleModule
 from jaxnorm.sample.group_norm import group_length
@@ -30,7 +29,7 @@ class LayerNorm(SampleModule, layers.LayerNorm):
     """
 
 
-class RMSNorm(SampleModule, layers.RMSNorm):
+class RMSNorm(SampleModule, rms.RMSNorm):
     """Root mean square layer normalization: each example over its features.
 
     A drop-in superset of `flax.nnx.RMSNorm`: the same arguments, defaults and
@@ -62,7 +61,7 @@ class RMSNorm(SampleModule, layers.RMSNorm):
         return self._normalize(x, mask)
 
 
-class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
+class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
     """Root mean square normalization with a gate: Mamba 2, gated DeltaNet, Qwen3-Next.
 
     The mathematics is that of `jaxnorm.gated_rms_norm`.
@@ -79,32 +78,16 @@ class GatedRMSNorm(SampleModule, layers.GatedRMSNorm):
       Array([[ 0.  , -1.41,  0.  ,  1.41]], dtype=float32)
     """
 
-    def __call__(  # type: ignore[override]
-        self,
-        x: Inexact[Array, "..."],
-        gate: Inexact[Array, "..."],
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes and gates x.
-
-        Args:
-          x: Input of any shape.
-          gate: What the activation is taken of, of the shape of x; real.
-          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
-
-        Returns:
-          The normalized and gated input, of the shape of x.
-        """
+    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Array:
         x = self._convert(x)
         self._check(x)
         params = self._params()
-        arrays = (x, gate, params["scale"])
+        arrays = (x, inputs["gate"], params["scale"])
         x, gate, params["scale"] = self.promote_dtype(arrays, dtype=self.dtype)
         return self._forward(x, params, self._options(x, mask) | {"gate": gate})
 
 
-class SeedNorm(SampleModule, seed_norm.SeedNorm):
+class SeedNorm(SampleModule, rms.SeedNorm):
     """Self-rescaled dynamic normalization (SeeDNorm): the scale follows the input.
 
     At the start it is RMS norm. The mathematics is that of `jaxnorm.seed_norm`.
@@ -120,7 +103,7 @@ class SeedNorm(SampleModule, seed_norm.SeedNorm):
     """
 
 
-class GroupNorm(SampleModule, layers.GroupNorm):
+class GroupNorm(SampleModule, group.GroupNorm):
     """Group normalization: each example over groups of adjacent features.
 
     A drop-in superset of `flax.nnx.GroupNorm`: the same arguments, defaults and
@@ -141,6 +124,7 @@ class GroupNorm(SampleModule, layers.GroupNorm):
     feature_axes: Axes = dataclasses.field(default=-1, init=False)
 
     _axes_field = "feature_axis"
+    _own_options = ("num_groups", "reduction_axes")  # both numbers are set, as in Flax
     _by_position = ("num_features", "num_groups", "group_size")
 
     def __post_init__(self) -> None:
@@ -149,11 +133,8 @@ class GroupNorm(SampleModule, layers.GroupNorm):
         self.num_groups = features // self.group_size
         super().__post_init__()
 
-    def _grouping(self) -> dict[str, Any]:
-        return {"num_groups": self.num_groups}  # both are set, as in Flax
 
-
-class CausalGroupNorm(SampleModule, layers.CausalGroupNorm):
+class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
     """Causal group normalization: each step of a sequence by all steps up to it.
 
     A stream comes in chunks: the moments that a call returns are those that the next
@@ -170,26 +151,6 @@ class CausalGroupNorm(SampleModule, layers.CausalGroupNorm):
       >>> rest.round(3)
       Array([[[2., 0.]]], dtype=float32)
     """
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: Inexact[Array, "..."],
-        moments: jaxnorm.RunningMoments | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Array, jaxnorm.RunningMoments]:
-        """Normalizes x.
-
-        Args:
-          x: Sequences, for instance of shape (batch, time, features).
-          moments: Of the steps before x: those that the last call returned. Where None,
-            x is the start.
-          mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
-
-        Returns:
-          The normalized sequences, and the moments to go on with.
-        """
-        return self._normalize(x, mask, moments=moments)
 
 
 class InstanceNorm(SampleModule, layers.InstanceNorm):
@@ -225,21 +186,6 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
       Array([[ 2.,  2.,  2.],
              [20., 20., 20.]], dtype=float32)
     """
-
-    def __call__(  # type: ignore[override]
-        self, x: Shaped[Array, "..."], *, mask: Shaped[Array, "..."] | None = None
-    ) -> tuple[Array, jaxnorm.Denormalizer]:
-        """Normalizes x.
-
-        Args:
-          x: Series, for instance of shape (batch, time, features). Integers are
-            converted to float32.
-          mask: Which values are there, or their weights; see `jaxnorm.layer_norm`.
-
-        Returns:
-          The normalized series, and the function that brings forecasts back.
-        """
-        return self._normalize(x, mask)
 
 
 class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
@@ -303,17 +249,6 @@ class DynamicTanh(SampleModule, pointwise.DynamicTanh):
              [-0.762,  1.   ]], dtype=float32)
     """
 
-    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
-        """Squashes x.
-
-        Args:
-          x: Input of any shape.
-
-        Returns:
-          The squashed input, of the shape of x.
-        """
-        return self._normalize(x)
-
 
 class DynamicErf(SampleModule, pointwise.DynamicErf):
     """Dynamic erf (Derf), which takes the place of layer norm without statistics.
@@ -329,19 +264,8 @@ class DynamicErf(SampleModule, pointwise.DynamicErf):
              [-0.8,  1. ]], dtype=float32)
     """
 
-    def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
-        """Bends x.
 
-        Args:
-          x: Input of any shape.
-
-        Returns:
-          What the curve makes of it, of the shape of x.
-        """
-        return self._normalize(x)
-
-
-class UnitNorm(Described, layers.UnitNorm):
+class UnitNorm(Described, rms.UnitNorm):
     """Divides vectors by their length. It has no variables.
 
     The mathematics is that of `jaxnorm.unit_norm`.
@@ -354,6 +278,5 @@ class UnitNorm(Described, layers.UnitNorm):
              [0. , 0. ]], dtype=float32)
     """
 
-    def __call__(self, x: Inexact[Array, "..."]) -> Array:
-        """Returns x divided by the length of its vectors."""
-        return self._forward(self._convert(x), {}, self._options(x, None))
+    def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Array:
+        return self._forward(self._convert(x), {}, self._options(x, mask))
