@@ -14,12 +14,12 @@ from jaxnorm._core.collectives import Groups, MappedAxis
 from jaxnorm._core.compute_moments import (
     ShiftedMoments,
     compute_moments,
-    real_inner_product,
     safe_count,
 )
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.sharding import where
+from jaxnorm._core.total_variance import variance_of_two
 from jaxnorm._core.validation import check_flags
 
 
@@ -198,8 +198,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     b_mean, b_var = (where(nonempty, v, jnp.zeros_like(v)) for v in (b.mean, b.var))
     difference = b_mean - where(nonempty, a.mean, jnp.zeros_like(a.mean))
     mean = a.mean + difference * weight.astype(difference.dtype)
-    between = real_inner_product(difference, difference) * weight * (1 - weight)
-    return Moments(count, mean, a.var * (1 - weight) + b_var * weight + between)
+    return Moments(count, mean, variance_of_two(a.var, b_var, difference, weight))
 
 
 def _choose(condition: Array, yes: Moments, no: Moments) -> Moments:

@@ -7,10 +7,10 @@ from jaxnorm._core.compute_moments import (
     ShiftedMoments,
     mean_as_shift,
     moments_from_sums,
-    real_inner_product,
     tag_for_remat,
 )
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.total_variance import mean_square_about
 
 
 def pool_moments(parts: ShiftedMoments, reduction: Reduction) -> ShiftedMoments:
@@ -21,7 +21,7 @@ def pool_moments(parts: ShiftedMoments, reduction: Reduction) -> ShiftedMoments:
       reduction: The axes along which the parts lie, and other instances.
     """
     count, weight = _weights(parts)
-    square = parts.var + real_inner_product(parts.delta, parts.delta)
+    square = mean_square_about(parts.var, parts.delta)
     sums = reduction.sums(count, weight * parts.delta, count * square)
     return moments_from_sums(parts.shift, *tag_for_remat(sums))
 

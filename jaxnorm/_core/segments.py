@@ -31,6 +31,7 @@ from jaxnorm._core.dtypes import accumulation_dtype, real_dtype
 from jaxnorm._core.masking import apply_weights, valid_or_finite, zero_masked
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.sharding import axis_names, shard_as, sharding_of
+from jaxnorm._core.total_variance import mean_square_about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ def normalize_segments(
         kept = share * used.mean
         offset, var = (
             offset - kept,
-            nan_if_overflowed(var + real_inner_product(kept, kept)),
+            nan_if_overflowed(mean_square_about(var, kept)),
         )
     rstd = inverse_std(var, spec.epsilon, var.dtype, used.count > 0)
     offset, rstd = pcast_stacked((offset, rstd), like=x)

@@ -10,8 +10,8 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.collectives import MappedAxis
-from jaxnorm._core.compute_moments import real_inner_product
 from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.total_variance import mean_square_about
 from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
 
 
@@ -147,6 +147,6 @@ def _merge(
         if name in wide:
             difference = wide["mean"] - merged["mean"][None]
             within = wide[name] ** power
-            var = mean_of(within + real_inner_product(difference, difference))
+            var = mean_of(mean_square_about(within, difference))
             merged[name] = var ** (1 / power)
     return {name: value.astype(stacked[name].dtype) for name, value in merged.items()}

@@ -349,7 +349,7 @@ MUTANTS = {
     "_core/pooling.py": [
         (
             "the variance between parts dropped",
-            "square = parts.var + real_inner_product(parts.delta, parts.delta)",
+            "square = mean_square_about(parts.var, parts.delta)",
             "square = parts.var",
             f"{GHOSTS}::test_what_the_rules_follow",
         ),
@@ -378,14 +378,16 @@ MUTANTS = {
             f"{DEVICES}::test_two_passes_without_a_mask",
         ),
     ],
-    "_core/moments.py": [
+    "_core/total_variance.py": [
         (
             "the variance between batches dropped",
-            "a.var * (1 - weight) + b_var * weight + between",
-            "a.var * (1 - weight) + b_var * weight",
+            "a * (1 - weight) + b * weight + between",
+            "a * (1 - weight) + b * weight",
             f"{MOMENTS}::test_merge_keeps_a_common_offset_exactly "
             f"{MOMENTS}::test_any_split_equals_the_whole",
         ),
+    ],
+    "_core/moments.py": [
         (
             "moments of nothing are not the identity",
             "nonempty = b.count > 0",

@@ -74,7 +74,7 @@ MUTANTS = {
         ),
         (
             "the mean that stays not in the variance",
-            "nan_if_overflowed(var + real_inner_product(kept, kept))",
+            "nan_if_overflowed(mean_square_about(var, kept))",
             "var",
             f"{SEGMENTS}::test_the_formulas_of_graphs",
         ),
