@@ -11,7 +11,7 @@ from flax import nnx
 import jaxnorm.equinox
 import jaxnorm.linen
 import jaxnorm.nnx
-from jaxnorm._core.batch_call import DEFAULTS
+from jaxnorm._core.batch_options import DEFAULTS
 
 DROP_INS = "BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"
 MODULES = [

@@ -1,23 +1,14 @@
 """The arguments of one call of a batch normalizer, and what all do with them."""
 
 import dataclasses
-import difflib
-from collections.abc import Sequence
-from typing import (
-    Any,
-    Protocol,
-    Required,
-    TypedDict,
-    TypeVar,
-    runtime_checkable,
-)
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jax import Array, lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
-from jaxnorm._core.axes import Axes, split_axes
+from jaxnorm._core.axes import split_axes
+from jaxnorm._core.batch_options import DEFAULTS, BatchOptions, check_options
 from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups
 from jaxnorm._core.compute_moments import (
     ShiftedMoments,
     compute_moments,
@@ -25,7 +16,7 @@ from jaxnorm._core.compute_moments import (
     safe_shift,
 )
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.masking import valid_or_finite
+from jaxnorm._core.masking import valid_or_finite, zero_masked
 from jaxnorm._core.moments import Moments, batch_moments, per_feature
 from jaxnorm._core.normalize import normalize_with
 from jaxnorm._core.pooling import pool_moments, pool_moments_about_mean
@@ -53,48 +44,6 @@ class _NamedTuple(Protocol):
 _Running = TypeVar("_Running", bound=_NamedTuple)
 
 
-class BatchOptions(TypedDict, total=False):
-    """The keyword options of all batch normalizers; `jaxnorm.batch_norm` says more.
-
-    Attributes:
-      use_running_average: False in training, True in inference.
-      momentum: Weight of the old statistics, in [0, 1]; 0.99.
-      epsilon: Added to the variance; 1e-5.
-      feature_axes: The axes that keep their own statistics; the last.
-      mask: Which elements count, or their weights; all.
-      axis_name: Mapped axes over which statistics are shared; none.
-      axis_index_groups: Groups of indices of the one axis; all.
-      use_fast_variance: One pass over x, or two; True.
-      unbiased: Whether running variances take the factor n / (n - 1); False.
-      skip_nonfinite: Whether the state is kept where it would not be finite; False.
-      dtype: Dtype of y; what x, scale and bias promote to.
-    """
-
-    use_running_average: Required[bool]
-    momentum: ArrayLike | Schedule
-    epsilon: float
-    feature_axes: Axes
-    mask: Array | None
-    axis_name: str | Sequence[str] | None
-    axis_index_groups: Groups | None
-    use_fast_variance: bool
-    unbiased: bool
-    skip_nonfinite: bool
-    dtype: DTypeLike | None
-
-
-DEFAULTS: dict[str, Any] = {
-    "momentum": 0.99,
-    "epsilon": 1e-5,
-    "feature_axes": -1,
-    "mask": None,
-    "axis_name": None,
-    "axis_index_groups": None,
-    "use_fast_variance": True,
-    "unbiased": False,
-    "skip_nonfinite": False,
-    "dtype": None,
-}
 _FLAGS = ("use_running_average", "use_fast_variance", "unbiased", "skip_nonfinite")
 
 
@@ -178,19 +127,34 @@ class BatchCall(Call):
         return pool_moments_about_mean(parts, reduction, shift)
 
     def normalize(
-        self, mean: Array, var: Array, *, epsilon: float | None = None
+        self,
+        mean: Array,
+        var: Array,
+        *,
+        shift: Array | None = None,
+        epsilon: float | None = None,
+        nonempty: Array | None = None,
     ) -> Array:
-        """Normalizes x with given statistics of the feature shape."""
+        """Normalizes x with given statistics, differentiated by JAX itself.
+
+        Args:
+          mean: Of the feature shape; with a shift its distance from that, of the rank
+            of x.
+          var: Likewise.
+          shift: The first part of the mean, which is subtracted first.
+          epsilon: By default that of the call.
+          nonempty: Where it is False, y is the bias.
+        """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
         dtype = accumulation_dtype(self.spec.dtype, self.x.dtype)
+        x, valid = self.x, valid_or_finite(self.mask, self.x)
+        if shift is None:
+            mean, var = self.align(mean), self.align(var)
+        else:
+            x = zero_masked(valid, x).astype(dtype) - shift.astype(dtype)
+        rstd = inverse_std(var, epsilon, dtype, nonempty)
         return normalize_with(
-            self.align(mean),
-            inverse_std(self.align(var), epsilon, dtype, None),
-            self.x,
-            self.scale,
-            self.bias,
-            valid_or_finite(self.mask, self.x),
-            self.spec.dtype,
+            mean, rstd, x, self.scale, self.bias, valid, self.spec.dtype
         )
 
     def per_feature(self, moments: ShiftedMoments) -> Moments:
@@ -227,25 +191,6 @@ class BatchCall(Call):
         )
         moved: _Running = state._replace(**new)
         return moved
-
-
-def check_options(options: BatchOptions) -> None:
-    """Checks the names of options, of which Python only knows that there may be any.
-
-    Raises:
-      TypeError: If one is unknown, or none says whether this is training.
-    """
-    known = BatchOptions.__annotations__
-    for name in options.keys() - known.keys():
-        close = "".join(difflib.get_close_matches(name, known, 1, 0.4))
-        raise TypeError(
-            f"got an unexpected keyword argument {name!r}: options must be among "
-            f"{', '.join(known)}." + (f" Did you mean {close}?" if close else "")
-        )
-    if "use_running_average" not in options:
-        raise TypeError(
-            "use_running_average must be given: False in training, True in inference."
-        )
 
 
 def exact_moments(x: Array, options: BatchOptions) -> Moments:

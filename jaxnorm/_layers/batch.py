@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike
 
 import jaxnorm
-from jaxnorm._core.batch_call import BatchOptions
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.reduction import Blocks, Reduction
 from jaxnorm._core.running import Schedule
 from jaxnorm._layers.batch_layer import BatchLayer

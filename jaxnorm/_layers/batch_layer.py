@@ -12,7 +12,8 @@ from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes
-from jaxnorm._core.batch_call import BatchOptions, exact_moments
+from jaxnorm._core.batch_call import exact_moments
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.collectives import Groups
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.running import Schedule

@@ -8,7 +8,7 @@ from jax.nn import initializers
 from jax.nn.initializers import Initializer
 
 import jaxnorm
-from jaxnorm._core.batch_call import BatchOptions
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
 

@@ -7,7 +7,8 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
-from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.compute_moments import ShiftedMoments, safe_sqrt
 from jaxnorm._core.dtypes import check_real
 from jaxnorm._core.moments import Moments
@@ -16,10 +17,7 @@ from jaxnorm._core.sharding import where
 from jaxnorm._core.stats import Stats, check_stats
 from jaxnorm._core.validation import check_number
 from jaxnorm.batch.batch_norm import batch_norm
-from jaxnorm.batch.instances import (
-    compute_moments_to_mix,
-    normalize_about,
-)
+from jaxnorm.batch.instances import compute_moments_to_mix
 
 
 def adaptive_batch_norm(
@@ -118,7 +116,7 @@ def _normalize(
     delta = _nearest(batch_delta, instances.delta, mean_limit)
     delta = where(known, delta, reference.delta)
     var = where(known, _nearest(batch_var, own_var, var_limit), var)
-    return normalize_about(call, instances.shift, delta, var)
+    return call.normalize(delta, var, shift=instances.shift)
 
 
 def _nearest(batch: Array, own: Array, limit: Array) -> Array:

@@ -9,7 +9,8 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
 from jaxnorm._core.running import Schedule, evaluate_schedule

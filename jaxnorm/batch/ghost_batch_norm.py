@@ -7,7 +7,8 @@ from jax import Array
 from jaxtyping import Inexact
 
 from jaxnorm._core.axes import batch_axis, other_axes
-from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.collectives import MappedAxis
 from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.reduction import Blocks, Reduction, Runs

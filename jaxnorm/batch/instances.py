@@ -12,12 +12,9 @@ from jaxnorm._core.collectives import MappedAxis
 from jaxnorm._core.compute_moments import (
     ShiftedMoments,
     compute_moments,
-    inverse_std,
 )
 from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.masking import valid_or_finite, zero_masked
 from jaxnorm._core.moments import Moments
-from jaxnorm._core.normalize import normalize_with
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.sharding import where
 from jaxnorm._core.stats import Stats
@@ -112,27 +109,3 @@ def compute_moments_without_shift(
 
 def _over_examples(call: BatchCall) -> Reduction:
     return dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))
-
-
-def normalize_about(
-    call: BatchCall,
-    shift: Array,
-    delta: Array,
-    var: Array,
-    nonempty: Array | None = None,
-) -> Array:
-    """Normalizes x with a mean of two parts, differentiated by JAX itself.
-
-    Where it is not `nonempty`, if that is given, y is the bias.
-    """
-    dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
-    valid = valid_or_finite(call.mask, call.x)
-    return normalize_with(
-        delta,
-        inverse_std(var, call.spec.epsilon, dtype, nonempty),
-        zero_masked(valid, call.x).astype(dtype) - shift.astype(dtype),
-        call.scale,
-        call.bias,
-        valid,
-        call.spec.dtype,
-    )

@@ -7,7 +7,8 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
-from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.single_stats import OfMean, check_mean_stats
 
 

@@ -9,7 +9,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact
 
 from jaxnorm._core.axes import canonical_axes, sizes
-from jaxnorm._core.batch_call import BatchCall, BatchOptions, check_options
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions, check_options
 from jaxnorm._core.dtypes import check_inexact
 from jaxnorm._core.stats import BatchStats, CountedBatchStats, Stats, init_batch_stats
 from jaxnorm._core.validation import check_integer

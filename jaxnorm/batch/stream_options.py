@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxnorm._core.axes import Axes
-from jaxnorm._core.batch_call import BatchOptions
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.collectives import Groups
 
 _DEFAULT_MOMENTUM = 0.99  # of the modules

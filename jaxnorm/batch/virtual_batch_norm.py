@@ -8,15 +8,12 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm._core.axes import Axes, batch_axis
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.compute_moments import real_inner_product
 from jaxnorm._core.masking import is_valid
 from jaxnorm._core.moments import Moments, check_moments
 from jaxnorm._core.sharding import where
+from jaxnorm._core.total_variance import variance_of_two
 from jaxnorm._core.validation import check_flags, check_scalar
-from jaxnorm.batch.instances import (
-    compute_instance_moments,
-    normalize_about,
-)
+from jaxnorm.batch.instances import compute_instance_moments
 
 
 def virtual_batch_norm(
@@ -120,13 +117,10 @@ def virtual_batch_norm(
         weight = where(own.count > 0, weight, jnp.zeros_like(weight))
         shift = shift.astype(own.delta.dtype)
         own = own.with_shift(shift)
-        square = real_inner_product(own.delta, own.delta)
-        between = weight * (1 - weight) * square
         reference_var = call.align(reference.var).astype(own.var.dtype)
-        var = (1 - weight) * reference_var + weight * own.var + between
-        return normalize_about(
-            call, shift, weight.astype(own.delta.dtype) * own.delta, var
-        )
+        var = variance_of_two(reference_var, own.var, own.delta, weight)
+        delta = weight.astype(own.delta.dtype) * own.delta
+        return call.normalize(delta, var, shift=shift)
 
     return call.rematerialize(include)
 

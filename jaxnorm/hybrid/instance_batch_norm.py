@@ -7,7 +7,8 @@ from jax import numpy as jnp
 from jaxtyping import Inexact
 
 from jaxnorm._core.axes import canonical_axis
-from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.sharding import shard_as, split
 from jaxnorm._core.stats import Stats
 from jaxnorm._core.validation import check_integer

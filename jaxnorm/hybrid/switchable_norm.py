@@ -7,17 +7,15 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
-from jaxnorm._core.batch_call import BatchCall, BatchOptions
+from jaxnorm._core.batch_call import BatchCall
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.collectives import MappedAxis
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.pooling import pool_moments_about_mean
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.stats import Stats, check_stats
-from jaxnorm.batch.instances import (
-    compute_moments_to_mix,
-    normalize_about,
-)
+from jaxnorm.batch.instances import compute_moments_to_mix
 
 
 def switchable_norm(
@@ -93,7 +91,9 @@ def switchable_norm(
         delta = _mix(mean_share, instances.delta, layers.delta, reference.delta)
         var = _mix(var_share, instances.var, layers.var, reference.var)
         nonempty = None if call.mask is None else instances.count > 0
-        return normalize_about(call, instances.shift, delta, var, nonempty), batch
+        return call.normalize(
+            delta, var, shift=instances.shift, nonempty=nonempty
+        ), batch
 
     y, batch = call.rematerialize(mix)
     return y, stats if batch is None else call.update(running, batch)

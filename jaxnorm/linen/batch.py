@@ -4,7 +4,7 @@ from typing import Any
 
 from jax import Array
 
-from jaxnorm._core.batch_call import BatchOptions
+from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers import batch as layers
 from jaxnorm._layers.fields import Arrays
 from jaxnorm.linen.module import BatchModule

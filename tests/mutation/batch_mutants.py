@@ -51,8 +51,8 @@ MUTANTS = {
         ),
         (
             "epsilon outside the root in inference",
-            "inverse_std(self.align(var), epsilon, dtype, None)",
-            "1 / (self.align(var) ** 0.5 + epsilon)",
+            "rstd = inverse_std(var, epsilon, dtype, nonempty)",
+            "rstd = 1 / (var**0.5 + epsilon)",
             f"{NORM}::test_oracle",
         ),
         (
@@ -270,8 +270,8 @@ MUTANTS = {
         ),
         (
             "the variance between example and reference dropped",
-            "var = (1 - weight) * reference_var + weight * own.var + between",
-            "var = (1 - weight) * reference_var + weight * own.var",
+            "variance_of_two(reference_var, own.var, own.delta, weight)",
+            "variance_of_two(reference_var, own.var, 0 * own.delta, weight)",
             f"{FAMILY}::test_training",
             "virtual",
         ),
