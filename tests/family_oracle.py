@@ -33,32 +33,22 @@ def layer_norm(
     *,
     reduction_axes=-1,
     feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
     mask=None,
+    **options,
 ):
     """(x - mean) / sqrt(var + epsilon); the parameters lie along `feature_axes`."""
     data = read(x, mask, feature_axes)
     own = take_moments(data, _axes(data, reduction_axes))
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, bias, data)
+    return normalize(data, own, scale, bias, **options)
 
 
 def rms_norm(
-    x,
-    scale=None,
-    *,
-    reduction_axes=-1,
-    feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
-    mask=None,
+    x, scale=None, *, reduction_axes=-1, feature_axes=-1, mask=None, **options
 ):
     """x / sqrt(mean |x|^2 + epsilon) * (scale_offset + scale)."""
     data = read(x, mask, feature_axes)
     own = power(data, _axes(data, reduction_axes))
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, None, data)
+    return normalize(data, own, scale, **options)
 
 
 def gated_rms_norm(
@@ -106,15 +96,13 @@ def group_norm(
     group_size=None,
     reduction_axes=None,
     feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
     mask=None,
+    **options,
 ):
     """Each group of neighbouring features over `reduction_axes` (all but the batch)."""
     data = read(x, mask, feature_axes)
     own = group_moments(data, num_groups, group_size, feature_axes, reduction_axes)
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, bias, data)
+    return normalize(data, own, scale, bias, **options)
 
 
 def causal_group_norm(
@@ -158,15 +146,13 @@ def instance_norm(
     *,
     reduction_axes=None,
     feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
     mask=None,
+    **options,
 ):
     """Each feature of each example over its own space."""
     data = read(x, mask, feature_axes)
     own = take_moments(data, _space(data, reduction_axes))
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, bias, data)
+    return normalize(data, own, scale, bias, **options)
 
 
 def graph_norm(
@@ -178,9 +164,8 @@ def graph_norm(
     segment_ids,
     num_segments,
     feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
     mask=None,
+    **options,
 ):
     """(x - mean_scale * mean) / sqrt(mean of its square + epsilon), by segment."""
     data = read_segments(x, mask, feature_axes, segment_ids, num_segments)
@@ -193,8 +178,7 @@ def graph_norm(
         return Moments(*oracle.observed(count, mean, square))
 
     own = segment_moments(data, segment_ids, data.others, moments)
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, bias, data)
+    return normalize(data, own, scale, bias, **options)
 
 
 def segment_layer_norm(
@@ -206,16 +190,14 @@ def segment_layer_norm(
     num_segments,
     reduction_axes=-1,
     feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
     mask=None,
+    **options,
 ):
     """(x - mean) / sqrt(var + epsilon), over positions of one id and other axes."""
     data = read_segments(x, mask, feature_axes, segment_ids, num_segments)
     axes = (*range(np.ndim(segment_ids)), *np.atleast_1d(reduction_axes))
     own = segment_moments(data, segment_ids, _axes(data, axes), take_moments)
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, bias, data)
+    return normalize(data, own, scale, bias, **options)
 
 
 def segment_rms_norm(
@@ -226,16 +208,14 @@ def segment_rms_norm(
     num_segments,
     reduction_axes=-1,
     feature_axes=-1,
-    epsilon=1e-6,
-    scale_offset=0.0,
     mask=None,
+    **options,
 ):
     """x / sqrt(mean |x|^2 + epsilon), over positions of one id and other axes."""
     data = read_segments(x, mask, feature_axes, segment_ids, num_segments)
     axes = (*range(np.ndim(segment_ids)), *np.atleast_1d(reduction_axes))
     own = segment_moments(data, segment_ids, _axes(data, axes), power)
-    scale = with_offset(scale, scale_offset)
-    return affine(standardize(data, own, epsilon), scale, None, data)
+    return normalize(data, own, scale, **options)
 
 
 def reversible_instance_norm(
@@ -457,6 +437,12 @@ def standardize(data, own, epsilon):
     """(x - mean) / sqrt(var + epsilon); 0 where there is nothing to say."""
     xhat = (data.x - own.mean) / np.sqrt(own.var + epsilon)
     return np.where(data.usable & (own.count > 0), xhat, 0)
+
+
+def normalize(data, own, scale=None, bias=None, *, epsilon=1e-6, scale_offset=0.0):
+    """The output of nearly all of them."""
+    scale = with_offset(scale, scale_offset)
+    return affine(standardize(data, own, epsilon), scale, bias, data)
 
 
 def with_offset(scale, scale_offset):

@@ -9,8 +9,9 @@ import numpy as np
 import oracle
 import pytest
 from counting import assert_moments_are_kept
+from directions import check_gradients
 from drawing import draw, place
-from family_oracle import directional, gated_rms_norm
+from family_oracle import gated_rms_norm
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
@@ -92,20 +93,7 @@ def test_oracle(case, gate_first, rng, make_mask):
     known = [np.where(np.abs(a) > 1e20, np.nan, a) for a in arguments[:2]]
     known = (*known, arguments[2])
     assert oracle.error(y, reference(*known)) <= 1e-5
-
-    def loss(*arguments):
-        return np.sum(oracle.wide(weight) * reference(*arguments))
-
-    for i, gradient in enumerate(gradients):
-        if gradient is None:
-            continue
-        direction = rng.normal(size=gradient.shape)
-        directions = [direction if j == i else None for j in range(3)]
-        with np.errstate(invalid="ignore"):
-            expected = directional(loss, known, directions)
-        size = max(np.linalg.norm(gradient), 0.1 * np.linalg.norm(weight))
-        actual = np.sum(oracle.wide(gradient) * direction)
-        assert abs(actual - expected) <= 1e-5 * size, ("x", "gate", "scale")[i]
+    check_gradients(rng, gradients, weight, reference, known)
 
 
 @orders

@@ -8,9 +8,10 @@ import numpy as np
 import oracle
 import pytest
 from counting import assert_moments_are_kept
+from directions import check_gradients
 from drawing import draw, place
 from family import close
-from family_oracle import directional, seed_norm
+from family_oracle import seed_norm
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
@@ -79,20 +80,7 @@ def test_oracle(case, rng, make_mask):
     gradients, y = jax.device_get(step(arguments))
     reference = functools.partial(seed_norm, mask=mask, **options)
     assert oracle.error(y, reference(*arguments)) <= 1e-5
-
-    def loss(*arguments):
-        return np.sum(oracle.wide(weight) * reference(*arguments))
-
-    for i, gradient in enumerate(gradients):
-        if gradient is None:
-            continue
-        direction = rng.normal(size=gradient.shape)
-        directions = [direction if j == i else None for j in range(4)]
-        with np.errstate(invalid="ignore"):
-            expected = directional(loss, arguments, directions)
-        size = max(np.linalg.norm(gradient), 0.1 * np.linalg.norm(weight))
-        actual = np.sum(oracle.wide(gradient) * direction)
-        assert abs(actual - expected) <= 1e-5 * size, NAMES[i]
+    check_gradients(rng, gradients, weight, reference, arguments)
 
 
 def test_it_starts_as_rms_norm(rng):

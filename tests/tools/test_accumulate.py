@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_net import NET
+from small_net import NET, make_images, make_variables
 from tiers import matrix
 
 from jaxnorm.tools import apply_batch_moments, full_batch_value_and_grad
+
+images = pytest.fixture(make_images)
+variables = pytest.fixture(make_variables)
 
 
 @pytest.fixture

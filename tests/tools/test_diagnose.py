@@ -24,6 +24,9 @@ from jaxnorm.tools import (
 
 pytestmark = pytest.mark.usefixtures("annotations_checked")
 
+images = pytest.fixture(make_images)
+variables = pytest.fixture(make_variables)
+
 
 @functools.partial(jax.jit, static_argnums=2)
 def apply_jitted(variables, images, train):

@@ -12,12 +12,15 @@ from flax import linen as nn
 from flax import nnx, struct
 from flax.training import train_state
 from refusals import refused
-from small_net import NET, collect
+from small_net import NET, collect, make_images, make_variables
 
 import jaxnorm.linen
 from jaxnorm.tools import diagnose, recalibrate
 
 FIRST = "BatchNorm_0"  # on the input itself
+
+images = pytest.fixture(make_images)
+variables = pytest.fixture(make_variables)
 
 
 def uneven(images):

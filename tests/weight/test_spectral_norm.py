@@ -14,7 +14,7 @@ from jitted import jitted
 from oracle import error, wide
 from refusals import refused
 from tiers import diagonal, in_full, matrix
-from transformed import check_derivative, check_layers
+from transformed import check_derivative, check_layers, step_of
 
 from jaxnorm.weight.spectral_norm import spectral_norm
 
@@ -43,23 +43,8 @@ def oracle_gradient(dw, normalized, u, sigma, v):
 
 
 def value_and_gradients(dw, w, u, **options):
-    return step_with(**options)(dw, w, u)
-
-
-@functools.cache
-def step_with(**options):
-    """One function for each set of options, so that it is compiled once a shape."""
-
-    @jax.jit
-    def step(dw, w, u):
-        def loss(w, u):
-            normalized, new_u, sigma = spectral_norm(w, u, **options)
-            return jnp.sum(dw * normalized), (normalized, new_u, sigma)
-
-        gradients, outputs = jax.grad(loss, (0, 1), has_aux=True)(w, u)
-        return outputs, gradients
-
-    return step
+    outputs, *gradients = step_of(spectral_norm, **options)(dw, w, u)
+    return outputs, gradients
 
 
 def check(dw, w, u, tolerance=3e-5, **options):

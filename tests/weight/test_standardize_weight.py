@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from drawing import draw, place
 from flax import linen as nn
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 from oracle import error, wide
 from refusals import refused
 from tiers import diagonal, in_full, matrix
-from transformed import check_derivative, check_layers
+from transformed import check_derivative, check_layers, put_along, step_of
 
 from jaxnorm.weight.standardize_weight import standardize_weight
 
@@ -62,23 +62,11 @@ def oracle(dw, w, gain=None, feature_axes=-1, epsilon=1e-6):
 
 
 def value_and_gradients(dw, w, gain=None, **options):
-    return jitted(**options)(dw, w, gain)
+    return step_of(with_gain, **options)(dw, w, gain)
 
 
-@functools.cache
-def jitted(**options):
-    """One function for each set of options, so that it is compiled once a shape."""
-
-    @jax.jit
-    def step(dw, w, gain):
-        def loss(w, gain):
-            standardized = standardize_weight(w, gain=gain, **options)
-            return jnp.sum((jnp.conj(dw) * standardized).real), standardized
-
-        gradients, standardized = jax.grad(loss, (0, 1), has_aux=True)(w, gain)
-        return standardized, *jax.tree.map(jnp.conj, gradients)
-
-    return step
+def with_gain(w, gain, **options):
+    return standardize_weight(w, gain=gain, **options)
 
 
 def check(dw, w, gain=None, tolerance=3e-5, **options):
@@ -240,15 +228,10 @@ def test_no_retrace(rng):
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("axis", matrix(range(2), often=[1]))
 def test_sharded(axis, axis_type, rng):
-    spec = ("model", None) if axis == 0 else (None, "model")
     w, gain, dw = draw(rng, (8, 4)), draw(rng, 4), draw(rng, (8, 4))
-    mesh = jax.make_mesh((2,), ("model",), (axis_type,), devices=jax.devices()[:2])
-
-    def put(array, *spec):
-        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
-
+    mesh, *sharded = put_along(axis, axis_type, dw, w, gain)
     with jax.set_mesh(mesh):
-        check(put(dw, *spec), put(w, *spec), put(gain, spec[1]))
+        check(*sharded)
 
 
 # ---- bad input

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawing import draw, place
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 from oracle import error, wide
 from refusals import refused
 from tiers import diagonal, in_full, matrix
-from transformed import check_derivative, check_layers
+from transformed import check_derivative, check_layers, put_along, step_of
 
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
@@ -55,23 +55,7 @@ def oracle(dw, v, g, feature_axes=-1, epsilon=0.0):
 
 
 def value_and_gradients(dw, v, g, **options):
-    return jitted(**options)(dw, v, g)
-
-
-@functools.cache
-def jitted(**options):
-    """One function for each set of options, so that it is compiled once a shape."""
-
-    @jax.jit
-    def step(dw, v, g):
-        def loss(v, g):
-            w = weight_norm(v, g, **options)
-            return jnp.sum((jnp.conj(dw) * w).real), w
-
-        gradients, w = jax.grad(loss, (0, 1), has_aux=True)(v, g)
-        return w, *jax.tree.map(jnp.conj, gradients)
-
-    return step
+    return step_of(weight_norm, **options)(dw, v, g)
 
 
 magnitude_of = jax.jit(weight_magnitude, static_argnames="feature_axes")
@@ -216,15 +200,10 @@ def test_no_retrace(rng):
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("axis", matrix(range(2), often=[0]))
 def test_sharded(axis, axis_type, rng):
-    spec = ("model", None) if axis == 0 else (None, "model")
     v, g, dw = draw(rng, (8, 4)), draw(rng, 4), draw(rng, (8, 4))
-    mesh = jax.make_mesh((2,), ("model",), (axis_type,), devices=jax.devices()[:2])
-
-    def put(array, *spec):
-        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
-
+    mesh, *sharded = put_along(axis, axis_type, dw, v, g)
     with jax.set_mesh(mesh):
-        actual = value_and_gradients(put(dw, *spec), put(v, *spec), put(g, spec[1]))
+        actual = value_and_gradients(*sharded)
     for value, wanted in zip(actual, oracle(dw, v, g), strict=True):
         assert error(value, wanted) <= 3e-5
 

@@ -1,9 +1,45 @@
-"""Normalizers of weights under JAX's transformations."""
+"""Normalizers of weights: values, gradients, and JAX's transformations."""
+
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+@functools.cache
+def step_of(norm, **options):
+    """What a function of two arrays gives, and gradients of the sum of dw times it.
+
+    Of several results the first. One program for each set of options and shapes.
+    """
+
+    @jax.jit
+    def step(dw, w, other):
+        def loss(w, other):
+            results = norm(w, other, **options)
+            first = results[0] if isinstance(results, tuple) else results
+            return jnp.sum((jnp.conj(dw) * first).real), results
+
+        gradients, results = jax.grad(loss, (0, 1), has_aux=True)(w, other)
+        return results, *jax.tree.map(jnp.conj, gradients)
+
+    return step
+
+
+def put_along(axis, axis_type, *arrays):
+    """A mesh of two devices, with arrays of two axes, or of the last, sharded there."""
+    mesh = jax.make_mesh((2,), ("model",), (axis_type,), devices=jax.devices()[:2])
+    spec = [None, None]
+    spec[axis] = "model"
+
+    def put(array):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec[2 - array.ndim :]))
+        return jax.device_put(array, sharding)
+
+    return mesh, *map(put, arrays)
 
 
 def check_derivative(derivative, functions, arguments, tangents, weight, tolerance):
