@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, sgd, steps_of, train
+from training import Variables, sgd, train_as
 
 # Those of Ioffe and Szegedy (2015), figure 1.
 _PERCENTILES = (15, 50, 85)
@@ -51,14 +51,8 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
         }
 
     def run(digits: Digits, seed: jax.Array) -> dict[str, jax.Array]:
-        return train(
-            net,
-            sgd(config.learning_rate),
-            digits,
-            seed,
-            evaluate=evaluate,
-            **steps_of(config),
-        ).evaluations
+        optimizer = sgd(config.learning_rate)
+        return train_as(config, net, optimizer, digits, seed, evaluate).evaluations
 
     return run
 

@@ -15,7 +15,7 @@ from jax import lax
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, measure, recalibrated, sgd, steps_of, train
+from training import Variables, measure, recalibrated, sgd, train_as
 
 # Functions of pixels in [0, 1].
 _LOOKS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -61,14 +61,8 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
         }
 
     def run(digits: Digits, seed: jax.Array) -> dict[str, jax.Array]:
-        return train(
-            net,
-            sgd(config.learning_rate),
-            digits,
-            seed,
-            evaluate=evaluate,
-            **steps_of(config),
-        ).last
+        optimizer = sgd(config.learning_rate)
+        return train_as(config, net, optimizer, digits, seed, evaluate).last
 
     return run
 

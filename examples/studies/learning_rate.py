@@ -10,7 +10,7 @@ from digits import Digits
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import sgd, steps_of, train
+from training import sgd, train_as
 
 
 def build(config: ml_collections.ConfigDict, net: str, norm: str) -> Callable:
@@ -27,7 +27,7 @@ def build(config: ml_collections.ConfigDict, net: str, norm: str) -> Callable:
         init_scale: jax.Array,
     ) -> dict[str, jax.Array]:
         scaled = model.clone(init_scale=init_scale)
-        return train(scaled, sgd(learning_rate), digits, seed, **steps_of(config)).last
+        return train_as(config, scaled, sgd(learning_rate), digits, seed).last
 
     return run
 

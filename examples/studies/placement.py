@@ -10,7 +10,7 @@ from digits import Digits
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import sgd, steps_of, train
+from training import sgd, train_as
 
 _LABELS = {
     "before_activation": "norm, relu",
@@ -27,7 +27,7 @@ def build(config: ml_collections.ConfigDict, placement: str) -> Callable:
     def run(
         digits: Digits, seed: jax.Array, learning_rate: jax.Array
     ) -> dict[str, jax.Array]:
-        return train(net, sgd(learning_rate), digits, seed, **steps_of(config)).last
+        return train_as(config, net, sgd(learning_rate), digits, seed).last
 
     return run
 

@@ -11,7 +11,7 @@ from digits import Digits
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import sgd, steps_of, train
+from training import sgd, train_as
 
 
 def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
@@ -26,7 +26,7 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
     ) -> dict[str, jax.Array]:
         dropping = net.clone(dropout_rate=dropout_rate)
         optimizer = sgd(config.learning_rate, weight_decay)
-        return train(dropping, optimizer, digits, seed, **steps_of(config)).last
+        return train_as(config, dropping, optimizer, digits, seed).last
 
     return run
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, measure, recalibrated, sgd, steps_of, train
+from training import Variables, measure, recalibrated, sgd, train_as
 
 import jaxnorm
 
@@ -42,14 +42,8 @@ def build(config: ml_collections.ConfigDict, average: str) -> Callable:
         return {f"test_{name}": jnp.mean(x) for name, x in results.items()}
 
     def run(digits: Digits, seed: jax.Array) -> dict[str, jax.Array]:
-        return train(
-            net,
-            sgd(config.learning_rate),
-            digits,
-            seed,
-            evaluate=evaluate,
-            **steps_of(config),
-        ).evaluations
+        optimizer = sgd(config.learning_rate)
+        return train_as(config, net, optimizer, digits, seed, evaluate).evaluations
 
     return run
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from study import Finding, Study
 from sweep import over_seeds
-from training import Variables, measure, steps_of, train
+from training import Variables, measure, train_as
 
 # Lines of the legend.
 _STATISTICS = {"running": "{norm}", "recalibrated": "{norm}, recalibrated"}
@@ -47,14 +47,7 @@ def build(config: ml_collections.ConfigDict, model: str) -> Callable:
             optax.clip_by_global_norm(config.max_gradient_norm),
             optax.adam(learning_rate),
         )
-        return train(
-            net,
-            optimizer,
-            digits,
-            seed,
-            evaluate=evaluate,
-            **steps_of(config),
-        ).last
+        return train_as(config, net, optimizer, digits, seed, evaluate).last
 
     return run
 

@@ -55,12 +55,6 @@ def sgd(
     )
 
 
-def steps_of(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """Returns the arguments of `train` that a configuration says by the same names."""
-    names = "num_steps", "batch_size", "eval_every"
-    return {name: config[name] for name in names if name in config}
-
-
 def train(
     net: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -138,6 +132,20 @@ def train(
     state = params, batch_stats, optimizer.init(params)
     state, (losses, evaluations) = lax.scan(until_evaluation, state, inputs)
     return Trained(variables_of(state), losses.reshape(-1), evaluations)
+
+
+def train_as(
+    config: ml_collections.ConfigDict,
+    net: nn.Module,
+    optimizer: optax.GradientTransformation,
+    digits: Digits,
+    seed: jax.Array,
+    evaluate: Callable[[nn.Module, Variables, Digits], Any] | None = None,
+) -> Trained:
+    """Trains as `train` does, for the steps that a configuration says."""
+    names = "num_steps", "batch_size", "eval_every"
+    steps = {name: config[name] for name in names if name in config}
+    return train(net, optimizer, digits, seed, evaluate=evaluate, **steps)
 
 
 def accuracies(
