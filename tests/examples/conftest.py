@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # Where Python looks first when it runs one of them.
 sys.path[:0] = [str(ROOT / "examples" / "mnist"), str(ROOT / "examples")]
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import report
-from conftest import ROOT
+from paths import ROOT
 
 # Behind the other example's files, whose run.py is another.
 sys.path.append(str(ROOT / "examples" / "studies"))
