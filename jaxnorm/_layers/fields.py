@@ -61,7 +61,7 @@ class Layer:
     _optional: ClassVar[tuple[str, ...]] = ("scale", "bias")
     """Parameters with a field `use_...`, whose initializer is the field `..._init`."""
     _required: ClassVar[tuple[str, ...]] = ()
-    """Parameters that are always there, of the feature shape; likewise initialized."""
+    """Parameters that are always there, likewise initialized."""
     _takes_integers: ClassVar[bool] = True
     """Whether integers are converted to float32, as in Flax."""
 
@@ -89,9 +89,13 @@ class Layer:
         return {
             name: None
             if name in unused
-            else Parameter(self._initializer(name), features)
+            else Parameter(self._initializer(name), self._shape(name, features))
             for name in (*self._optional, *self._required)
         }
+
+    def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of a parameter."""
+        return features
 
     def _initializer(self, name: str) -> Initializer:
         """Returns the initializer of a parameter."""

@@ -10,7 +10,7 @@ from jax.nn.initializers import Initializer
 import jaxnorm
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers.batch_layer import BatchLayer
-from jaxnorm._layers.fields import Arrays, Parameter, Parameters, description
+from jaxnorm._layers.fields import Arrays, description
 
 
 @description
@@ -38,12 +38,14 @@ class SwitchableNorm(BatchLayer):
     logits_init: Initializer = initializers.ones
 
     _function = staticmethod(jaxnorm.switchable_norm)
+    _required = ("mean_logits", "var_logits")
     _keeps_single_values = True  # beside others in the layer's mean
 
-    def _parameters(self, features: tuple[int, ...]) -> Parameters:
-        logits = Parameter(self.logits_init, (3,))
-        own: Parameters = {"mean_logits": logits, "var_logits": logits}
-        return super()._parameters(features) | own
+    def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:
+        return (3,) if name in self._required else features
+
+    def _initializer(self, name: str) -> Initializer:
+        return super()._initializer("logits" if name in self._required else name)
 
 
 @description

@@ -1,6 +1,6 @@
 """Layers without statistics, which bend each element, described once."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from jax import Array
 from jax import numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Inexact
 
 import jaxnorm
 from jaxnorm._core.axes import Axes
-from jaxnorm._layers.fields import Parameter, Parameters, description
+from jaxnorm._layers.fields import description
 from jaxnorm._layers.sample import SampleLayer
 
 
@@ -25,15 +25,11 @@ class PointwiseLayer(SampleLayer):
 
     feature_axes: Axes
 
-    _of_curve: tuple[str, ...] = ("alpha",)
-
+    _required: ClassVar[tuple[str, ...]] = ("alpha",)
     _takes_integers = False
 
-    def _parameters(self, features: tuple[int, ...]) -> Parameters:
-        own: Parameters = {
-            name: Parameter(self._initializer(name), ()) for name in self._of_curve
-        }
-        return super()._parameters(features) | own
+    def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:
+        return () if name in self._required else features
 
     def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
         """Bends each element of x by a curve.
@@ -85,4 +81,4 @@ class DynamicErf(PointwiseLayer):
     feature_axes: Axes = -1
 
     _function = staticmethod(jaxnorm.dynamic_erf)
-    _of_curve = ("alpha", "shift")
+    _required = ("alpha", "shift")
