@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from jaxnorm.tools.trees import node_at, walk
+from jaxnorm.tools._trees import node_at, walk
 
 
 def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:

@@ -7,9 +7,9 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
+from jaxnorm.tools._trees import node_at
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.statistics import Tree, layers, map_layers
-from jaxnorm.tools.trees import node_at
 
 Params = TypeVar("Params")
 Batch = TypeVar("Batch")

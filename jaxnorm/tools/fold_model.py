@@ -11,8 +11,7 @@ from jaxtyping import PyTree
 from jaxnorm._core.axes import Axes
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.stats import BatchStats
-from jaxnorm.tools.fold_batch_norm import Padding, fold_batch_norm
-from jaxnorm.tools.nodes import (
+from jaxnorm.tools._trees import (
     Key,
     Node,
     Path,
@@ -22,6 +21,7 @@ from jaxnorm.tools.nodes import (
     nodes,
     roots,
 )
+from jaxnorm.tools.fold_batch_norm import Padding, fold_batch_norm
 
 Apply = Callable[[Any, Any], PyTree]
 

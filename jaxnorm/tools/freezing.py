@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 from jaxtyping import PyTree
 
-from jaxnorm.tools.nodes import Path, is_box, keys, leaves
+from jaxnorm.tools._trees import Path, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
 if TYPE_CHECKING:

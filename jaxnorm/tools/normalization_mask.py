@@ -5,19 +5,12 @@ from collections.abc import Collection, Mapping
 import jax
 from jaxtyping import PyTree
 
-from jaxnorm.tools.nodes import Path, is_box, keys, leaves, nodes
+from jaxnorm._layers.names import parameter_names
+from jaxnorm.tools._trees import Path, is_box, keys, leaves, nodes
 
-# Who has one of the first is a normalizer, if it has nothing beyond both.
-_TELLING = {
-    "scale",
-    "gate",
-    "mean_scale",
-    "mean_logits",
-    "var_logits",
-    "threshold",
-    "learned_epsilon",
-}
-_OTHERS = {"bias", "alpha", "beta", "shift", "v"}
+# Layers of other kinds have these too: they tell nothing alone.
+_COMMON = {"bias", "alpha", "beta", "shift", "v"}
+_NAMES = parameter_names()
 _STATISTICS = {"mean", "var", "std"}
 _OF_WEIGHTS = ("/scale", "/gain")
 
@@ -111,9 +104,9 @@ def normalization_mask(
         if name.endswith(_OF_WEIGHTS):
             return not only_with_statistics
         own = found[node].keys() - no_parameters
-        if name not in own or not own <= _TELLING | _OTHERS:
+        if name not in own or not own <= _NAMES:
             return False
-        telling = not own.isdisjoint(_TELLING) and not only_with_statistics
+        telling = not own <= _COMMON and not only_with_statistics
         return node in measured or telling
 
     return jax.tree_util.tree_map_with_path(

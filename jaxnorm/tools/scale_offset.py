@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.validation import check_finite
-from jaxnorm.tools.nodes import Path, is_box, keys, leaves
+from jaxnorm.tools._trees import Path, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
 _NEAR = 0.25  # of a center, for a value to be one of its cluster

@@ -6,7 +6,7 @@ from typing import Any
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm.tools.trees import children, is_node, with_children
+from jaxnorm.tools._trees import children, is_node, with_children
 
 Tree = Mapping[Any, Any]
 """Nested dicts of arrays, as Flax's collections are; within, lists of such as well."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from jax import numpy as jnp
 
+from jaxnorm.tools._trees import Key, Node, Path, leaves, nodes, roots
 from jaxnorm.tools.fold_model import NORM_NAMES, Fold
-from jaxnorm.tools.nodes import Key, Node, Path, leaves, nodes, roots
 
 _LAYER = re.compile(r"conv_?transpose|conv|dense|linear|fc")
 _NORM = re.compile(r"batch_?norm|bn|norm")

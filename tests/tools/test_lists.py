@@ -10,7 +10,7 @@ from refusals import refused
 
 import jaxnorm
 from jaxnorm import tools
-from jaxnorm.tools.trees import is_node
+from jaxnorm.tools._trees import is_node
 
 pytestmark = pytest.mark.usefixtures("annotations_checked")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxnorm.tools._trees import Path, is_node
 from jaxnorm.tools.convert.layers import (
     Layer,
     as_array,
@@ -13,7 +14,6 @@ from jaxnorm.tools.convert.layers import (
     check_paths,
     split,
 )
-from jaxnorm.tools.trees import Path, is_node
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnorm.tools._trees import Path
 from jaxnorm.tools.convert.layers import (
     Layer,
     Variables,
@@ -17,7 +18,6 @@ from jaxnorm.tools.convert.layers import (
 from jaxnorm.tools.convert.momentum import check_decay_rate
 from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
 from jaxnorm.tools.convert.variables import from_variables, to_variables
-from jaxnorm.tools.trees import Path
 
 PARAMS = {"scale": "scale", "offset": "bias"}
 AVERAGES = {"mean_ema": "mean", "var_ema": "var"}

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxnorm.tools.convert.layers import Variables
-from jaxnorm.tools.trees import (
+from jaxnorm.tools._trees import (
+    boxed_like,
     children,
-    is_box,
     is_node,
     node_at,
     unboxed,
     walk,
     with_children,
 )
+from jaxnorm.tools.convert.layers import Variables
 
 
 def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:
@@ -95,4 +95,4 @@ def _insert(old: Any, new: Any) -> Any:
 
 
 def _replace(old: Any, new: Any) -> Any:
-    return old.replace_boxed(unboxed(new)) if is_box(old) else new
+    return boxed_like(old, new)

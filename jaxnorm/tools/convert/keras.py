@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnorm._core.validation import check_epsilon
+from jaxnorm.tools._trees import Path
 from jaxnorm.tools.convert.flat import FlatNames
 from jaxnorm.tools.convert.layers import (
     Layer,
@@ -13,7 +14,6 @@ from jaxnorm.tools.convert.layers import (
 )
 from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
 from jaxnorm.tools.convert.variables import from_variables, to_variables
-from jaxnorm.tools.trees import Path
 
 NAMES = FlatNames(
     framework="Keras",

@@ -7,7 +7,7 @@ import numpy as np
 from jax import dlpack
 from jax import numpy as jnp
 
-from jaxnorm.tools.trees import Path, unboxed
+from jaxnorm.tools._trees import Path, unboxed
 
 Layer = dict[str, np.ndarray]
 """One normalizer: scale, bias; mean, var or std, count. None of them is required."""

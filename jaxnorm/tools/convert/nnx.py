@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxnorm.tools._trees import insert, node_at, walk
 from jaxnorm.tools.convert.layers import COLLECTIONS, Variables
-from jaxnorm.tools.trees import insert, node_at, walk
 
 AnyPath = tuple[str | int, ...]
 """Names, and the indices of lists, from the root of a tree to a node."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnorm.tools._trees import Path
 from jaxnorm.tools.convert.flat import FlatNames
 from jaxnorm.tools.convert.layers import (
     Layer,
@@ -15,7 +16,6 @@ from jaxnorm.tools.convert.layers import (
 from jaxnorm.tools.convert.scale_offsets import Offsets, ScaleOffsets
 from jaxnorm.tools.convert.torch_weights import is_reparametrized
 from jaxnorm.tools.convert.variables import from_variables, to_variables
-from jaxnorm.tools.trees import Path
 
 NAMES = FlatNames(
     framework="PyTorch",

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnorm.tools._trees import Path, insert, node_at, walk
 from jaxnorm.tools.convert.layers import LINEN, Variables, as_array, check_mapping
-from jaxnorm.tools.trees import Path, insert, node_at, walk
 
 Pair = tuple[Path, Path]
 """The path of a wrapper in the variables, and that of its layer."""

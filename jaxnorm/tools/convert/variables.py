@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxnorm.tools._trees import Path, insert, is_node, node_at, walk
 from jaxnorm.tools.convert.layers import (
     COLLECTIONS,
     LINEN,
@@ -14,7 +15,6 @@ from jaxnorm.tools.convert.layers import (
     check_paths,
 )
 from jaxnorm.tools.convert.scale_offsets import ScaleOffsets
-from jaxnorm.tools.trees import Path, insert, is_node, node_at, walk
 
 
 def to_variables(
