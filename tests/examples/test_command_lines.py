@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import saved
+from tiers import matrix
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = sorted(
@@ -115,7 +116,9 @@ def test_ratios_of_pairs(monkeypatch):
     assert ratio(ours, ours) == "1"
 
 
-@pytest.mark.parametrize("norm", ["group", "spectral", "virtual", "batch"])
+@pytest.mark.parametrize(
+    "norm", matrix(["group", "spectral", "virtual", "batch"], often=["group", "batch"])
+)
 def test_a_run_without_statistics(get_config, tmp_path, norm):
     config = get_config(norm=norm, num_train=64)
     (tmp_path / "run.json").write_text(json.dumps({"config": config.to_dict()}))

@@ -41,8 +41,9 @@ def test_a_step_equals_that_of_one_device_without_padding(
         )
 
 
+# With the program of the step above.
 def test_padding_may_hold_anything(run, assert_close, double_precision, monkeypatch):
-    expected = run("shard_map", range(13), size=16, **double_precision)
+    expected = run("pmap", range(13), size=16, **double_precision)
     take = data.take
 
     def take_with_noise(*arguments):
@@ -52,7 +53,7 @@ def test_padding_may_hold_anything(run, assert_close, double_precision, monkeypa
         return batch._replace(images=images, labels=batch.labels + noise)
 
     monkeypatch.setattr(data, "take", take_with_noise)
-    actual = run("shard_map", range(13), size=16, **double_precision)
+    actual = run("pmap", range(13), size=16, **double_precision)
     assert_close(actual, expected, tolerance=0)
 
 
