@@ -37,10 +37,14 @@ ALL |= {
         (32, "pooled"),
     ]
 }
-# All modes for ghosts that lie on two devices; each mode for some of the others.
+# Each mode for some, one of each kind for ghosts that lie on two devices; all modes of
+# batch norm are in test_synchronization.py.
 OFTEN = [
-    *(("ghosts of 8, mean", mode) for mode in MODES),
-    ("renorm", "pmap"),
+    ("ghosts of 8, mean", "pmap"),
+    ("ghosts of 8, mean", "vmap, grad outside"),
+    ("ghosts of 8, mean", "unchecked, grad inside"),
+    ("ghosts of 8, mean", "jit, Explicit"),
+    ("renorm", "vmap, grad inside"),
     ("mean only", "unchecked, grad outside"),
     ("recurrent", "shard_map, grad inside"),
     ("switchable", "shard_map, grad outside"),

@@ -1,6 +1,7 @@
 """An index for each example: each set of statistics sees a batch of its own."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -13,8 +14,9 @@ from drawing import draw, draw_stats, place
 from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from modes import AXIS, DEVICES, FEW, MODES, differentiate, mesh_of
+from modes import AXIS, DEVICES, MODES, differentiate, mesh_of
 from refusals import refused
+from tiers import matrix
 
 import jaxnorm
 import jaxnorm.equinox
@@ -65,28 +67,29 @@ def draw_sets(rng, counted=False):
 
 OPTIONS = {
     "training": {},
-    "in two passes": {"use_fast_variance": False},
     "inference": {"use_running_average": True},
-    "unbiased": {"unbiased": True},
-    "a schedule": {"momentum": jaxnorm.warmup_momentum(0.9)},
-    "other axes": {"feature_axes": 1},
+    "unbiased, other axes": {"unbiased": True, "feature_axes": 1},
+    "a schedule, in two passes": {
+        "momentum": jaxnorm.warmup_momentum(0.9),
+        "use_fast_variance": False,
+    },
 }
 
 
-# One mask for each of the options; the slow tier has all.
-MASKS = dict.fromkeys(OPTIONS, "weights")
-MASKS |= {"unbiased": "bool", "inference": None, "a schedule": "bool"}
+CASES = [
+    case
+    for case in itertools.product(OPTIONS, (None, "bool", "weights"))
+    if case != ("unbiased, other axes", "weights")  # which is refused
+]
+OFTEN = [
+    ("training", "weights"),
+    ("inference", None),
+    ("unbiased, other axes", "bool"),
+    ("a schedule, in two passes", "bool"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        (n, k) if k == MASKS[n] else pytest.param(n, k, marks=pytest.mark.slow)
-        for n in OPTIONS
-        for k in (None, "bool", "weights")
-        if (n, k) != ("unbiased", "weights")
-    ],
-)
+@pytest.mark.parametrize(("name", "kind"), matrix(CASES, OFTEN))
 def test_each_index_is_a_batch(name, kind, rng, make_mask):
     options = {"use_running_average": False, "momentum": 0.5} | OPTIONS[name]
     shape = (len(INDEX), 4, FEATURES)
@@ -96,10 +99,10 @@ def test_each_index_is_a_batch(name, kind, rng, make_mask):
         mask = np.array(mask)
         mask[4] = 0  # nothing of 3 counts
         x, mask = place(np.where(mask == 0, np.nan, x)), jnp.asarray(mask)
-    if name == "other axes":
+    if "other axes" in name:
         x, weight = jnp.swapaxes(x, 1, 2), jnp.swapaxes(weight, 1, 2)
         mask = None if mask is None else jnp.swapaxes(mask, 1, 2)
-    stats = draw_sets(rng, counted=name == "a schedule")
+    stats = draw_sets(rng, counted="a schedule" in name)
     affine = draw(rng, FEATURES, loc=1), draw(rng, FEATURES)
 
     @jax.jit
@@ -142,9 +145,7 @@ def draw_divided(rng):
     return x, index, draw(rng, x.shape), draw_sets(rng), *affine
 
 
-@pytest.mark.parametrize(
-    "mode", [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in MODES]
-)
+@pytest.mark.parametrize("mode", matrix(MODES, often=("pmap", "jit, Explicit")))
 def test_over_devices(mode, rng):
     problem = draw_divided(rng)
     alone = jax.jit(differentiate(over_devices(None)))

@@ -70,9 +70,9 @@ def derivatives(way):
     ("way", "mask"),
     [
         ("chunks", "weights"),
-        ("steps", None),
+        ("steps", "weights"),
         pytest.param("chunks", None, marks=pytest.mark.slow),
-        pytest.param("steps", "weights", marks=pytest.mark.slow),
+        pytest.param("steps", None, marks=pytest.mark.slow),
     ],
 )
 def test_parts_are_the_whole(way, mask, rng):

@@ -56,16 +56,22 @@ def on_one_device(norm):
     return jax.device_get(step(*draw_problem(norm)))
 
 
-# All modes for graph norm.
-FEW = ("shard_map, grad outside", "jit, Explicit")
+# Each mode for one of them, which sum over devices in the same way.
+OFTEN = [
+    ("graph_norm", "pmap"),
+    ("graph_norm", "vmap, grad outside"),
+    ("graph_norm", "unchecked, grad inside"),
+    ("graph_norm", "shard_map, grad outside"),
+    ("segment_layer_norm", "jit, Explicit"),
+    ("segment_layer_norm", "shard_map, grad inside"),
+    ("segment_rms_norm", "jit, Auto"),
+    ("segment_rms_norm", "vmap, grad inside"),
+    ("segment_rms_norm", "unchecked, grad outside"),
+]
 
 
 @pytest.mark.parametrize(
-    ("norm", "mode"),
-    matrix(
-        itertools.product(NORMS, MODES),
-        often=[(n, m) for n in NORMS for m in MODES if n == "graph_norm" or m in FEW],
-    ),
+    ("norm", "mode"), matrix(itertools.product(NORMS, MODES), OFTEN)
 )
 def test_divided(norm, mode):
     problem = draw_problem(norm)
@@ -77,8 +83,14 @@ def test_divided(norm, mode):
         assert oracle.error(value, expected) <= 3e-5
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("norm", NORMS)
+# Where types are checked, nothing is compiled.
+@pytest.mark.parametrize(
+    ("norm", "check_vma"),
+    matrix(
+        itertools.product(NORMS, (True, False)),
+        often=[*((norm, True) for norm in NORMS), ("graph_norm", False)],
+    ),
+)
 def test_collectives(norm, check_vma):
     """Of sums of the forward pass, and one of the backward pass.
 
