@@ -55,6 +55,20 @@ def test_embedded_digits_are_split_by_class(get_config):
     assert not any(image.tobytes() in seen for image in test.images)
 
 
+@pytest.mark.full  # scikit-learn takes seconds to import
+def test_the_split_is_that_of_scikit_learn(get_config):
+    """So that what runs have reached stays comparable."""
+    from sklearn.model_selection import train_test_split
+
+    splits = data.load(get_config())
+    labels = np.repeat(np.arange(10, dtype=np.int32), 500)
+    expected = train_test_split(
+        labels, test_size=1_000, stratify=labels, random_state=0
+    )
+    for split, wanted in zip(splits, expected, strict=True):
+        np.testing.assert_array_equal(split.labels, wanted)
+
+
 def test_fewer_examples_on_request(get_config):
     train, test = data.load(get_config(num_train=70, num_test=30))
     assert len(train.images) == len(train.labels) == 70
