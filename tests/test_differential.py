@@ -20,7 +20,7 @@ from rounding import Roundings
 from tiers import matrix
 
 # The full tier has one draw of each normalizer, the slow one 5,000.
-OFTEN = range(0, len(ROWS), 5)
+OFTEN = range(0, len(ROWS), 9)
 BLOCK, BLOCKS = 100, 50
 
 

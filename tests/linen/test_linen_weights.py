@@ -175,11 +175,12 @@ def test_weight_norm_of_bfloat16_parameters(options, x):
     check_same(ours, flax, half=True)
 
 
+# Often of the block; test_checkpoints_load_either_way has all layers.
 @pytest.mark.parametrize(
     ("name", "update_stats"),
     matrix(
         [("defaults", False), *((name, True) for name in SPECTRAL_NORM_OPTIONS)],
-        often=[("defaults", True), ("collection", True)],
+        often=[("three steps", True), ("collection", True)],
     ),
 )
 def test_spectral_norm_has_the_tree_and_values_of_flax(name, update_stats, x):
@@ -532,7 +533,7 @@ with_weight_norm = pytest.mark.parametrize("cls, call", matrix(WRAPPERS, WRAPPER
 @most_in_full
 def test_gradients_flow_to_all_parameters_and_no_statistic(cls, call, x):
     options = {"use_gain": True} if cls is WeightStandardization else {}
-    model = Model(cls, options)
+    model = Model(cls, options, block_alone=True)
     variables = drawn(model, x, **call)
 
     def loss(variables):
@@ -604,9 +605,10 @@ def test_partitioned_parameters_keep_their_boxes(cls, call, option, x):
     chex.assert_trees_all_equal(inserted["params"], boxed["params"])
 
 
-# test_linen_family.py has remat within vmap within scan.
-@most_in_full
-@pytest.mark.parametrize("lift", matrix(("scan", "vmap", "remat"), often=["scan"]))
+# In the default tier, test_linen_family.py has remat within vmap within scan.
+@pytest.mark.full
+@every_wrapper
+@pytest.mark.parametrize("lift", ("scan", "vmap", "remat"))
 def test_lifted_transformations(cls, call, lift, rng):
     class Layer(nn.Module):
         @nn.compact

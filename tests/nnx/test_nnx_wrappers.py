@@ -113,7 +113,7 @@ def test_weight_norm_of_a_convolution(options, rng):
 
 def test_spectral_norm_divides_by_the_largest_singular_value(x):
     layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
-    wrapped = SpectralNorm(layer, warm_up_steps=50, rngs=nnx.Rngs(1))
+    wrapped = SpectralNorm(layer, warm_up_steps=20, rngs=nnx.Rngs(1))
     y = nnx.jit(lambda wrapped, x: wrapped(x, update_stats=False))(wrapped, x)
     kernel = np.asarray(layer.kernel[...], np.float64)
     expected = np.asarray(x, np.float64) @ kernel / np.linalg.svd(kernel)[1][0]
