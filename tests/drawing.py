@@ -24,3 +24,11 @@ def draw_stats(rng, shape, dtype=np.float32):
 def place(values, dtype=np.float32):
     """A JAX array of NumPy's, rounded by NumPy: JAX would compile a conversion."""
     return jnp.asarray(np.asarray(values, dtype))
+
+
+def zeros(shape, dtype=np.float32):
+    return place(np.zeros(shape), dtype)
+
+
+def ones(shape, dtype=np.float32):
+    return place(np.ones(shape), dtype)

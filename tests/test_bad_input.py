@@ -7,6 +7,7 @@ import family
 import jax
 import jax.numpy as jnp
 import pytest
+from drawing import ones, zeros
 from refusals import refused
 
 import jaxnorm
@@ -65,23 +66,23 @@ TABLE = [
     Bad(
         "mask that does not broadcast",
         ("mask", "(4, 2, 1)", "(4, 3, 5)"),
-        {"mask": jnp.ones((4, 2, 1), bool)},
+        {"mask": ones((4, 2, 1), bool)},
     ),
     Bad(
         "mask of examples without axes of size one",
         ("mask", "(4,)", "(4, 3, 5)"),
-        {"mask": jnp.ones((4,), bool)},
+        {"mask": ones((4,), bool)},
     ),
     Bad("mask of higher rank", ("mask", "(1, 4, 3, 5)"), {
-        "mask": jnp.ones((1, 4, 3, 5), bool),
+        "mask": ones((1, 4, 3, 5), bool),
     }),
-    Bad("complex mask", ("mask", "complex64"), {"mask": jnp.ones(5, jnp.complex64)}),
+    Bad("complex mask", ("mask", "complex64"), {"mask": ones(5, jnp.complex64)}),
     Bad("integer x", ("x", "int32", "astype"), {}, x=((4, 3, 5), jnp.int32)),
     Bad("bool x", ("x", "bool"), {}, x=((4, 3, 5), bool)),
     Bad(
         "unbiased with fractional weights",
         ("unbiased", "float32", "mask"),
-        {"unbiased": True, "mask": jnp.ones((4, 3, 5))},
+        {"unbiased": True, "mask": ones((4, 3, 5))},
     ),
     Bad(
         "complex x with a real dtype",
@@ -91,7 +92,7 @@ TABLE = [
     ),
     Bad("integer dtype", ("dtype", "int32"), {"dtype": jnp.int32}),
     Bad("axis name as a number", ("axis_name", "3"), {"axis_name": 3}),
-    Bad("epsilon as an array", ("epsilon", "number"), {"epsilon": jnp.ones(5)}),
+    Bad("epsilon as an array", ("epsilon", "number"), {"epsilon": ones(5)}),
     Bad("no epsilon", ("epsilon", "None"), {"epsilon": None}),
     Bad("infinite epsilon", ("epsilon", "inf"), {"epsilon": float("inf")}),
 ]  # fmt: skip
@@ -129,7 +130,7 @@ def test_while_tracing(bad):
 @pytest.mark.parametrize("bad", TABLE, ids=lambda bad: bad.name)
 def test_with_arrays(bad):
     function, shapes = call(bad)
-    arrays = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
+    arrays = jax.tree.map(lambda s: ones(s.shape, s.dtype), shapes)
     if bad.options.get("axis_name") == "batch":
         arrays = jax.tree.map(lambda a: jnp.stack([a] * 4), arrays)
         function = jax.vmap(function, axis_name="batch")
@@ -158,7 +159,7 @@ def test_the_table_is_one_change_away_from_good():
 @pytest.mark.parametrize("flag", ["use_running_average", "use_fast_variance",
                                   "unbiased", "skip_nonfinite"])  # fmt: skip
 def test_traced_flags(flag):
-    x, stats = jnp.ones((4, 5)), jaxnorm.init_batch_stats((5,))
+    x, stats = ones((4, 5)), jaxnorm.init_batch_stats((5,))
 
     @jax.jit
     def function(value):
@@ -172,7 +173,7 @@ def test_traced_flags(flag):
 def test_an_unbound_axis_keeps_the_error_of_jax():
     with pytest.raises(NameError, match="elsewhere"):
         jaxnorm.batch_norm(
-            jnp.ones((4, 5)),
+            ones((4, 5)),
             jaxnorm.init_batch_stats((5,)),
             use_running_average=False,
             axis_name="elsewhere",
@@ -184,7 +185,7 @@ def test_an_unbound_axis_keeps_the_error_of_jax():
 
 CORE = {
     "moments: mask": (
-        lambda x: jaxnorm.batch_moments(x, mask=jnp.ones((2, 5))),
+        lambda x: jaxnorm.batch_moments(x, mask=ones((2, 5))),
         ("mask", "(2, 5)", "(4, 5)"),
     ),
     "moments: axis": (
@@ -196,7 +197,7 @@ CORE = {
         ("int32",),
     ),
     "moments: shift": (
-        lambda x: jaxnorm.batch_moments(x, shift=jnp.zeros(4)),
+        lambda x: jaxnorm.batch_moments(x, shift=zeros(4)),
         ("shift", "(4,)", "(5,)"),
     ),
     "update: shapes": (
@@ -212,7 +213,7 @@ CORE = {
         ("momentum", "2"),
     ),
     "moments: integer shift": (
-        lambda x: jaxnorm.batch_moments(x, shift=jnp.zeros(5, jnp.int32)),
+        lambda x: jaxnorm.batch_moments(x, shift=zeros(5, jnp.int32)),
         ("shift", "int32"),
     ),
     "update: a tuple": (
@@ -227,7 +228,7 @@ CORE = {
     ),
     "update: integer statistics": (
         lambda x: jaxnorm.update_batch_stats(
-            jaxnorm.BatchStats(*jnp.zeros((2, 5), jnp.int32)), jaxnorm.batch_moments(x)
+            jaxnorm.BatchStats(*zeros((2, 5), jnp.int32)), jaxnorm.batch_moments(x)
         ),
         ("stats.mean", "int32"),
     ),
@@ -244,23 +245,23 @@ CORE = {
         ("(4,)", "(5,)"),
     ),
     "normalize: mean": (
-        lambda x: jaxnorm.normalize(x, jnp.zeros(4), jnp.ones(5)),
+        lambda x: jaxnorm.normalize(x, zeros(4), ones(5)),
         ("mean", "(4,)", "(5,)"),
     ),
     "normalize: complex variance": (
-        lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5, jnp.complex64)),
+        lambda x: jaxnorm.normalize(x, zeros(5), ones(5, jnp.complex64)),
         ("var", "real", "complex64"),
     ),
     "normalize: integer mean": (
-        lambda x: jaxnorm.normalize(x, jnp.zeros(5, jnp.int32), jnp.ones(5)),
+        lambda x: jaxnorm.normalize(x, zeros(5, jnp.int32), ones(5)),
         ("mean", "int32"),
     ),
     "normalize: bias": (
-        lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5), bias=jnp.ones(4)),
+        lambda x: jaxnorm.normalize(x, zeros(5), ones(5), bias=ones(4)),
         ("bias", "(4,)", "(5,)"),
     ),
     "normalize: epsilon": (
-        lambda x: jaxnorm.normalize(x, jnp.zeros(5), jnp.ones(5), epsilon=-1.0),
+        lambda x: jaxnorm.normalize(x, zeros(5), ones(5), epsilon=-1.0),
         ("epsilon", "-1.0"),
     ),
     "stats: integers": (
@@ -270,7 +271,7 @@ CORE = {
     "stats: integer arrays": (
         lambda x: jaxnorm.batch_norm(
             x,
-            jaxnorm.BatchStats(*jnp.ones((2, 5), jnp.int32)),
+            jaxnorm.BatchStats(*ones((2, 5), jnp.int32)),
             use_running_average=False,
         ),
         ("stats.mean", "int32"),
@@ -292,15 +293,15 @@ CORE = {
         ("group_size", "integer", "True"),
     ),
     "offset: NaN": (
-        lambda x: jaxnorm.rms_norm(x, jnp.ones(5), scale_offset=float("nan")),
+        lambda x: jaxnorm.rms_norm(x, ones(5), scale_offset=float("nan")),
         ("scale_offset", "nan"),
     ),
     "offset: infinite": (
-        lambda x: jaxnorm.rms_norm(x, jnp.ones(5), scale_offset=float("inf")),
+        lambda x: jaxnorm.rms_norm(x, ones(5), scale_offset=float("inf")),
         ("scale_offset", "finite", "inf"),
     ),
     "offset: a string": (
-        lambda x: jaxnorm.rms_norm(x, jnp.ones(5), scale_offset="1"),
+        lambda x: jaxnorm.rms_norm(x, ones(5), scale_offset="1"),
         ("scale_offset", "number", "'1'"),
     ),
     "stats: moments": (
@@ -312,7 +313,7 @@ CORE = {
     "stats: complex for real input": (
         lambda x: jaxnorm.batch_norm(
             x,
-            jaxnorm.BatchStats(jnp.zeros(5, jnp.complex64), jnp.ones(5)),
+            jaxnorm.BatchStats(zeros(5, jnp.complex64), ones(5)),
             use_running_average=True,
         ),
         ("stats.mean", "complex64", "float32"),
@@ -327,7 +328,7 @@ CORE = {
 @pytest.mark.parametrize("name", CORE)
 def test_core(name):
     function, says = CORE[name]
-    fails(Bad(name, says, {}), jax.eval_shape, function, jnp.ones((4, 5)))
+    fails(Bad(name, says, {}), jax.eval_shape, function, ones((4, 5)))
 
 
 # ---- what is no array
@@ -374,6 +375,6 @@ def test_a_mask_that_does_not_fit(name, shape, hint):
     """One of sequences, (batch, time), is told how to stand beside features."""
     entry = family.TABLE[name]
     _, params, state = family.draw_arguments(entry)
-    x, mask = jnp.ones((6, 5, family.FEATURES)), jnp.ones(shape, bool)
+    x, mask = ones((6, 5, family.FEATURES)), ones(shape, bool)
     with refused("mask", str(shape), hint):
         jax.eval_shape(lambda x: entry.call(x, params, state, mask), x)

@@ -103,7 +103,7 @@ def test_hessian(functions):
     check(ours, plain, functools.partial(jax.hessian, argnums=(0, 1, 2)), args)
 
 
-@often("scale per example", "weights")
+@often("scale per example, mask")
 def test_third_derivative(functions, rng):
     ours, plain, args = functions
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from drawing import ones, zeros
 from refusals import refused
 
 import jaxnorm
@@ -12,12 +13,12 @@ import jaxnorm
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
-X = jnp.ones((8, 6, 5))
+X = ones((8, 6, 5))
 STATS, RENORM = jaxnorm.init_batch_stats(5), jaxnorm.init_renorm_stats(5)
-LOGITS, ONES = jnp.zeros(3), jnp.ones(5)
-REFERENCE = jaxnorm.Moments(ONES, jnp.zeros(5), ONES)
-COMPLEX = X.astype(jnp.complex64)
-INTEGER = X.astype(jnp.int32)
+LOGITS, ONES = zeros(3), ones(5)
+REFERENCE = jaxnorm.Moments(ONES, zeros(5), ONES)
+COMPLEX = ones(X.shape, jnp.complex64)
+INTEGER = ones(X.shape, jnp.int32)
 
 # The arguments before the options, and what is good with them.
 GOOD = {
@@ -112,7 +113,7 @@ OPTIONS = [  # what has to be in the message, the function, the options
     (
         ("reference_size", "(5,)"),
         "virtual_batch_norm",
-        {"reference_size": jnp.ones(5)},
+        {"reference_size": ones(5)},
     ),
     (
         ("include_self", "static_argnames"),
@@ -147,13 +148,13 @@ ARGUMENTS = [  # what has to be in the message, the function, the place, the val
         ("stats.mean", "int32"),
         "mean_only_batch_norm",
         1,
-        jaxnorm.MeanStats(jnp.zeros(5, jnp.int32)),
+        jaxnorm.MeanStats(zeros(5, jnp.int32)),
     ),
     (
         ("stats.var", "int32"),
         "evo_norm_b0",
         1,
-        jaxnorm.VarStats(jnp.ones(5, jnp.int32)),
+        jaxnorm.VarStats(ones(5, jnp.int32)),
     ),
     (
         ("stats.mean", "(4,)", "(5,)"),
@@ -162,12 +163,12 @@ ARGUMENTS = [  # what has to be in the message, the function, the place, the val
         jaxnorm.init_mean_stats(4),
     ),
     (("stats.var", "(4,)", "(5,)"), "evo_norm_b0", 1, jaxnorm.init_var_stats(4)),
-    (("v", "(4,)", "(5,)"), "evo_norm_b0", 2, jnp.ones(4)),
-    (("v", "int32"), "evo_norm_b0", 2, jnp.ones(5, jnp.int32)),
-    (("gate", "(4,)", "(5,)"), "batch_instance_norm", 2, jnp.ones(4)),
-    (("gate", "int32"), "batch_instance_norm", 2, jnp.ones(5, jnp.int32)),
-    (("mean_logits", "(3,)", "(2,)"), "switchable_norm", 2, jnp.zeros(2)),
-    (("var_logits", "(3,)", "(3, 5)"), "switchable_norm", 3, jnp.zeros((3, 5))),
+    (("v", "(4,)", "(5,)"), "evo_norm_b0", 2, ones(4)),
+    (("v", "int32"), "evo_norm_b0", 2, ones(5, jnp.int32)),
+    (("gate", "(4,)", "(5,)"), "batch_instance_norm", 2, ones(4)),
+    (("gate", "int32"), "batch_instance_norm", 2, ones(5, jnp.int32)),
+    (("mean_logits", "(3,)", "(2,)"), "switchable_norm", 2, zeros(2)),
+    (("var_logits", "(3,)", "(3, 5)"), "switchable_norm", 3, zeros((3, 5))),
     (("step", "integer", "float32"), "recurrent_batch_norm", 2, 1.0),
     (("step", "scalar", "(2,)"), "recurrent_batch_norm", 2, jnp.arange(2)),
     (("time steps", "init_recurrent_stats"), "recurrent_batch_norm", 1, (ONES, X)),
@@ -176,14 +177,14 @@ ARGUMENTS = [  # what has to be in the message, the function, the place, the val
         ("time steps", "init_recurrent_stats"),
         "recurrent_batch_norm",
         1,
-        jaxnorm.BatchStats(jnp.zeros((3, 5)), jnp.ones((2, 5))),
+        jaxnorm.BatchStats(zeros((3, 5)), ones((2, 5))),
     ),
     (("Moments", "BatchStats"), "virtual_batch_norm", 1, STATS),
     (
         ("reference", "(4,)", "(5,)"),
         "virtual_batch_norm",
         1,
-        jaxnorm.Moments(*jnp.ones((3, 4))),
+        jaxnorm.Moments(*ones((3, 4))),
     ),
     *(
         (("x must be real", "complex64"), name, 0, COMPLEX)

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 from counting import count_all_reduces
-from drawing import place
+from drawing import ones, place, zeros
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
@@ -289,7 +289,7 @@ def test_a_tree_is_each_of_its_arrays(rng):
     assert jax.tree.structure(shared) == jax.tree.structure(actual)
 
 
-X = jnp.ones((4, 5))
+X = ones((4, 5))
 BAD = {
     "integers": ((X.astype(jnp.int32), start(5)), {}, ("x", "int32", "astype")),
     "batch statistics": (
@@ -303,7 +303,7 @@ BAD = {
         ("moments.count", "(5,)", "(4,)", "feature_axes"),
     ),
     "one of another shape": (
-        (X, start(5)._replace(var_rest=jnp.zeros(4))),
+        (X, start(5)._replace(var_rest=zeros(4))),
         {},
         ("moments.var_rest", "(5,)", "(4,)"),
     ),
@@ -317,13 +317,13 @@ BAD = {
         ("x", "real", "complex64"),
     ),
     "complex moments of real input": (
-        (X, start(5)._replace(mean=jnp.zeros(5, jnp.complex64))),
+        (X, start(5)._replace(mean=zeros(5, jnp.complex64))),
         {},
         ("moments.mean", "real", "complex64"),
     ),
     "a mask of another size": (
         (X, start(5)),
-        {"mask": jnp.ones((3, 1), bool)},
+        {"mask": ones((3, 1), bool)},
         ("mask", "(4, 5)", "(3, 1)"),
     ),
     "moments of another structure": (

@@ -102,7 +102,7 @@ def test_over_devices(name, mode, rng):
     if mode == "vmap":
         divide = functools.partial(jnp.reshape, shape=(4, 8, 12, 8))
         parts = jax.vmap(functools.partial(step, axis_name="i"), 1, 1, axis_name="i")
-        actual = parts(*map(divide, (x, weight)))
+        actual = jax.jit(parts)(*map(divide, (x, weight)))
         actual = jax.tree.map(lambda part: part.reshape(case.shape), actual)
     else:
         kind = AxisType.Explicit if mode == "Explicit" else AxisType.Auto

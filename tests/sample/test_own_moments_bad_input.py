@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from drawing import ones
 from refusals import refused
 
 import jaxnorm
@@ -14,16 +15,16 @@ ALL = {
     "integer x": (dict(x=jnp.int32), ("x", "int32", "astype")),
     "bool x": (dict(x=bool), ("x", "bool")),
     "infinite offset": (dict(scale_offset=float("inf")), ("scale_offset", "inf")),
-    "integer scale": (dict(scale=jnp.ones(6, int)), ("scale", "int32")),
-    "scale of another size": (dict(scale=jnp.ones(5)), ("scale", "(5,)", "(6,)")),
-    "scale of another rank": (dict(scale=jnp.ones((4, 6))), ("scale", "(4, 6)")),
+    "integer scale": (dict(scale=ones(6, int)), ("scale", "int32")),
+    "scale of another size": (dict(scale=ones(5)), ("scale", "(5,)", "(6,)")),
+    "scale of another rank": (dict(scale=ones((4, 6))), ("scale", "(4, 6)")),
     "scale as a number": (dict(scale=jnp.float32(1)), ("scale", "()", "(6,)")),
     "negative epsilon": (dict(epsilon=-1e-6), ("epsilon", "-1e-06")),
-    "epsilon as an array": (dict(epsilon=jnp.ones(())), ("epsilon", "number")),
+    "epsilon as an array": (dict(epsilon=ones(())), ("epsilon", "number")),
     "feature axis too large": (dict(feature_axes=3), ("feature_axes", "3", "rank 3")),
     "feature axis as a float": (dict(feature_axes=2.0), ("feature_axes", "2.0")),
-    "mask that does not fit": (dict(mask=jnp.ones((4, 2, 6))), ("mask", "(4, 2, 6)")),
-    "complex mask": (dict(mask=jnp.ones(6, jnp.complex64)), ("mask", "complex64")),
+    "mask that does not fit": (dict(mask=ones((4, 2, 6))), ("mask", "(4, 2, 6)")),
+    "complex mask": (dict(mask=ones(6, jnp.complex64)), ("mask", "complex64")),
     "real dtype, complex x": (
         dict(x=jnp.complex64, dtype=jnp.float32),
         ("dtype", "complex64", "float32"),
@@ -72,12 +73,12 @@ OWN = {
     "gated_rms_norm": REDUCED
     | {
         "gate of another shape": (
-            dict(gate=jnp.ones(6)),
+            dict(gate=ones(6)),
             ("gate", "(4, 3, 6)", "(6,)", "broadcast_to"),
         ),
-        "integer gate": (dict(gate=jnp.ones((4, 3, 6), int)), ("gate", "int32")),
+        "integer gate": (dict(gate=ones((4, 3, 6), int)), ("gate", "int32")),
         "complex gate": (
-            dict(gate=jnp.ones((4, 3, 6), jnp.complex64)),
+            dict(gate=ones((4, 3, 6), jnp.complex64)),
             ("gate", "real", "complex64"),
         ),
         "another activation": (
@@ -103,10 +104,10 @@ OWN = {
     | {
         "complex x": (dict(x=jnp.complex64), ("x", "real", "complex64")),
         "complex beta": (
-            dict(beta=jnp.ones(6, jnp.complex64)),
+            dict(beta=ones(6, jnp.complex64)),
             ("beta", "real", "complex64"),
         ),
-        "alpha of another size": (dict(alpha=jnp.ones(5)), ("alpha", "(5,)", "(6,)")),
+        "alpha of another size": (dict(alpha=ones(5)), ("alpha", "(5,)", "(6,)")),
         "heads that do not divide": (
             dict(num_heads=4),
             ("num_heads", "divide", "6", "got 4", "1, 2, 3, 6"),
@@ -132,8 +133,8 @@ OWN = {
 DEFAULT = {
     "group_norm": {"num_groups": 2},
     "causal_group_norm": {"num_groups": 2},
-    "gated_rms_norm": {"gate": jnp.ones((4, 3, 6))},
-    "seed_norm": {"alpha": jnp.ones(6), "beta": jnp.ones(6)},
+    "gated_rms_norm": {"gate": ones((4, 3, 6))},
+    "seed_norm": {"alpha": ones(6), "beta": ones(6)},
 }
 TABLE = [
     pytest.param(function, *bad, id=f"{function}: {name}")
@@ -157,7 +158,7 @@ def test_while_tracing(function, options, says):
 
 @pytest.mark.parametrize("function", OWN)
 def test_the_table_is_one_change_away_from_good(function):
-    y, *_ = jax.tree.leaves(call(function, scale=jnp.ones(6)))
+    y, *_ = jax.tree.leaves(call(function, scale=ones(6)))
     assert y.shape == (4, 3, 6)
 
 
@@ -170,4 +171,4 @@ def test_an_unbound_axis_keeps_the_error_of_jax(function):
 def test_bias_of_another_size():
     for function in ("layer_norm", "instance_norm"):
         with pytest.raises(ValueError, match=r"bias .*\(6,\).*\(5,\)"):
-            call(function, bias=jnp.ones(5))
+            call(function, bias=ones(5))

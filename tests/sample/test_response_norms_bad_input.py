@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from drawing import ones
 from refusals import refused
 from response_norms import NORMS
 
 FRN, GRN, DYT, DERF, EVO = (NORMS[name].function for name in NORMS)
-one = jnp.ones(4)
+one = ones(4)
 BAD = {  # what is called with x of shape (3, 5, 4), what the message names
     "frn: integers": (lambda x: FRN(x.astype(int), one, one, one), ("x", "int32")),
     "frn: complex": (
@@ -72,4 +73,4 @@ BAD = {  # what is called with x of shape (3, 5, 4), what the message names
 def test_bad_input(name, as_users_run_it):
     function, says = BAD[name]
     with refused(*says):
-        jax.eval_shape(function, jnp.ones((3, 5, 4)))
+        jax.eval_shape(function, ones((3, 5, 4)))

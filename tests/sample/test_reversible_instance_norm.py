@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from drawing import draw, place
+from drawing import draw, ones, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jitted import jitted
@@ -229,7 +229,7 @@ def test_half_precision_is_rounded_once(rng):
         assert np.all(np.abs(oracle.wide(actual) - oracle.wide(wanted)) <= unit)
 
 
-X = jnp.ones((4, 6, 3))
+X = ones((4, 6, 3))
 BAD = {
     "integers": ({"x": X.astype(jnp.int32)}, ("x", "int32", "astype")),
     "no such time": ({"time_axis": 3}, ("time_axis", "3", "rank 3")),
@@ -239,9 +239,9 @@ BAD = {
         {"x": X[..., 0]},
         ("time_axis", "feature_axes", "x[..., None]"),
     ),
-    "a scale of other features": ({"scale": jnp.ones(4)}, ("scale", "(3,)", "(4,)")),
+    "a scale of other features": ({"scale": ones(4)}, ("scale", "(3,)", "(4,)")),
     "a mask of another length": (
-        {"mask": jnp.ones((4, 5, 1), bool)},
+        {"mask": ones((4, 5, 1), bool)},
         ("mask", "(4, 6, 3)", "(4, 5, 1)"),
     ),
     "a negative epsilon": ({"epsilon": -1.0}, ("epsilon", "-1.0")),
@@ -258,9 +258,9 @@ def test_bad_input(case, as_users_run_it):
 @pytest.mark.parametrize(
     ("z", "says"),
     [
-        (jnp.ones((5, 6, 3)), ("z", "mean", "(4, 1, 3)", "(5, 6, 3)")),
-        (jnp.ones((6, 3)), ("z", "(4, 1, 3)", "(6, 3)")),
-        (jnp.ones((4, 6, 3), jnp.int32), ("z", "int32", "astype")),
+        (ones((5, 6, 3)), ("z", "mean", "(4, 1, 3)", "(5, 6, 3)")),
+        (ones((6, 3)), ("z", "(4, 1, 3)", "(6, 3)")),
+        (ones((4, 6, 3), jnp.int32), ("z", "int32", "astype")),
     ],
 )
 def test_bad_forecasts(z, says, as_users_run_it):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawing import ones, zeros
 from family import close
 from refusals import refused
 
@@ -32,8 +33,8 @@ MOMENTS = jax.tree.map(
 )
 PARAMS = {
     "layers": [
-        {"kernel": jnp.ones((2, 2))},
-        {"norm": ({"scale": jnp.ones(2), "bias": jnp.zeros(2)},)},
+        {"kernel": ones((2, 2))},
+        {"norm": ({"scale": ones(2), "bias": zeros(2)},)},
     ]
 }
 
@@ -123,9 +124,7 @@ def test_inserting():
     assert jax.tree.structure(inserted) == jax.tree.structure(PARAMS)
     np.testing.assert_array_equal(inserted["layers"][1]["norm"][0]["bias"], [3.0, 3.0])
     with refused("layers", "(2,)", "(3,)"):
-        tools.insert_variables(
-            PARAMS, {"layers": {1: {"norm": [{"bias": jnp.zeros(3)}]}}}
-        )
+        tools.insert_variables(PARAMS, {"layers": {1: {"norm": [{"bias": zeros(3)}]}}})
 
 
 def test_between_linen_and_nnx():
@@ -138,10 +137,10 @@ def test_between_linen_and_nnx():
 
 
 def test_folds():
-    layers = [{"kernel": jnp.ones((3, 2))}, layer(2.0)]
+    layers = [{"kernel": ones((3, 2))}, layer(2.0)]
     (fold,) = tools.suggest_folds({"conv1": layers[0], "bn1": layers[1]})
     fold = tools.Fold(layer=("layers", 0), norm=("layers", 1), epsilon=fold.epsilon)
-    variables, x = {"layers": layers}, jnp.ones((1, 3))
+    variables, x = {"layers": layers}, ones((1, 3))
 
     def apply(variables, x):
         stats = jaxnorm.BatchStats(**variables["layers"][1])
@@ -178,7 +177,7 @@ def test_variables_without_statistics():
 @pytest.mark.parametrize("name", [n for n in OF_STATISTICS if n != "diagnose"])
 def test_layers_of_another_shape(name):
     """The layer is named, and both shapes."""
-    wide = jax.tree.map(lambda leaf: jnp.ones(3), (STATS, MOMENTS))
+    wide = jax.tree.map(lambda leaf: ones(3), (STATS, MOMENTS))
     calls = {
         "merge statistics": lambda: tools.merge_batch_stats([STATS, wide[0]]),
         "merge moments": lambda: tools.merge_batch_moments([MOMENTS, wide[1]]),

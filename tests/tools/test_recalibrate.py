@@ -24,7 +24,7 @@ variables = pytest.fixture(make_variables)
 
 
 def uneven(images):
-    return [jnp.asarray(part) for part in np.split(np.asarray(images), [3, 10])]
+    return [jnp.asarray(part) for part in np.split(np.asarray(images), [10])]
 
 
 apply = jax.jit(NET.apply, static_argnums=2, static_argnames="mutable")
