@@ -351,8 +351,11 @@ def late_schedule(norm):
 
 
 def lstm_of(x):
-    cell = jaxnorm.nnx.BatchNormLSTMCell(4, 2, max_steps=3, rngs=nnx.Rngs(0))
-    return nnx.RNN(cell)(x)
+    def run():
+        cell = jaxnorm.nnx.BatchNormLSTMCell(4, 2, max_steps=3, rngs=nnx.Rngs(0))
+        return nnx.RNN(cell)(x)
+
+    return nnx.eval_shape(run)
 
 
 @pytest.mark.parametrize("case", BAD)

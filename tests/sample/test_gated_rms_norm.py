@@ -223,7 +223,6 @@ def test_remat_that_keeps_the_moments_repeats_no_reduction(gate_first, rng):
         itertools.product(MODES, (False, True), (False, True)),
         often=[
             ("pmap", False, False),
-            ("check_vma", False, True),
             ("check_vma", True, False),
             ("no check_vma", False, True),
         ],

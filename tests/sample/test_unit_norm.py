@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jitted import jitted
 from modes import mesh_of
 from refusals import refused
-from tiers import diagonal, matrix
+from tiers import diagonal, in_full, matrix
 
 import jaxnorm
 
@@ -117,7 +117,9 @@ def test_saved_are_x_and_two_numbers_a_vector(dtype):
 AXIS, DEVICES = "parts", 8
 
 
-@pytest.mark.parametrize("mode", ["pmap", "vmap", "check_vma", "no check_vma"])
+@pytest.mark.parametrize(
+    "mode", ["pmap", "check_vma", *map(in_full, ("vmap", "no check_vma"))]
+)
 def test_vectors_over_devices(mode, rng):
     """Two collectives forward and one backward; a device with zeros alone."""
     x = np.array(draw(rng, (3, 16))) * np.float32([[1e-30], [1.0], [1e30]])
