@@ -57,7 +57,7 @@ def batch_moments(
 
     summed over all axes but `feature_axes` and over `axis_name`, in one collective.
     Exact to rounding while s is within some standard deviations of the mean; further
-    away the variance is kept above its own rounding noise, 4 eps |mean - s|^2, and
+    away the variance is kept above its own rounding noise, `4 eps |mean - s|^2`, and
     carries no gradient where that is what holds it up.
 
     To normalize x itself use `jaxnorm.batch_norm`, which keeps the mean in two parts:

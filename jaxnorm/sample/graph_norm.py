@@ -68,8 +68,8 @@ def graph_norm(
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
-      y, of the shape of x. A segment of a single position has no variance: without
-      `mean_scale` it comes out as `bias`.
+      y, of the shape of x. Without `mean_scale`, a segment of a single position has no
+      variance, and comes out as `bias`.
 
     Raises:
       TypeError: If x is an integer array, `segment_ids` is none, `num_segments` is no

@@ -111,8 +111,8 @@ def reversible_instance_norm(
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
-      y, of the shape of x, and `undo`, a `jaxnorm.Denormalizer`: a function, and a tree
-      of arrays with which it may leave and enter transformed functions.
+      y, of the shape of x, and `undo`, a `jaxnorm.Denormalizer`. It is a function, and
+      a tree of arrays that may leave and enter transformed functions.
 
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.

@@ -23,11 +23,11 @@ class LayerDiagnosis(NamedTuple):
     All are NumPy arrays of the shape of the statistics, in float64.
 
     Attributes:
-      mean_distance: |batch mean - running mean| in running standard deviations; 0 and
-        up. NaN for a layer that keeps no mean.
+      mean_distance: `|batch mean - running mean|` in running standard deviations; 0
+        and up. NaN for a layer that keeps no mean.
       std_ratio: Standard deviation of the batch over the running one; above 0. NaN for
         a layer that keeps no variance.
-      condition: |mean| / standard deviation of the batch; 0 and up, infinite for a
+      condition: `|mean| / standard deviation` of the batch; 0 and up, infinite for a
         constant.
       dead: Whether the batch's variance is at most epsilon, so that the output is
         little but the bias.

@@ -33,8 +33,8 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
     The columns are, over the features: the median and the largest distance of the
     means, in running standard deviations; the smallest and the largest ratio of the
     standard deviations, the batch's over the running one; and how many features are
-    dead or ill-conditioned (|mean| above 1,000 standard deviations). "-" stands where a
-    layer does not keep the statistic.
+    dead or ill-conditioned (`|mean|` above 1,000 standard deviations). "-" stands where
+    a layer does not keep the statistic.
 
     Args:
       diagnosis: From `jaxnorm.tools.diagnose`.

@@ -56,8 +56,8 @@ def norms_from_haiku(
         copied; else the difference is added, in float32 or wider, and rounded once.
 
     Returns:
-      `{"params": {path: {scale, bias}}, "batch_stats": {path: {mean, var[, count]}}}`,
-      nested dicts of NumPy arrays. What a layer lacks (`create_scale=False`) is not
+      Nested dicts of NumPy arrays: `{"params": {path: {scale, bias}}, "batch_stats":
+      {path: {mean, var[, count]}}}`. What a layer lacks (`create_scale=False`) is not
       there.
 
     Warns:

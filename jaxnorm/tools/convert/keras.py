@@ -70,8 +70,8 @@ def norms_from_keras(
         copied; else the difference is added, in float32 or wider, and rounded once.
 
     Returns:
-      `{"params": {path: {scale, bias}}, "batch_stats": {path: {mean, var or std[,
-      count]}}}`, nested dicts of NumPy arrays. What a layer lacks (`scale=False`,
+      Nested dicts of NumPy arrays: `{"params": {path: {scale, bias}}, "batch_stats":
+      {path: {mean, var or std[, count]}}}`. What a layer lacks (`scale=False`,
       `center=False`) is not there.
 
     Warns:

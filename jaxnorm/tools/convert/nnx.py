@@ -26,7 +26,7 @@ def variables_from_nnx(
         decides. None: all stay.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}`, nested dicts.
+      Nested dicts: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
       ValueError: If a path fits no leaf, or two leaves have one place.

@@ -71,8 +71,8 @@ def norms_from_torch(
         copied; else the difference is added, in float32 or wider, and rounded once.
 
     Returns:
-      `{"params": {path: {scale, bias}}, "batch_stats": {path: {mean, var[, count]}}}`,
-      nested dicts of NumPy arrays. What a layer lacks (`affine=False`) is not there.
+      Nested dicts of NumPy arrays: `{"params": {path: {scale, bias}}, "batch_stats":
+      {path: {mean, var[, count]}}}`. What a layer lacks (`affine=False`) is not there.
 
     Warns:
       UserWarning: If in most layers `scale_offset + scale` is about 0, or with an

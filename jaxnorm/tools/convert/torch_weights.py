@@ -54,7 +54,7 @@ def weights_from_torch(
         within.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}`, nested dicts of NumPy arrays.
+      Nested dicts of NumPy arrays: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
       TypeError: If an array is not numeric.
