@@ -1,6 +1,8 @@
 """The reference: docstrings, and the pages beside the code. CONTRIBUTING says how."""
 
-from importlib import metadata
+import pathlib
+import shutil
+from importlib import import_module, metadata
 
 from sphinx.util import logging
 
@@ -45,6 +47,13 @@ html_theme = "furo"
 html_title = "jaxnorm"
 html_extra_path = ["extra"]
 
+PACKAGES = (
+    "jaxnorm",
+    "jaxnorm.linen",
+    "jaxnorm.nnx",
+    "jaxnorm.equinox",
+    "jaxnorm.tools",
+)
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -52,9 +61,11 @@ CONTENTS = """
 jaxnorm/README
 jaxnorm/linen/README
 jaxnorm/nnx/README
+jaxnorm/equinox/README
 jaxnorm/tools/README
 jaxnorm/tools/RECIPES
 jaxnorm/tools/convert/README
+examples/tutorial/README
 examples/README
 examples/mnist/README
 examples/studies/README
@@ -65,6 +76,7 @@ examples/studies/README
 .docs/reference/functions
 .docs/reference/linen
 .docs/reference/nnx
+.docs/reference/equinox
 .docs/reference/tools
 ```
 ```{toctree}
@@ -88,7 +100,29 @@ def refuse_undocumented(app, what, name, obj, options, lines):
         logging.getLogger(__name__).warning("%s has no docstring", name)
 
 
+def refuse_missing(app, env):
+    """Warns of a public name without an entry, by this or another name."""
+    entries = {name for name, *_ in env.get_domain("py").get_objects()}
+    public = {
+        f"{package}.{name}": getattr(import_module(package), name)
+        for package in PACKAGES
+        for name in import_module(package).__all__
+    }
+    documented = {public[name] for name in entries & public.keys()}
+    for name, value in public.items():
+        if value not in documented:
+            logging.getLogger(__name__).warning("%s is missing", name)
+
+
+def copy_figures(app, exception):
+    """Copies the pictures of the front page: Sphinx does not see those in HTML."""
+    figures = pathlib.Path("examples", "figures")
+    shutil.copytree(app.srcdir / figures, app.outdir / figures, dirs_exist_ok=True)
+
+
 def setup(app):
     """Sphinx calls it."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", refuse_undocumented)
+    app.connect("env-check-consistency", refuse_missing)
+    app.connect("build-finished", copy_figures)
