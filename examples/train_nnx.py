@@ -6,7 +6,7 @@ One file to copy: put your arrays into `load_data`, and start it.
   python train_nnx.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
 
 A second start with the same --workdir goes on from its last checkpoint.
-Needs: pip install jaxnorm optax orbax-checkpoint tqdm scikit-learn
+Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
 import argparse

@@ -7,7 +7,7 @@ of the whole batch, and `lax.psum` in the loss. A CPU can simulate several devic
 
 One file to copy: put your arrays into `load_data`, and start it. A second start with
 the same --workdir goes on from its last checkpoint, on any number of devices.
-Needs: pip install jaxnorm optax orbax-checkpoint tqdm scikit-learn
+Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
 import argparse
