@@ -65,7 +65,7 @@ for device in range(4):
     means, width = parts[device].mean(0), 0.18
     axis.bar(np.arange(8) + width * (device - 1.5), means, width, label=f"{device}")
 axis.plot(np.arange(8), x.mean(0), "k_", markersize=30, label="whole batch")
-axis.set_title("Each device alone would subtract another mean")
+axis.set_title("Each device alone would subtract a mean of its own")
 axis.set_xlabel("unit")
 axis.set_ylabel("mean over the examples")
 axis.legend(title="device", ncols=5, fontsize="small")
