@@ -271,8 +271,9 @@ deviations = jnp.sqrt(by_step["var"])
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
 left.plot(by_step["mean"][:, :6])
 right.semilogy(deviations[:, :6])
-left.set(xlabel="time step", ylabel="mean")
-right.set(xlabel="time step", ylabel="standard deviation")
+steps = {"xlabel": "time step", "xticks": range(0, 14, 2)}
+left.set(ylabel="mean", **steps)
+right.set(ylabel="standard deviation", **steps)
 figure.suptitle("Six features of an LSTM's memory, over 500 digits read row by row")
 plt.show()
 one = jnp.sqrt(by_step["var"].mean(0) + by_step["mean"].var(0))  # over all steps
