@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from draws import ROWS, draw_call
 from family import TABLE
-from rounding import Roundings
+from rounding import Roundings, derivative
 from tiers import matrix
 
 # The full tier has one draw of each normalizer, the slow one 5,000.
@@ -43,6 +43,24 @@ def test_draw(seed):
     draw = draw_call(seed)
     faults = compare(draw)
     assert not faults, f"{draw}: {', '.join(faults)}"
+
+
+def test_a_slope_of_the_oracle_is_no_surer_than_a_kink_allows():
+    far = np.concatenate([[0], np.logspace(-12, 0, 97)])  # from the kink
+
+    def estimate(jump):
+        def function(x):
+            return (np.sin(x) + jump * np.maximum(x, 0),)
+
+        x = np.concatenate([-far, far[1:]])
+        slope = np.cos(x) + jump * (x > 0)
+        value, error = derivative(function, (x,), (np.ones_like(x),))
+        assert np.all(np.abs(value - slope) <= error)
+        return error
+
+    assert np.max(estimate(0)) < 1e-11
+    estimate(0.3)
+    estimate(-2)
 
 
 @pytest.mark.slow
