@@ -12,6 +12,7 @@ from jaxtyping import Inexact
 import jaxnorm
 from jaxnorm._core.axes import Axes
 from jaxnorm._layers.fields import description
+from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm._layers.sample import SampleLayer
 
 
@@ -54,7 +55,7 @@ class DynamicTanh(PointwiseLayer):
     param_dtype: DTypeLike = jnp.float32
     use_bias: bool = True
     use_scale: bool = True
-    alpha_init: Initializer = initializers.constant(0.5)
+    alpha_init: Initializer = MadeInitializer(initializers.constant, (0.5,))
     bias_init: Initializer = initializers.zeros
     scale_init: Initializer = initializers.ones
     feature_axes: Axes = -1
@@ -74,7 +75,7 @@ class DynamicErf(PointwiseLayer):
     param_dtype: DTypeLike = jnp.float32
     use_bias: bool = True
     use_scale: bool = True
-    alpha_init: Initializer = initializers.constant(0.5)
+    alpha_init: Initializer = MadeInitializer(initializers.constant, (0.5,))
     shift_init: Initializer = initializers.zeros
     bias_init: Initializer = initializers.zeros
     scale_init: Initializer = initializers.ones

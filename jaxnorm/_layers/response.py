@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 import jaxnorm
 from jaxnorm._core.axes import Axes
 from jaxnorm._layers.fields import description
+from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm._layers.sample import SampleLayer
 
 
@@ -63,7 +64,7 @@ class FilterResponseNorm(ResponseLayer):
     bias_init: Initializer = initializers.zeros
     scale_init: Initializer = initializers.ones
     threshold_init: Initializer = initializers.zeros
-    learned_epsilon_init: Initializer = initializers.constant(1e-4)
+    learned_epsilon_init: Initializer = MadeInitializer(initializers.constant, (1e-4,))
     feature_axes: Axes = -1
     reduction_axes: Axes | None = None
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen as nn
 from flax.typing import Initializer
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
 from jaxnorm._core.running import Schedule
+from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm.batch.lstm_step import (
     LSTMCarry,
     MaskedInputs,
@@ -91,12 +92,13 @@ class BatchNormLSTMCell(nn.RNNCellBase):
     momentum: float | Schedule = 0.9
     epsilon: float = 1e-5
     axis_name: str | Sequence[str] | None = None
-    gate_fn: Callable[[Array], Array] = nn.sigmoid
-    activation_fn: Callable[[Array], Array] = jnp.tanh
-    kernel_init: Initializer = nn.initializers.lecun_normal()
-    recurrent_kernel_init: Initializer = nn.initializers.orthogonal()
+    # of lax: functions under jax.jit, as jax.nn has them, cannot be pickled
+    gate_fn: Callable[[Array], Array] = lax.logistic
+    activation_fn: Callable[[Array], Array] = lax.tanh
+    kernel_init: Initializer = MadeInitializer(nn.initializers.lecun_normal)
+    recurrent_kernel_init: Initializer = MadeInitializer(nn.initializers.orthogonal)
     bias_init: Initializer = nn.initializers.zeros
-    scale_init: Initializer = nn.initializers.constant(0.1)
+    scale_init: Initializer = MadeInitializer(nn.initializers.constant, (0.1,))
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     carry_init: Initializer = nn.initializers.zeros

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 from flax import nnx
 from flax.typing import Initializer
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
 from jaxnorm._core.running import Schedule
+from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm.batch.lstm_step import (
     LSTMCarry,
     MaskedInputs,
@@ -19,9 +20,9 @@ from jaxnorm.batch.lstm_step import (
 from jaxnorm.nnx.recurrent import RecurrentBatchNorm
 from jaxnorm.nnx.variables import read, show_signature
 
-_SMALL = nnx.initializers.constant(0.1)
-_KERNEL = nnx.initializers.lecun_normal()
-_RECURRENT = nnx.initializers.orthogonal()
+_SMALL = MadeInitializer(nnx.initializers.constant, (0.1,))
+_KERNEL = MadeInitializer(nnx.initializers.lecun_normal)
+_RECURRENT = MadeInitializer(nnx.initializers.orthogonal)
 
 
 @show_signature
@@ -85,8 +86,9 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         momentum: float | Schedule = 0.9,
         epsilon: float = 1e-5,
         axis_name: str | Sequence[str] | None = None,
-        gate_fn: Callable[[Array], Array] = nnx.sigmoid,
-        activation_fn: Callable[[Array], Array] = jnp.tanh,
+        # of lax: functions under jax.jit, as jax.nn has them, cannot be pickled
+        gate_fn: Callable[[Array], Array] = lax.logistic,
+        activation_fn: Callable[[Array], Array] = lax.tanh,
         kernel_init: Initializer = _KERNEL,
         recurrent_kernel_init: Initializer = _RECURRENT,
         bias_init: Initializer = nnx.initializers.zeros,

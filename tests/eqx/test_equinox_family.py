@@ -1,5 +1,7 @@
 """What holds for every module of `jaxnorm.equinox`: it is the Linen module, there."""
 
+import copy
+import pickle
 import sys
 from pathlib import Path
 
@@ -111,6 +113,13 @@ def test_equal_modules_have_equal_structures(name):
     assert jax.tree.structure(first) == jax.tree.structure(second)
     leaves = jax.tree.leaves(eqx.filter((first, state), eqx.is_array))
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+@every_module
+def test_it_can_be_pickled_and_copied(name):
+    module = build(name)
+    for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert bool(eqx.tree_equal(other, module))
 
 
 def test_in_a_model_that_is_trained_saved_and_restored(tmp_path):

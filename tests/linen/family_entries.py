@@ -14,6 +14,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 import jaxnorm
+from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm.linen.module import BatchModule
 
 WIDTH = family.FEATURES  # of wrapped layers and of the cell as well
@@ -91,7 +92,8 @@ def of_weight(cls, tree, normalize, **fields):
 
     def build(train, dtype=None):
         del train
-        return cls(nn.Dense(WIDTH, dtype=dtype), dtype=dtype)
+        kernel_init = MadeInitializer(nn.initializers.lecun_normal)  # Dense's, pickled
+        return cls(nn.Dense(WIDTH, kernel_init=kernel_init, dtype=dtype), dtype=dtype)
 
     def compute(variables, x, mask):
         del mask

@@ -69,14 +69,23 @@ class GatedByConstant(modules.GatedRMSNorm):
         return super().__call__(x, family.gate_of(x), mask=mask)
 
 
-def on_segments(cls):
-    """A module with the segments of the functions' table."""
+class OnSegments:
+    """Mixed into a module: with the segments of the functions' table."""
 
-    class OnSegments(cls):
-        def __call__(self, x, *, mask=None):
-            return super().__call__(x, **family.segments_of(x), mask=mask)
+    def __call__(self, x, *, mask=None):
+        return super().__call__(x, **family.segments_of(x), mask=mask)
 
-    return OnSegments
+
+class GraphNorm(OnSegments, modules.GraphNorm):
+    pass
+
+
+class SegmentLayerNorm(OnSegments, modules.SegmentLayerNorm):
+    pass
+
+
+class SegmentRMSNorm(OnSegments, modules.SegmentRMSNorm):
+    pass
 
 
 def build_lstm(train, **options):
@@ -224,21 +233,21 @@ TABLE = {
         modules.InstanceNorm, "instance_norm", AFFINE, synchronizes=True
     ),
     "GraphNorm": of_function(
-        on_segments(modules.GraphNorm),
+        GraphNorm,
         "graph_norm",
         AFFINE | per_feature("params/mean_scale"),
         synchronizes=True,
         integers=False,
     ),
     "SegmentLayerNorm": of_function(
-        on_segments(modules.SegmentLayerNorm),
+        SegmentLayerNorm,
         "segment_layer_norm",
         AFFINE,
         synchronizes=True,
         integers=False,
     ),
     "SegmentRMSNorm": of_function(
-        on_segments(modules.SegmentRMSNorm),
+        SegmentRMSNorm,
         "segment_rms_norm",
         per_feature("params/scale"),
         settings={"scale_offset": 1.0},

@@ -1,7 +1,9 @@
 """What holds for every module of `jaxnorm.linen`, whatever it computes."""
 
 import collections
+import copy
 import functools
+import pickle
 
 import chex
 import family
@@ -40,6 +42,15 @@ STATEFUL = [
 def test_the_table_is_complete():
     classes = {name for name in jaxnorm.linen.__all__ if name[0].isupper()}
     assert set(TABLE) == classes - {"LSTMCarry", "MaskedInputs"}
+
+
+@every_module
+def test_it_can_be_pickled_and_copied(name):
+    """So that it can be sent to another process; defaults that are local cannot."""
+    module = TABLE[name].build(True)
+    for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        assert type(other) is type(module)
+        assert repr(other) == repr(module)  # all fields, and those of modules in them
 
 
 @pytest.fixture(autouse=True, scope="module")

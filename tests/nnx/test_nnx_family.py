@@ -1,7 +1,9 @@
 """What holds for every module of `jaxnorm.nnx`: it is the Linen module, in NNX."""
 
+import copy
 import functools
 import itertools
+import pickle
 
 import chex
 import family
@@ -56,6 +58,16 @@ def test_the_family_is_complete():
         if isinstance(value, type) and issubclass(value, nnx.Module)
     }
     assert modules == set(NAMES) == set(TABLE)
+
+
+@every_module
+def test_it_can_be_pickled_and_copied(name):
+    module = build(name)
+    graph, state = nnx.split(module)
+    for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        same, own = nnx.split(other)
+        assert same == graph
+        chex.assert_trees_all_equal(own, state)
 
 
 def draw_x(seed=0):
