@@ -94,6 +94,10 @@ def standardize_weight(
         fan_in = math.prod(sizes(w.shape, axes))
         divisor = jnp.maximum(fan_in * var, least_square)
         centered = centered * gain.astype(wide)
-    # A divisor of 0 is that of a constant unit, all of which is 0 already.
-    inverse = lax.rsqrt(jnp.where(divisor == 0, jnp.ones_like(divisor), divisor))
+    # So small is that of a constant unit only, all of which is 0 already. Powers of it,
+    # which derivatives have, may overflow.
+    constant = divisor < float(jnp.finfo(divisor.dtype).eps) ** 3
+    inverse = lax.rsqrt(jnp.where(constant, jnp.ones_like(divisor), divisor))
+    if least:
+        inverse = jnp.where(constant, unit / least, inverse)
     return (centered * inverse.astype(wide)).astype(result)

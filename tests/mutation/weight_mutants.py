@@ -97,10 +97,15 @@ MUTANTS = {
         ),
         (
             "infinite inverse of a constant unit",
-            "inverse = lax.rsqrt("
-            "jnp.where(divisor == 0, jnp.ones_like(divisor), divisor))",
+            "inverse = lax.rsqrt(jnp.where(constant, jnp.ones_like(divisor), divisor))",
             "inverse = lax.rsqrt(divisor)",
             f"{STANDARDIZE}::test_constant_units_come_out_as_0_with_finite_gradients",
+        ),
+        (
+            "infinite powers of a constant unit's divisor",
+            "constant = divisor < float(jnp.finfo(divisor.dtype).eps) ** 3",
+            "constant = divisor == 0",
+            "weight/test_size_of_weights.py",
         ),
     ],
     "weight/spectral_norm.py": [

@@ -55,3 +55,21 @@ def test_a_power_of_two_changes_no_bit(name, dtype, rng):
         for actual, expected in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(actual, expected)
     assert np.abs(results[0][0]).max() > 0.1
+
+
+LEAST = {"plain": 1e-3, "scaled": 1e-2}  # what a constant unit's deviation is taken for
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_a_constant_weight_of_any_size_has_its_gradient(name, rng):
+    """That of the mean alone; powers of the divisor overflow where it is large."""
+    dw = draw(rng, (3, 4, 5))
+
+    @jax.jit
+    def gradient(w):
+        return jax.vjp(FUNCTIONS[name][0], w)[1](dw)[0]
+
+    expected = (dw - dw.mean((0, 1), keepdims=True)) / LEAST[name]
+    for exponent in (-100, 0, 35, 43, 100):
+        w = place(np.full((3, 4, 5), 2.0**exponent))
+        np.testing.assert_allclose(gradient(w), expected, rtol=1e-4, atol=1e-3)
