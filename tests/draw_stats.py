@@ -41,8 +41,15 @@ def as_state(rng, kind, mean, var, epsilon):
             return (var,)
         case "stream":  # each is the sum of two numbers
             parts = np.full_like(var, rng.choice([0, 3, 1000])), mean, var
-            half = float(jnp.finfo(dtype).eps) / 2 * rng.uniform(-1, 1, mean.shape)
-            return *parts, *((half * oracle.wide(p)).astype(p.dtype) for p in parts)
+            half = rng.uniform(-1, 1, mean.shape) / 2
+            return *parts, *(_rounding_error(half, part) for part in parts)
         case "steps":
             return np.stack([mean] * 3), np.stack([var] * 3)
     return mean, var
+
+
+def _rounding_error(half, part):
+    """A part of what may be lost of a number, from -1/2 to 1/2 of its spacing."""
+    return (half * float(jnp.finfo(part.dtype).eps) * oracle.wide(part)).astype(
+        part.dtype
+    )

@@ -64,6 +64,12 @@ class Draw(NamedTuple):
         mask = np.True_ if self.mask is None else self.mask
         return np.broadcast_to(mask == 0, self.x.shape)
 
+    @property
+    def momentum(self):
+        """That of the running statistics, if that is rounded, and moves them."""
+        momentum = self.options.get("momentum", 0)
+        return (momentum,) if 0 < momentum < 1 else ()
+
     def unit(self, key):
         """The size of x, or of a parameter, as far as that depends on the scales."""
         power = 1 if key == "x" else ROWS[self.name].powers.get(key, 0)
@@ -103,7 +109,10 @@ class Draw(NamedTuple):
         return y, tuple(jax.tree.leaves(new))
 
     def oracle(self):
-        """The oracle as a function of x and the given parameters: y, and the state."""
+        """The oracle as a function of x, the given parameters and the momentum.
+
+        It returns y, and the state.
+        """
         row, options, state = ROWS[self.name], dict(self.options), self.state
         if row.masked:
             options["mask"] = self.mask
@@ -130,6 +139,8 @@ class Draw(NamedTuple):
                     )
 
         def function(x, *params):
+            if self.momentum:
+                *params, options["momentum"] = params
             params = self._all(dict(zip(self.params, params, strict=True)))
             with np.errstate(all="ignore"):
                 result = row.reference(x, *state, **params, **options)

@@ -10,6 +10,7 @@ dtype that statistics are computed in (float32 or wider):
 * The mean is kept as `shift + delta`, and so is off by u (|mean - shift| + std) in
   what is normalized, however large it is.
 * A product with a parameter is off by u of it.
+* So is the momentum of running statistics, and 1 less it as much.
 * Results are rounded once, to their dtype.
 
 What these do to a result depends on the normalizer and on the data. So nobody says how

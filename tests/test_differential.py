@@ -76,7 +76,7 @@ def test_block(block):
 
 def compare(draw):
     """What differs by more than rounding may do, and how many times as much it is."""
-    arguments = (draw.x, *draw.params.values())
+    arguments = (draw.x, *draw.params.values(), *draw.momentum)
     bias = np.max(np.abs(draw.params.get("bias", 0.0)), initial=0.0)
     function, seed = draw.oracle(), draw.seed
     around = Roundings(function, arguments, draw.arithmetic, float(bias), seed)
