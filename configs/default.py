@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.compute_dtype = "float32"  # float32 | bfloat16
 
     # What some of the normalizers need.
-    config.num_groups = 8  # group, evo_s0, weight_standardization
+    config.num_groups = 8  # group, evo_s0, seed, weight_standardization
     config.virtual_batch_size = 32  # ghost: over all devices
     config.reference_size = 64  # virtual
 

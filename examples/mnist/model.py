@@ -100,18 +100,14 @@ def create_model(
       axis_name: the device axis over which statistics are synchronized, or None.
       num_steps: of the run, for batch renorm's schedule; by default as in its paper.
     """
-    momentum = fixed_momentum = config.bn_momentum
+    momentum = config.bn_momentum
     if config.bn_momentum_warmup:
-        momentum = jaxnorm.warmup_momentum(limit=config.bn_momentum)
-        # Without a warm-up, a longer average would still know its start at the end of
-        # an epoch.
-        fixed_momentum = min(config.bn_momentum, 0.9)
+        momentum = jaxnorm.warmup_momentum(limit=momentum)
     dtype = jnp.dtype(config.compute_dtype)
     options = {
         "norm_options": NormOptions(
             axis_name=axis_name,
             momentum=momentum,
-            fixed_momentum=fixed_momentum,
             dtype=dtype,
             num_groups=config.num_groups,
             virtual_batch_size=config.virtual_batch_size,

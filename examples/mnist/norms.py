@@ -17,7 +17,6 @@ class NormOptions(NamedTuple):
     Attributes:
       axis_name: the device axis or axes over which statistics are summed, or None.
       momentum: the weight of the old running average, in [0, 1], or a schedule of it.
-      fixed_momentum: the same as a number, for normalizers that take no schedule.
       dtype: the dtype of the output; statistics stay float32.
       num_groups: into how many groups features are cut.
       virtual_batch_size: examples of a ghost batch, over all devices of `axis_name`.
@@ -26,7 +25,6 @@ class NormOptions(NamedTuple):
 
     axis_name: str | tuple[str, ...] | None
     momentum: float | Callable[[jax.Array], jax.Array]
-    fixed_momentum: float
     dtype: jnp.dtype
     num_groups: int
     virtual_batch_size: int
@@ -39,13 +37,13 @@ Normalize = Callable[..., jax.Array]
 Make = Callable[[NormOptions, bool], Normalize]
 
 
-def _over_batch(module: type[nn.Module], *, schedule: bool = True, **more) -> Make:
+def _over_batch(module: type[nn.Module], **more) -> Make:
     """Makes what has statistics of the batch, which padding must not reach."""
 
     def make(options: NormOptions, train: bool) -> Normalize:
         return module(
             use_running_average=not train,
-            momentum=options.momentum if schedule else options.fixed_momentum,
+            momentum=options.momentum,
             axis_name=options.axis_name,
             dtype=options.dtype,
             **more,
@@ -69,6 +67,12 @@ def _in_groups(module: type[nn.Module]) -> Make:
         return _by_example(module, num_groups=options.num_groups)(options, train)
 
     return make
+
+
+def _in_heads(options: NormOptions, train: bool) -> Normalize:
+    # With one head the sum over all features of a relu, none of them negative, soon
+    # leaves the tanh at -1, and so the layer at 0.
+    return _by_example(jl.SeedNorm, num_heads=options.num_groups)(options, train)
 
 
 def _ghost(options: NormOptions, train: bool) -> Normalize:
@@ -159,7 +163,7 @@ class Norm(NamedTuple):
 _BATCH = _over_batch(jl.BatchNorm)
 _LAYER = _by_example(jl.LayerNorm)
 _GROUP = _in_groups(jl.GroupNorm)
-_MEAN_ONLY = _over_batch(jl.MeanOnlyBatchNorm, schedule=False)
+_MEAN_ONLY = _over_batch(jl.MeanOnlyBatchNorm)
 
 NORMS: dict[str, Norm] = {
     "none": Norm("no normalization", _nothing),
@@ -178,12 +182,13 @@ NORMS: dict[str, Norm] = {
     "mean_only": Norm("mean-only batch norm", _MEAN_ONLY),
     "evo_b0": Norm(
         "EvoNorm B0, by batch and example, in place of the relu",
-        _over_batch(jl.EvoNormB0, schedule=False),
+        _over_batch(jl.EvoNormB0),
         activates=True,
     ),
     # Of each example.
     "layer": Norm("layer norm, over the features of a position", _LAYER),
     "rms": Norm("layer norm without the mean", _by_example(jl.RMSNorm)),
+    "seed": Norm("RMS norm whose scale follows its input, num_groups heads", _in_heads),
     "group": Norm("group norm, in num_groups groups", _GROUP),
     "instance": Norm("instance norm", _by_example(jl.InstanceNorm), _LAYER),
     "filter_response": Norm(
@@ -201,6 +206,7 @@ NORMS: dict[str, Norm] = {
     ),
     "global_response": Norm("global response norm", _by_example(jl.GlobalResponseNorm)),
     "dynamic_tanh": Norm("dynamic tanh", _by_example(jl.DynamicTanh)),
+    "dynamic_erf": Norm("dynamic erf", _by_example(jl.DynamicErf)),
     "evo_s0": Norm(
         "EvoNorm S0, in num_groups groups, in place of the relu",
         _in_groups(jl.EvoNormS0),

@@ -14,11 +14,11 @@ import jaxnorm.nnx as jn
 Make = Callable[[NormOptions, int, nnx.Rngs], nnx.Module | None]
 
 
-def _over_batch(module: type[nnx.Module], *, schedule: bool = True) -> Make:
+def _over_batch(module: type[nnx.Module]) -> Make:
     def make(options: NormOptions, features: int, rngs: nnx.Rngs, **more) -> nnx.Module:
         return module(
             features,
-            momentum=options.momentum if schedule else options.fixed_momentum,
+            momentum=options.momentum,
             axis_name=options.axis_name,
             dtype=options.dtype,
             rngs=rngs,
@@ -41,6 +41,11 @@ def _in_groups(module: type[nnx.Module]) -> Make:
         return _by_example(module, num_groups=groups)(options, features, rngs)
 
     return make
+
+
+def _in_heads(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
+    heads = options.num_groups
+    return _by_example(jn.SeedNorm, num_heads=heads)(options, features, rngs)
 
 
 def _ghost(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -100,7 +105,7 @@ class Norm(NamedTuple):
 _BATCH = _over_batch(jn.BatchNorm)
 _LAYER = _by_example(jn.LayerNorm)
 _GROUP = _in_groups(jn.GroupNorm)
-_MEAN_ONLY = _over_batch(jn.MeanOnlyBatchNorm, schedule=False)
+_MEAN_ONLY = _over_batch(jn.MeanOnlyBatchNorm)
 
 NORMS: dict[str, Norm] = {
     "none": Norm(lambda options, features, rngs: None),
@@ -110,9 +115,10 @@ NORMS: dict[str, Norm] = {
     "virtual": Norm(_by_example(jn.VirtualBatchNorm)),
     "adaptive": Norm(_over_batch(jn.AdaptiveBatchNorm), masked=True),
     "mean_only": Norm(_MEAN_ONLY, masked=True),
-    "evo_b0": Norm(_over_batch(jn.EvoNormB0, schedule=False), masked=True),
+    "evo_b0": Norm(_over_batch(jn.EvoNormB0), masked=True),
     "layer": Norm(_LAYER),
     "rms": Norm(_by_example(jn.RMSNorm)),
+    "seed": Norm(_in_heads),
     "group": Norm(_GROUP),
     "instance": Norm(_by_example(jn.InstanceNorm), _LAYER),
     "filter_response": Norm(
@@ -125,6 +131,7 @@ NORMS: dict[str, Norm] = {
     ),
     "global_response": Norm(_by_example(jn.GlobalResponseNorm)),
     "dynamic_tanh": Norm(_by_example(jn.DynamicTanh)),
+    "dynamic_erf": Norm(_by_example(jn.DynamicErf)),
     "evo_s0": Norm(_in_groups(jn.EvoNormS0)),
     "switchable": Norm(_over_batch(jn.SwitchableNorm), _BATCH, masked=True),
     "batch_instance": Norm(_over_batch(jn.BatchInstanceNorm), _BATCH, masked=True),

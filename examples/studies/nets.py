@@ -154,7 +154,6 @@ def norm_options(config: ml_collections.ConfigDict, **more) -> NormOptions:
     return NormOptions(
         axis_name=None,
         momentum=config.bn_momentum,
-        fixed_momentum=config.bn_momentum,
         dtype=jnp.dtype(jnp.float32),
         num_groups=config.num_groups,
         virtual_batch_size=config.batch_size,
