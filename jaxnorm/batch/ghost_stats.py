@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jaxnorm._core.axes import batch_axis
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.collectives import MappedAxis
-from jaxnorm._core.compute_moments import ShiftedMoments, safe_count, safe_shift
+from jaxnorm._core.compute_moments import ShiftedMoments, safe_count
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.running import resolve_momentum, unbiased_factor
 from jaxnorm._core.sharding import gather, shard_as, where
@@ -32,11 +32,10 @@ def update_from_ghosts(
     """
     axis = batch_axis(call.features)
     together = Reduction((axis,), MappedAxis.none())
-    shift = call.align(stats.mean).astype(ghosts.shift.dtype)
     if rule == "pooled":
+        shift = call.align(stats.mean).astype(ghosts.shift.dtype)
         whole = call.pool_moments(ghosts, together, shift)
         return call.update(stats, call.per_feature(whole))
-    ghosts = ghosts.with_shift(safe_shift(shift))
 
     shape = (ghosts.var.shape[axis], *ghosts.count.shape[1:])
     count = jnp.broadcast_to(ghosts.count, shape)
@@ -55,12 +54,13 @@ def update_from_ghosts(
         weighted = share.astype(value.dtype) * value
         return where(share > 0, weighted, jnp.zeros_like(weighted))
 
-    count, number, delta, var = together.sums(
-        count, share, weigh(ghosts.delta), weigh(var)
+    # Of means, whose distances from a running mean far off would be rounded.
+    count, number, mean, var = together.sums(
+        count, share, weigh(ghosts.mean), weigh(var)
     )
     number = safe_count(number)
-    delta, var = delta / number.astype(delta.dtype), var / number
-    batch = call.per_feature(ShiftedMoments(count, ghosts.shift, delta, var))
+    mean, var = mean / number.astype(mean.dtype), var / number
+    batch = call.per_feature(ShiftedMoments(count, jnp.zeros_like(mean), mean, var))
     kept = jnp.reshape(jnp.broadcast_to(kept, var.shape), call.feature_shape)
     return call.update(stats, batch, weight=kept, updates=updates)
 
