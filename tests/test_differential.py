@@ -22,6 +22,7 @@ from tiers import matrix
 # The full tier has one draw of each normalizer, the slow one 5,000.
 OFTEN = range(0, len(ROWS), 9)
 BLOCK, BLOCKS = 100, 50
+BY_SQUARES = "rms_norm", "gated_rms_norm", "segment_rms_norm", "seed_norm"
 
 
 def pytest_generate_tests(metafunc):
@@ -87,9 +88,9 @@ def compare(draw):
         y, new, gradients = differentiate(draw, np.where(lost, 0, draw.weight))
     found = {}
     for i, value in enumerate((y, *new)):
-        # Beyond the range, what cannot be computed is NaN; 0 only of RMS norms.
+        # Beyond the range, what cannot be computed is NaN; 0 only of these.
         but = np.isnan(value) & (not draw.scales.in_range)
-        if draw.name in ("rms_norm", "gated_rms_norm", "seed_norm"):
+        if draw.name in BY_SQUARES:
             but |= (value == 0) & (not draw.scales.in_range)
         if i == 0:  # masked elements come out as the bias there
             but = but | (draw.hidden & (not draw.scales.in_range))
