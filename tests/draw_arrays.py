@@ -118,8 +118,8 @@ def draw_parameter(rng, key, x, features, unit):
     shape = _draw_parameter_shape(rng, key, x.shape, features)
     if key in ("mean_logits", "var_logits"):
         return np.float32(rng.normal(size=3))
-    if key == "forecast" and np.iscomplexobj(x):
-        dtype = x.dtype
+    if key == "forecast" and x.dtype in (np.complex64, np.float64):
+        dtype = x.dtype  # in which it is computed with
     if dtype == np.complex64 and key not in ("scale", "bias", "g", "gain", "forecast"):
         dtype = jnp.dtype(np.float32)
     values = rng.normal(size=shape)
