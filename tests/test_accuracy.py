@@ -3,12 +3,11 @@
 import functools
 
 import chex
-import family_oracle
 import jax
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, place
+from support.drawing import draw, place
 
 import jaxnorm
 
@@ -48,10 +47,10 @@ def test_accuracy(running, fast, ratio, tolerance, rng):
     if running == "warm":
         near = mean + rng.uniform(-1, 1, 8) * std
         stats = jaxnorm.BatchStats(place(near), place(std**2))
-    expected, _, var = oracle.batch_norm(x, *stats, momentum=0)
+    expected, _, var = oracles.batch_norm(x, *stats, momentum=0)
     y, new = train_jitted(fast)(x, stats)
-    assert np.max(np.abs(oracle.wide(y) - expected)) <= tolerance
-    assert np.max(np.abs(oracle.wide(new.var) / var - 1)) <= tolerance
+    assert np.max(np.abs(oracles.wide(y) - expected)) <= tolerance
+    assert np.max(np.abs(oracles.wide(new.var) / var - 1)) <= tolerance
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "group", "instance"])
@@ -63,13 +62,13 @@ def test_two_passes_over_a_number_that_is_no_power_of_two(norm, rng):
     x = draw(rng, (2, 8, 8, 320), loc=1e4)
     if norm == "batch":
         y, _ = train_jitted(False)(x, cold((320,)))
-        expected, _, _ = oracle.batch_norm(x, *cold((320,)))
+        expected, _, _ = oracles.batch_norm(x, *cold((320,)))
     else:
         options = {"num_groups": 32} if norm == "group" else {}
         function = getattr(jaxnorm, f"{norm}_norm")
         y = jax.jit(functools.partial(function, **options))(x)
-        expected = getattr(family_oracle, f"{norm}_norm")(x, **options)
-    assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5
+        expected = getattr(oracles, f"{norm}_norm")(x, **options)
+    assert np.max(np.abs(oracles.wide(y) - expected)) <= 1e-5
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e3, 1e4, 1e6])
@@ -85,10 +84,10 @@ def test_a_cold_start_never_explodes(ratio, rng):
 def test_two_passes_do_not_depend_on_the_running_mean(far, rng):
     x = draw(rng, (256, 8))
     stats = jaxnorm.BatchStats(place(np.full(8, far)), place(np.ones(8)))
-    expected, _, var = oracle.batch_norm(x, *cold((8,)), momentum=0)
+    expected, _, var = oracles.batch_norm(x, *cold((8,)), momentum=0)
     y, new = train_jitted(False)(x, stats)
-    assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5
-    assert np.max(np.abs(oracle.wide(new.var) / var - 1)) <= 1e-5
+    assert np.max(np.abs(oracles.wide(y) - expected)) <= 1e-5
+    assert np.max(np.abs(oracles.wide(new.var) / var - 1)) <= 1e-5
 
 
 def test_poisoned_statistics_do_not_reach_the_output(rng):

@@ -3,12 +3,12 @@
 import functools
 from typing import NamedTuple
 
-import family
 import jax
 import jax.numpy as jnp
 import pytest
-from drawing import ones, zeros
-from refusals import refused
+from support import family
+from support.drawing import ones, zeros
+from support.refusals import refused
 
 import jaxnorm
 

@@ -7,10 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from tiers import diagonal, matrix
+from support.drawing import draw, draw_stats, place
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -64,11 +64,11 @@ def check(x, stats, scale, bias, weight, tolerance, momentum=0.9, **options):
     y, new, gradients = jax.device_get(results)
     actual = (y, new.mean, new.var, *gradients)
     reference = {k: v for k, v in options.items() if k not in ("unbiased", "dtype")}
-    expected = oracle.batch_norm_gradients(weight, x, *stats, scale, bias, **reference)
+    expected = oracles.batch_norm_gradients(weight, x, *stats, scale, bias, **reference)
     if "unbiased" in options:
         reference["unbiased"] = options["unbiased"]
     expected = (
-        *oracle.batch_norm(x, *stats, scale, bias, momentum=momentum, **reference),
+        *oracles.batch_norm(x, *stats, scale, bias, momentum=momentum, **reference),
         *expected,
     )
     names = ("y", "mean", "var", "dx", "dscale", "dbias")
@@ -76,7 +76,7 @@ def check(x, stats, scale, bias, weight, tolerance, momentum=0.9, **options):
         if wanted is None:
             assert value is None
         else:
-            assert oracle.error(value, wanted) <= tolerance, name
+            assert oracles.error(value, wanted) <= tolerance, name
     chex.assert_trees_all_equal_dtypes(gradients, (x, scale, bias))
     return y, new
 
@@ -192,13 +192,15 @@ def test_moments_and_normalize_by_hand(name, rng, make_mask):
         return jax.grad(by_hand, (0, 1, 2), has_aux=True)(*arguments)
 
     gradients, y = step(*arguments)
-    _, mean, var = oracle.moments(x, feature_axes=feature_axes, mask=mask)
+    _, mean, var = oracles.moments(x, feature_axes=feature_axes, mask=mask)
     options = {"epsilon": 0.03, "feature_axes": feature_axes, "mask": mask}
-    expected = oracle.batch_norm(x, mean, var, scale, bias, **options)[0]
-    assert oracle.error(y, expected) <= 1e-5
-    expected = oracle.batch_norm_gradients(weight, x, mean, var, scale, bias, **options)
+    expected = oracles.batch_norm(x, mean, var, scale, bias, **options)[0]
+    assert oracles.error(y, expected) <= 1e-5
+    expected = oracles.batch_norm_gradients(
+        weight, x, mean, var, scale, bias, **options
+    )
     for actual, wanted in zip(gradients, expected, strict=True):
-        assert oracle.error(actual, wanted) <= 1e-5
+        assert oracles.error(actual, wanted) <= 1e-5
 
 
 @pytest.mark.parametrize("inference", [False, True])

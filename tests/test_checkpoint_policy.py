@@ -6,11 +6,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from counting import count_primitives
-from drawing import draw
-from family import FEATURES, SHAPE, TABLE, cast, close, draw_arguments
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from support.counting import count_primitives
+from support.drawing import draw
+from support.family import FEATURES, SHAPE, TABLE, cast, close, draw_arguments
 
 import jaxnorm
 

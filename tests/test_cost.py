@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tiers import matrix
+from support.drawing import draw, place
+from support.tiers import matrix
 
 import jaxnorm
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import place
-from family import TABLE, draw_arguments, draw_mask
-from tiers import matrix
+from support.drawing import place
+from support.family import TABLE, draw_arguments, draw_mask
+from support.tiers import matrix
 
 KINDS = {"finite": None, "NaN": np.nan, "infinity": np.inf, "empty": 0.0}
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import place
-from tiers import matrix
+from support.drawing import place
+from support.tiers import matrix
 
 import jaxnorm
 

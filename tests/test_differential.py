@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from draws import ROWS, draw_call
-from family import TABLE
-from rounding import Roundings, derivative
-from tiers import matrix
+from support.draws import ROWS, draw_call
+from support.family import TABLE
+from support.rounding import Roundings, derivative
+from support.tiers import matrix
 
 # The full tier has one draw of each normalizer, the slow one 5,000.
 OFTEN = range(0, len(ROWS), 9)

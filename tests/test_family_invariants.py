@@ -8,11 +8,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import place
-from family import KINDS, SHAPE, TABLE, cast, close, draw_arguments, draw_mask
-from tiers import matrix
+from support.drawing import place
+from support.family import KINDS, SHAPE, TABLE, cast, close, draw_arguments, draw_mask
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -284,8 +284,8 @@ def test_half_precision(name, dtype):
     close(new, wide_new, 1e-5)
     unit = float(jnp.finfo(dtype).eps)
     least = float(jnp.finfo(dtype).smallest_subnormal)
-    half_a_unit = 0.501 * unit * np.abs(oracle.wide(wide)) + 1e-5 + least / 2
-    assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
+    half_a_unit = 0.501 * unit * np.abs(oracles.wide(wide)) + 1e-5 + least / 2
+    assert np.all(np.abs(oracles.wide(y) - oracles.wide(wide)) <= half_a_unit)
 
 
 @one_of_each_kind
@@ -365,7 +365,7 @@ def test_the_gradient_of_x_is_rounded_once(name):
     assert narrow.dtype == jnp.bfloat16 and wide.dtype == jnp.float32
 
     def rounding(dx):
-        return np.sqrt(np.mean((oracle.wide(dx) - oracle.wide(wide)) ** 2))
+        return np.sqrt(np.mean((oracles.wide(dx) - oracles.wide(wide)) ** 2))
 
     assert rounding(narrow) <= 1.05 * rounding(cast(wide, jnp.bfloat16))
 

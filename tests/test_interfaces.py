@@ -7,10 +7,10 @@ it, so that a failure tells what has gone.
 import functools
 import importlib
 
-import family
 import jax
 import pytest
-from tiers import matrix
+from support import family
+from support.tiers import matrix
 
 import jaxnorm
 

@@ -6,13 +6,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import place
 from hypothesis import given
 from hypothesis import strategies as st
-from jitted import jitted
-from tiers import diagonal, in_full, matrix
+from support.drawing import place
+from support.jitted import jitted
+from support.tiers import diagonal, in_full, matrix
 
 import jaxnorm
 
@@ -35,13 +35,13 @@ def batch_moments(x, *, mask=None, shift=None, **static):
 
 def check(moments, expected, tolerance=3e-6):
     for actual, value in zip(moments, expected, strict=True):
-        assert oracle.error(actual, value) <= tolerance
+        assert oracles.error(actual, value) <= tolerance
 
 
 def check_beside_the_floor(moments, expected, tolerance=3e-6):
     """As one pass from shift 0 promises: the variance to the rounding of mean^2."""
-    assert oracle.error(moments.count, expected[0]) == 0
-    assert oracle.error(moments.mean, expected[1]) <= tolerance
+    assert oracles.error(moments.count, expected[0]) == 0
+    assert oracles.error(moments.mean, expected[1]) <= tolerance
     largest = np.max(np.abs(expected[1]) ** 2 + expected[2])
     assert np.max(np.abs(moments.var - expected[2])) <= tolerance * largest
 
@@ -55,7 +55,7 @@ def test_axes(name, fast, rng):
     x = rng.normal(0.5, 2, shape).astype(np.float32)
     moments = batch_moments(x, feature_axes=feature_axes, use_fast_variance=fast)
     assert isinstance(moments, jaxnorm.Moments)
-    expected = oracle.moments(x, feature_axes=feature_axes)
+    expected = oracles.moments(x, feature_axes=feature_axes)
     (check_beside_the_floor if fast else check)(moments, expected)
 
 
@@ -68,8 +68,8 @@ def test_masks(kind, fast, rng, make_mask):
         bad = rng.choice(np.float32([np.nan, np.inf, -np.inf, 9]), x.shape)
         x = np.where(np.broadcast_to(mask, x.shape) == 0, bad, x)
     moments = batch_moments(x, mask=mask, use_fast_variance=fast)
-    expected = oracle.moments(x, mask=mask)
-    assert oracle.error(moments.count, expected[0]) <= 1e-6
+    expected = oracles.moments(x, mask=mask)
+    assert oracles.error(moments.count, expected[0]) <= 1e-6
     if kind == "empty":
         assert np.isfinite(moments.mean).all() and np.isfinite(moments.var).all()
     else:
@@ -98,7 +98,7 @@ def test_dtypes(dtype, mean_dtype, wide, tolerance, fast, rng, x64):
     moments = batch_moments(x, use_fast_variance=fast)
     assert moments.count.dtype == moments.var.dtype == wide
     assert moments.mean.dtype == mean_dtype
-    check(moments, oracle.moments(x), 4 * tolerance if fast else tolerance)
+    check(moments, oracles.moments(x), 4 * tolerance if fast else tolerance)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 10, 1e2, 1e3, 1e4])
@@ -106,7 +106,7 @@ def test_accuracy_beside_the_shift(ratio, rng):
     std = np.geomspace(0.1, 10, 8)
     mean = ratio * std * np.resize([1, -1], 8)
     x = rng.normal(mean, std, (256, 8)).astype(np.float32)
-    expected = oracle.moments(x)
+    expected = oracles.moments(x)
     for options in (
         {"shift": (mean + std / 2).astype(np.float32)},
         {"use_fast_variance": False},
@@ -120,7 +120,7 @@ def test_moments_do_not_depend_on_the_shift(fast, rng):
     shift = np.array([-3, 0, 5], np.float32)
     moments = batch_moments(x, shift=shift, use_fast_variance=fast)
     # One pass about a shift that is 5 deviations off loses the digits of 26.
-    check(moments, oracle.moments(x), 1e-4 if fast else 1e-5)
+    check(moments, oracles.moments(x), 1e-4 if fast else 1e-5)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -134,10 +134,10 @@ def test_gradients(fast, rng, make_mask):
         moments = batch_moments(x, mask=mask, use_fast_variance=fast)
         return jnp.sum(dmean * moments.mean) + jnp.sum(dvar * moments.var)
 
-    count, mean, _ = oracle.moments(x, mask=mask)
+    count, mean, _ = oracles.moments(x, mask=mask)
     expected = mask / count * (dmean + 2 * dvar * (x - mean))
     actual = jax.jit(jax.grad(total))(np.where(mask, x, np.float32(np.nan)))
-    assert oracle.error(actual, expected) <= 1e-5
+    assert oracles.error(actual, expected) <= 1e-5
 
 
 def test_no_gradient_through_a_variance_that_rounding_holds_up(rng):
@@ -181,7 +181,7 @@ merge = jax.jit(jaxnorm.merge_moments)
 @given(seeds, offsets, owners)
 def test_any_split_equals_the_whole(seed, offset, owner):
     x, parts = draw_parts(seed, offset, owner)
-    check(functools.reduce(merge, parts), oracle.moments(x), 1e-4)
+    check(functools.reduce(merge, parts), oracles.moments(x), 1e-4)
 
 
 @given(seeds, offsets, owners)
@@ -250,7 +250,7 @@ def test_merge_keeps_a_common_offset_exactly(rng):
     moments = functools.partial(batch_moments, use_fast_variance=False)
     whole = merge(moments(x[:100]), moments(x[100:]))
     # The rounding of a float32 mean at 1e4 is 5e-4, so that is what merging costs.
-    assert oracle.error(whole.var, oracle.moments(x)[2]) <= 1e-3
+    assert oracles.error(whole.var, oracles.moments(x)[2]) <= 1e-3
 
 
 # ---- running statistics
@@ -284,7 +284,7 @@ def test_update(momentum, unbiased, traced, rng):
     bessel = np.array([1, 1, 2, 10 / 9]) if unbiased else 1
     for actual, old, batch in zip(new, stats, (mean, var * bessel), strict=True):
         moved = momentum * np.asarray(old) + (1 - momentum) * batch
-        assert oracle.error(actual, np.where(counts > 0, moved, old)) <= 1e-6
+        assert oracles.error(actual, np.where(counts > 0, moved, old)) <= 1e-6
         assert (
             np.asarray(actual)[0] == np.asarray(old)[0]
         )  # nothing was seen, nothing moves
@@ -297,7 +297,7 @@ def test_update_keeps_the_dtype(dtype, rng, x64):
     new = jitted(jaxnorm.update_batch_stats, momentum=0.5)(stats, moments)
     assert new.mean.dtype == new.var.dtype == dtype
     tolerance = max(1e-6, float(jnp.finfo(dtype).eps))
-    assert oracle.error(new.mean, np.asarray(moments.mean) / 2) <= tolerance
+    assert oracles.error(new.mean, np.asarray(moments.mean) / 2) <= tolerance
 
 
 def test_complex_moments_make_the_running_mean_complex(rng):
@@ -305,7 +305,7 @@ def test_complex_moments_make_the_running_mean_complex(rng):
     stats = jaxnorm.init_batch_stats((3,))
     new = jitted(jaxnorm.update_batch_stats, momentum=0.5)(stats, batch_moments(x))
     assert new.mean.dtype == jnp.complex64 and new.var.dtype == jnp.float32
-    assert oracle.error(new.mean, x.mean(0) / 2) <= 1e-5
+    assert oracles.error(new.mean, x.mean(0) / 2) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -323,10 +323,10 @@ def test_momentum_as_a_function_of_the_count(schedule, expected, rng):
     for step, momentum in enumerate(expected):
         assert stats.count == step
         x = rng.normal(2, 3, (8, 3)).astype(np.float32)
-        _, batch_mean, batch_var = oracle.moments(x)
+        _, batch_mean, batch_var = oracles.moments(x)
         mean = momentum * mean + (1 - momentum) * batch_mean
         var = momentum * var + (1 - momentum) * batch_var
         stats = update(stats, batch_moments(x))
-        assert oracle.error(stats.mean, mean) <= 1e-5
-        assert oracle.error(stats.var, var) <= 1e-5
+        assert oracles.error(stats.mean, mean) <= 1e-5
+        assert oracles.error(stats.var, var) <= 1e-5
     assert stats.count.dtype == jnp.float32

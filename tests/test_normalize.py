@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw_stats, place
-from refusals import refused
+from support.drawing import draw_stats, place
+from support.refusals import refused
 
 import jaxnorm
 
@@ -39,7 +39,7 @@ def test_denormalize_inverts_normalize(affine, shape, feature_axes, dtype, rng):
         return y, jaxnorm.denormalize(y, mean, var, *params, **options)
 
     y, back = there_and_back(x, mean, var, *(params if affine else ()))
-    assert oracle.error(back, x) <= 1e-6 and oracle.error(y, x) > 0.1
+    assert oracles.error(back, x) <= 1e-6 and oracles.error(y, x) > 0.1
 
 
 def test_values_and_gradients_of_denormalize(rng):
@@ -55,10 +55,10 @@ def test_values_and_gradients_of_denormalize(rng):
         return jax.grad(loss, range(5), has_aux=True)(*arguments)
 
     gradients, x = step(y, *others)
-    dx, y = oracle.wide(weight), oracle.wide(y)
-    mean, var, scale, bias = map(oracle.wide, others)
+    dx, y = oracles.wide(weight), oracles.wide(y)
+    mean, var, scale, bias = map(oracles.wide, others)
     std, z = np.sqrt(var + 0.1), (y - bias) / scale
-    assert oracle.error(x, z * std + mean) <= 1e-6
+    assert oracles.error(x, z * std + mean) <= 1e-6
     expected = (
         dx * std / scale,
         dx.sum(0),
@@ -67,7 +67,7 @@ def test_values_and_gradients_of_denormalize(rng):
         -(dx * std / scale).sum(0),
     )
     for actual, wanted in zip(gradients, expected, strict=True):
-        assert oracle.error(actual, wanted) <= 1e-5
+        assert oracles.error(actual, wanted) <= 1e-5
 
 
 def test_denormalize_rounds_once(rng):
@@ -77,8 +77,8 @@ def test_denormalize_rounds_once(rng):
     narrow = jax.jit(jaxnorm.denormalize)(y, *others)
     expected = jax.jit(jaxnorm.denormalize)(*wide)
     assert narrow.dtype == jnp.bfloat16
-    unit = 0.501 * 2.0**-7 * np.abs(oracle.wide(expected)) + 1e-6
-    assert np.all(np.abs(oracle.wide(narrow) - oracle.wide(expected)) <= unit)
+    unit = 0.501 * 2.0**-7 * np.abs(oracles.wide(expected)) + 1e-6
+    assert np.all(np.abs(oracles.wide(narrow) - oracles.wide(expected)) <= unit)
 
 
 BAD = {

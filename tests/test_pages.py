@@ -8,8 +8,8 @@ import re
 import subprocess
 import sys
 
-import family
 import pytest
+from support import family
 
 import jaxnorm
 

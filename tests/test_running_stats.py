@@ -7,10 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from tiers import matrix
+from support.drawing import draw, draw_stats, place
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -42,11 +42,11 @@ def test_cumulative_mean_in_a_scan(rng):
     )
     wide = np.asarray(batches, np.float64)
     assert stats.count == 7
-    assert oracle.error(stats.mean, wide.mean((0, 1))) <= 1e-5
-    assert oracle.error(stats.var, wide.var(1).mean(0)) <= 1e-5
+    assert oracles.error(stats.mean, wide.mean((0, 1))) <= 1e-5
+    assert oracles.error(stats.var, wide.var(1).mean(0)) <= 1e-5
     for x, y in zip(wide, ys, strict=True):
-        expected, *_ = oracle.batch_norm(x, np.zeros(5), np.ones(5))
-        assert oracle.error(y, expected) <= 1e-5
+        expected, *_ = oracles.batch_norm(x, np.zeros(5), np.ones(5))
+        assert oracles.error(y, expected) <= 1e-5
 
 
 def test_an_empty_batch_is_no_update(rng):

@@ -6,12 +6,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import place
-from family import KINDS, SHAPE, TABLE, draw_arguments, draw_mask
-from jitted import jitted
-from tiers import matrix
+from support.drawing import place
+from support.family import KINDS, SHAPE, TABLE, draw_arguments, draw_mask
+from support.jitted import jitted
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -84,9 +84,9 @@ def outputs(name, scale, weight, mask=True):
         scaled(x, scale), grown, scaled_state(name, state, scale), weight, mask
     )
     unit = scale ** OUTPUTS.get(name, 0)
-    dparams = {k: oracle.wide(v) * scale ** powers[k] for k, v in dparams.items()}
+    dparams = {k: oracles.wide(v) * scale ** powers[k] for k, v in dparams.items()}
     return jax.tree.map(
-        lambda value: oracle.wide(value) / unit, (y, oracle.wide(dx) * scale, dparams)
+        lambda value: oracles.wide(value) / unit, (y, oracles.wide(dx) * scale, dparams)
     )
 
 
@@ -108,7 +108,7 @@ def test_values_and_gradients_do_not_depend_on_the_scale(name, exponent, rng):
     small = outputs(name, 2.0**12, weight)
     large = outputs(name, 2.0**exponent, weight)
     for a, b in zip(*map(jax.tree.leaves, (large, small)), strict=True):
-        assert oracle.error(a, b) <= 1e-5
+        assert oracles.error(a, b) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_squares_beyond_the_range_are_no_silent_zero(name, dtype, rng):
     x = scaled(x, 2.0**70).astype(dtype)
     if name == "mean_only_batch_norm":
         params = {"bias": scaled(params["bias"], 2.0**70)}
-    y = oracle.wide(jax.jit(TABLE[name].call)(x, params, state, None)[0])
+    y = oracles.wide(jax.jit(TABLE[name].call)(x, params, state, None)[0])
     if name in FINITE:
         assert np.all(np.isfinite(y))
     elif name.endswith(("rms_norm", "seed_norm")):  # which say so
@@ -171,8 +171,8 @@ def test_the_range_of_float64(norm, rng, x64):
     scale = 2.0**498  # 8e149
     y, dx = run(jnp.asarray(scale * x))
     expected, slope = run(jnp.asarray(2.0**20 * x))
-    assert oracle.error(y, expected) <= 1e-11
-    assert oracle.error(dx * scale, slope * 2.0**20) <= 1e-11
+    assert oracles.error(y, expected) <= 1e-11
+    assert oracles.error(dx * scale, slope * 2.0**20) <= 1e-11
 
 
 # One of each rule that divides; the slow tier has all.

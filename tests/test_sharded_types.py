@@ -7,13 +7,13 @@ import functools
 
 import jax
 import numpy as np
-import oracle
+import oracles
 import pytest
-from family import FEATURES, TABLE, draw_arguments, draw_mask, gradients_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import mesh_of
-from tiers import matrix
+from support.family import FEATURES, TABLE, draw_arguments, draw_mask, gradients_of
+from support.modes import mesh_of
+from support.tiers import matrix
 
 SIZES, AXES = (2, 2, 2), ("data", "space", "model")
 INPUTS = [
@@ -96,7 +96,7 @@ def check_values(name, axis_type, spec, features, mask_kind, transform=jax.jit):
     expected = on_one_device(name, mask_kind)
     pairs = zip(*map(jax.tree.leaves, (actual, expected)), strict=True)
     for value, wanted in pairs:
-        assert oracle.error(value, wanted) <= 1e-4
+        assert oracles.error(value, wanted) <= 1e-4
 
 
 COMPILED = "batch_norm", "ghost_batch_norm", "switchable_norm", "group_norm"
@@ -116,7 +116,7 @@ def test_values_without_jit():
         y, _ = TABLE["rms_norm"].call(*arguments)
     assert kind_of(y) == kind_of(arguments[0])
     _, (wanted, _) = on_one_device("rms_norm", "examples")
-    assert oracle.error(y, wanted) <= 1e-4
+    assert oracles.error(y, wanted) <= 1e-4
 
 
 @pytest.mark.slow

@@ -2,11 +2,11 @@
 
 import inspect
 
-import family
 import flax.linen
 import jax
 import pytest
 from flax import nnx
+from support import family
 
 import jaxnorm.equinox
 import jaxnorm.linen

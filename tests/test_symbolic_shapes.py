@@ -2,9 +2,9 @@
 
 import jax
 import pytest
-from family import KINDS, TABLE, close, draw_arguments, draw_mask, gradients_of
 from jax import export
-from tiers import matrix
+from support.family import KINDS, TABLE, close, draw_arguments, draw_mask, gradients_of
+from support.tiers import matrix
 
 SYMBOLIC = "2*b, s, 4"  # an even number of examples, for ghosts
 

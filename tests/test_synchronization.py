@@ -5,12 +5,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import place
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from modes import (
+from support.drawing import place
+from support.modes import (
     AXIS,
     DEVICES,
     MODES,
@@ -29,7 +29,7 @@ from modes import (
     shard_map_inside,
     split_all,
 )
-from tiers import diagonal, matrix
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -83,7 +83,7 @@ def check_accuracy(mode, running, rng):
         results = run(x, mask, weight, stats, *affine)
         y, new, *gradients = jax.device_get(results)
         check((y, new, *gradients), (x, mask, weight, stats, *affine))
-        expected, _, var = oracle.batch_norm(x, *stats, momentum=0)
+        expected, _, var = oracles.batch_norm(x, *stats, momentum=0)
         assert np.max(np.abs(y - expected)) <= 1e-5, ratio
         assert np.max(np.abs(new.var / var - 1)) <= 1e-5, ratio
 
@@ -134,8 +134,8 @@ def test_moments(mode, fast, rng):
             check_vma=mode == "shard_map",
         )
         actual = jax.jit(sharded)(x, mask)
-    for value, wanted in zip(actual, oracle.moments(x, mask=mask), strict=True):
-        assert oracle.error(value, wanted) <= WHOLE
+    for value, wanted in zip(actual, oracles.moments(x, mask=mask), strict=True):
+        assert oracles.error(value, wanted) <= WHOLE
 
 
 def test_a_poisoned_replica_does_not_poison_the_others(rng):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import (
+from support.drawing import place
+from support.modes import (
     AXIS,
     SHAPE,
     check,
@@ -23,7 +23,7 @@ from modes import (
     split,
     split_all,
 )
-from tiers import matrix
+from support.tiers import matrix
 
 import jaxnorm
 

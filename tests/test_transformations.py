@@ -4,9 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import oracle
-from counting import assert_moments_are_kept
-from drawing import draw, draw_stats
+import oracles
+from support.counting import assert_moments_are_kept
+from support.drawing import draw, draw_stats
 
 import jaxnorm
 
@@ -19,10 +19,10 @@ def test_vmap_over_models(rng):
     y, new = jax.device_get(jax.jit(jax.vmap(train))(x, stats))
     x, stats = jax.device_get((x, stats))
     for model in range(3):
-        expected = oracle.batch_norm(x[model], stats.mean[model], stats.var[model])
+        expected = oracles.batch_norm(x[model], stats.mean[model], stats.var[model])
         actual = (y[model], new.mean[model], new.var[model])
         for a, b in zip(actual, expected, strict=True):
-            assert oracle.error(a, b) <= 1e-5
+            assert oracles.error(a, b) <= 1e-5
 
 
 def layer(rng):
@@ -47,7 +47,7 @@ def test_remat_gives_the_same_gradients(rng):
         for f in (block, kept, dropped)
     )
     for gradient in remat:  # next to the largest: sums of terms that cancel
-        assert oracle.error(gradient, plain) <= 1e-5
+        assert oracles.error(gradient, plain) <= 1e-5
 
 
 def test_remat_that_keeps_the_moments_repeats_no_reduction(rng):

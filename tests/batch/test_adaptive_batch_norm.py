@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from jitted import jitted
+from support.drawing import draw, draw_stats, place
+from support.jitted import jitted
 
 import jaxnorm
 
@@ -28,9 +28,9 @@ def test_infinitely_strong_is_batch_norm(inference, rng):
     options = {"use_running_average": inference}
     y, new = adaptive(x, stats, strength=np.inf, **options)
     expected, wanted = plain_batch_norm(x, stats, **options)
-    assert oracle.error(y, expected) <= 1e-5
+    assert oracles.error(y, expected) <= 1e-5
     for a, b in zip(new, wanted, strict=True):
-        assert oracle.error(a, b) <= 1e-5
+        assert oracles.error(a, b) <= 1e-5
 
 
 @both
@@ -38,8 +38,8 @@ def test_of_no_strength_is_instance_norm_with_the_unbiased_variance(inference, r
     x, stats = draw(rng, (4, 9, 5), loc=3), draw_stats(rng, 5)
     options = {"use_running_average": inference, "epsilon": 0.0}
     y, _ = adaptive(x, stats, strength=0.0, **options)
-    expected = oracle.wide(jitted(jaxnorm.instance_norm, epsilon=0.0)(x))
-    assert oracle.error(y, expected * np.sqrt(8 / 9)) <= 1e-5
+    expected = oracles.wide(jitted(jaxnorm.instance_norm, epsilon=0.0)(x))
+    assert oracles.error(y, expected * np.sqrt(8 / 9)) <= 1e-5
 
 
 def test_of_no_strength_no_example_moves_another(rng):
@@ -80,7 +80,7 @@ def test_examples_of_the_batch_are_left_and_a_strange_one_is_brought_back(
     y, plain = np.asarray(y), np.asarray(plain)
     strange, others = np.arange(16) == 5, np.arange(16) != 5
     if inference:
-        assert oracle.error(y[others], plain[others]) <= 1e-5
+        assert oracles.error(y[others], plain[others]) <= 1e-5
     assert np.mean(plain[strange]) > 3
     assert abs(np.mean(y[strange])) < 0.6 * abs(np.mean(plain[strange]))
     if inference:  # but for the threshold, 4 / sqrt(400)
@@ -94,4 +94,4 @@ def test_one_position_has_no_statistics(shape, inference, rng):
     options = {"use_running_average": inference}
     y, _ = adaptive(x, stats, strength=0.5, **options)
     expected, _ = plain_batch_norm(x, stats, **options)
-    assert oracle.error(y, expected) <= 1e-5
+    assert oracles.error(y, expected) <= 1e-5

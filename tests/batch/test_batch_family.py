@@ -2,15 +2,14 @@
 
 import itertools
 
-import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from batch_family import FAMILY, KINDS, VIRTUAL, Normalizer
-from drawing import draw, place
-from tiers import matrix
+from support.batch_family import FAMILY, KINDS, VIRTUAL, Normalizer
+from support.drawing import draw, place
+from support.tiers import matrix
 
 ALL = FAMILY | {
     "adaptive, 0": Normalizer("adaptive_batch_norm", {"strength": 0.0}),
@@ -36,8 +35,7 @@ CASES = {  # shape, feature axes, kinds of masks, whether scale and bias are one
 def derivative(f, arguments, directions):
     """The directional derivative, exact to the fourth order in the step."""
     long, short = (
-        family_oracle.directional(f, arguments, directions, step)
-        for step in (2e-4, 1e-4)
+        oracles.directional(f, arguments, directions, step) for step in (2e-4, 1e-4)
     )
     return (4 * short - long) / 3
 
@@ -61,12 +59,12 @@ def check(normalizer, x, mask, state, params, rng, tolerance, **options):
     reference = normalizer.oracle(x, mask, state, **options)
     expected = reference(x, *params)
     for value, wanted in zip((y, *jax.tree.leaves(new)), expected, strict=True):
-        assert oracle.error(value, wanted) <= tolerance
+        assert oracles.error(value, wanted) <= tolerance
 
     def total(*arguments):
-        return np.sum(reference(*arguments)[0] * oracle.wide(weight))
+        return np.sum(reference(*arguments)[0] * oracles.wide(weight))
 
-    for i, gradient in enumerate(map(oracle.wide, gradients)):
+    for i, gradient in enumerate(map(oracles.wide, gradients)):
         for _ in range(2):
             directions = [None] * len(gradients)
             directions[i] = rng.normal(size=gradient.shape)
@@ -154,9 +152,9 @@ def test_running_statistics_in_bfloat16(name, rng, make_mask):
     state = jax.tree.map(lambda leaf: place(leaf, jnp.bfloat16), state)
     y, new = jax.jit(ALL[name].ours(**options))(x, mask, state, *params)
     expected, *wanted = ALL[name].oracle(x, mask, state, **options)(x, *params)
-    assert oracle.error(y, expected) <= 3e-5
+    assert oracles.error(y, expected) <= 3e-5
     for value, old, exact in zip(
         *map(jax.tree.leaves, (new, state)), wanted, strict=True
     ):
         assert value.dtype == old.dtype
-        assert oracle.error(value, exact) <= 4e-3
+        assert oracles.error(value, exact) <= 4e-3

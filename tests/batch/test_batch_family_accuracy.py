@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import oracle
+import oracles
 import pytest
-from batch_family import FAMILY, VIRTUAL, Normalizer
-from drawing import draw, place
-from tiers import matrix
+from support.batch_family import FAMILY, VIRTUAL, Normalizer
+from support.drawing import draw, place
+from support.tiers import matrix
 
 SHAPE = (4, 40, 5)
 FAR = 1e4 * (np.arange(5) == 0)
@@ -100,6 +100,6 @@ def test_each_feature_of_each_example_is_accurate(name, case, fast, inference, r
     for feature in range(5):
         for example in range(4):
             own = np.s_[example, :, feature]
-            assert oracle.error(y[own], expected[own]) <= 1e-5, own
+            assert oracles.error(y[own], expected[own]) <= 1e-5, own
     for value, wanted in zip(jax.tree.leaves(new), rest, strict=True):
-        assert oracle.error(value, wanted) <= 1e-5
+        assert oracles.error(value, wanted) <= 1e-5

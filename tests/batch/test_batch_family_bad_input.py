@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from drawing import ones, zeros
-from refusals import refused
+from support.drawing import ones, zeros
+from support.refusals import refused
 
 import jaxnorm
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from batch_family import FAMILY, VIRTUAL, ghosts
-from drawing import draw
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import AXIS, ROWS, SAME, mesh_of
-from tiers import matrix
+from support.batch_family import FAMILY, VIRTUAL, ghosts
+from support.drawing import draw
+from support.modes import AXIS, ROWS, SAME, mesh_of
+from support.tiers import matrix
 
 SHAPE = (32, 8, 5)
 ALL = {name: n for name, n in FAMILY.items() if not name.startswith("ghost")}

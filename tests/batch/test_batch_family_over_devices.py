@@ -5,11 +5,11 @@ import itertools
 
 import jax
 import numpy as np
-import oracle
+import oracles
 import pytest
-from batch_family import FAMILY, ghosts
 from jax.sharding import AxisType
-from modes import (
+from support.batch_family import FAMILY, ghosts
+from support.modes import (
     AXIS,
     DEVICES,
     MODES,
@@ -22,7 +22,7 @@ from modes import (
     mesh_of,
     split_all,
 )
-from tiers import matrix
+from support.tiers import matrix
 
 ALL = {name: n for name, n in FAMILY.items() if not name.startswith("ghost")}
 # Four examples lie on each device: its own ghosts, one, a part of one.
@@ -69,7 +69,7 @@ def problem_and_results(name):
     results = jax.jit(differentiate(normalizer.ours()))(*problem)
     expected = normalizer.oracle(x, mask, state)(x, *params)
     for value, wanted in zip(jax.tree.leaves(results[:2]), expected, strict=True):
-        assert oracle.error(value, wanted) <= WHOLE
+        assert oracles.error(value, wanted) <= WHOLE
     return problem, results
 
 
@@ -81,7 +81,7 @@ def test_one_device_and_eight(name, mode):
     actual = jax.device_get(run(*problem))
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     for value, wanted in pairs:
-        assert oracle.error(value, wanted) <= WHOLE
+        assert oracles.error(value, wanted) <= WHOLE
 
 
 # No axis of examples, or none at all.
@@ -115,7 +115,7 @@ def test_a_mask_that_all_devices_share(name, kind):
     actual = jax.jit(differentiate(sharded))(x, mask, weight, *shared)
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     for value, wanted in pairs:
-        assert oracle.error(value, wanted) <= WHOLE
+        assert oracles.error(value, wanted) <= WHOLE
 
 
 def over_devices(normalizer, x, mask, states, params, **options):
@@ -154,7 +154,7 @@ def test_two_passes_without_a_mask(name):
     actual = over_devices(normalizer, x, None, on_each(state), params, **options)
     expected = normalizer.oracle(x, None, state, unbiased=True)(x, *params)
     for value, wanted in zip(actual, expected, strict=True):
-        assert oracle.error(value, wanted) <= WHOLE
+        assert oracles.error(value, wanted) <= WHOLE
 
 
 def test_a_ghost_that_is_not_finite_is_alone():
@@ -190,4 +190,4 @@ def test_drifted_replicas_leave_equal(name):
     actual = over_devices(normalizer, x, mask, stacked, params)
     expected = normalizer.oracle(x, mask, average)(x, *params)
     for value, wanted in zip(actual, expected, strict=True):
-        assert oracle.error(value, wanted) <= WHOLE
+        assert oracles.error(value, wanted) <= WHOLE

@@ -6,11 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from batch_family import FAMILY, KINDS, Normalizer
-from drawing import draw, place
-from tiers import matrix
+from support.batch_family import FAMILY, KINDS, Normalizer
+from support.drawing import draw, place
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -93,7 +93,7 @@ def test_poisoned_statistics_do_not_reach_y(name, rng):
         actual, expected = (dx, y, new), (wanted_dx, wanted_y, wanted)
     pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
     for value, wanted in pairs:
-        assert oracle.error(value, wanted) <= 1e-5
+        assert oracles.error(value, wanted) <= 1e-5
 
 
 @each
@@ -123,11 +123,11 @@ def test_renorm_does_not_correct_towards_what_is_not_finite(poison, rng):
     expected, wanted = jax.device_get(step(x, None, state, *params))
     plain, _ = run(normalizer, x, state, params, r_max=1.0, d_max=0.0)
     plain, others = np.asarray(plain), np.arange(5) != 2
-    assert oracle.error(y[..., others], expected[..., others]) <= 1e-6
-    assert oracle.error(y[..., 2], plain[..., 2]) <= 1e-5
+    assert oracles.error(y[..., others], expected[..., others]) <= 1e-6
+    assert oracles.error(y[..., 2], plain[..., 2]) <= 1e-5
     assert np.isnan(getattr(new, poison)[2])
     for value, target in zip(new[:2], wanted[:2], strict=True):
-        assert oracle.error(value[others], target[others]) <= 1e-6
+        assert oracles.error(value[others], target[others]) <= 1e-6
 
 
 @each
@@ -147,7 +147,7 @@ def test_momentum_as_a_function_of_the_updates(name, rng):
     y, new = run(normalizer, x, state, params, **options)
     expected = normalizer.oracle(x, None, plain, momentum=0.5)(x, *params)
     for value, wanted in zip((y, *new), expected, strict=False):
-        assert oracle.error(value, wanted) <= 1e-5
+        assert oracles.error(value, wanted) <= 1e-5
     updates = {"ghost, sequential": 4}.get(name, 1)
     assert np.max(new.count) == 3 + updates
 
@@ -176,9 +176,9 @@ def test_large_means_cost_no_accuracy(name, rng):
         )
     y, new = run(normalizer, x, state, params)
     expected, *rest = normalizer.oracle(x, None, state)(x, *params)
-    assert oracle.error(y, expected) <= 3e-5
+    assert oracles.error(y, expected) <= 3e-5
     for value, wanted in zip(jax.tree.leaves(new), rest, strict=True):
-        assert oracle.error(value, wanted) <= 3e-5
+        assert oracles.error(value, wanted) <= 3e-5
 
 
 def test_evo_norm_of_large_means_in_two_passes(rng):
@@ -187,5 +187,5 @@ def test_evo_norm_of_large_means_in_two_passes(rng):
     x = draw(rng, SHAPE, loc=1e4)
     y, new = run(normalizer, x, state, params, use_fast_variance=False)
     expected, wanted = normalizer.oracle(x, None, state)(x, *params)
-    assert oracle.error(y, expected) <= 3e-5
-    assert oracle.error(new.var, wanted) <= 3e-5
+    assert oracles.error(y, expected) <= 3e-5
+    assert oracles.error(new.var, wanted) <= 3e-5

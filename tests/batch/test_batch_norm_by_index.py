@@ -7,16 +7,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_all_reduces
-from drawing import draw, draw_stats, place
 from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from modes import AXIS, DEVICES, MODES, differentiate, mesh_of
-from refusals import refused
-from tiers import matrix
+from support.counting import count_all_reduces
+from support.drawing import draw, draw_stats, place
+from support.modes import AXIS, DEVICES, MODES, differentiate, mesh_of
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.equinox
@@ -111,7 +111,7 @@ def test_each_index_is_a_batch(name, kind, rng, make_mask):
 
     actual, expected = both(x, *affine, stats, mask, weight)
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        assert oracle.error(a, b) <= 2e-5
+        assert oracles.error(a, b) <= 2e-5
 
 
 def test_large_means(rng):
@@ -122,9 +122,9 @@ def test_large_means(rng):
     run = functools.partial(together, use_running_average=False)
     y, _ = jax.jit(run)(x, stats, None, None, None)
     for index in np.unique(INDEX):
-        rows = oracle.wide(x)[index == INDEX]
+        rows = oracles.wide(x)[index == INDEX]
         expected = (rows - rows.mean((0, 1))) / np.sqrt(rows.var((0, 1)) + 1e-5)
-        assert oracle.error(y[index == INDEX], expected) <= 1e-5
+        assert oracles.error(y[index == INDEX], expected) <= 1e-5
 
 
 def over_devices(axis_name):
@@ -153,7 +153,7 @@ def test_over_devices(mode, rng):
     actual = MODES[mode](over_devices(axis))(*problem)
     pairs = zip(*map(jax.tree.leaves, (actual, alone(*problem))), strict=True)
     for value, expected in pairs:
-        assert oracle.error(value, expected) <= 2e-5
+        assert oracles.error(value, expected) <= 2e-5
 
 
 def test_one_collective_forward(rng):
@@ -187,13 +187,13 @@ def test_labels_of_domains(rng):
     collected = updates["batch_moments"]["batch_moments"]
     np.testing.assert_array_equal(collected["count"][:, 0], [3, 0, 3, 1])
     for i in np.unique(INDEX):
-        rows = oracle.wide(x)[i == INDEX]
+        rows = oracles.wide(x)[i == INDEX]
         expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
         for value in (y, nnx_y, eqx_y):
-            assert oracle.error(value[i == INDEX], expected) <= 1e-5
+            assert oracles.error(value[i == INDEX], expected) <= 1e-5
         means = updates["batch_stats"]["mean"], nnx_norm.mean[...], collected["mean"]
         for mean in (*means, state.get(eqx_norm.stats).mean):
-            assert oracle.error(mean[i], rows.mean(0)) <= 1e-5
+            assert oracles.error(mean[i], rows.mean(0)) <= 1e-5
     stored = updates["batch_stats"]["mean"][1]
     np.testing.assert_array_equal(stored, 0)  # as it was
 

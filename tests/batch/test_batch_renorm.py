@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from jitted import jitted
+from support.drawing import draw, draw_stats, place
+from support.jitted import jitted
 
 import jaxnorm
 
@@ -44,14 +44,14 @@ def test_without_corrections_it_is_batch_norm(rng, stats, make_mask):
         for f in (renormalized, normalized)
     )
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        assert oracle.error(a, b) <= 1e-5
+        assert oracles.error(a, b) <= 1e-5
 
 
 def test_where_nothing_is_clipped_it_is_inference(rng, stats):
     x, scale, bias = draw(rng, SHAPE, loc=1), draw(rng, 5, loc=1), draw(rng, 5)
     y, new = renorm(x, stats, scale, bias, r_max=100.0, d_max=100.0)
     expected, _ = renorm(x, stats, scale, bias, use_running_average=True)
-    assert oracle.error(y, expected) <= 1e-5
+    assert oracles.error(y, expected) <= 1e-5
     assert new.count == 5
     assert not np.any(np.asarray(new.mean) == stats.mean)
 
@@ -104,9 +104,9 @@ def test_bounds_and_momentum_follow_the_count_in_the_state(rng):
         fixed = {"r_max": 1.0 + count, "d_max": count / 10, "momentum": count and 0.5}
         y, new = step(x, stats)
         expected, wanted = renorm(x, stats, **fixed)
-        assert oracle.error(y, expected) <= 1e-5
+        assert oracles.error(y, expected) <= 1e-5
         for a, b in zip(new, wanted, strict=True):
-            assert oracle.error(a, b) <= 1e-5
+            assert oracles.error(a, b) <= 1e-5
         assert new.count == count + 1
         stats = new
     assert len(traces) == 1
@@ -124,7 +124,7 @@ def test_a_std_below_that_of_no_variance_is_raised_to_it(rng):
     stats = jaxnorm.init_renorm_stats(5)._replace(std=place(np.zeros(5)))
     x = draw(rng, SHAPE)
     y, _ = renorm(x, stats, use_running_average=True, epsilon=0.04)
-    assert oracle.error(y, np.asarray(x) / 0.2) <= 1e-5
+    assert oracles.error(y, np.asarray(x) / 0.2) <= 1e-5
 
 
 def keras_renorm(x, mean, std, *, momentum, r_max, d_max, epsilon):

@@ -7,11 +7,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats
-from jitted import jitted
-from tiers import diagonal, matrix
+from support.drawing import draw, draw_stats
+from support.jitted import jitted
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -47,7 +47,7 @@ def test_a_ghost_of_one_example_is_instance_norm(rng, make_mask):
     y, _ = ghost(1, mask=mask)(x, draw_stats(rng, 5), scale, bias)
     normalize = jitted(jaxnorm.instance_norm, epsilon=1e-5)
     expected = normalize(x, scale, bias, mask=mask)
-    assert oracle.error(y, expected) <= 1e-5
+    assert oracles.error(y, expected) <= 1e-5
 
 
 @each_rule
@@ -115,7 +115,7 @@ def test_a_ghost_without_elements_uses_the_running_statistics(rng):
     mask = (np.arange(8) >= 2).reshape(8, 1, 1)
     y, _ = ghost(2, mask=mask)(x, stats)
     expected, _ = infer(x, stats)
-    assert oracle.error(np.asarray(y)[:2], np.asarray(expected)[:2]) <= 1e-6
+    assert oracles.error(np.asarray(y)[:2], np.asarray(expected)[:2]) <= 1e-6
 
 
 def test_inference_asks_for_no_ghosts(rng):

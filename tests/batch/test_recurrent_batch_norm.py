@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from jitted import jitted
-from refusals import refused
+from support.drawing import draw, draw_stats, place
+from support.jitted import jitted
+from support.refusals import refused
 
 import jaxnorm
 
@@ -41,9 +41,9 @@ def test_only_the_row_of_the_step_moves(step, counted, rng, stats):
     options = {"use_running_average": False, "momentum": 0.8}
     expected, moved = jitted(jaxnorm.batch_norm, **options)(x, own)
     stats = jax.device_get(stats)
-    assert oracle.error(y, expected) <= 1e-5
+    assert oracles.error(y, expected) <= 1e-5
     for old, value, wanted in zip(stats, new, moved, strict=True):
-        assert oracle.error(value[row], wanted) <= 1e-5
+        assert oracles.error(value[row], wanted) <= 1e-5
         others = np.arange(STEPS) != row
         np.testing.assert_array_equal(value[others], old[others])
         assert np.all(value[row] != old[row])
@@ -55,7 +55,7 @@ def test_inference_uses_the_row_of_the_step(rng, stats):
         y, _ = train(x, stats, step, use_running_average=True)
         own = row_of(stats, min(step, STEPS - 1))
         expected, _ = jitted(jaxnorm.batch_norm, use_running_average=True)(x, own)
-        assert oracle.error(y, expected) <= 1e-6
+        assert oracles.error(y, expected) <= 1e-6
 
 
 def test_the_counter_of_a_scan_and_sequences_of_unequal_length(rng):
@@ -81,9 +81,9 @@ def test_the_counter_of_a_scan_and_sequences_of_unequal_length(rng):
     for t in range(4):
         own = jax.tree.map(lambda leaf: leaf[t], start)  # noqa: B023
         mask = going[t, :, None]
-        wanted = oracle.batch_norm(x[t], own.mean, own.var, mask=mask, momentum=0.8)
+        wanted = oracles.batch_norm(x[t], own.mean, own.var, mask=mask, momentum=0.8)
         for value, target in zip((y[t], new.mean[t], new.var[t]), wanted, strict=True):
-            assert oracle.error(value, target) <= 1e-5
+            assert oracles.error(value, target) <= 1e-5
     np.testing.assert_array_equal(new.count, [1, 1, 0, 0])
     np.testing.assert_array_equal(new.var[2:], 1)
 

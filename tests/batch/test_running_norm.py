@@ -2,21 +2,20 @@
 
 import functools
 
-import batch_oracle
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_all_reduces
-from drawing import ones, place, zeros
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from modes import AXIS, MODES, draw_problem, few_modes, mesh_of
-from refusals import refused
-from tiers import matrix
+from support.counting import count_all_reduces
+from support.drawing import ones, place, zeros
+from support.jitted import jitted
+from support.modes import AXIS, MODES, draw_problem, few_modes, mesh_of
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -35,7 +34,7 @@ def norm(**options):
 
 def total(moments):
     """Count, mean and variance, of both parts."""
-    values = [oracle.wide(value) for value in moments]
+    values = [oracles.wide(value) for value in moments]
     return [value + rest for value, rest in zip(values[:3], values[3:], strict=True)]
 
 
@@ -52,7 +51,7 @@ def started(count, mean, var):
 def check(actual, expected, tolerance=1e-5):
     y, moments = actual
     for value, wanted in zip((y, *total(moments)), expected, strict=True):
-        assert oracle.error(value, wanted) <= tolerance
+        assert oracles.error(value, wanted) <= tolerance
 
 
 @pytest.mark.parametrize(
@@ -82,13 +81,11 @@ def test_a_stream_of_unequal_batches_is_one_batch(name, kind, rng, make_mask):
             x = np.where(np.broadcast_to(mask, shape) == 0, np.float32(np.nan), x)
         options = {"feature_axes": feature_axes}
         y, moments = norm(**options)(x, moments, mask=mask)
-        wanted, *expected = batch_oracle.running_norm(
-            x, *expected, mask=mask, **options
-        )
+        wanted, *expected = oracles.running_norm(x, *expected, mask=mask, **options)
         check((y, moments), (wanted, *expected))
     still, same = norm(**options | {"update": False})(x, moments, mask=mask)
     chex.assert_trees_all_equal(same, moments)
-    assert oracle.error(still, wanted) <= 1e-5
+    assert oracles.error(still, wanted) <= 1e-5
 
 
 @few_modes
@@ -96,7 +93,7 @@ def test_over_devices(mode):
     """Parts with different means and masks, one of them empty, at a large mean."""
     x, mask, weight, *_ = draw_problem(np.random.default_rng(0))
     own = np.repeat(np.arange(8.0) % 5, 4)[:, None, None]
-    x = place(oracle.wide(x) + 5 * own + 1e4)
+    x = place(oracles.wide(x) + 5 * own + 1e4)
     moments = started(7.0, np.full(5, 9990.0), np.full(5, 20.0))
     axis = {} if mode.startswith("jit") else {"axis_name": AXIS}
 
@@ -106,10 +103,10 @@ def test_over_devices(mode):
     y, new, dx = jax.device_get(
         MODES[mode](forward, params=0)(x, mask, weight, moments)
     )
-    expected = batch_oracle.running_norm(x, *total(moments), mask=mask)
+    expected = oracles.running_norm(x, *total(moments), mask=mask)
     check((y, new), expected, 1e-6)
     std = np.sqrt(expected[-1] + 1e-8)
-    assert oracle.error(dx, np.where(mask, oracle.wide(weight) / std, 0)) <= 1e-6
+    assert oracles.error(dx, np.where(mask, oracles.wide(weight) / std, 0)) <= 1e-6
 
 
 @pytest.mark.parametrize(("update", "number"), [(True, 2), (False, 0)])
@@ -137,8 +134,8 @@ def test_a_large_mean_from_the_first_batch_on(rng):
     for _ in range(2):
         x = rng.normal(1e4, 1, (256, 3)).astype(np.float32)
         y, moments = norm()(x, moments)
-        wanted, *expected = batch_oracle.running_norm(x, *expected)
-        assert np.max(np.abs(oracle.wide(y) - wanted)) <= 2e-6
+        wanted, *expected = oracles.running_norm(x, *expected)
+        assert np.max(np.abs(oracles.wide(y) - wanted)) <= 2e-6
     _, mean, var = total(moments)
     assert np.max(np.abs(mean - expected[1])) <= 1e-6
     assert np.max(np.abs(var / expected[2] - 1)) <= 1e-6
@@ -159,7 +156,7 @@ def test_single_elements_of_a_long_stream_count(count, rng):
         return jax.lax.scan(step, moments, xs)[0]
 
     counted, *actual = total(run(moments, xs))
-    _, _, *expected = batch_oracle.running_norm(xs[:, 0], count, mean, var)
+    _, _, *expected = oracles.running_norm(xs[:, 0], count, mean, var)
     np.testing.assert_array_equal(counted, count + steps)
     for value, wanted, before in zip(actual, expected, (mean, var), strict=True):
         moved = np.max(np.abs(wanted - before))
@@ -175,8 +172,8 @@ def test_both_parts_count_for_wider_input(rng):
     x = rng.normal(size=(6, 4))
     for update in (True, False):
         y, _ = norm(update=update)(x, moments)
-        wanted, *_ = batch_oracle.running_norm(x, *total(moments), update=update)
-        assert oracle.error(y, wanted) <= 1e-13
+        wanted, *_ = oracles.running_norm(x, *total(moments), update=update)
+        assert oracles.error(y, wanted) <= 1e-13
 
 
 def test_the_past_is_forgotten(rng):
@@ -191,7 +188,7 @@ def test_the_past_is_forgotten(rng):
     for _ in range(5):
         x = rng.normal(size=(10, 2)).astype(np.float32)
         y, moments = step(x, moments)
-        wanted, *expected = batch_oracle.running_norm(x, *expected, max_count=30)
+        wanted, *expected = oracles.running_norm(x, *expected, max_count=30)
         check((y, moments), (wanted, *expected))
     np.testing.assert_array_equal(moments.count, 40)
     for _ in range(60):
@@ -205,8 +202,8 @@ def test_a_limit_between_numbers_of_a_narrow_count(rng):
     moments = started(50.0, np.zeros(3), np.ones(3))
     moments = jax.tree.map(lambda v: v.astype(jnp.bfloat16), moments)
     y, _ = norm(max_count=0.7)(x, moments)
-    wanted, *_ = batch_oracle.running_norm(x, *total(moments), max_count=0.7)
-    assert oracle.error(y, wanted) <= 1e-5
+    wanted, *_ = oracles.running_norm(x, *total(moments), max_count=0.7)
+    assert oracles.error(y, wanted) <= 1e-5
 
 
 @pytest.mark.parametrize("update", [True, False])
@@ -226,13 +223,13 @@ def test_clipping_and_gradients(update, rng):
 
         return jax.grad(loss, (0, 1))(x, moments)
 
-    y, *new = batch_oracle.running_norm(x, *total(moments), update=update, max_abs=1.5)
+    y, *new = oracles.running_norm(x, *total(moments), update=update, max_abs=1.5)
     check(norm(update=update, max_abs=1.5)(x, moments), (y, *new))
     assert 0.05 < np.mean(np.abs(y) == 1.5) < 0.95
     inside = np.abs(y) < 1.5
-    expected = np.where(inside, oracle.wide(weight) / np.sqrt(new[-1] + 1e-8), 0)
+    expected = np.where(inside, oracles.wide(weight) / np.sqrt(new[-1] + 1e-8), 0)
     dx, dmoments = gradients(x, moments, "y")
-    assert oracle.error(dx, expected) <= 1e-5
+    assert oracles.error(dx, expected) <= 1e-5
     chex.assert_trees_all_equal(dmoments, jax.tree.map(jnp.zeros_like, moments))
     if update:
         for leaf in jax.tree.leaves(gradients(x, moments, "moments")):
@@ -242,10 +239,10 @@ def test_clipping_and_gradients(update, rng):
 def test_before_anything_was_seen_x_stays(rng):
     x = place(rng.normal(size=(4, 3)))
     y, _ = norm(update=False)(x, start(3))
-    assert oracle.error(y, x) <= 1e-7
+    assert oracles.error(y, x) <= 1e-7
     mask = np.arange(3) != 1
     y, moments = norm()(x, start(3), mask=mask)
-    assert oracle.error(y[:, 1], x[:, 1]) <= 1e-7
+    assert oracles.error(y[:, 1], x[:, 1]) <= 1e-7
     np.testing.assert_array_equal(moments.count, np.where(mask, 4, 0))
 
 

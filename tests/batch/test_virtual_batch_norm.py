@@ -2,15 +2,13 @@
 
 import functools
 
-import batch_oracle
-import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw
-from jitted import jitted
+from support.drawing import draw
+from support.jitted import jitted
 
 import jaxnorm
 
@@ -35,10 +33,10 @@ def test_the_reference_is_normalized_as_by_batch_norm(kind, rng, make_mask):
     x, scale, bias = draw(rng, (8, 6, 5), loc=3), draw(rng, 5, loc=1), draw(rng, 5)
     mask = make_mask(kind, x.shape)
     y, moments, size = collect(x, scale, bias, mask=mask)
-    expected = oracle.batch_norm(x, np.zeros(5), np.ones(5), scale, bias, mask=mask)[0]
-    assert oracle.error(y, expected) <= 1e-5
-    for value, wanted in zip(moments, oracle.moments(x, mask=mask), strict=True):
-        assert oracle.error(value, wanted) <= 1e-5
+    expected = oracles.batch_norm(x, np.zeros(5), np.ones(5), scale, bias, mask=mask)[0]
+    assert oracles.error(y, expected) <= 1e-5
+    for value, wanted in zip(moments, oracles.moments(x, mask=mask), strict=True):
+        assert oracles.error(value, wanted) <= 1e-5
     valid = np.ones(8) if mask is None else np.any(np.asarray(mask) != 0, (1, 2))
     assert float(size) == valid.sum()
 
@@ -61,7 +59,7 @@ def test_an_example_does_not_see_its_neighbours(rng):
     alone = virtual(x[:1], reference, size)
     together, changed = np.asarray(together), np.asarray(changed)
     np.testing.assert_array_equal(together[0], changed[0])
-    assert oracle.error(alone, together[:1]) <= 1e-5
+    assert oracles.error(alone, together[:1]) <= 1e-5
 
 
 def test_without_the_example_it_is_inference(rng):
@@ -69,11 +67,11 @@ def test_without_the_example_it_is_inference(rng):
     y = virtual(x, reference, size, include_self=False)
     stats = jaxnorm.BatchStats(reference.mean, reference.var)
     expected, _ = jitted(jaxnorm.batch_norm, use_running_average=True)(x, stats)
-    assert oracle.error(y, expected) <= 1e-6
+    assert oracles.error(y, expected) <= 1e-6
     mixed = virtual(x, reference, size)
-    assert oracle.error(mixed, expected) > 1e-3
+    assert oracles.error(mixed, expected) > 1e-3
     many = virtual(x, reference, 1e9)
-    assert oracle.error(many, expected) <= 1e-5
+    assert oracles.error(many, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5), (1, 5)])
@@ -82,7 +80,7 @@ def test_a_copy_of_the_reference_moves_nothing(shape, rng):
     x = draw(rng, shape, loc=2)
     y, reference, size = collect(x)
     again = virtual(x, reference, size)
-    assert oracle.error(again, y) <= 1e-5
+    assert oracles.error(again, y) <= 1e-5
 
 
 @pytest.mark.parametrize("include_self", [True, False])
@@ -104,17 +102,17 @@ def test_gradients_through_the_reference(include_self, rng, x64):
         return jnp.sum(weight * y) + jnp.sum(own_weight * own)
 
     def plain(x, batch, scale, bias):
-        _, mean, var = oracle.moments(batch)
-        own = oracle.batch_norm(batch, mean, var, scale, bias)[0]
+        _, mean, var = oracles.moments(batch)
+        own = oracles.batch_norm(batch, mean, var, scale, bias)[0]
         options = {"reference_size": 7, "include_self": include_self}
-        y = batch_oracle.virtual_batch_norm(x, mean, var, scale, bias, **options)
+        y = oracles.virtual_batch_norm(x, mean, var, scale, bias, **options)
         return np.sum(weight * y) + np.sum(own_weight * own)
 
     gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arguments)
     for i, gradient in enumerate(gradients):
         directions = [None] * 4
         directions[i] = rng.normal(size=gradient.shape)
-        wanted = family_oracle.directional(plain, arguments, directions, step=1e-5)
+        wanted = oracles.directional(plain, arguments, directions, step=1e-5)
         assert abs(np.sum(gradient * directions[i]) - wanted) <= 1e-7
 
 

@@ -2,19 +2,13 @@
 
 import copy
 import pickle
-import sys
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-# Where the tables are.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nnx"))
-
-from nnx_modules import (
+from support.nnx_modules import (
     SETTINGS,
     TABLE,
     WIDTH,
@@ -23,7 +17,7 @@ from nnx_modules import (
     given_beside,
     program,
 )
-from refusals import refused
+from support.refusals import refused
 
 import jaxnorm.equinox
 from jaxnorm.equinox.module import BatchModule

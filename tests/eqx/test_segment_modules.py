@@ -4,11 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw
 from flax import nnx
-from refusals import refused
+from support.drawing import draw
+from support.refusals import refused
 
 import jaxnorm.equinox
 import jaxnorm.linen
@@ -38,7 +38,7 @@ def test_instance_norm_is_without_a_mean_scale(use_mean_scale, rng):
     share = np.full(3, 0.5 if use_mean_scale else 1.0)
     expected = np.zeros(x.shape)
     for node in (slice(0, 2), slice(2, 5)):
-        left = oracle.wide(x)[node]
+        left = oracles.wide(x)[node]
         left = left - share * left.mean(0)
         expected[node] = left / np.sqrt((left**2).mean(0) + 1e-6)
     own = {"mean_scale"} if use_mean_scale else set()
@@ -46,7 +46,7 @@ def test_instance_norm_is_without_a_mean_scale(use_mean_scale, rng):
     options = {"use_mean_scale": use_mean_scale, "mean_scale_init": half}
     for call, names in calls(x, **options):
         assert names == {"scale", "bias"} | own
-        assert oracle.error(call(x, IDS, NUMBER), expected) <= 1e-5
+        assert oracles.error(call(x, IDS, NUMBER), expected) <= 1e-5
 
 
 def test_a_traced_number_of_segments(rng):

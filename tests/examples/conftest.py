@@ -11,10 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from paths import ROOT
-
-# Where Python looks first when it runs one of them.
-sys.path[:0] = [str(ROOT / "examples" / "mnist"), str(ROOT / "examples")]
+from support.paths import ROOT
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
     python one_step.py OUTPUT [COORDINATOR NUM_PROCESSES PROCESS_ID]
 
+with examples/mnist on PYTHONPATH.
+
 Every process takes part in each of the three parallelisms; the first one writes.
 """
 
@@ -16,7 +18,6 @@ import numpy as np
 import optax
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "examples" / "mnist"))
 
 NUM_DEVICES = 4
 SIZE = 64

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import saved
-from tiers import matrix
+from support.tiers import matrix
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = sorted(

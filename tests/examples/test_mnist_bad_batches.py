@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import train
 from run import BadBatchesError
-from tiers import matrix
+from support.tiers import matrix
 
 OPTIONS = {"num_train": 64, "num_test": 16, "batch_size": 16, "num_epochs": 1}
 

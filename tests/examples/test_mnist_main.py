@@ -17,7 +17,7 @@ import pytest
 import recalibrate
 from model import create_model
 from norms import NORMS
-from tiers import in_full
+from support.tiers import in_full
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -15,7 +15,7 @@ from norms import NORMS
 from optimizer import create_optimizer
 from parallel import PARALLELISMS, statistics_axis
 from step import collect_reference, eval_step, train_step
-from tiers import matrix
+from support.tiers import matrix
 
 NUM_DEVICES = 4
 

@@ -13,7 +13,7 @@ import pytest
 from model import create_model
 from parallel import PARALLELISMS, padded_size
 from step import eval_step, train_step
-from tiers import matrix
+from support.tiers import matrix
 
 NUM_DEVICES = 4
 pytestmark = pytest.mark.usefixtures("narrow")

@@ -34,6 +34,7 @@ def steps(root, tmp_path_factory):
             output = tmp_path_factory.mktemp("steps") / "results"
             command = [sys.executable, str(Path(__file__).with_name("one_step.py"))]
             command.append(str(output))
+            search = os.pathsep.join(map(str, (root, root / "examples/mnist")))
             others = [[]]
             if num_processes > 1:
                 address = f"127.0.0.1:{free_port()}"
@@ -43,7 +44,7 @@ def steps(root, tmp_path_factory):
             children = [
                 subprocess.Popen(
                     [*command, *other],
-                    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+                    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": search},
                 )
                 for other in others
             ]

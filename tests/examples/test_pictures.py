@@ -1,16 +1,9 @@
 """What pictures of the examples say without the text around them."""
 
-import sys
-
 import numpy as np
+import plots
 import pytest
 import report
-from paths import ROOT
-
-# Behind the other example's files, whose run.py is another.
-sys.path.append(str(ROOT / "examples" / "studies"))
-
-import plots
 import study
 
 

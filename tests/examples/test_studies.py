@@ -5,21 +5,17 @@ import runpy
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-from paths import ROOT
-from PIL import Image
-from tiers import matrix
-
-# Behind the other example's files, whose run.py is another.
-sys.path.append(str(ROOT / "examples" / "studies"))
-
 import conduct
 import digits
 import nets
+import numpy as np
+import pytest
 import store
 import study
 import sweep
+from PIL import Image
+from support.paths import ROOT
+from support.tiers import matrix
 
 TINY = {
     "placement": {"sweep.placement": ("before_activation", "none")},

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from tiers import matrix
+from support.tiers import matrix
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("train_*.py"))
 PACKAGES = {"flax", "jax", "jaxnorm", "numpy", "optax", "orbax", "sklearn", "tqdm"}

@@ -8,7 +8,7 @@ import sys
 import jupytext
 import nbformat
 import pytest
-from paths import ROOT
+from support.paths import ROOT
 
 TUTORIAL = ROOT / "examples" / "tutorial"
 SCRIPTS = sorted(TUTORIAL.glob("[0-9]*.py"))

@@ -4,10 +4,10 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from jitted import jitted
+from support.drawing import draw, draw_stats, place
+from support.jitted import jitted
 
 import jaxnorm
 
@@ -35,11 +35,11 @@ def test_gates_of_one_and_zero(inference, problem, make_mask):
     by_instance = instance_norm(x, scale, bias, mask=mask)
     for gate, expected in ((1.0, by_batch), (0.0, by_instance)):
         y, moved = mixed(gate, *problem, mask, **options)
-        assert oracle.error(y, expected) <= 1e-5
+        assert oracles.error(y, expected) <= 1e-5
         chex.assert_trees_all_close(moved, new, rtol=1e-5, atol=1e-6)
     y, _ = mixed(0.25, *problem, mask, **options)
-    expected = 0.25 * oracle.wide(by_batch) + 0.75 * oracle.wide(by_instance)
-    assert oracle.error(y, expected) <= 1e-5
+    expected = 0.25 * oracles.wide(by_batch) + 0.75 * oracles.wide(by_instance)
+    assert oracles.error(y, expected) <= 1e-5
 
 
 def test_the_sum_is_rounded_once(problem):

@@ -5,12 +5,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
 from flax import nnx
-from jitted import jitted
-from tiers import matrix
+from support.drawing import draw, draw_stats, place
+from support.jitted import jitted
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -55,13 +55,13 @@ def test_its_two_parts(axis, features, inference, rng, make_mask):
     expected = instance_norm(
         part(x, first), scale[first], bias[first], mask=part(mask, first)
     )
-    assert oracle.error(part(y, first), expected) <= 1e-5
+    assert oracles.error(part(y, first), expected) <= 1e-5
     expected, moved = jitted(jaxnorm.batch_norm, **options)(
         part(x, last), stats, scale[last], bias[last], mask=part(mask, last)
     )
-    assert oracle.error(part(y, last), expected) <= 1e-5
+    assert oracles.error(part(y, last), expected) <= 1e-5
     for value, wanted in zip(new, moved, strict=True):
-        assert oracle.error(value, wanted) <= 1e-5
+        assert oracles.error(value, wanted) <= 1e-5
 
 
 @pytest.mark.parametrize("number", [None, 0, 1])

@@ -3,11 +3,11 @@
 import itertools
 
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats, place
-from jitted import jitted
-from tiers import matrix
+from support.drawing import draw, draw_stats, place
+from support.jitted import jitted
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -43,7 +43,7 @@ def test_one_logit_chooses(masked, inference, rng, make_mask):
     options = {"mask": mask, "use_running_average": inference}
     for logits, expected in zip(ONE_HOT, each_alone(x, stats, **options), strict=True):
         y, _ = switchable(x, stats, logits, logits, **options)
-        assert oracle.error(y, expected) <= 1e-5
+        assert oracles.error(y, expected) <= 1e-5
 
 
 def test_mean_and_variance_are_chosen_apart(rng):
@@ -51,7 +51,7 @@ def test_mean_and_variance_are_chosen_apart(rng):
     y, _ = switchable(x, stats, ONE_HOT[0], ONE_HOT[2], epsilon=1e-5)
     x = np.asarray(x, np.float64)
     expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var((0, 1)) + 1e-5)
-    assert oracle.error(y, expected) <= 1e-5
+    assert oracles.error(y, expected) <= 1e-5
 
 
 def test_equal_logits_are_thirds(rng):
@@ -63,7 +63,7 @@ def test_equal_logits_are_thirds(rng):
     axes = (1,), (1, 2), (0, 1)
     mean = sum(x.mean(a, keepdims=True) for a in axes) / 3
     var = sum(x.var(a, keepdims=True) for a in axes) / 3
-    assert oracle.error(y, (x - mean) / np.sqrt(var + 1e-5)) <= 1e-5
+    assert oracles.error(y, (x - mean) / np.sqrt(var + 1e-5)) <= 1e-5
 
 
 def test_a_poisoned_batch_part_in_inference_shows(rng):

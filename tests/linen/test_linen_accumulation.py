@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
-from family_modules import TABLE
 from flax import linen as nn
-from tiers import matrix
+from support.drawing import draw
+from support.family_modules import TABLE
+from support.tiers import matrix
 
 from jaxnorm.tools import full_batch_value_and_grad
 

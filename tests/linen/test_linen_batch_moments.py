@@ -3,15 +3,15 @@
 import functools
 
 import chex
-import family
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_entries import program
-from family_modules import TABLE, draw_variables
 from flax import nnx
-from tiers import matrix
+from support import family
+from support.family_entries import program
+from support.family_modules import TABLE, draw_variables
+from support.tiers import matrix
 
 import jaxnorm
 from jaxnorm.linen.module import BatchModule

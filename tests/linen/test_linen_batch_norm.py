@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from tiers import matrix
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen

@@ -10,14 +10,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, draw_stats
-from family_oracle import instance_norm, layer_norm, rms_norm
 from flax import nnx
 from jax.experimental import checkify
-from refusals import refused
-from tiers import matrix
+from oracles import instance_norm, layer_norm, rms_norm
+from support.drawing import draw, draw_stats
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -81,10 +81,10 @@ def test_conditional_batch_norm(inference, x, rng):
     scale, bias = (draw(rng, (EXAMPLES, FEATURES), loc=1) for _ in range(2))
     run = functools.partial(conditional_batch_norm, use_running_average=inference)
     y, new = jax.jit(run)(x, stats, scale, bias)
-    plain, *moved = oracle.batch_norm(x, *stats, use_running_average=inference)
+    plain, *moved = oracles.batch_norm(x, *stats, use_running_average=inference)
     expected = plain * np.asarray(scale)[:, None] + np.asarray(bias)[:, None]
     for actual, wanted in zip((y, *new), (expected, *moved), strict=True):
-        assert oracle.error(actual, wanted) <= 1e-5
+        assert oracles.error(actual, wanted) <= 1e-5
 
 
 def test_adaptive_instance_norm(x, rng):
@@ -94,7 +94,7 @@ def test_adaptive_instance_norm(x, rng):
     y = adapt(x, style)
     own = instance_norm(x, epsilon=1e-5)
     std = np.sqrt(np.var(style, 1, keepdims=True) + 1e-5)
-    assert oracle.error(y, own * std + np.mean(style, 1, keepdims=True)) <= 1e-5
+    assert oracles.error(y, own * std + np.mean(style, 1, keepdims=True)) <= 1e-5
     np.testing.assert_allclose(y.mean(1), style.mean(1), rtol=1e-4)
     np.testing.assert_allclose(y.std(1), style.std(1), rtol=1e-3)
     np.testing.assert_allclose(adapt(x, x), x, rtol=1e-4, atol=1e-4)
@@ -109,8 +109,8 @@ def test_modulated_residual(x, rng):
     run = jax.jit(lambda x, *c: modulated_residual(x, lambda h: h @ kernel, *c))
     shift, scale, gate = (np.asarray(c)[:, None] for c in condition)
     inner = layer_norm(x) * (1 + scale) + shift
-    expected = oracle.wide(x) + gate * (inner @ oracle.wide(kernel))
-    assert oracle.error(run(x, *condition), expected) <= 1e-5
+    expected = oracles.wide(x) + gate * (inner @ oracles.wide(kernel))
+    assert oracles.error(run(x, *condition), expected) <= 1e-5
     np.testing.assert_array_equal(run(x, *jnp.zeros((3, EXAMPLES, FEATURES))), x)
 
 
@@ -123,8 +123,8 @@ def test_normalized_attention(rng):
     q, k = (rms_norm(v, s) for v, s in zip((query, key), scales, strict=True))
     logits = np.einsum("bqhd,bkhd->bhqk", q, k) / 2
     weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    expected = np.einsum("bhqk,bkhd->bqhd", weights, oracle.wide(value))
-    assert oracle.error(y, expected) <= 1e-5
+    expected = np.einsum("bhqk,bkhd->bqhd", weights, oracles.wide(value))
+    assert oracles.error(y, expected) <= 1e-5
     larger = attend(100 * query, 30 * key, value, *scales)
     np.testing.assert_allclose(larger, y, rtol=1e-4, atol=1e-5)
 
@@ -135,12 +135,12 @@ def test_split_batch_norm(x):
     run = functools.partial(split_batch_norm, use_running_average=False, momentum=0.0)
     y, new = jax.jit(run)(x, stats)
     for index, half in enumerate(np.split(np.asarray(x), 2)):
-        expected = oracle.batch_norm(half, *jax.tree.map(lambda s: s[0], stats))[0]
-        assert oracle.error(np.split(y, 2)[index], expected) <= 1e-5
+        expected = oracles.batch_norm(half, *jax.tree.map(lambda s: s[0], stats))[0]
+        assert oracles.error(np.split(y, 2)[index], expected) <= 1e-5
         np.testing.assert_allclose(new.mean[index], half.mean((0, 1)), rtol=1e-5)
     clean = jax.tree.map(lambda leaf: leaf[0], new)
     inferred, _ = jaxnorm.batch_norm(x, clean, use_running_average=True)
-    assert oracle.error(inferred[:3], y[:3]) <= 1e-5
+    assert oracles.error(inferred[:3], y[:3]) <= 1e-5
 
 
 def build(**options):
@@ -179,7 +179,7 @@ def test_only_the_chosen_domain(domain, inference, traced, x, variables):
     else:
         y, updates = apply(variables, x, domain)
     old, new = variables["batch_stats"], updates["batch_stats"]
-    expected = oracle.batch_norm(
+    expected = oracles.batch_norm(
         x,
         old["mean"][domain],
         old["var"][domain],
@@ -190,7 +190,7 @@ def test_only_the_chosen_domain(domain, inference, traced, x, variables):
     )
     own = y, new["mean"][domain], new["var"][domain]
     for actual, wanted in zip(own, expected, strict=True):
-        assert oracle.error(actual, wanted) <= 1e-5
+        assert oracles.error(actual, wanted) <= 1e-5
     others = np.arange(DOMAINS) != domain
     for name in old:
         np.testing.assert_array_equal(new[name][others], old[name][others])
@@ -210,10 +210,10 @@ def test_one_program_serves_all_domains(x, variables):
         variables = {**variables, **updates}
     assert len(traces) == 1
     # each has seen the same batch once
-    _, *moments = oracle.moments(x)
+    _, *moments = oracles.moments(x)
     for name, batch in zip(("mean", "var"), moments, strict=True):
-        expected = (oracle.wide(first[name]) + batch) / 2
-        assert oracle.error(variables["batch_stats"][name], expected) <= 1e-5
+        expected = (oracles.wide(first[name]) + batch) / 2
+        assert oracles.error(variables["batch_stats"][name], expected) <= 1e-5
 
 
 def test_updates_are_counted_for_each_domain(x):

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from exporting import check_export
-from family_entries import COLLECTIONS
-from family_modules import TABLE, draw_variables
-from tiers import matrix
+from support.exporting import check_export
+from support.family_entries import COLLECTIONS
+from support.family_modules import TABLE, draw_variables
+from support.tiers import matrix
 
 
 def steps_of(name):

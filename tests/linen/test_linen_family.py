@@ -6,19 +6,19 @@ import functools
 import pickle
 
 import chex
-import family
 import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from family import close
-from family_entries import COLLECTIONS, program
-from family_modules import TABLE, draw_variables
 from flax import linen as nn
-from refusals import refused
-from tiers import matrix
+from support import family
+from support.family import close
+from support.family_entries import COLLECTIONS, program
+from support.family_modules import TABLE, draw_variables
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen
@@ -328,8 +328,8 @@ def test_bfloat16_result(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(kept(updates), wide_updates)
     if entry.rounds_once:
         close(kept(updates), wide_updates, 1e-5)
-        half_a_unit = 2**-8 * np.abs(oracle.wide(wide)) + 1e-5
-        assert np.all(np.abs(oracle.wide(y) - oracle.wide(wide)) <= half_a_unit)
+        half_a_unit = 2**-8 * np.abs(oracles.wide(wide)) + 1e-5
+        assert np.all(np.abs(oracles.wide(y) - oracles.wide(wide)) <= half_a_unit)
     else:
         close(np.asarray(y, np.float32), wide, 3e-2)
 

@@ -3,16 +3,16 @@
 import functools
 import inspect
 
-import family
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import close
-from family_entries import COLLECTIONS
-from family_modules import TABLE
-from refusals import refused
-from tiers import matrix
+from support import family
+from support.family import close
+from support.family_entries import COLLECTIONS
+from support.family_modules import TABLE
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen

@@ -2,17 +2,17 @@
 
 import functools
 
-import family
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from family_entries import program
-from family_modules import TABLE, draw_variables
 from flax import linen as nn
-from refusals import refused
-from tiers import matrix
+from support import family
+from support.family_entries import program
+from support.family_modules import TABLE, draw_variables
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm.linen
 from jaxnorm.linen.module import BatchModule

@@ -3,14 +3,14 @@
 import functools
 import operator
 
-import family
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from family_modules import TABLE
 from flax import linen as nn
+from support import family
+from support.family_modules import TABLE
 
 import jaxnorm.linen
 from jaxnorm.tools import normalization_mask

@@ -7,11 +7,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
 from flax import linen as nn
-from refusals import refused
-from tiers import matrix
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm.linen
 
@@ -89,14 +89,14 @@ def run(variables, x, lengths=None, train=True):
 def oracle_lstm(variables, x, lengths, train):
     """Cooijmans' equations in float64: y, the last carry of each, and statistics."""
     params, stats = jax.tree.map(
-        oracle.wide, (variables["params"]["cell"], variables["batch_stats"]["cell"])
+        oracles.wide, (variables["params"]["cell"], variables["batch_stats"]["cell"])
     )
     stats = jax.tree.map(np.copy, stats)
-    x = oracle.wide(x)
+    x = oracles.wide(x)
 
     def norm(name, value, step, bias=None):
         own, valid = stats[name], (step < lengths)[:, None]
-        y, mean, var = oracle.batch_norm(
+        y, mean, var = oracles.batch_norm(
             value,
             own["mean"][step],
             own["var"][step],
@@ -136,13 +136,13 @@ def test_oracle(lengths, train, x, variables):
     y, carry, stats = run(variables, x, lengths, train=train)
     expected, (c, h), moved = oracle_lstm(variables, x, lengths, train)
     valid = np.arange(TIME) < lengths[:, None]
-    assert oracle.error(y[valid], expected[valid]) <= 1e-5
-    assert oracle.error(carry.c, c) <= 1e-5
-    assert oracle.error(carry.h, h) <= 1e-5
+    assert oracles.error(y[valid], expected[valid]) <= 1e-5
+    assert oracles.error(carry.c, c) <= 1e-5
+    assert oracles.error(carry.h, h) <= 1e-5
     for actual, wanted in zip(
         *map(jax.tree.leaves, (stats["cell"], moved)), strict=True
     ):
-        assert oracle.error(actual, wanted) <= 1e-5
+        assert oracles.error(actual, wanted) <= 1e-5
     visited = int(max(lengths)) if train else 0
     both = jax.device_get((stats, variables["batch_stats"]))
     beyond = jax.tree.map(lambda leaf: leaf[visited:], both)
@@ -301,13 +301,13 @@ def test_what_is_carried_keeps_its_dtype(dtype, param_dtype, x, variables):
     assert carry.c.dtype == carry.h.dtype == param_dtype
     chex.assert_trees_all_equal_dtypes(updates["batch_stats"], stats)
     tolerance = 10 * max(float(jnp.finfo(d).eps) for d in (dtype, param_dtype))
-    assert oracle.error(y, expected) <= tolerance
-    assert oracle.error(carry.c, wide.c) <= tolerance
+    assert oracles.error(y, expected) <= tolerance
+    assert oracles.error(carry.c, wide.c) <= tolerance
 
 
 def test_gradients_are_those_of_the_values(x, variables, rng, x64):
     """Through time and all three norms, in float64, along a random direction."""
-    arguments = jax.tree.map(oracle.wide, (variables["params"], x))
+    arguments = jax.tree.map(oracles.wide, (variables["params"], x))
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), arguments)
     rnn = build(param_dtype=jnp.float64)
 

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 from flax import linen as nn
 
 import jaxnorm.linen
@@ -49,12 +49,12 @@ def test_recurrent_batch_norm_in_nn_scan(rng):
     apply = functools.partial(Scanned(True).apply, mutable=["batch_stats"])
     y, updates = jax.jit(apply)(variables, xs)
     h = np.zeros((BATCH, INPUTS))
-    for step, x in enumerate(oracle.wide(xs)):
+    for step, x in enumerate(oracles.wide(xs)):
         h = np.tanh(h + x)
         mean, var = h.mean(0), h.var(0)
         stored = updates["batch_stats"]["RecurrentBatchNorm_0"]
         np.testing.assert_allclose(stored["mean"][step], mean, rtol=1e-4, atol=1e-6)
         h = (h - mean) / np.sqrt(var + 1e-5)
-        assert oracle.error(y[step], h) <= 1e-5
+        assert oracles.error(y[step], h) <= 1e-5
     inferred = jax.jit(Scanned(False).apply)({**variables, **updates}, xs)
-    assert oracle.error(inferred, y) <= 1e-4
+    assert oracles.error(inferred, y) <= 1e-4

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_entries import program
 from flax import linen as nn
-from refusals import refused
-from tiers import matrix
+from support.family_entries import program
+from support.refusals import refused
+from support.tiers import matrix
 
 from jaxnorm import linen
 

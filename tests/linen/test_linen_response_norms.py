@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
-from family_entries import program
 from flax import linen as nn
-from tiers import matrix
+from support.drawing import draw
+from support.family_entries import program
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen

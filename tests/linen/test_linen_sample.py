@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beside_flax import NEEDED, SHAPE, every_norm, pair, run, same
 from flax import linen as nn
-from tiers import diagonal, matrix
+from support.beside_flax import NEEDED, SHAPE, every_norm, pair, run, same
+from support.tiers import diagonal, matrix
 
 import jaxnorm.linen
 

@@ -2,13 +2,13 @@
 
 import functools
 
-import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
-from beside_flax import FUNCTIONS, NEEDED, SHAPE, build, every_norm
 from flax import linen as nn
+from support.beside_flax import FUNCTIONS, NEEDED, SHAPE, build, every_norm
 
 import jaxnorm
 import jaxnorm.linen
@@ -88,7 +88,7 @@ def test_far_from_zero_nearer_to_the_truth_than_flax(name, rng):
     ours, flax = jax.jit(
         lambda x: [norm.init_with_output(jax.random.key(0), x)[0] for norm in norms]
     )(x)
-    expected = getattr(family_oracle, FUNCTIONS[name])(x, **NEEDED[name])
+    expected = getattr(oracles, FUNCTIONS[name])(x, **NEEDED[name])
     assert np.max(np.abs(ours - expected)) < 1e-5
     assert np.max(np.abs(flax - expected)) > 1e-3
 

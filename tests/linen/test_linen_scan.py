@@ -2,11 +2,11 @@
 
 import jax
 import pytest
-from drawing import draw
-from family import close
-from family_modules import TABLE
 from flax import linen as nn
-from tiers import matrix
+from support.drawing import draw
+from support.family import close
+from support.family_modules import TABLE
+from support.tiers import matrix
 
 KEY = jax.random.key(0)
 TIME, SHAPE = 3, (4, 6, 4)

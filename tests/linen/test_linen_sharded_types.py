@@ -5,14 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from drawing import place
-from family import SHAPE
-from family_entries import COLLECTIONS
-from family_modules import TABLE
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import mesh_of
-from tiers import matrix
+from support.drawing import place
+from support.family import SHAPE
+from support.family_entries import COLLECTIONS
+from support.family_modules import TABLE
+from support.modes import mesh_of
+from support.tiers import matrix
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from batch_oracle import virtual_batch_norm
 from flax import linen as nn
+from oracles import virtual_batch_norm
 
 import jaxnorm.linen
 
@@ -62,23 +62,23 @@ compiled = jax.jit(two_passes)
 def oracle_model(params, reference_batch, x):
     """Both batches, layer by layer."""
     size = len(reference_batch)
-    reference_batch, x = oracle.wide(reference_batch), oracle.wide(x)
+    reference_batch, x = oracles.wide(reference_batch), oracles.wide(x)
     for layer in range(len(WIDTHS)):
         dense, norm = params[f"Dense_{layer}"], params[f"VirtualBatchNorm_{layer}"]
         affine = norm["scale"], norm["bias"]
-        kernel, bias = oracle.wide(dense["kernel"]), oracle.wide(dense["bias"])
+        kernel, bias = oracles.wide(dense["kernel"]), oracles.wide(dense["bias"])
         reference_batch, x = reference_batch @ kernel + bias, x @ kernel + bias
-        _, mean, var = oracle.moments(reference_batch)
+        _, mean, var = oracles.moments(reference_batch)
         x = virtual_batch_norm(x, mean, var, *affine, reference_size=size)
-        y, _, _ = oracle.batch_norm(reference_batch, mean, var, *affine)
+        y, _, _ = oracles.batch_norm(reference_batch, mean, var, *affine)
         reference_batch, x = np.tanh(y), np.tanh(x)
     return x
 
 
 def test_two_passes(batches, params):
-    assert oracle.error(compiled(params, *batches), oracle_model(params, *batches)) <= (
-        1e-5
-    )
+    assert oracles.error(
+        compiled(params, *batches), oracle_model(params, *batches)
+    ) <= (1e-5)
 
 
 def test_the_variables(batches):
@@ -96,7 +96,7 @@ def test_the_variables(batches):
 
 def test_gradients_flow_through_the_reference(batches, params, rng, x64):
     """They are those of the oracle, in the parameters and in the reference batch."""
-    arguments = jax.tree.map(oracle.wide, (params, *batches))
+    arguments = jax.tree.map(oracles.wide, (params, *batches))
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), arguments)
     weight = rng.normal(size=(5, 2, WIDTHS[-1]))
 

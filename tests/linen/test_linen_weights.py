@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from refusals import refused
-from tiers import diagonal, in_full, matrix
+from support.refusals import refused
+from support.tiers import diagonal, in_full, matrix
 
 from jaxnorm.linen import BatchNorm
 from jaxnorm.linen.spectral_norm import SpectralNorm

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiers import matrix
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen

@@ -6,10 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, place
 from flax import nnx
+from support.drawing import draw, place
 
 import jaxnorm.equinox
 import jaxnorm.linen
@@ -61,4 +61,4 @@ def test_chunks_are_the_whole(build, rng):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for value, wanted in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         assert np.shape(value) == np.shape(wanted)
-        assert oracle.error(value, wanted) <= 2e-6
+        assert oracles.error(value, wanted) <= 2e-6

@@ -4,9 +4,9 @@ import functools
 
 import jax.numpy as jnp
 import pytest
-from exporting import check_export
 from flax import nnx
-from nnx_modules import (
+from support.exporting import check_export
+from support.nnx_modules import (
     NAMES,
     TABLE,
     build,
@@ -17,7 +17,7 @@ from nnx_modules import (
     variables_of,
     view_of,
 )
-from tiers import matrix
+from support.tiers import matrix
 
 
 def steps_of(name):

@@ -6,15 +6,15 @@ import itertools
 import pickle
 
 import chex
-import family
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import close
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from nnx_modules import (
+from support import family
+from support.family import close
+from support.nnx_modules import (
     NAMES,
     TABLE,
     WIDTH,
@@ -28,8 +28,8 @@ from nnx_modules import (
     variables_of,
     view_of,
 )
-from refusals import refused
-from tiers import matrix
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm.nnx
 from jaxnorm.nnx.module import Module

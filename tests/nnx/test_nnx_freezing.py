@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from nnx_modules import TRAINED, build, call, draw_variables, load, values
-from refusals import refused
-from tiers import matrix
+from support.nnx_modules import TRAINED, build, call, draw_variables, load, values
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm.linen
 import jaxnorm.nnx

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from nnx_modules import TRAINED, build, call, draw_variables, load, program
-from tiers import matrix
+from support.nnx_modules import TRAINED, build, call, draw_variables, load, program
+from support.tiers import matrix
 
 from jaxnorm.nnx import BatchMoment, BatchNorm
 

@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from nnx_modules import TABLE, build, draw_variables, flatten, load, program, values
+from support.nnx_modules import (
+    TABLE,
+    build,
+    draw_variables,
+    flatten,
+    load,
+    program,
+    values,
+)
 
 import jaxnorm.nnx
 

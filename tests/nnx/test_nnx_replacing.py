@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from refusals import refused
-from tiers import matrix
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm.nnx
 

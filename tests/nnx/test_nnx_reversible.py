@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
-from drawing import draw, place
+import oracles
 from flax import nnx
+from support.drawing import draw, place
 
 import jaxnorm.linen
 import jaxnorm.nnx
@@ -45,4 +45,4 @@ def test_forecasts_and_their_gradients_are_those_of_the_function(rng):
         for value, wanted in zip(
             *map(jax.tree.leaves, (actual, expected)), strict=True
         ):
-            assert oracle.error(value, wanted) <= 1e-6
+            assert oracles.error(value, wanted) <= 1e-6

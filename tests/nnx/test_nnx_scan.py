@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from drawing import draw
-from family import close
 from flax import nnx
-from nnx_modules import TABLE, TRAINED, build, call, values
-from tiers import matrix
+from support.drawing import draw
+from support.family import close
+from support.nnx_modules import TABLE, TRAINED, build, call, values
+from support.tiers import matrix
 
 TIME, SHAPE = 3, (4, 6, 4)
 each_norm = pytest.mark.parametrize(

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from drawing import place
-from family import SHAPE
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import mesh_of
-from nnx_modules import NAMES, TABLE, build, call
-from tiers import matrix
+from support.drawing import place
+from support.family import SHAPE
+from support.modes import mesh_of
+from support.nnx_modules import NAMES, TABLE, build, call
+from support.tiers import matrix
 
 
 @pytest.mark.parametrize(

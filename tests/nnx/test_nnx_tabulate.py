@@ -3,11 +3,11 @@
 import inspect
 
 import pytest
-from family import TABLE as FUNCTIONS
-from family import draw_arguments
 from flax import nnx
-from nnx_modules import NAMES, WITH_MORE, build, call, given_beside
-from tiers import matrix
+from support.family import TABLE as FUNCTIONS
+from support.family import draw_arguments
+from support.nnx_modules import NAMES, WITH_MORE, build, call, given_beside
+from support.tiers import matrix
 
 import jaxnorm.nnx
 

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 from flax import nnx
-from refusals import refused
+from support.refusals import refused
 
 import jaxnorm
 from jaxnorm.nnx import (

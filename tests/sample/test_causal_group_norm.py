@@ -2,16 +2,15 @@
 
 import functools
 
-import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from causal import OPTIONS, SHAPE, draw_mask, of_all
-from drawing import draw, place
-from jitted import jitted
-from refusals import refused
+from support.causal import OPTIONS, SHAPE, draw_mask, of_all
+from support.drawing import draw, place
+from support.jitted import jitted
+from support.refusals import refused
 
 import jaxnorm
 
@@ -25,13 +24,13 @@ def test_moments_are_those_of_the_whole_sequence(rng):
     for group in range(2):
         features = slice(2 * group, 2 * group + 2)
         part = x[..., features], mask[..., features]
-        values, weights = (oracle.wide(v).reshape(2, -1) for v in part)
+        values, weights = (oracles.wide(v).reshape(2, -1) for v in part)
         count = weights.sum(-1)
         mean = (weights * values).sum(-1) / count
         var = (weights * (values - mean[:, None]) ** 2).sum(-1) / count
         for actual, wanted in zip(moments[:3], (count, mean, var), strict=True):
             assert actual.dtype == jnp.float32
-            assert oracle.error(actual[:, group], wanted) <= 1e-6
+            assert oracles.error(actual[:, group], wanted) <= 1e-6
 
 
 def test_the_variance_is_that_of_the_prefix():
@@ -41,8 +40,8 @@ def test_the_variance_is_that_of_the_prefix():
     """
     x = np.random.default_rng(0).normal(size=(1, 6, 4))
     y, _ = jitted(norm)(place(x))
-    expected = family_oracle.causal_group_norm(x)
-    assert oracle.error(y, expected) <= 1e-6
+    expected = oracles.causal_group_norm(x)
+    assert oracles.error(y, expected) <= 1e-6
 
     def average(values):
         return np.cumsum(values, 1) / np.arange(1, 7).reshape(1, 6, 1)
@@ -92,8 +91,8 @@ def test_large_means(kind, rng):
     x = place(SEQUENCES[kind](rng, (2, 96, 4)))
     for groups in (1, 4):
         y, _ = jitted(norm, num_groups=groups)(x)
-        expected = family_oracle.causal_group_norm(x, num_groups=groups)
-        assert np.max(np.abs(oracle.wide(y) - expected)) <= 2e-6
+        expected = oracles.causal_group_norm(x, num_groups=groups)
+        assert np.max(np.abs(oracles.wide(y) - expected)) <= 2e-6
 
 
 def test_until_something_counts_it_is_the_bias(rng):

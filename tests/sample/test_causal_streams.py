@@ -2,17 +2,16 @@
 
 import functools
 
-import family_oracle
 import jax
 import jax.numpy as jnp
-import oracle
+import oracles
 import pytest
-from causal import KEPT, OPTIONS, SHAPE, draw_mask, of_all
-from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from modes import AXIS, mesh_of
+from support.causal import KEPT, OPTIONS, SHAPE, draw_mask, of_all
+from support.drawing import draw, place
+from support.jitted import jitted
+from support.modes import AXIS, mesh_of
 
 import jaxnorm
 
@@ -85,9 +84,9 @@ def test_parts_are_the_whole(way, mask, rng):
     expected = derivatives(of_all)(*arguments)
     actual = derivatives(WAYS[way])(*arguments)
     for value, wanted in zip(actual, expected, strict=True):
-        assert oracle.error(value, wanted) <= 2e-6
-    reference = family_oracle.causal_group_norm(x, mask=mask, **OPTIONS)
-    assert oracle.error(actual[3], reference) <= 2e-6
+        assert oracles.error(value, wanted) <= 2e-6
+    reference = oracles.causal_group_norm(x, mask=mask, **OPTIONS)
+    assert oracles.error(actual[3], reference) <= 2e-6
 
 
 @pytest.mark.slow
@@ -100,7 +99,7 @@ def test_parts_are_the_whole_in_float64(way, rng, x64):
     expected = derivatives(of_all)(*arguments)
     actual = derivatives(WAYS[way])(*arguments)
     for value, wanted in zip(actual, expected, strict=True):
-        assert oracle.error(value, wanted) <= 1e-13
+        assert oracles.error(value, wanted) <= 1e-13
 
 
 def test_a_stream_goes_on_beyond_what_float32_counts(rng):
@@ -115,7 +114,7 @@ def test_a_stream_goes_on_beyond_what_float32_counts(rng):
             lambda moments, x: norm(x[None], moments)[::-1], start, x[0, :, None]
         )[::-1]
     )(x, start)
-    values = oracle.wide(x) - 1e4
+    values = oracles.wide(x) - 1e4
     for moments in whole, by_step:
         count, mean, var = (
             float(value.item()) + float(rest.item())
@@ -188,4 +187,4 @@ def test_a_stream_over_devices(mode, rng):
     expected = jax.jit(functools.partial(run, axis_name=None))(x, moments)
     actual = on_devices(mode, run, x, moments)
     for value, wanted in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        assert oracle.error(value, wanted) <= 1e-5
+        assert oracles.error(value, wanted) <= 1e-5

@@ -6,18 +6,18 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import assert_moments_are_kept
-from directions import check_gradients
-from drawing import draw, place
-from family_oracle import gated_rms_norm
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from modes import mesh_of
-from over_features import AXIS, DEVICES, MODES, check_over_features
-from tiers import diagonal, matrix
+from oracles import gated_rms_norm
+from support.counting import assert_moments_are_kept
+from support.directions import check_gradients
+from support.drawing import draw, place
+from support.jitted import jitted
+from support.modes import mesh_of
+from support.over_features import AXIS, DEVICES, MODES, check_over_features
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -92,14 +92,14 @@ def test_oracle(case, gate_first, rng, make_mask):
     # What is beyond squares comes out as 0 under the mask, as what is not finite.
     known = [np.where(np.abs(a) > 1e20, np.nan, a) for a in arguments[:2]]
     known = (*known, arguments[2])
-    assert oracle.error(y, reference(*known)) <= 1e-5
+    assert oracles.error(y, reference(*known)) <= 1e-5
     check_gradients(rng, gradients, weight, reference, known)
 
 
 @orders
 def test_the_formula_of_state_space_models(gate_first, rng):
     """As it is written there, of heads, with norm_before_gate False and True."""
-    x, z, w = (oracle.wide(draw(rng, shape)) for shape in ((5, 8), (5, 8), 8))
+    x, z, w = (oracles.wide(draw(rng, shape)) for shape in ((5, 8), (5, 8), 8))
 
     def rms(value):
         heads = value.reshape(5, 2, 4)
@@ -110,7 +110,7 @@ def test_the_formula_of_state_space_models(gate_first, rng):
     expected = rms(x * silu) * w if gate_first else rms(x) * w * silu
     options = {"group_size": 4, "epsilon": EPSILON, "gate_first": gate_first}
     y = jitted(jaxnorm.gated_rms_norm, **options)(*map(place, (x, z, w)))
-    assert oracle.error(y, expected) <= 2e-6
+    assert oracles.error(y, expected) <= 2e-6
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_second_derivatives(masked, gate_first, rng, x64):
         ]
 
     for a, b in zip(*map(jax.tree.leaves, hessians(arguments)), strict=True):
-        assert oracle.error(a, b) <= 1e-12
+        assert oracles.error(a, b) <= 1e-12
 
 
 @orders
@@ -164,11 +164,11 @@ def test_gradients_in_bfloat16_are_rounded_once(gate_first, rng):
     exact, wide = step(
         tuple(a.astype(jnp.float32) for a in arguments), None, weight, **options
     )
-    assert oracle.error(y, wide) <= 1e-6
+    assert oracles.error(y, wide) <= 1e-6
     for actual, expected in zip(narrow, exact, strict=True):
         assert actual.dtype == jnp.bfloat16
         half_a_unit = 0.501 * 2**-7 * np.abs(expected) + 1e-5
-        assert np.all(np.abs(oracle.wide(actual) - expected) <= half_a_unit)
+        assert np.all(np.abs(oracles.wide(actual) - expected) <= half_a_unit)
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_gate_or_x_may_be_the_same_on_all_devices(varying, rng):
         in_specs=(specs,),
         out_specs=P(None, AXIS),
     )
-    assert oracle.error(jax.jit(mapped)(both), expected) <= 1e-5
+    assert oracles.error(jax.jit(mapped)(both), expected) <= 1e-5

@@ -7,15 +7,15 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, place
 from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import mesh_of
-from own_moments import Case
-from tiers import diagonal, matrix
+from support.drawing import draw, place
+from support.modes import mesh_of
+from support.own_moments import Case
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -67,14 +67,14 @@ def test_a_part_of_x_is_as_good_as_the_whole(name, kind, rng):
         expected = reference(x)
         dx, y = step(x, weight)
         largest = max(1, np.max(np.abs(expected)))
-        assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5 * largest, ratio
+        assert np.max(np.abs(oracles.wide(y) - expected)) <= 1e-5 * largest, ratio
         direction = rng.normal(size=case.shape)
-        change = reference(oracle.wide(x) + 1e-4 * direction) - reference(
-            oracle.wide(x) - 1e-4 * direction
+        change = reference(oracles.wide(x) + 1e-4 * direction) - reference(
+            oracles.wide(x) - 1e-4 * direction
         )
-        slope = np.sum(change * oracle.wide(weight)) / 2e-4
-        size = np.linalg.norm(oracle.wide(dx)) + 1e-3
-        assert abs(np.sum(oracle.wide(dx) * direction) - slope) <= 1e-4 * size, ratio
+        slope = np.sum(change * oracles.wide(weight)) / 2e-4
+        size = np.linalg.norm(oracles.wide(dx)) + 1e-3
+        assert abs(np.sum(oracles.wide(dx) * direction) - slope) <= 1e-4 * size, ratio
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_over_devices(name, mode, rng):
             sharded = jax.device_put((x, weight), NamedSharding(mesh, spec))
             actual = jax.jit(step)(*sharded)
     for a, b in zip(actual, expected, strict=True):
-        assert oracle.error(a, b) <= 1e-5
+        assert oracles.error(a, b) <= 1e-5
 
 
 def reads(platform, function, *args):
@@ -156,7 +156,7 @@ def test_space_of_a_symbolic_size(name, as_users_run_it):
     norm = jax.jit(CENTERED[name].ours())
     exported = export.export(norm, platforms=["cpu", "cuda", "tpu"])(x)
     values = np.arange(96, dtype=np.float32).reshape(3, 4, 8)
-    assert oracle.error(exported.call(values), norm(values)) <= 1e-5
+    assert oracles.error(exported.call(values), norm(values)) <= 1e-5
 
 
 def test_no_program_branches_when_it_runs():

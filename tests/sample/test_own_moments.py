@@ -6,12 +6,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, place
-from family_oracle import directional
-from own_moments import CASES, PLAIN, WHOLE, Case
-from tiers import matrix
+from oracles import directional
+from support.drawing import draw, place
+from support.own_moments import CASES, PLAIN, WHOLE, Case
+from support.tiers import matrix
 
 most_in_full = pytest.mark.parametrize("name", matrix(PLAIN, often=["layer", "group"]))
 
@@ -29,17 +29,17 @@ def check(case, x, scale, bias, rng, tolerance, mask=None, **options):
     step = jitted(case.norm, tuple((case.options | options).items()))
     gradients, y = jax.device_get(step(*arguments, mask, weight))
     reference = case.oracle(mask=mask)
-    assert oracle.error(y, reference(*arguments)) <= tolerance
+    assert oracles.error(y, reference(*arguments)) <= tolerance
 
     def loss(*arguments):
-        return np.sum(np.real(np.conj(oracle.wide(weight)) * reference(*arguments)))
+        return np.sum(np.real(np.conj(oracles.wide(weight)) * reference(*arguments)))
 
     for i, (argument, gradient) in enumerate(zip(arguments, gradients, strict=True)):
         if argument is None:
             assert gradient is None
             continue
         assert gradient.dtype == argument.dtype
-        gradient = oracle.wide(gradient)
+        gradient = oracles.wide(gradient)
         for _ in range(3):
             direction = rng.normal(size=argument.shape)
             if np.iscomplexobj(gradient):
@@ -168,7 +168,7 @@ def test_large_offsets(name, rng):
         mean = ratio * std * np.resize([1, -1], std.shape)
         x = draw(rng, case.shape, loc=mean, std=std)
         expected = case.oracle(epsilon=1e-6)(x)
-        assert np.max(np.abs(oracle.wide(norm(x)) - expected)) <= 1e-5, ratio
+        assert np.max(np.abs(oracles.wide(norm(x)) - expected)) <= 1e-5, ratio
 
 
 @most_in_full
@@ -219,7 +219,7 @@ def test_scale_offset_is_added_before_rounding(name, rng):
     case = CASES[name]
     x, scale = draw(rng, case.shape), draw(rng, case.scale, jnp.float16, std=1e-3)
     y = jax.jit(case.ours())(x, scale)
-    assert oracle.error(y, case.oracle()(x, scale)) <= 1e-5
+    assert oracles.error(y, case.oracle()(x, scale)) <= 1e-5
 
 
 def test_unequal_weights_are_not_members(rng):

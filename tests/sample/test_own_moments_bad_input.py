@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from drawing import ones
-from refusals import refused
+from support.drawing import ones
+from support.refusals import refused
 
 import jaxnorm
 

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw, place
 from jax.flatten_util import ravel_pytree
-from own_moments import PLAIN, plain_norm
-from tiers import matrix
+from support.drawing import draw, place
+from support.own_moments import PLAIN, plain_norm
+from support.tiers import matrix
 
 
 def derivatives(loss, at, direction, order):

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_all_reduces
-from drawing import draw, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from modes import mesh_of
-from own_moments import Case
-from tiers import matrix
+from support.counting import count_all_reduces
+from support.drawing import draw, place
+from support.modes import mesh_of
+from support.own_moments import Case
+from support.tiers import matrix
 
 DEVICES, AXIS, WHOLE = 8, "parts", 3e-5
 
@@ -183,7 +183,7 @@ def problem_and_results(*case, **options):
     problem = draw_problem(np.random.default_rng(0), case)
     x, mask, _, affine = problem
     y, *gradients = jax.jit(differentiate(forward_pass(case)))(*problem)
-    assert oracle.error(y, case.oracle(mask=mask)(x, *affine)) <= WHOLE
+    assert oracles.error(y, case.oracle(mask=mask)(x, *affine)) <= WHOLE
     return problem, (y, *gradients)  # elsewhere checked against the oracle
 
 
@@ -195,7 +195,7 @@ def check(case, run):
         jax.tree.leaves(jax.device_get(r)) for r in (results, expected)
     )
     for actual, wanted in zip(results, expected, strict=True):
-        assert oracle.error(actual, wanted) <= WHOLE
+        assert oracles.error(actual, wanted) <= WHOLE
     return count
 
 

@@ -7,12 +7,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_primitives
-from drawing import draw, place
-from own_moments import PLAIN
-from tiers import diagonal, matrix
+from support.counting import count_primitives
+from support.drawing import draw, place
+from support.own_moments import PLAIN
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -34,7 +34,7 @@ def test_vmap_over_models(name, rng, make_mask):
     y, x, scale, bias, mask = jax.device_get((y, x, scale, bias, mask))
     for i in range(3):
         expected = case.oracle(mask=mask[i])(x[i], scale[i], case.bias and bias[i])
-        assert oracle.error(y[i], expected) <= 1e-5
+        assert oracles.error(y[i], expected) <= 1e-5
 
 
 @most_in_full
@@ -44,7 +44,7 @@ def test_vmap_over_examples_is_the_batch(name, rng):
     norm = case.ours()
     one_by_one = jax.jit(jax.vmap(lambda x: norm(x[None], scale, bias)[0]))(x)
     expected = case.oracle()(x, scale, bias)
-    assert oracle.error(one_by_one, expected) <= 1e-5
+    assert oracles.error(one_by_one, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("name", matrix(["layer", "group"], often=["group"]))

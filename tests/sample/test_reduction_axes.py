@@ -5,10 +5,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 import pytest
-from family import TABLE, close, draw_arguments, draw_mask
 from flax import nnx
-from refusals import refused
-from tiers import matrix
+from support.family import TABLE, close, draw_arguments, draw_mask
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 import jaxnorm.linen

@@ -6,12 +6,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, place
-from family_oracle import directional
-from response_norms import NORMS, draw_parameters
-from tiers import matrix
+from oracles import directional
+from support.drawing import draw, place
+from support.response_norms import NORMS, draw_parameters
+from support.tiers import matrix
 
 TOLERANCE = 3e-5
 each = pytest.mark.parametrize("name", NORMS)
@@ -33,11 +33,11 @@ CASES = {  # shape, feature axes, shape of scale and bias, of the other paramete
 def gradients(reference, dy, x, parameters):
     """Those of sum(Re(conj(dy) y)), numerically; of complex arguments as JAX's."""
     names = [key for key, value in parameters.items() if value is not None]
-    arguments = (oracle.wide(x), *(oracle.wide(parameters[key]) for key in names))
+    arguments = (oracles.wide(x), *(oracles.wide(parameters[key]) for key in names))
 
     def loss(x, *values):
         y = reference(x, **{**parameters, **dict(zip(names, values, strict=True))})
-        return np.sum(np.real(np.conj(oracle.wide(dy)) * y))
+        return np.sum(np.real(np.conj(oracles.wide(dy)) * y))
 
     def along(index, unit):
         derivative = np.zeros(arguments[index].shape)
@@ -81,13 +81,13 @@ def check(norm, reference, x, parameters, dy, tolerance=TOLERANCE, **options):
     (dx, dparameters), y = jax.device_get(step(x, parameters, dy, mask))
     options.pop("dtype", None)
     reference = functools.partial(reference, **options)
-    assert oracle.error(y, reference(x, **parameters)) <= tolerance
+    assert oracles.error(y, reference(x, **parameters)) <= tolerance
     # Numerically; what is not finite is a constant.
     expected_dx, expected = gradients(reference, dy, x, parameters)
-    assert oracle.error(dx, expected_dx) <= tolerance
+    assert oracles.error(dx, expected_dx) <= tolerance
     assert dx.dtype == x.dtype
     for key, value in expected.items():
-        assert oracle.error(dparameters[key], value) <= tolerance, key
+        assert oracles.error(dparameters[key], value) <= tolerance, key
         assert dparameters[key].dtype == parameters[key].dtype
     return y
 
@@ -235,7 +235,7 @@ def test_padding_changes_nothing(name, rng):
     wide = {k: place(np.pad(p, (0, more[-1] - 4))) for k, p in parameters.items()}
     function = jax.jit(functools.partial(norm.function, **norm.options))
     y = np.asarray(function(padded, **wide, mask=mask))
-    assert oracle.error(y[:, :5, :4], function(x, **parameters)) <= 1e-5
+    assert oracles.error(y[:, :5, :4], function(x, **parameters)) <= 1e-5
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4])

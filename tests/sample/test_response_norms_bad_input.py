@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from drawing import ones
-from refusals import refused
-from response_norms import NORMS
+from support.drawing import ones
+from support.refusals import refused
+from support.response_norms import NORMS
 
 FRN, GRN, DYT, DERF, EVO = (NORMS[name].function for name in NORMS)
 one = ones(4)

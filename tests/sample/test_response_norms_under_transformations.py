@@ -7,16 +7,16 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_primitives
-from drawing import draw, place
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from oracle import wide
-from response_norms import NORMS, draw_parameters
-from tiers import diagonal, matrix
+from oracles import wide
+from support.counting import count_primitives
+from support.drawing import draw, place
+from support.response_norms import NORMS, draw_parameters
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -77,12 +77,12 @@ def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64
 
     first, second, twice_forward = jax.device_get(derivatives(at))
     for way in ("differences", "forward"):
-        assert oracle.error(first[way], first["reverse"]) <= 1e-7, way
+        assert oracles.error(first[way], first["reverse"]) <= 1e-7, way
     for way in second:
         actual, expected = second[way], second["forward over reverse"]
         tolerance = 1e-6 if way == "differences" else 1e-9
-        assert oracle.error(actual, expected) <= tolerance, way
-    assert oracle.error(*twice_forward) <= 1e-9
+        assert oracles.error(actual, expected) <= tolerance, way
+    assert oracles.error(*twice_forward) <= 1e-9
 
 
 @pytest.mark.parametrize("name", matrix(NORMS, often=["global response"]))
@@ -101,7 +101,7 @@ def test_vmap_over_models(name, rng):
     one = jax.jit(lambda x, p: function(x, **p))
     y = np.asarray(jax.jit(jax.vmap(one))(x, parameters))
     for model, (x, parameters) in zip(y, drawn, strict=True):
-        assert oracle.error(model, one(x, parameters)) <= 1e-5
+        assert oracles.error(model, one(x, parameters)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", matrix(NORMS, often=["filter response"]))
@@ -265,8 +265,8 @@ def test_global_response_of_next_to_nothing(size, rng):
         return
     with jax.enable_x64(True):  # in which the formula itself is far from its limits
         expected = two_of_the_formula(*map(wide, (x, scale, weight)))
-    assert oracle.error(gradient, expected[0]) <= 1e-5
-    assert oracle.error(hessian, expected[1]) <= 1e-5
+    assert oracles.error(gradient, expected[0]) <= 1e-5
+    assert oracles.error(hessian, expected[1]) <= 1e-5
 
 
 @jax.jit

@@ -4,19 +4,18 @@ import functools
 import itertools
 
 import chex
-import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import draw, ones, place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from modes import mesh_of
-from refusals import refused
-from tiers import diagonal, matrix
+from support.drawing import draw, ones, place
+from support.jitted import jitted
+from support.modes import mesh_of
+from support.refusals import refused
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 
@@ -68,11 +67,11 @@ def test_values(case, affine, rng):
     x, z, *params = draw_problem(rng, case)
     options, params = CASES[case][1], params if affine else ()
     y, forecast, back = there_and_back(x, z, *params, **options)
-    expected = family_oracle.reversible_instance_norm(
+    expected = oracles.reversible_instance_norm(
         x, z, *params, epsilon=EPSILON, **options
     )
     for actual, wanted in zip((y, forecast, back), (*expected, x), strict=True):
-        assert oracle.error(actual, wanted) <= 2e-6
+        assert oracles.error(actual, wanted) <= 2e-6
 
 
 @pytest.mark.parametrize("kind", ["bool", "weights"])
@@ -82,13 +81,13 @@ def test_missing_values(kind, rng, make_mask):
     mask[0, :, 1] = 0  # a series of which nothing is there
     x = np.where(mask == 0, np.float32(np.nan), x)
     y, forecast, back = there_and_back(x, z, *params, mask=mask)
-    wanted, wanted_forecast = family_oracle.reversible_instance_norm(
+    wanted, wanted_forecast = oracles.reversible_instance_norm(
         x, z, *params, epsilon=EPSILON, mask=mask
     )
-    assert oracle.error(y, wanted) <= 2e-6
-    assert oracle.error(forecast, wanted_forecast) <= 2e-6
+    assert oracles.error(y, wanted) <= 2e-6
+    assert oracles.error(forecast, wanted_forecast) <= 2e-6
     there = mask != 0
-    assert oracle.error(np.where(there, back, 0), np.where(there, x, 0)) <= 2e-6
+    assert oracles.error(np.where(there, back, 0), np.where(there, x, 0)) <= 2e-6
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -107,17 +106,17 @@ def test_gradients_flow_through_y_and_undo(masked, rng, make_mask):
 
     def expected(*arguments):
         options = {"epsilon": EPSILON, "mask": mask}
-        return total(family_oracle.reversible_instance_norm(*arguments, **options))
+        return total(oracles.reversible_instance_norm(*arguments, **options))
 
     gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(*arguments)
     _, forward = jax.jit(lambda a, d: jax.jvp(loss, a, d))(
         tuple(arguments), tuple(directions)
     )
     slope = sum(
-        np.sum(oracle.wide(g) * d) for g, d in zip(gradients, directions, strict=True)
+        np.sum(oracles.wide(g) * d) for g, d in zip(gradients, directions, strict=True)
     )
-    wanted = family_oracle.directional(expected, arguments, directions)
-    assert oracle.error(slope, wanted) <= 1e-4 >= oracle.error(forward, wanted)
+    wanted = oracles.directional(expected, arguments, directions)
+    assert oracles.error(slope, wanted) <= 1e-4 >= oracles.error(forward, wanted)
 
 
 def test_undo_goes_through_transformations(rng):
@@ -159,8 +158,8 @@ def test_level_and_spread_of_a_series_pass_through(rng):
         return undo(jnp.tanh(y[:, -3:]) * z[:, :3])
 
     run = jax.jit(forecast)
-    moved = run(place(7 * oracle.wide(x) - 20))
-    assert oracle.error(moved, 7 * oracle.wide(run(x)) - 20) <= 1e-5
+    moved = run(place(7 * oracles.wide(x) - 20))
+    assert oracles.error(moved, 7 * oracles.wide(run(x)) - 20) <= 1e-5
 
 
 def test_a_constant_series_without_epsilon(rng):
@@ -183,9 +182,9 @@ def test_a_large_mean(rng):
     """1e4 standard deviations: y as exact as ever, and back to the last digits of x."""
     x = place(rng.normal(1e4, 1, (4, 64, 3)))
     y, _, back = there_and_back(x, x)
-    wanted, _ = family_oracle.reversible_instance_norm(x, x, epsilon=EPSILON)
-    assert np.max(np.abs(oracle.wide(y) - wanted)) <= 2e-6
-    assert np.max(np.abs(oracle.wide(back) - oracle.wide(x))) <= 2e-3
+    wanted, _ = oracles.reversible_instance_norm(x, x, epsilon=EPSILON)
+    assert np.max(np.abs(oracles.wide(y) - wanted)) <= 2e-6
+    assert np.max(np.abs(oracles.wide(back) - oracles.wide(x))) <= 2e-3
 
 
 @pytest.mark.parametrize(
@@ -216,7 +215,7 @@ def test_time_divided_over_devices(masked, mode, rng):
         mapped = jax.shard_map(run, mesh=mesh, in_specs=time, out_specs=time)
         actual = jax.jit(mapped)(x, z, mask)
     for value, wanted in zip(actual, expected, strict=True):
-        assert oracle.error(value, wanted) <= 1e-5
+        assert oracles.error(value, wanted) <= 1e-5
 
 
 def test_half_precision_is_rounded_once(rng):
@@ -225,8 +224,8 @@ def test_half_precision_is_rounded_once(rng):
     narrow, expected = there_and_back(x, z, *params)[:2], there_and_back(*wide)[:2]
     for actual, wanted in zip(narrow, expected, strict=True):
         assert actual.dtype == jnp.bfloat16
-        unit = 0.501 * 2.0**-7 * np.abs(oracle.wide(wanted)) + 1e-5
-        assert np.all(np.abs(oracle.wide(actual) - oracle.wide(wanted)) <= unit)
+        unit = 0.501 * 2.0**-7 * np.abs(oracles.wide(wanted)) + 1e-5
+        assert np.all(np.abs(oracles.wide(actual) - oracles.wide(wanted)) <= unit)
 
 
 X = ones((4, 6, 3))

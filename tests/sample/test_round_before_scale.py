@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
 from flax import nnx
-from jitted import jitted
+from support.drawing import draw
+from support.jitted import jitted
 
 import jaxnorm
 import jaxnorm.linen

@@ -5,18 +5,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import assert_moments_are_kept
-from directions import check_gradients
-from drawing import draw, place
-from family import close
-from family_oracle import seed_norm
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from modes import mesh_of
-from over_features import AXIS, MODES, check_over_features, differentiate
+from oracles import seed_norm
+from support.counting import assert_moments_are_kept
+from support.directions import check_gradients
+from support.drawing import draw, place
+from support.family import close
+from support.jitted import jitted
+from support.modes import mesh_of
+from support.over_features import AXIS, MODES, check_over_features, differentiate
 
 import jaxnorm
 import jaxnorm.linen
@@ -79,7 +79,7 @@ def test_oracle(case, rng, make_mask):
 
     gradients, y = jax.device_get(step(arguments))
     reference = functools.partial(seed_norm, mask=mask, **options)
-    assert oracle.error(y, reference(*arguments)) <= 1e-5
+    assert oracles.error(y, reference(*arguments)) <= 1e-5
     check_gradients(rng, gradients, weight, reference, arguments)
 
 
@@ -130,7 +130,7 @@ def test_second_derivatives(masked, rng, x64):
         ]
 
     for a, b in zip(*map(jax.tree.leaves, hessians(arguments)), strict=True):
-        assert oracle.error(a, b) <= 1e-12
+        assert oracles.error(a, b) <= 1e-12
 
 
 @pytest.mark.parametrize("heads", [1, 2])

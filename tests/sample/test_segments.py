@@ -4,18 +4,17 @@ import functools
 import itertools
 from typing import NamedTuple
 
-import family_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import assert_moments_are_kept
-from drawing import draw, place
-from family_oracle import directional
-from jitted import jitted
-from refusals import refused
-from tiers import matrix
+from oracles import directional
+from support.counting import assert_moments_are_kept
+from support.drawing import draw, place
+from support.jitted import jitted
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -128,30 +127,30 @@ def test_oracle(name, norm, rng, make_mask):
 
     def reference(x, *values):
         given = dict(zip(params, values, strict=True))
-        function = getattr(family_oracle, norm)
+        function = getattr(oracles, norm)
         return function(x, **given, **segments(case), **options)
 
     arguments = (known, *params.values())
-    assert oracle.error(y, reference(*arguments)) <= 1e-5
+    assert oracles.error(y, reference(*arguments)) <= 1e-5
     np.testing.assert_array_equal(dx[hit], 0)
 
     def loss(*arguments):
-        return np.sum(oracle.wide(weight) * reference(*arguments))
+        return np.sum(oracles.wide(weight) * reference(*arguments))
 
     for i, gradient in enumerate([dx, *(rest[name] for name in params)]):
         direction = rng.normal(size=gradient.shape)
         directions = [direction if j == i else None for j in range(len(arguments))]
         with np.errstate(invalid="ignore"):
             expected = directional(loss, arguments, directions)
-        actual = np.sum(oracle.wide(gradient) * direction)
+        actual = np.sum(oracles.wide(gradient) * direction)
         size = max(np.linalg.norm(gradient), 0.1 * np.linalg.norm(weight))
         assert abs(actual - expected) <= 1e-5 * size, ("x", *params)[i]
 
 
 def test_the_formulas_of_graphs(rng):
     """As they are written for each graph, of one after the other."""
-    x, ids = oracle.wide(draw(rng, (7, 3))), np.array([0, 0, 1, 1, 1, 3, 3])
-    share, eps = oracle.wide(draw(rng, 3)), 1e-5
+    x, ids = oracles.wide(draw(rng, (7, 3))), np.array([0, 0, 1, 1, 1, 3, 3])
+    share, eps = oracles.wide(draw(rng, 3)), 1e-5
     expected = {name: np.zeros_like(x) for name in (*NORMS, "instance")}
     for graph in np.unique(ids):
         node = x[ids == graph]
@@ -175,7 +174,7 @@ def test_the_formulas_of_graphs(rng):
 
     y = all_of_them(place(x), place(share))
     for name, value in expected.items():
-        assert oracle.error(y[name], value) <= 1e-5, name
+        assert oracles.error(y[name], value) <= 1e-5, name
 
 
 @every_norm
@@ -188,9 +187,9 @@ def test_large_offsets(norm, rng):
         mean = ratio * std * np.resize([1, -1], 4)[ids, None]
         x = draw(rng, (64, 3), loc=mean, std=std)
         y = function(x, segment_ids=jnp.asarray(ids))
-        reference = getattr(family_oracle, norm)
+        reference = getattr(oracles, norm)
         expected = reference(x, segment_ids=ids, num_segments=4)
-        assert np.max(np.abs(oracle.wide(y) - expected)) <= 1e-5, ratio
+        assert np.max(np.abs(oracles.wide(y) - expected)) <= 1e-5, ratio
 
 
 def test_long_segments(rng):
@@ -268,7 +267,7 @@ def test_derivatives_of_higher_order(norm, rng, x64):
     for actual, expected in zip(
         *map(jax.tree.leaves, derivatives(arguments)), strict=True
     ):
-        assert oracle.error(actual, expected) <= 1e-10
+        assert oracles.error(actual, expected) <= 1e-10
 
 
 @graph_norm_often
@@ -289,10 +288,10 @@ def test_rows_with_ids_of_their_own(norm, rng):
 
     mapped, whole = both(x, jnp.asarray(ids), params)
     for i in range(3):
-        reference = getattr(family_oracle, norm)
+        reference = getattr(oracles, norm)
         row = reference(x[i], **params, segment_ids=ids[i], num_segments=3)
-        assert oracle.error(mapped[i], row) <= 1e-5
-        assert oracle.error(whole[i], row) <= 1e-5
+        assert oracles.error(mapped[i], row) <= 1e-5
+        assert oracles.error(whole[i], row) <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -6,14 +6,14 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_all_reduces
-from drawing import draw, place
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from modes import AXIS, DEVICES, MODES, differentiate, mesh_of
-from tiers import matrix
+from support.counting import count_all_reduces
+from support.drawing import draw, place
+from support.modes import AXIS, DEVICES, MODES, differentiate, mesh_of
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -80,7 +80,7 @@ def test_divided(norm, mode):
     actual = jax.device_get(run(*problem))
     pairs = zip(*map(jax.tree.leaves, (actual, on_one_device(norm))), strict=True)
     for value, expected in pairs:
-        assert oracle.error(value, expected) <= 3e-5
+        assert oracles.error(value, expected) <= 3e-5
 
 
 # Where types are checked, nothing is compiled.

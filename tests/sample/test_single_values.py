@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from refusals import refused
+from support.refusals import refused
 
 import jaxnorm
 import jaxnorm.equinox

@@ -6,17 +6,17 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from counting import count_all_reduces
-from drawing import draw, place
-from family_oracle import directional, unit_norm
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from modes import mesh_of
-from refusals import refused
-from tiers import diagonal, in_full, matrix
+from oracles import directional, unit_norm
+from support.counting import count_all_reduces
+from support.drawing import draw, place
+from support.jitted import jitted
+from support.modes import mesh_of
+from support.refusals import refused
+from support.tiers import diagonal, in_full, matrix
 
 import jaxnorm
 
@@ -53,14 +53,14 @@ def test_oracle(case, dtype, rng):
     shape, options = CASES[case]
     x, weight = draw(rng, shape, dtype), draw(rng, shape, dtype)
     gradient, y = jax.device_get(differentiated(tuple(options.items()))(x, weight))
-    assert oracle.error(y, unit_norm(x, **options)) <= 1e-6
+    assert oracles.error(y, unit_norm(x, **options)) <= 1e-6
 
     def loss(x):
-        return np.sum(np.real(np.conj(oracle.wide(weight)) * unit_norm(x, **options)))
+        return np.sum(np.real(np.conj(oracles.wide(weight)) * unit_norm(x, **options)))
 
-    direction = oracle.wide(draw(rng, shape, dtype))
+    direction = oracles.wide(draw(rng, shape, dtype))
     expected = directional(loss, [x], [direction])
-    actual = np.sum(np.real(oracle.wide(gradient) * direction))
+    actual = np.sum(np.real(oracles.wide(gradient) * direction))
     assert abs(actual - expected) <= 1e-5 * np.linalg.norm(gradient)
 
 
@@ -68,17 +68,17 @@ def test_oracle(case, dtype, rng):
 def test_of_every_size(size, rng):
     """Beside others, and with zeros."""
     sizes = np.array([size, 1.0, 0.0]).reshape(3, 1)
-    x = place(sizes * oracle.wide(draw(rng, (3, 6))))
+    x = place(sizes * oracles.wide(draw(rng, (3, 6))))
     weight = draw(rng, (3, 6))
     gradient, y = jax.device_get(differentiated(())(x, weight))
-    assert oracle.error(y, unit_norm(x)) <= 1e-6
+    assert oracles.error(y, unit_norm(x)) <= 1e-6
     assert np.all(y[2] == 0) and np.all(gradient[2] == 0)
     # It grows as the vector shrinks: with its size it is one of a vector of size 1.
-    units = oracle.wide(x) / np.where(sizes == 0, 1, sizes)
+    units = oracles.wide(x) / np.where(sizes == 0, 1, sizes)
     of_units = np.asarray(differentiated(())(place(units), weight)[0])
-    grown = oracle.wide(gradient) * np.where(sizes == 0, 1, sizes)
+    grown = oracles.wide(gradient) * np.where(sizes == 0, 1, sizes)
     if size < 1e30:  # beyond, the gradient itself is below the range
-        assert oracle.error(grown, of_units) <= 1e-5
+        assert oracles.error(grown, of_units) <= 1e-5
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
@@ -163,7 +163,7 @@ def test_vectors_over_devices(mode, rng):
     sizes = np.float64([[1e-30], [1.0], [1e30]])
     scales = [sizes, 1.0]  # the gradient's is that of 1 / x
     for a, b, scale in zip(actual, expected, scales, strict=True):
-        assert oracle.error(oracle.wide(a) * scale, oracle.wide(b) * scale) <= 1e-5
+        assert oracles.error(oracles.wide(a) * scale, oracles.wide(b) * scale) <= 1e-5
 
 
 BAD = {

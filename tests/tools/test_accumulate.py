@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_net import NET, make_images, make_variables
-from tiers import matrix
+from support.small_net import NET, make_images, make_variables
+from support.tiers import matrix
 
 from jaxnorm.tools import apply_batch_moments, full_batch_value_and_grad
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import place
-from jitted import jitted
+from support.drawing import place
+from support.jitted import jitted
 
 import jaxnorm
 from jaxnorm.tools import apply_batch_moments, merge_batch_moments

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from refusals import refused
+from support.refusals import refused
 
 from jaxnorm import tools
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from peers_on_jax import as_peers_run  # noqa: F401
+from support.peers_on_jax import as_peers_run  # noqa: F401
 
 import jaxnorm.linen
 from jaxnorm import tools

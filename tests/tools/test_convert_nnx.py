@@ -6,9 +6,9 @@ import chex
 import jax
 import numpy as np
 import pytest
-from drawing import place
 from flax import linen as nn
 from flax import nnx
+from support.drawing import place
 
 import jaxnorm.linen
 from jaxnorm import tools

@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from beside_torch import (
+from flax import linen as nn
+from support.beside_torch import (
     batch,
     kernels,
     one_thread,  # noqa: F401
@@ -11,7 +12,6 @@ from beside_torch import (
     same_statistics,
     torch,
 )
-from flax import linen as nn
 
 import jaxnorm.linen
 from jaxnorm import tools

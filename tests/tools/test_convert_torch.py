@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beside_torch import (
+from flax import linen as nn
+from support.beside_torch import (
     batch,
     channels_last,
     kernels,
@@ -16,7 +17,6 @@ from beside_torch import (
     same_statistics,
     torch,
 )
-from flax import linen as nn
 
 import jaxnorm.linen
 from jaxnorm import tools

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from refusals import refused
-from tiers import diagonal, matrix
+from support.refusals import refused
+from support.tiers import diagonal, matrix
 
 import jaxnorm.linen
 from jaxnorm import tools

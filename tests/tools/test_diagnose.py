@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
-from drawing import place
 from matplotlib.figure import Figure
-from small_net import NET, collect, make_images, make_variables
+from support.drawing import place
+from support.small_net import NET, collect, make_images, make_variables
 
 from jaxnorm.tools import (
     Diagnosis,

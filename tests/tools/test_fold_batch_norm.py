@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import place
 from flax import linen as nn
-from jitted import jitted
-from layer_and_norm import Pair, draw_variables, error
-from tiers import matrix
+from support.drawing import place
+from support.jitted import jitted
+from support.layer_and_norm import Pair, draw_variables, error
+from support.tiers import matrix
 
 import jaxnorm
 from jaxnorm.tools import fold_batch_norm

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import place
 from flax import linen as nn
 from flax import nnx
-from layer_and_norm import Pair, draw_like, draw_variables, error
+from support.drawing import place
+from support.layer_and_norm import Pair, draw_like, draw_variables, error
 
 import jaxnorm.linen
 from jaxnorm.tools import Fold, fold_model, suggest_folds

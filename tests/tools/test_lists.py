@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawing import ones, zeros
-from family import close
-from refusals import refused
+from support.drawing import ones, zeros
+from support.family import close
+from support.refusals import refused
 
 import jaxnorm
 from jaxnorm import tools

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import ones, place, zeros
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jitted import jitted
-from refusals import refused
+from support.drawing import ones, place, zeros
+from support.jitted import jitted
+from support.refusals import refused
 
 from jaxnorm.tools import merge_batch_stats
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from refusals import refused
+from support.refusals import refused
 
 from jaxnorm.tools import freeze_parameters, normalization_mask
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from drawing import place
 from flax import linen as nn
 from flax import nnx, struct
 from flax.training import train_state
-from refusals import refused
-from small_net import NET, collect, make_images, make_variables
+from support.drawing import place
+from support.refusals import refused
+from support.small_net import NET, collect, make_images, make_variables
 
 import jaxnorm.linen
 from jaxnorm.tools import diagnose, recalibrate

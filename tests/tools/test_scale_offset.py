@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw
 from flax import linen as nn
 from flax import nnx
-from refusals import refused
-from tiers import matrix
+from support.drawing import draw
+from support.refusals import refused
+from support.tiers import matrix
 
 import jaxnorm.linen
 import jaxnorm.nnx

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle
+import oracles
 import pytest
-from drawing import draw, zeros
-from refusals import refused
+from support.drawing import draw, zeros
+from support.refusals import refused
 
 import jaxnorm
 from jaxnorm import tools
@@ -32,7 +32,7 @@ def norms(params):
     sums = {"dense": 0, "conv": (0, 1), "embedding": -1}
     return {
         name: np.linalg.norm(
-            oracle.wide(params[name]).reshape(-1, 4), axis=-1 if axes == -1 else 0
+            oracles.wide(params[name]).reshape(-1, 4), axis=-1 if axes == -1 else 0
         )
         for name, axes in sums.items()
     }
@@ -65,11 +65,11 @@ def test_norms_are_1_after_each_step(dtype, rng):
         for name, value in norms(params).items():
             # two roundings of each element, relative to the larger of both
             assert np.max(np.abs(value - 1)) <= 4 * eps * np.max(
-                np.abs(oracle.wide(previous[name])) + 1
+                np.abs(oracles.wide(previous[name])) + 1
             )
-        moved = oracle.wide(expected["dense"])
+        moved = oracles.wide(expected["dense"])
         moved = moved / np.linalg.norm(moved, axis=0)
-        assert oracle.error(params["dense"], moved) <= 8 * eps
+        assert oracles.error(params["dense"], moved) <= 8 * eps
         np.testing.assert_array_equal(params["bias"], expected["bias"])
         assert jax.tree.map(lambda leaf: leaf.dtype, params) == dict.fromkeys(
             SHAPES, dtype

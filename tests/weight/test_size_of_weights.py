@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw, place
-from tiers import diagonal, matrix
+from support.drawing import draw, place
+from support.tiers import diagonal, matrix
 
 import jaxnorm
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw, place
 from flax import linen as nn
 from jax.sharding import AxisType
-from oracle import error, wide
-from refusals import refused
-from tiers import diagonal, in_full, matrix
-from transformed import check_derivative, check_layers, put_along, step_of
+from oracles import error, wide
+from support.drawing import draw, place
+from support.refusals import refused
+from support.tiers import diagonal, in_full, matrix
+from support.transformed import check_derivative, check_layers, put_along, step_of
 
 from jaxnorm.weight.standardize_weight import standardize_weight
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import draw, place
 from jax.sharding import AxisType
-from oracle import error, wide
-from refusals import refused
-from tiers import diagonal, in_full, matrix
-from transformed import check_derivative, check_layers, put_along, step_of
+from oracles import error, wide
+from support.drawing import draw, place
+from support.refusals import refused
+from support.tiers import diagonal, in_full, matrix
+from support.transformed import check_derivative, check_layers, put_along, step_of
 
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from counting import count_all_reduces
-from family import close
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from modes import mesh_of
+
+from support.counting import count_all_reduces
+from support.family import close
+from support.modes import mesh_of
 
 AXIS, DEVICES = "features", 8
 MODES = ("pmap", "check_vma", "no check_vma")

@@ -2,10 +2,10 @@
 
 import jax
 import numpy as np
-from drawing import place
 from flax import linen as nn
 
 import jaxnorm.linen
+from support.drawing import place
 
 
 class Pair(nn.Module):

@@ -3,8 +3,8 @@
 import functools
 from typing import NamedTuple
 
-import family_oracle
 import jax.numpy as jnp
+import oracles
 
 import jaxnorm
 
@@ -35,7 +35,7 @@ class Case(NamedTuple):
     def oracle(self, **more):
         """The oracle's."""
         function = functools.partial(
-            getattr(family_oracle, self.norm),
+            getattr(oracles, self.norm),
             **{"epsilon": EPSILON, **self.options, **more},
         )
         return without_bias(function) if self.norm == "rms_norm" else function

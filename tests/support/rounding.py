@@ -26,7 +26,8 @@ from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
+from oracles import parts
 
 FACTOR = 16  # how many roundings there are one after the other, about
 TRIALS = 4
@@ -82,7 +83,7 @@ class Held(NamedTuple):
         def observed(*moments):
             return self.change(next(indices), *moments)
 
-        with mock.patch.object(oracle, "observed", observed):
+        with mock.patch.object(parts, "observed", observed):
             return self.function(*arguments)
 
 
@@ -153,7 +154,7 @@ class Roundings:
         kinds = (kind,) if before is None else (kind, jnp.finfo(before))
         for own in kinds:
             limit = limit + float(own.eps) * size + _smallest(own)
-        value = oracle.wide(value)
+        value = oracles.wide(value)
         assert value.shape == exact.shape, (value.shape, exact.shape)
         with np.errstate(all="ignore"):
             error = np.abs(value - exact) / limit
@@ -172,7 +173,7 @@ class Roundings:
             direction = direction + 1j * unit * rng.normal(size=np.shape(argument))
         directions = [None] * len(self.arguments)
         directions[i] = direction
-        w = np.conj(oracle.wide(weight))
+        w = np.conj(oracles.wide(weight))
 
         def slope(function):
             both = derivative(function, self.arguments, directions)
@@ -195,7 +196,7 @@ class Roundings:
             reach += np.max(np.abs(np.subtract(others, expected)))
         if not (error <= LOST * largest(each) and reach <= LOST * size):  # or NaN
             return 0.0
-        kind, own = jnp.finfo(gradient.dtype), oracle.wide(gradient)
+        kind, own = jnp.finfo(gradient.dtype), oracles.wide(gradient)
         if not np.all(np.isfinite(own)):  # float16 ends at 65504
             beyond = largest(each) > float(kind.max) / 2 * np.min(np.abs(direction))
             return 0.0 if beyond else np.inf
@@ -218,7 +219,7 @@ def derivative(function, arguments, directions):
 
     def at(move):
         pairs = zip(arguments, directions, strict=True)
-        moved = (a if d is None else oracle.wide(a) + move * d for a, d in pairs)
+        moved = (a if d is None else oracles.wide(a) + move * d for a, d in pairs)
         return function(*moved)[0]
 
     with np.errstate(all="ignore"):  # what is lost may be infinite
@@ -249,7 +250,7 @@ def _signs(rng, value):
 def _scaled(function, factors):
     def scaled(x, *params):
         pairs = zip(params, factors, strict=True)
-        return function(x, *(oracle.wide(p) * factor for p, factor in pairs))
+        return function(x, *(oracles.wide(p) * factor for p, factor in pairs))
 
     return scaled
 

@@ -5,21 +5,14 @@ The Linen table, `family_modules.TABLE`, says the rest. Variables have Linen's n
     params/scale    batch_stats/mean    params/layer_instance/kernel/scale
 """
 
-import sys
-from pathlib import Path
-
-import family
 import jax
 from flax import nnx
 
 import jaxnorm.nnx
 from jaxnorm.nnx.batch_module import BatchModule
-
-# Where the Linen table is.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "linen"))
-
-from family_entries import WIDTH, program
-from family_modules import TABLE, draw_variables
+from support import family
+from support.family_entries import WIDTH, program
+from support.family_modules import TABLE, draw_variables
 
 __all__ = ["TABLE", "WIDTH", "draw_variables", "program"]
 

@@ -1,8 +1,9 @@
 """Programs exported for a batch of any size."""
 
 import jax
-from family import TABLE, close, draw_arguments, draw_mask
 from jax import export
+
+from support.family import TABLE, close, draw_arguments, draw_mask
 
 
 def saved_and_loaded(step, variables, x, mask):

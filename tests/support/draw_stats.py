@@ -2,13 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
-from draw_arrays import FARTHEST
+import oracles
+
+from support.draw_arrays import FARTHEST
 
 
 def draw_stats(rng, x, axes, mask, scales, near):
     """Running mean and variance: those of a start, or nearer to x, or farther."""
-    _, mean, var = oracle.moments(x, feature_axes=axes, mask=mask)
+    _, mean, var = oracles.moments(x, feature_axes=axes, mask=mask)
     kind = rng.choice(["cold", "warm", "far"], p=[0.25, 0.6, 0.15])
     if near and kind == "cold" and scales.ratio > 30:
         kind = "warm"
@@ -50,6 +51,6 @@ def as_state(rng, kind, mean, var, epsilon):
 
 def _rounding_error(half, part):
     """A part of what may be lost of a number, from -1/2 to 1/2 of its spacing."""
-    return (half * float(jnp.finfo(part.dtype).eps) * oracle.wide(part)).astype(
+    return (half * float(jnp.finfo(part.dtype).eps) * oracles.wide(part)).astype(
         part.dtype
     )

@@ -2,11 +2,15 @@
 
 import functools
 
-import family
 import jax
 import jax.numpy as jnp
 import numpy as np
-from family_entries import (
+from flax import linen as nn
+
+import jaxnorm
+import jaxnorm.linen as modules
+from support import family
+from support.family_entries import (
     WIDTH,
     Entry,
     of_batch,
@@ -14,10 +18,6 @@ from family_entries import (
     of_weight,
     per_feature,
 )
-from flax import linen as nn
-
-import jaxnorm
-import jaxnorm.linen as modules
 
 AFFINE = per_feature("params/scale", "params/bias")
 STATS = per_feature("batch_stats/mean", "batch_stats/var")

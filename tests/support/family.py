@@ -15,10 +15,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
-from drawing import draw_stats, place
+import oracles
 
 import jaxnorm
+from support.drawing import draw_stats, place
 
 SHAPE = (4, 6, 4)
 FEATURES = SHAPE[-1]
@@ -325,4 +325,4 @@ def gradients_of(name):
 def close(actual, expected, tolerance=1e-5):
     chex.assert_trees_all_equal_shapes_and_dtypes(actual, expected)
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        assert oracle.error(a, b) <= tolerance
+        assert oracles.error(a, b) <= tolerance

@@ -1,12 +1,9 @@
-"""The normalizers of weights in float64 NumPy: the equations, with nothing clever.
-
-What family_oracle.py says holds here too; there are no masks, and no examples.
-"""
+"""Normalizers of weights; there are no masks, and no examples."""
 
 import numpy as np
-import oracle
-from family_oracle import affine, expand, power, read, standardize, take_moments
-from oracle import wide
+
+from oracles import parts
+from oracles.parts import affine, expand, power, read, standardize, take_moments, wide
 
 
 def weight_norm(v, g, *, feature_axes=-1, epsilon=0.0):
@@ -43,5 +40,5 @@ def spectral_norm(w, u, *, n_steps=1, epsilon=1e-12, frozen=None):
     """w / sigma, the new u, and sigma = v' W u; frozen=(v, u) has no derivative."""
     v, u = frozen or power_iteration(w, u, n_steps, epsilon)
     sigma = v @ wide(w).reshape(-1, np.shape(w)[-1]) @ u
-    _, _, square = oracle.observed(1.0, None, sigma**2)
+    _, _, square = parts.observed(1.0, None, sigma**2)
     return wide(w) / np.sqrt(square), u, sigma

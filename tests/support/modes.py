@@ -9,14 +9,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
+import oracles
 import pytest
-from drawing import place
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tiers import matrix
 
 import jaxnorm
+from support.drawing import place
+from support.tiers import matrix
 
 DEVICES = 8
 SHAPE = (4 * DEVICES, 3, 5)
@@ -212,10 +212,10 @@ def check(actual, problem, momentum=0.0, **options):
     y, new, *gradients = actual
     options["momentum"] = momentum
     expected = (
-        *oracle.batch_norm(x, *stats, *affine, mask=mask, **options),
-        *oracle.batch_norm_gradients(weight, x, *stats, *affine, mask=mask),
+        *oracles.batch_norm(x, *stats, *affine, mask=mask, **options),
+        *oracles.batch_norm_gradients(weight, x, *stats, *affine, mask=mask),
     )
     actual = (y, new.mean, new.var, *gradients)
     names = ("y", "mean", "var", "dx", "dscale", "dbias")
     for name, value, wanted in zip(names, actual, expected, strict=True):
-        assert oracle.error(value, wanted) <= WHOLE, name
+        assert oracles.error(value, wanted) <= WHOLE, name

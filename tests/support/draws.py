@@ -5,19 +5,17 @@ All that a draw has follows from its number, so that each can be had again alone
 
 from typing import NamedTuple
 
-import batch_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
-import weight_oracle
-from draw_arrays import Scales, draw_mask, draw_parameter, draw_x, hide
-from draw_normalizers import ROWS
-from draw_options import draw_axes, draw_option, draw_shape
-from draw_stats import as_state, draw_stats
-from rounding import Arithmetic
+import oracles
 
 import jaxnorm
+from support.draw_arrays import Scales, draw_mask, draw_parameter, draw_x, hide
+from support.draw_normalizers import ROWS
+from support.draw_options import draw_axes, draw_option, draw_shape
+from support.draw_stats import as_state, draw_stats
+from support.rounding import Arithmetic
 
 OURS_ALONE = ("round_before_scale",)  # the oracle does not round
 STREAM = ("feature_axes", "mask", "max_count")  # what its moments depend on
@@ -122,21 +120,19 @@ class Draw(NamedTuple):
             case "batch_renorm":
                 moving = ("momentum", "use_running_average")
                 own = {k: v for k, v in options.items() if k not in moving}
-                options["frozen"] = batch_oracle.renorm_corrections(
+                options["frozen"] = oracles.renorm_corrections(
                     self.x, *self.state[:2], **own
                 )
             case "spectral_norm":
-                options["frozen"] = weight_oracle.power_iteration(
+                options["frozen"] = oracles.power_iteration(
                     self.x, *self.state, options["n_steps"], options["epsilon"]
                 )
             case "running_norm":
-                parts = [oracle.wide(value) for value in state]
+                parts = [oracles.wide(value) for value in state]
                 state = [a + rest for a, rest in zip(parts[:3], parts[3:], strict=True)]
                 own = {k: v for k, v in options.items() if k in STREAM}
                 if options["update"]:
-                    options["frozen"] = batch_oracle.stream_moments(
-                        self.x, *state, **own
-                    )
+                    options["frozen"] = oracles.stream_moments(self.x, *state, **own)
 
         def function(x, *params):
             if self.momentum:
@@ -223,7 +219,7 @@ def draw_call(seed):
         params |= {"ref_mean": shift, "ref_var": var.astype(np.float32)}
     if shift is not None:
         others = tuple(i for i in range(len(shape)) if i not in features)
-        shift = np.expand_dims(oracle.wide(shift), others)
+        shift = np.expand_dims(oracles.wide(shift), others)
     # Eighths up to 2, which every dtype has.
     weight = np.round(8 * rng.uniform(-2, 2, shape)) / 8
     if np.iscomplexobj(x):

@@ -6,13 +6,13 @@ oracle's.
 
 from typing import NamedTuple
 
-import batch_oracle
 import jax
 import jax.numpy as jnp
 import numpy as np
-from drawing import draw, draw_stats, place
+import oracles
 
 import jaxnorm
+from support.drawing import draw, draw_stats, place
 
 EPSILON = 0.03  # large enough to see where it is added
 FEATURES = 5
@@ -21,7 +21,7 @@ FEATURES = 5
 class Normalizer(NamedTuple):
     """A function, its options, and the kinds of its state and parameters."""
 
-    name: str  # here and in batch_oracle
+    name: str  # here and in oracles
     options: dict = {}  # noqa: RUF012  (never changed)
     state: str | None = "stats"
     params: tuple[str, ...] = ("scale", "bias")
@@ -42,15 +42,13 @@ class Normalizer(NamedTuple):
 
         It gives y and the leaves of the new state.
         """
-        function = getattr(batch_oracle, self.name)
+        function = getattr(oracles, self.name)
         options, place = self._arguments(options)
         state = jax.tree.leaves(state)
         if self.name == "batch_renorm":
             moving = {"momentum", "use_running_average"}
             own = {k: v for k, v in options.items() if k not in moving}
-            corrections = batch_oracle.renorm_corrections(
-                x, *state[:2], mask=mask, **own
-            )
+            corrections = oracles.renorm_corrections(x, *state[:2], mask=mask, **own)
             options["frozen"] = corrections
 
         def forward(x, *params):

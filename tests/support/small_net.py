@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from drawing import place
 from flax import linen as nn
 
 import jaxnorm.linen
+from support.drawing import place
 
 
 class Net(nn.Module):

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import family_oracle
 import numpy as np
-from drawing import draw
+import oracles
 
 import jaxnorm
+from support.drawing import draw
 
 
 class Norm(NamedTuple):
@@ -21,33 +21,33 @@ class Norm(NamedTuple):
 NORMS = {
     "filter response": Norm(
         jaxnorm.filter_response_norm,
-        family_oracle.filter_response_norm,
+        oracles.filter_response_norm,
         {"scale": 1, "bias": 0, "threshold": -0.5},
         {"epsilon": 0.03},
     ),
     "global response": Norm(
         jaxnorm.global_response_norm,
-        family_oracle.global_response_norm,
+        oracles.global_response_norm,
         {"scale": 1, "bias": 0},
         {"epsilon": 0.03},
     ),
     "dynamic tanh": Norm(
         jaxnorm.dynamic_tanh,
-        family_oracle.dynamic_tanh,
+        oracles.dynamic_tanh,
         {"alpha": 0.5, "scale": 1, "bias": 0},
         {},
         masked=False,
     ),
     "dynamic erf": Norm(
         jaxnorm.dynamic_erf,
-        family_oracle.dynamic_erf,
+        oracles.dynamic_erf,
         {"alpha": 0.5, "shift": 0.2, "scale": 1, "bias": 0},
         {},
         masked=False,
     ),
     "evo s0": Norm(
         jaxnorm.evo_norm_s0,
-        family_oracle.evo_norm_s0,
+        oracles.evo_norm_s0,
         {"v": 1, "scale": 1, "bias": 0},
         {"epsilon": 0.03, "num_groups": 2},
     ),

@@ -1,13 +1,12 @@
 """What an entry for a module is, and how it is made from a function's.
 
-Each module takes the x of tests/family.py, and gives a y of the same shape:
+Each module takes the x of tests/support/family.py, and gives a y of the same shape:
 `entry.apply(module, variables, x, mask, train)`.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import family
 import jax
 from flax import linen as nn
 from jax.extend import core
@@ -16,6 +15,7 @@ from jax.interpreters import partial_eval
 import jaxnorm
 from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm.linen.module import BatchModule
+from support import family
 
 WIDTH = family.FEATURES  # of wrapped layers and of the cell as well
 COLLECTIONS = ("batch_stats", "reference")

@@ -5,10 +5,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import batch_oracle
-import family_oracle
 import numpy as np
-import weight_oracle
+import oracles
 
 import jaxnorm
 
@@ -29,19 +27,19 @@ class Row(NamedTuple):
 
 def of_batch(name, **row):
     row = {"state": "stats", **row}
-    return Row(getattr(jaxnorm, name), getattr(batch_oracle, name), **row)
+    return Row(getattr(jaxnorm, name), getattr(oracles, name), **row)
 
 
 def of_example(name, *, centered=False, **row):
     function = getattr(jaxnorm, name)
     if centered:  # some of the drawn inputs have one value for each mean
         function = functools.partial(function, allow_single_value=True)
-    return Row(function, getattr(family_oracle, name), **row)
+    return Row(function, getattr(oracles, name), **row)
 
 
 def of_weight(name, **row):
     function = getattr(jaxnorm, name)
-    return Row(function, getattr(weight_oracle, name), masked=False, **row)
+    return Row(function, getattr(oracles, name), masked=False, **row)
 
 
 def along_features(norm):
@@ -98,7 +96,7 @@ def in_segments(name, **row):
         return getattr(jaxnorm, name)(x, *params, **options, **ids(x))
 
     def reference(x, *params, **options):
-        return getattr(family_oracle, name)(x, *params, **options, **ids(x))
+        return getattr(oracles, name)(x, *params, **options, **ids(x))
 
     return Row(ours, reference, features="no batch", **row)
 
@@ -171,7 +169,7 @@ ROWS = {
     ),
     "gated_rms_norm": Row(
         gated(jaxnorm.gated_rms_norm),
-        gated(family_oracle.gated_rms_norm),
+        gated(oracles.gated_rms_norm),
         params=("z", "scale"),
         features="one",
         options=(
@@ -184,7 +182,7 @@ ROWS = {
     ),
     "seed_norm": Row(
         averaging(jaxnorm.seed_norm),
-        averaging(family_oracle.seed_norm),
+        averaging(oracles.seed_norm),
         params=("alpha", "beta", "scale"),
         options=("reduction_axes", "scale_offset"),
         takes_complex=False,
@@ -204,7 +202,7 @@ ROWS = {
     ),
     "reversible_instance_norm": Row(
         either_way(there_and_back),
-        either_way(family_oracle.reversible_instance_norm),
+        either_way(oracles.reversible_instance_norm),
         params=("forecast", *AFFINE),
         features="no batch",
         options=("time_axis", "scale_offset", "back"),
@@ -232,7 +230,7 @@ ROWS = {
     ),
     "unit_norm": Row(
         along_features(jaxnorm.unit_norm),
-        along_features(family_oracle.unit_norm),
+        along_features(oracles.unit_norm),
         params=(),
         masked=False,
     ),
