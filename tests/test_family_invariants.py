@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import pathlib
 
 import chex
 import jax
@@ -57,6 +58,12 @@ def test_the_table_is_complete():
     functions = {name for name in jaxnorm.__all__ if name.islower()}
     assert set(TABLE) == functions - OTHERS
     assert functions >= OTHERS
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_normalizer_has_a_file_of_tests(name):
+    """By its name, where a reader looks for it first."""
+    assert [*pathlib.Path(__file__).parent.rglob(f"test_{name}.py")]
 
 
 TRACES = collections.Counter()

@@ -39,7 +39,7 @@ MUTANTS = {
             "scale_offset ignored",
             "        if scale_offset:",
             "        if False:",
-            f"{OWN}::test_oracle",
+            "sample/test_layer_norm.py::test_oracle",
             "offset",
         ),
         (
@@ -178,14 +178,14 @@ MUTANTS = {
             "return jnp.sum(jnp.reshape(value, shape), axis + 1)",
             "shape = (*shape[:axis], *blocks[::-1], *value.shape[axis + 1 :])\n"
             "            return jnp.sum(jnp.reshape(value, shape), axis)",
-            f"{OWN}::test_oracle",
+            "sample/test_group_norm.py::test_oracle",
         ),
         (
             "a group's moments given to features of others",
             "repeated = jnp.broadcast_to(value, shape)",
             "repeated = jnp.broadcast_to(value, shape)\n"
             "        repeated = repeated.swapaxes(axis, axis + 1)",
-            f"{OWN}::test_oracle",
+            "sample/test_group_norm.py::test_oracle",
         ),
         (
             "a run of devices counted as all of them",
@@ -204,7 +204,7 @@ MUTANTS = {
             "a mask shared by the features of a group counted once",
             "lengths[self.blocks.axis] = self.blocks.size",
             "pass",
-            f"{OWN}::test_oracle",
+            "sample/test_group_norm.py::test_oracle",
             "share",
         ),
     ],

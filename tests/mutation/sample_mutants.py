@@ -45,7 +45,7 @@ MUTANTS = {
             "compute = compute_own_moments if self.spec.center else "
             "compute_mean_square",
             "compute = compute_own_moments",
-            f"{OWN}::test_oracle",
+            "sample/test_rms_norm.py::test_oracle",
             "rms",
         ),
     ],
@@ -54,7 +54,7 @@ MUTANTS = {
             "padding taken for the last segment",
             "inside = (ids >= 0) & (ids < number)",
             "inside = ids < number",
-            f"{SEGMENTS}::test_oracle",
+            "sample/test_graph_norm.py::test_oracle",
             "padding and graph_norm",
         ),
     ],
@@ -117,7 +117,7 @@ MUTANTS = {
             "a step in the prefix before it",
             "config[time] = (1, -1, 0)",
             "config[time] = (0, 0, 0)",
-            f"{OWN}::test_oracle",
+            "sample/test_causal_group_norm.py::test_oracle",
             "causal",
         ),
         (
@@ -148,14 +148,14 @@ MUTANTS = {
             "RMS norm differentiated as if it subtracted the mean",
             "        center=False,\n",
             "",
-            f"{OWN}::test_oracle",
+            "sample/test_rms_norm.py::test_oracle",
             "rms",
         ),
         (
             "RMS norm that subtracts the mean",
             "center=False,",
             "center=True,",
-            f"{OWN}::test_oracle",
+            "sample/test_rms_norm.py::test_oracle",
             "rms",
         ),
     ],
@@ -186,7 +186,7 @@ MUTANTS = {
             "layer norm over the axes of its parameters",
             'reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")',
             "reduced = features",
-            f"{OWN}::test_oracle",
+            "sample/test_layer_norm.py::test_oracle",
         ),
     ],
     "sample/group_norm.py": [
@@ -202,7 +202,7 @@ MUTANTS = {
             "a negative learned epsilon subtracted",
             "power = power + jnp.abs(learned_epsilon).astype(power.dtype)",
             "power = power + learned_epsilon.astype(power.dtype)",
-            f"{RESPONSE}::test_learned_epsilon",
+            "sample/test_filter_response_norm.py::test_learned_epsilon",
         ),
         (
             "a feature without elements not the bias of filter response norm",
@@ -217,7 +217,7 @@ MUTANTS = {
             "norms accumulated in bfloat16",
             "real_inner_product(valid, valid), mask=mask",
             "real_inner_product(valid, valid).astype(jnp.bfloat16), mask=mask",
-            f"{RESPONSE}::test_oracle",
+            "sample/test_global_response_norm.py::test_oracle",
             "global",
         ),
         (
@@ -242,7 +242,7 @@ MUTANTS = {
             "rstd = inverse_std(moments.var, call.spec.epsilon, moments.var.dtype, "
             "nonempty)",
             "rstd = 1 / (moments.var**0.5 + call.spec.epsilon)",
-            f"{RESPONSE}::test_oracle",
+            "sample/test_evo_norm_s0.py::test_oracle",
             "evo",
         ),
         (

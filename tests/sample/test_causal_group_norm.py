@@ -10,11 +10,17 @@ import pytest
 from support.causal import OPTIONS, SHAPE, draw_mask, of_all
 from support.drawing import draw, place
 from support.jitted import jitted
+from support.own_moments_beside_oracle import cases_of, check_case
 from support.refusals import refused
 
 import jaxnorm
 
 norm = jaxnorm.causal_group_norm
+
+
+@pytest.mark.parametrize("name", cases_of("causal_group_norm"))
+def test_oracle(name, rng, make_mask):
+    check_case(name, rng, make_mask)
 
 
 def test_moments_are_those_of_the_whole_sequence(rng):

@@ -1,0 +1,12 @@
+"""Dynamic erf beside the oracle.
+
+What it has in common with others is in test_response_norms*.py.
+"""
+
+import pytest
+from support.responses_beside_oracle import cases_of, check_case
+
+
+@pytest.mark.parametrize("case", cases_of("dynamic erf"))
+def test_oracle(case, rng):
+    check_case("dynamic erf", case, rng)
