@@ -19,10 +19,11 @@ from jaxnorm.tools.convert.momentum import (
 from jaxnorm.tools.convert.nnx import variables_from_nnx, variables_to_nnx
 from jaxnorm.tools.convert.torch import norms_from_torch, norms_to_torch
 from jaxnorm.tools.convert.torch_weights import weights_from_torch, weights_to_torch
-from jaxnorm.tools.diagnose import Diagnosis, LayerDiagnosis, diagnose
+from jaxnorm.tools.diagnose import Diagnosis, diagnose
 from jaxnorm.tools.fold_batch_norm import fold_batch_norm
 from jaxnorm.tools.fold_model import Fold, fold_model
 from jaxnorm.tools.freezing import freeze_parameters
+from jaxnorm.tools.layer_diagnosis import LayerDiagnosis
 from jaxnorm.tools.merge import merge_batch_stats
 from jaxnorm.tools.normalization_mask import normalization_mask
 from jaxnorm.tools.recalibrate import recalibrate

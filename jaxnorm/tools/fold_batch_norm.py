@@ -236,9 +236,8 @@ def _check_exact(
             "transposed=False."
         )
     if isinstance(padding, str):
-        unpadded = padding == "VALID" or padding in _REPEATING
         one = max(kernel_size) == 1 and padding in ("SAME", "CAUSAL")
-        exact = unpadded or one
+        exact = one or padding == "VALID" or padding in _REPEATING
     else:
         exact = padding is not None and not any(jax.tree.leaves(padding))
     if not exact:

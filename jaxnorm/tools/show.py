@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnorm.tools.diagnose import FAR, RATIO, Diagnosis
+from jaxnorm.tools.diagnose import Diagnosis
+from jaxnorm.tools.layer_diagnosis import FAR, RATIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -371,7 +371,7 @@ MUTANTS = {
             "mean and only",
         ),
     ],
-    "batch/running_norm.py": [
+    "batch/stream.py": [
         (
             "a stream normalized with the first part of its mean",
             ".astype(dtype) - mean) - rest\n",
