@@ -23,14 +23,16 @@ from jaxnorm.equinox.recurrent import (
     DomainBatchNorm,
     RecurrentBatchNorm,
 )
-from jaxnorm.equinox.sample import (
-    CausalGroupNorm,
+from jaxnorm.equinox.response import (
     DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
-    GatedRMSNorm,
     GlobalResponseNorm,
+)
+from jaxnorm.equinox.sample import (
+    CausalGroupNorm,
+    GatedRMSNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,

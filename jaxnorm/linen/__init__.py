@@ -19,14 +19,16 @@ from jaxnorm.linen.freezing import freeze_batch_norms, frozen_statistics
 from jaxnorm.linen.hybrid import BatchInstanceNorm, InstanceBatchNorm, SwitchableNorm
 from jaxnorm.linen.recurrent import DomainBatchNorm, RecurrentBatchNorm
 from jaxnorm.linen.replacing import replace_norms, replaced
-from jaxnorm.linen.sample import (
-    CausalGroupNorm,
+from jaxnorm.linen.response import (
     DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
-    GatedRMSNorm,
     GlobalResponseNorm,
+)
+from jaxnorm.linen.sample import (
+    CausalGroupNorm,
+    GatedRMSNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,

@@ -2,7 +2,7 @@
 
 from flax import linen as nn
 
-from jaxnorm._layers import group, pointwise, response, rms
+from jaxnorm._layers import group, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.linen.module import SampleModule
 
@@ -156,96 +156,6 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
     """
 
     __call__ = nn.compact(layers.ReversibleInstanceNorm.__call__)  # type: ignore[assignment]
-
-
-class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
-    """Filter response normalization with its thresholded linear unit (TLU).
-
-    It takes the place of a normalization and of the activation after it. Parameters are
-    `scale`, `bias`, `threshold` and, where asked for, `learned_epsilon`, each of the
-    feature shape. The mathematics is that of `jaxnorm.filter_response_norm`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.linen
-      >>> x = jnp.array([[[3.0], [-3.0]]])  # one example, two positions
-      >>> norm = jaxnorm.linen.FilterResponseNorm()
-      >>> variables = norm.init(jax.random.key(0), x)
-      >>> norm.apply(variables, x).round(3)
-      Array([[[1.],
-              [0.]]], dtype=float32)
-    """
-
-
-class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
-    """Global response normalization: the features of each example compete.
-
-    Parameters are `scale` and `bias`, of the feature shape. They start at 0, where the
-    layer is the identity. The mathematics is that of `jaxnorm.global_response_norm`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.linen
-      >>> x = jnp.array([[[3.0, 1.0], [4.0, 0.0]]])  # one example, two positions
-      >>> norm = jaxnorm.linen.GlobalResponseNorm()
-      >>> variables = norm.init(jax.random.key(0), x)
-      >>> norm.apply(variables, x)
-      Array([[[3., 1.],
-              [4., 0.]]], dtype=float32)
-    """
-
-
-class EvoNormS0(SampleModule, response.EvoNormS0):
-    """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
-
-    It takes the place of a normalization and of the activation after it. Parameters are
-    `v`, `scale` and `bias`, of the feature shape. The mathematics is that of
-    `jaxnorm.evo_norm_s0`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.linen
-      >>> x = jnp.array([[1.0, 3.0, -1.0, -3.0]])
-      >>> norm = jaxnorm.linen.EvoNormS0(num_groups=2)
-      >>> variables = norm.init(jax.random.key(0), x)
-      >>> norm.apply(variables, x).round(1)
-      Array([[ 0.7,  2.9, -0.3, -0.1]], dtype=float32)
-    """
-
-
-class DynamicTanh(SampleModule, pointwise.DynamicTanh):
-    """Dynamic tanh, which takes the place of layer norm without statistics.
-
-    Parameters are `alpha`, a scalar, and `scale` and `bias`, of the feature shape. The
-    mathematics is that of `jaxnorm.dynamic_tanh`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.linen
-      >>> x = jnp.array([[0.0, 2.0], [-2.0, 100.0]])
-      >>> norm = jaxnorm.linen.DynamicTanh()
-      >>> variables = norm.init(jax.random.key(0), x)
-      >>> norm.apply(variables, x).round(3)
-      Array([[ 0.   ,  0.762],
-             [-0.762,  1.   ]], dtype=float32)
-    """
-
-    __call__ = nn.compact(pointwise.DynamicTanh.__call__)  # type: ignore[assignment]
-
-
-class DynamicErf(SampleModule, pointwise.DynamicErf):
-    """Dynamic erf (Derf), which takes the place of layer norm without statistics.
-
-    Parameters are `alpha` and `shift`, scalars, and `scale` and `bias`, of the feature
-    shape. The mathematics is that of `jaxnorm.dynamic_erf`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxnorm.linen
-      >>> x = jnp.array([[0.0, 2.0], [-2.0, 100.0]])
-      >>> norm = jaxnorm.linen.DynamicErf()
-      >>> variables = norm.init(jax.random.key(0), x)
-      >>> norm.apply(variables, x).round(1)
-      Array([[ 0. ,  0.8],
-             [-0.8,  1. ]], dtype=float32)
-    """
-
-    __call__ = nn.compact(pointwise.DynamicErf.__call__)  # type: ignore[assignment]
 
 
 class UnitNorm(SampleModule, rms.UnitNorm):

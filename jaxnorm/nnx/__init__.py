@@ -21,15 +21,17 @@ from jaxnorm.nnx.freezing import freeze_batch_norms, freeze_statistics
 from jaxnorm.nnx.hybrid import BatchInstanceNorm, InstanceBatchNorm, SwitchableNorm
 from jaxnorm.nnx.recurrent import DomainBatchNorm, RecurrentBatchNorm
 from jaxnorm.nnx.replacing import replace_norms
-from jaxnorm.nnx.restoring import restore_pure_dict
-from jaxnorm.nnx.sample import (
-    CausalGroupNorm,
+from jaxnorm.nnx.response import (
     DynamicErf,
     DynamicTanh,
     EvoNormS0,
     FilterResponseNorm,
-    GatedRMSNorm,
     GlobalResponseNorm,
+)
+from jaxnorm.nnx.restoring import restore_pure_dict
+from jaxnorm.nnx.sample import (
+    CausalGroupNorm,
+    GatedRMSNorm,
     GroupNorm,
     InstanceNorm,
     LayerNorm,

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Shaped
 
 from jaxnorm._core.axes import Axes
-from jaxnorm._layers import group, pointwise, response, rms
+from jaxnorm._layers import group, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.nnx.module import Described, SampleModule
 from jaxnorm.sample.group_norm import group_length
@@ -185,83 +185,6 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
       >>> undo(jnp.zeros((2, 3, 1)))[..., 0]  # three times of a forecast
       Array([[ 2.,  2.,  2.],
              [20., 20., 20.]], dtype=float32)
-    """
-
-
-class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
-    """Filter response normalization with its thresholded linear unit (TLU).
-
-    It takes the place of a normalization and of the activation after it. The
-    mathematics is that of `jaxnorm.filter_response_norm`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxnorm.nnx
-      >>> from flax import nnx
-      >>> norm = jaxnorm.nnx.FilterResponseNorm(1, rngs=nnx.Rngs(0))
-      >>> norm(jnp.array([[[3.0], [-3.0]]])).round(3)
-      Array([[[1.],
-              [0.]]], dtype=float32)
-    """
-
-
-class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
-    """Global response normalization: the features of each example compete.
-
-    Scale and bias start at 0, where the layer is the identity. The mathematics is that
-    of `jaxnorm.global_response_norm`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxnorm.nnx
-      >>> from flax import nnx
-      >>> norm = jaxnorm.nnx.GlobalResponseNorm(2, rngs=nnx.Rngs(0))
-      >>> norm(jnp.array([[[3.0, 1.0], [4.0, 0.0]]]))
-      Array([[[3., 1.],
-              [4., 0.]]], dtype=float32)
-    """
-
-
-class EvoNormS0(SampleModule, response.EvoNormS0):
-    """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
-
-    It takes the place of a normalization and of the activation after it. The
-    mathematics is that of `jaxnorm.evo_norm_s0`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxnorm.nnx
-      >>> from flax import nnx
-      >>> norm = jaxnorm.nnx.EvoNormS0(4, num_groups=2, rngs=nnx.Rngs(0))
-      >>> norm(jnp.array([[1.0, 3.0, -1.0, -3.0]])).round(1)
-      Array([[ 0.7,  2.9, -0.3, -0.1]], dtype=float32)
-    """
-
-
-class DynamicTanh(SampleModule, pointwise.DynamicTanh):
-    """Dynamic tanh, which takes the place of layer norm without statistics.
-
-    The mathematics is that of `jaxnorm.dynamic_tanh`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxnorm.nnx
-      >>> from flax import nnx
-      >>> norm = jaxnorm.nnx.DynamicTanh(2, rngs=nnx.Rngs(0))
-      >>> norm(jnp.array([[0.0, 2.0], [-2.0, 100.0]])).round(3)
-      Array([[ 0.   ,  0.762],
-             [-0.762,  1.   ]], dtype=float32)
-    """
-
-
-class DynamicErf(SampleModule, pointwise.DynamicErf):
-    """Dynamic erf (Derf), which takes the place of layer norm without statistics.
-
-    The mathematics is that of `jaxnorm.dynamic_erf`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxnorm.nnx
-      >>> from flax import nnx
-      >>> norm = jaxnorm.nnx.DynamicErf(2, rngs=nnx.Rngs(0))
-      >>> norm(jnp.array([[0.0, 2.0], [-2.0, 100.0]])).round(1)
-      Array([[ 0. ,  0.8],
-             [-0.8,  1. ]], dtype=float32)
     """
 
 
