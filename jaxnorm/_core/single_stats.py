@@ -6,7 +6,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.stats import check_running_stats, check_stats_shape
+from jaxnorm._core.stats import Shape, check_running_stats, check_stats_shape
 
 
 class MeanStats(NamedTuple):
@@ -62,35 +62,24 @@ OfVar = TypeVar("OfVar", bound=VarStats | CountedVarStats)
 
 @overload
 def init_mean_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = ...,
-    *,
-    counted: Literal[False] = ...,
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: Literal[False] = ...
 ) -> MeanStats: ...
 @overload
 def init_mean_stats(
-    feature_shape: int | tuple[int, ...], dtype: DTypeLike = ..., *, counted: bool
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: bool
 ) -> MeanStats | CountedMeanStats: ...
 def init_mean_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = jnp.float32,
-    *,
-    counted: bool = False,
+    feature_shape: Shape, dtype: DTypeLike = jnp.float32, *, counted: bool = False
 ) -> MeanStats | CountedMeanStats:
     """Returns the running mean before the first update: 0.
 
     Args:
-      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
-      dtype: Real floating dtype in which it is kept. (For complex input in a scan,
-        whose state keeps its dtypes, make the mean complex with `_replace`.)
-      counted: Whether to count the updates, as a momentum schedule needs.
-
-    Returns:
-      `CountedMeanStats` if `counted`, else `MeanStats`.
+      feature_shape: As in `jaxnorm.init_batch_stats`, like all that follow.
+      dtype: Likewise.
+      counted: Likewise; then the result is `CountedMeanStats`.
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
-      ValueError: If a size is negative.
+      TypeError, ValueError: As `jaxnorm.init_batch_stats`.
 
     Example:
       >>> import jaxnorm
@@ -105,34 +94,24 @@ def init_mean_stats(
 
 @overload
 def init_var_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = ...,
-    *,
-    counted: Literal[False] = ...,
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: Literal[False] = ...
 ) -> VarStats: ...
 @overload
 def init_var_stats(
-    feature_shape: int | tuple[int, ...], dtype: DTypeLike = ..., *, counted: bool
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: bool
 ) -> VarStats | CountedVarStats: ...
 def init_var_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = jnp.float32,
-    *,
-    counted: bool = False,
+    feature_shape: Shape, dtype: DTypeLike = jnp.float32, *, counted: bool = False
 ) -> VarStats | CountedVarStats:
     """Returns the running variance before the first update: 1.
 
     Args:
-      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
-      dtype: Real floating dtype in which it is kept.
-      counted: Whether to count the updates, as a momentum schedule needs.
-
-    Returns:
-      `CountedVarStats` if `counted`, else `VarStats`.
+      feature_shape: As in `jaxnorm.init_batch_stats`, like all that follow.
+      dtype: Likewise.
+      counted: Likewise; then the result is `CountedVarStats`.
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
-      ValueError: If a size is negative.
+      TypeError, ValueError: As `jaxnorm.init_batch_stats`.
 
     Example:
       >>> import jaxnorm

@@ -40,35 +40,24 @@ class CountedBatchStats(NamedTuple):
     count: Array  # type: ignore[assignment]  # hides tuple.count
 
 
+Shape = int | tuple[int, ...]
 Stats = TypeVar("Stats", bound=BatchStats | CountedBatchStats)
 
 
 @overload
 def init_batch_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = ...,
-    *,
-    counted: Literal[False] = ...,
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: Literal[False] = ...
 ) -> BatchStats: ...
 @overload
 def init_batch_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = ...,
-    *,
-    counted: Literal[True],
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: Literal[True]
 ) -> CountedBatchStats: ...
 @overload
 def init_batch_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = ...,
-    *,
-    counted: bool,
+    feature_shape: Shape, dtype: DTypeLike = ..., *, counted: bool
 ) -> BatchStats | CountedBatchStats: ...
 def init_batch_stats(
-    feature_shape: int | tuple[int, ...],
-    dtype: DTypeLike = jnp.float32,
-    *,
-    counted: bool = False,
+    feature_shape: Shape, dtype: DTypeLike = jnp.float32, *, counted: bool = False
 ) -> BatchStats | CountedBatchStats:
     """Returns the running statistics before the first update: mean 0 and variance 1.
 

@@ -86,11 +86,7 @@ class BatchLayer(Layer):
         return self._normalize(x, use_running_average, mask)
 
     def _normalize(
-        self,
-        x: Any,
-        use_running_average: bool | None,
-        mask: Array | None,
-        **inputs: Any,
+        self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any
     ) -> Array:
         """Reads the variables, calls `_forward` and stores what is new, in a module."""
         raise NotImplementedError

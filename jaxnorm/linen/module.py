@@ -90,11 +90,7 @@ class BatchModule(Module, _BatchLayer):
     __call__ = nn.compact(BatchLayer.__call__)
 
     def _normalize(
-        self,
-        x: Any,
-        use_running_average: bool | None,
-        mask: Array | None,
-        **inputs: Any,
+        self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any
     ) -> Array:
         x = self._convert(x)
         features = self._features(x)
@@ -103,7 +99,7 @@ class BatchModule(Module, _BatchLayer):
         )
         if statistics_are_frozen.get():
             use_running_average = True
-        options = self._mapped(self._options(x, use_running_average, mask)) | inputs
+        options = self._mapped(self._options(x, use_running_average, mask)) | given
         self._collect(lambda: self._moments(x, options))
         # Inference has no use for the number of updates, and loads what lacks it.
         inference = use_running_average and not self.is_initializing()

@@ -90,17 +90,13 @@ class BatchModule(Module, _BatchLayer):
             self.collect_moments = collect_moments
 
     def _normalize(
-        self,
-        x: Any,
-        use_running_average: bool | None,
-        mask: Array | None,
-        **inputs: Any,
+        self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any
     ) -> Array:
         stats = self._stats()
         of_features = (v for name, v in stats._asdict().items() if name != "count")
         x, params = self._promote(self._convert(x), *of_features)
         use_running_average = self._uses_running_average(use_running_average)
-        options: Any = self._options(x, use_running_average, mask) | inputs
+        options: Any = self._options(x, use_running_average, mask) | given
         if self.batch_moments is not None:
             stored = {name: read(value) for name, value in self.batch_moments.items()}
             new = jaxnorm.merge_moments(

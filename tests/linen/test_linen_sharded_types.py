@@ -4,30 +4,16 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from support.drawing import place
 from support.family import SHAPE
 from support.family_entries import COLLECTIONS
-from support.family_modules import TABLE
+from support.family_modules import TABLE, all_with_a_function
 from support.modes import mesh_of
-from support.tiers import matrix
 
 
-@pytest.mark.parametrize(
-    "name",
-    matrix(
-        (n for n in TABLE if TABLE[n].function),
-        often=(
-            "BatchNorm",
-            "GhostBatchNorm",
-            "EvoNormB0",
-            "LayerNorm",
-            "SwitchableNorm",
-        ),
-    ),
-)
+@all_with_a_function
 def test_features_are_sharded_and_statistics_are_not(name):
     """y is sharded as x is, and the statistics stay replicated."""
     entry, mesh = TABLE[name], mesh_of(AxisType.Explicit, (4, 2), ("data", "model"))

@@ -2,30 +2,17 @@
 
 import jax
 import numpy as np
-import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from support.drawing import place
 from support.family import SHAPE
+from support.family_modules import all_with_a_function
 from support.modes import mesh_of
-from support.nnx_modules import NAMES, TABLE, build, call
-from support.tiers import matrix
+from support.nnx_modules import build, call
 
 
-@pytest.mark.parametrize(
-    "name",
-    matrix(
-        (n for n in NAMES if TABLE[n].function),
-        often=(
-            "BatchNorm",
-            "GhostBatchNorm",
-            "EvoNormB0",
-            "LayerNorm",
-            "SwitchableNorm",
-        ),
-    ),
-)
+@all_with_a_function
 def test_features_are_sharded_and_statistics_are_not(name):
     """y is sharded as x is, and the statistics stay replicated."""
     mesh = mesh_of(AxisType.Explicit, (4, 2), ("data", "model"))

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 import jaxnorm
@@ -18,6 +19,7 @@ from support.family_entries import (
     of_weight,
     per_feature,
 )
+from support.tiers import matrix
 
 AFFINE = per_feature("params/scale", "params/bias")
 STATS = per_feature("batch_stats/mean", "batch_stats/var")
@@ -347,3 +349,16 @@ def draw_variables(name, x, seed=0):
         lambda leaf: jnp.asarray(rng.uniform(0.3, 1.3, leaf.shape), leaf.dtype),
         shapes(name, x.shape),
     )
+
+
+# Often one of each kind.
+all_with_a_function = pytest.mark.parametrize(
+    "name",
+    matrix(
+        (n for n in TABLE if TABLE[n].function),
+        often=(
+            *("BatchNorm", "GhostBatchNorm", "EvoNormB0"),
+            *("LayerNorm", "SwitchableNorm"),
+        ),
+    ),
+)
