@@ -7,6 +7,7 @@ from jax import numpy as jnp
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
+from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm._core.axes import Axes
@@ -34,6 +35,28 @@ class VirtualBatchNorm(Layer):
     scale_init: Initializer = initializers.ones
 
     _axes_field = "axis"
+
+    def __call__(
+        self, x: Shaped[Array, "batch ..."], *, mask: Shaped[Array, "..."] | None = None
+    ) -> Array:
+        """Normalizes x, and collects its moments if it is the reference batch.
+
+        Args:
+          x: Input of shape (batch, ...).
+          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+
+        Returns:
+          The normalized input, of the shape of x.
+
+        Raises:
+          ValueError: If there is no reference batch yet, as far as it is known while
+            tracing.
+        """
+        return self._normalize(x, mask)
+
+    def _normalize(self, x: Any, mask: Array | None) -> Array:
+        """Reads the variables and calls one of the two below, in a module."""
+        raise NotImplementedError
 
     def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
         return {

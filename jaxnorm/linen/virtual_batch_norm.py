@@ -1,8 +1,9 @@
 """Virtual batch normalization as a Flax Linen module."""
 
+from typing import Any
+
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm._layers import virtual as layers
@@ -41,22 +42,9 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
       Array([0.  , 1.73], dtype=float32)
     """
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x, and collects its moments if it is the reference batch.
+    __call__ = nn.compact(layers.VirtualBatchNorm.__call__)
 
-        Args:
-          x: Input of shape (batch, ...).
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-        """
+    def _normalize(self, x: Any, mask: Array | None) -> Array:
         x = self._convert(x)
         params = self._params(self._features(x))
         if self.is_mutable_collection("reference"):

@@ -1,10 +1,11 @@
 """Virtual batch normalization as a Flax NNX module."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
-from jaxtyping import Shaped
 
 import jaxnorm
 from jaxnorm._layers import virtual as layers
@@ -58,24 +59,7 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
             }
         )
 
-    def __call__(
-        self,
-        x: Shaped[Array, "batch ..."],
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes x, and collects its moments if it is the reference batch.
-
-        Args:
-          x: Input of shape (batch, ...).
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-
-        Returns:
-          The normalized input, of the shape of x.
-
-        Raises:
-          ValueError: If there is no reference batch yet, and the call is not traced.
-        """
+    def _normalize(self, x: Any, mask: Array | None) -> Array:
         stored = {name: read(value) for name, value in self.reference.items()}
         x = self._convert(x)
         x, params = self._promote(x, stored["mean"], stored["var"])
