@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from oracles import gated_rms_norm
-from support.counting import assert_moments_are_kept
+from support.counting import assert_moments_are_kept, saved_for_backward
 from support.directions import check_gradients
 from support.drawing import draw, place
 from support.jitted import jitted
@@ -197,11 +197,8 @@ def test_saved_are_x_the_gate_and_a_number_a_group(dtype, masked, groups, gate_f
     )
     arguments = [jax.ShapeDtypeStruct(shape, dtype)] * 2
     arguments.append(jax.ShapeDtypeStruct(shape[-1:], jnp.float32))
-    saved = jax.eval_shape(lambda *a: jax.vjp(norm, *a)[1], *arguments)
-    saved = jax.tree.leaves(saved)
-    large = [leaf.dtype for leaf in saved if leaf.size == np.prod(shape)]
+    large, rest = saved_for_backward(shape, norm, *arguments)
     assert large == [dtype, dtype]
-    rest = sum(leaf.size for leaf in saved if leaf.size != np.prod(shape))
     # With a mask the counts of the rows too, and the mask itself.
     assert rest <= (1 + masked) * 16 * 64 * (groups or 1) + 2 * 32 + 16 + 8
 

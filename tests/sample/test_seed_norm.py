@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from oracles import seed_norm
-from support.counting import assert_moments_are_kept
+from support.counting import assert_moments_are_kept, saved_for_backward
 from support.directions import check_gradients
 from support.drawing import draw, place
 from support.family import close
@@ -142,11 +142,8 @@ def test_saved_are_x_and_a_number_a_head(dtype, masked, heads):
     norm = functools.partial(jaxnorm.seed_norm, mask=mask, num_heads=heads, dtype=dtype)
     parameters = [jax.ShapeDtypeStruct(shape[-1:], jnp.float32)] * 3
     arguments = [jax.ShapeDtypeStruct(shape, dtype), *parameters]
-    saved = jax.eval_shape(lambda *a: jax.vjp(norm, *a)[1], *arguments)
-    saved = jax.tree.leaves(saved)
-    large = [leaf.dtype for leaf in saved if leaf.size == np.prod(shape)]
+    large, rest = saved_for_backward(shape, norm, *arguments)
     assert large == [dtype]
-    rest = sum(leaf.size for leaf in saved if leaf.size != np.prod(shape))
     # With a mask the counts of the rows too, and the mask itself.
     assert rest <= (1 + masked + heads) * 16 * 64 + 4 * 32 + 16 + 8
 

@@ -1,5 +1,6 @@
 """What a program is made of: primitives and collectives."""
 
+import math
 import re
 
 import jax
@@ -36,6 +37,15 @@ def assert_moments_are_kept(primitive, block, *args):
     plain = count(policies.everything_saveable)
     keep = policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
     assert count(keep) == plain < count(policies.nothing_saveable)
+
+
+def saved_for_backward(shape, function, *arguments):
+    """Dtypes of what is kept in this shape, and how many numbers besides."""
+    kept = jax.eval_shape(lambda *a: jax.vjp(function, *a)[1], *arguments)
+    kept = jax.tree.leaves(kept)
+    size = math.prod(shape)
+    large = [leaf.dtype for leaf in kept if leaf.size == size]
+    return large, sum(leaf.size for leaf in kept if leaf.size != size)
 
 
 def count_all_reduces(compiled):
