@@ -77,16 +77,9 @@ def batch_norm_gradients(dy, x, mean, var, scale=None, bias=None, **options):
 
 
 def _normalize(
-    x,
-    running_mean,
-    running_var,
-    *,
-    use_running_average=False,
-    epsilon=1e-5,
-    feature_axes=-1,
-    mask=None,
+    x, running_mean, running_var, *, use_running_average=False, epsilon=1e-5, **where
 ):
-    data = read(x, mask, feature_axes)
+    data = read(x, **where)
     x, weights, usable, axes, _ = data
     count, batch_mean, batch_var = take_moments(data, axes)
     own = (count > 0) & (not use_running_average)

@@ -176,17 +176,8 @@ def running_or_own(x, mean, var, options):
     return data, Moments(everywhere, *used), options.get("epsilon", 1e-5), new
 
 
-def _renorm_parts(
-    x,
-    mean,
-    std,
-    *,
-    use_running_average=False,
-    epsilon=1e-5,
-    feature_axes=-1,
-    mask=None,
-):
-    data = read(x, mask, feature_axes)
+def _renorm_parts(x, mean, std, *, use_running_average=False, epsilon=1e-5, **where):
+    data = read(x, **where)
     own = take_moments(data, data.others)
     running = tuple(np.expand_dims(wide(v), data.others) for v in (mean, std))
     return data, own, np.sqrt(own.var + epsilon), running

@@ -52,7 +52,7 @@ class Moments(NamedTuple):
     var: np.ndarray  # biased
 
 
-def read(x, mask, feature_axes):
+def read(x, mask=None, feature_axes=-1):
     x = wide(x)
     mask = np.ones(()) if mask is None else np.asarray(mask)
     weights = mask != 0 if mask.dtype.kind in "biu" else mask
