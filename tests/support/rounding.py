@@ -3,7 +3,8 @@
 What this library promises of its arithmetic, of which u is the relative spacing of the
 dtype that statistics are computed in (float32 or wider):
 
-* A sum of n numbers is off by some u times the sum of their magnitudes.
+* A sum of n numbers is off by some u times the sum of their magnitudes; one of equal
+  numbers, each addition of which may be rounded the same way, by some u sqrt(n).
 * A variance is the mean square of `x - shift` less the square of its mean, and so off
   by some u (var + 4 |mean - shift|^2). The shift is the running mean in one pass, and
   the mean itself, rounded, in two passes and in normalizers of each example.
@@ -46,7 +47,7 @@ class Arithmetic(NamedTuple):
     def unit(self):
         return float(jnp.finfo(self.dtype).eps)
 
-    def noise(self, rng, mean, var, unit):
+    def noise(self, rng, count, mean, var, unit):
         """What is added to a mean (or None, for moments about 0) and a variance.
 
         `unit` is +-u. The oracle's own errors are in it, which are seen in float64.
@@ -54,13 +55,13 @@ class Arithmetic(NamedTuple):
         smallest = np.sign(unit) * float(jnp.finfo(self.dtype).tiny)  # others are 0
         if mean is None:
             return None, _signs(rng, var) * (unit * var + smallest)
-        far, own = self._distance(mean), 4 * np.finfo(float).eps * np.abs(mean)
+        far, own = self._distance(count, mean), 4 * np.finfo(float).eps * np.abs(mean)
         mean_error = unit * (far + np.sqrt(var)) + np.sign(unit) * own
         var_error = unit * (var + 4 * far**2) + smallest + np.sign(unit) * own**2
         return _signs(rng, var) * mean_error, _signs(rng, var) * var_error
 
-    def _distance(self, mean):
-        rounded = 2 * self.unit * np.abs(mean)
+    def _distance(self, count, mean):
+        rounded = self.unit * np.sqrt(np.maximum(count, 4)) * np.abs(mean)
         if self.shift is None:
             return rounded
         try:
@@ -113,7 +114,7 @@ class Roundings:
             # Each second one has the opposite errors: variances may stop at 0.
             rng = np.random.default_rng((seed, trial // 2))
             unit = arithmetic.unit * (-1) ** trial
-            errors = [arithmetic.noise(rng, *own[1:], unit) for own in taken]
+            errors = [arithmetic.noise(rng, *own, unit) for own in taken]
             means, variances = zip(*errors, strict=True) if errors else ((), ())
             if trial < 2:
                 pairs[0].append(_shifted(means, None))
