@@ -173,7 +173,7 @@ def compute_own_moments(
         return compute_moments(
             x, reduction, mask=mask, shift=shift, use_fast_variance=False
         )
-    shift = near_mean(lax.stop_gradient(x), reduction)
+    shift = near_mean(x, reduction)
     shift = tag_for_remat(round_last_bit(shift))
     return _moments_with_shift(shift, x.astype(dtype), reduction, None)
 

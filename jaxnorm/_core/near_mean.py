@@ -6,12 +6,16 @@ deviations of that of the whole (Cauchy and Schwarz), whatever x is, so that the
 variance loses no more than its last log2(n) bits.
 """
 
+import functools
 import math
 
+import jax
 from jax import Array, lax
+from jax import numpy as jnp
 
 from jaxnorm._core.axes import sizes
 from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.platforms import by_platform
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.sharding import axis_names
 
@@ -19,17 +23,32 @@ _PARTS = 32  # of which one is read
 _GPU_ROW = 2**14  # elements of a row that XLA for GPUs normalizes in one kernel
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def near_mean(x: Array, reduction: Reduction) -> Array:
     """Returns a number near the mean of x, of the shape of its statistics.
 
     A part of x is read for it; on GPUs all of x, where reduced rows are so short that
-    one kernel does all with them. The platform is that for which a program is compiled,
-    so that no program branches.
+    one kernel does all with them. That kernel gives nothing to a backward pass, so that
+    where this is differentiated, with derivative 0, a part is read everywhere.
 
     Args:
       x: Input, without a mask.
       reduction: What to average over.
     """
+    return _near_mean(x, reduction, differentiated=False)
+
+
+@near_mean.defjvp
+def _near_mean_jvp(
+    reduction: Reduction, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    del tangents
+    x = lax.stop_gradient(primals[0])
+    mean = _near_mean(x, reduction, differentiated=True)
+    return mean, jnp.zeros_like(mean)
+
+
+def _near_mean(x: Array, reduction: Reduction, *, differentiated: bool) -> Array:
     dtype = accumulation_dtype(x.dtype)
     head = _head(x, reduction)
 
@@ -39,8 +58,8 @@ def near_mean(x: Array, reduction: Reduction) -> Array:
     def of_part(x: Array) -> Array:
         return reduction.local_mean(x[head].astype(dtype))
 
-    if _is_short_row(x, reduction):
-        mean = lax.platform_dependent(x, cuda=of_all, rocm=of_all, default=of_part)
+    if _is_short_row(x, reduction) and not differentiated:
+        mean = by_platform(x, gpu=of_all, default=of_part)
     else:
         mean = of_part(x)
     return reduction.mapped_axes.mean(mean)

@@ -14,6 +14,7 @@ from jaxnorm._core.collectives import Groups, MappedAxis
 from jaxnorm._core.dtypes import real_dtype
 from jaxnorm._core.masking import apply_weights, zero_masked
 from jaxnorm._core.sharding import axis_names, gather, number_of_shards, sharding_of
+from jaxnorm._core.staged_sums import staged_sum
 from jaxnorm._core.validation import check_flags
 
 SingleValue = bool | Literal["warn"]
@@ -213,7 +214,7 @@ class Reduction:
 
     def local_sum(self, value: Array) -> Array:
         """Sum on this instance alone."""
-        value = jnp.sum(value, self.axes, keepdims=True)
+        value = staged_sum(value, self.axes)
         return value if self.blocks is None else self.blocks.sum(value)
 
     def local_mean(self, value: Array) -> Array:

@@ -14,7 +14,7 @@ collectives where JAX's own transposition rules know them; as the linear part ru
 `jax.checkpoint`, what is saved for the backward pass is x itself and small vectors.
 
 XLA fuses the backward pass with those of the neighboring layers, which is where a
-network's speed is won or lost. So only x is put behind an optimization barrier, and
+network's speed is won or lost. So at most x is put behind an optimization barrier, and
 never a cotangent.
 """
 
@@ -42,7 +42,9 @@ from jaxnorm._core.masking import (
     zero_masked,
     zero_masked_nonfinite,
 )
+from jaxnorm._core.platforms import by_platform
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.staged_sums import broadcast_to_staged_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +145,9 @@ def _tangent(
     tangents: tuple[Array, Array, Array],
 ) -> Array:
     x, moments, scale, mask = primals
-    # Otherwise XLA would merge x - mean with that of the forward pass, and so keep an
-    # array in float32 between the passes in place of x. JAX's debuggers would trip over
-    # what the mask hides of it.
+    # JAX's debuggers would trip over what the mask hides of it.
     if not spec.debugged:
-        x = lax.optimization_barrier(x)
+        x = _apart_from_forward_pass(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
     rstd = _rstd(spec, moments, mask, dtype)
@@ -165,7 +165,22 @@ def _tangent(
     offset = zero_masked_nonfinite(mask, x, offset)
     slope = _barrier_between_reductions(slope, tscale, x)
     offset = _barrier_between_reductions(offset + tbias, tbias, x)
+    slope, offset = (
+        broadcast_to_staged_sum(value, x, spec.reduction.axes)
+        for value in (slope, offset)
+    )
     return (k * tx + centered * slope + offset).astype(spec.dtype)
+
+
+def _apart_from_forward_pass(x: Array) -> Array:
+    """Returns x such that the backward pass subtracts the mean from it again.
+
+    Otherwise XLA would merge both subtractions, and so keep an array in float32 between
+    the passes in place of x. For GPUs it does not; there, an activation function that
+    is fused with the backward pass would read x once more beside what is behind the
+    barrier.
+    """
+    return by_platform(x, gpu=lambda x: x, default=lax.optimization_barrier)
 
 
 def _barrier_between_reductions(value: Array, parameter: Array, x: Array) -> Array:

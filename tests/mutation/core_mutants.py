@@ -18,6 +18,7 @@ DEVICES = "batch/test_batch_family_over_devices.py"
 OWN = "sample/test_own_moments.py"
 OWN_DEVICES = "sample/test_own_moments_over_devices.py"
 STREAM = "batch/test_running_norm.py"
+STAGES = "test_staged_sums.py"
 NEAR_MEAN = "sample/test_near_mean.py"
 
 MUTANTS = {
@@ -146,6 +147,26 @@ MUTANTS = {
             "default=of_part",
             "default=of_all",
             f"{NEAR_MEAN}::test_which_part_is_read",
+        ),
+    ],
+    "_core/staged_sums.py": [
+        (
+            "the second stage of half the sums",
+            "return 2 * jnp.sum(sums / 2, second, keepdims=True)",
+            "return jnp.sum(sums / 2, second, keepdims=True)",
+            f"{STAGES}::test_oracle",
+        ),
+        (
+            "half the cotangent where its sum is staged",
+            "return jnp.broadcast_to(2 * value, shape) / 2",
+            "return jnp.broadcast_to(value, shape) / 2",
+            f"{STAGES}::test_oracle",
+        ),
+        (
+            "sums in one stage on GPUs",
+            "by_platform(value, gpu=in_stages, default=whole)",
+            "by_platform(value, gpu=whole, default=whole)",
+            f"{STAGES}::test_which_sums_have_two_stages",
         ),
     ],
     "_core/reduction.py": [

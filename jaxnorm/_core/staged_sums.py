@@ -1,0 +1,87 @@
+"""Sums over several axes of x that GPUs compute in two stages.
+
+XLA for GPUs gives each block of threads some columns of a sum over axes before the
+last, as those of instance, group and batch norm are. Where these are few, and too short
+to be cut, it expects so little of the sum that it does not fuse it with what goes into
+it: `x - shift`, or its product with a cotangent, is written to memory, often in
+float32, and read again. Sums over the last of the reduced axes are many, and fused.
+What is left to sum then is small.
+"""
+
+import math
+
+from jax import Array
+from jax import numpy as jnp
+
+from jaxnorm._core.axes import sizes
+from jaxnorm._core.platforms import by_platform
+from jaxnorm._core.sharding import axis_names
+
+# Of XLA for GPUs: columns of a block of threads, the elements above which it cuts a
+# column into two stages by itself, and the blocks that keep a large GPU busy.
+_COLUMNS, _LONG, _MANY = 32, 4096, 256
+_LARGE = 2**20  # elements of x; what is smaller stays in a GPU's cache
+_FIRST = 16  # elements of each sum of the first stage, at least
+
+
+def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
+    """Returns the sum over axes, which keep the size 1."""
+    first = _first_stage(value, axes)
+    second = tuple(axis for axis in axes if axis not in first)
+
+    def whole(value: Array) -> Array:
+        return jnp.sum(value, axes, keepdims=True)
+
+    def in_stages(value: Array) -> Array:
+        # XLA merges a sum of sums, unless there is something between them. Halving and
+        # doubling are exact.
+        sums = jnp.sum(value, first, keepdims=True)
+        return 2 * jnp.sum(sums / 2, second, keepdims=True)
+
+    return by_platform(value, gpu=in_stages, default=whole) if first else whole(value)
+
+
+def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Array:
+    """Returns a value that broadcasts to x, so that its cotangent is a staged sum.
+
+    Args:
+      value: Of the rank of x. If its size along one of the axes is not 1, it is
+        returned as it is.
+      x: What the value meets; of its dtype.
+      axes: Axes of x over which cotangents are summed.
+    """
+    first = _first_stage(x, axes)
+    if not first or any(value.shape[axis] != 1 for axis in axes):
+        return value
+    shape = list(value.shape)
+    for axis in set(axes) - set(first):
+        shape[axis] = x.shape[axis]
+
+    def at_once(value: Array) -> Array:
+        return jnp.broadcast_to(value, shape)
+
+    def in_stages(value: Array) -> Array:
+        return jnp.broadcast_to(2 * value, shape) / 2
+
+    return by_platform(value, gpu=in_stages, default=at_once)
+
+
+def _first_stage(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axes that are summed first; none where one stage is as good."""
+    if (
+        x.ndim - 1 in axes  # rows, each of which has threads of its own
+        or not jnp.issubdtype(x.dtype, jnp.inexact)
+        or not all(isinstance(size, int) for size in x.shape)
+        or x.size < _LARGE
+        or axis_names(x) is not None
+    ):
+        return ()
+    length = math.prod(sizes(x.shape, axes))
+    columns = math.prod(x.shape[axes[-1] + 1 :])
+    blocks = x.size // (length * columns) * -(-columns // _COLUMNS)
+    if length > _LONG or blocks >= _MANY:
+        return ()
+    for i in range(len(axes) - 1, 0, -1):
+        if math.prod(sizes(x.shape, axes[i:])) >= _FIRST:
+            return axes[i:]
+    return ()
