@@ -29,11 +29,8 @@ BEYOND = {
         ("chain", "forward", "bfloat16"): 1.012,
     },
     "h100": {
-        ("layer", "training", "float32"): 1.125,
-        ("layer", "training", "bfloat16"): 1.124,
-        ("instance", "forward", "bfloat16"): 2.676,
-        ("instance", "training", "bfloat16"): 1.418,
-        ("chain", "training", "float32"): 1.113,
+        ("instance", "forward", "float32"): 1.032,
+        ("instance", "forward", "bfloat16"): 1.053,
         ("chain", "training", "bfloat16"): 1.061,
     },
 }
