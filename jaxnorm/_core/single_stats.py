@@ -74,12 +74,17 @@ def init_mean_stats(
     """Returns the running mean before the first update: 0.
 
     Args:
-      feature_shape: As in `jaxnorm.init_batch_stats`, like all that follow.
-      dtype: Likewise.
-      counted: Likewise; then the result is `CountedMeanStats`.
+      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
+      dtype: Real floating dtype in which it is kept. (For complex input in a scan,
+        whose state keeps its dtypes, make the mean complex with `_replace`.)
+      counted: Whether to count the updates, as a momentum schedule needs.
+
+    Returns:
+      `CountedMeanStats` if `counted`, else `MeanStats`.
 
     Raises:
-      TypeError, ValueError: As `jaxnorm.init_batch_stats`.
+      TypeError: If `dtype` is not real and floating, or a size no integer.
+      ValueError: If a size is negative.
 
     Example:
       >>> import jaxnorm
@@ -106,12 +111,16 @@ def init_var_stats(
     """Returns the running variance before the first update: 1.
 
     Args:
-      feature_shape: As in `jaxnorm.init_batch_stats`, like all that follow.
-      dtype: Likewise.
-      counted: Likewise; then the result is `CountedVarStats`.
+      feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
+      dtype: Real floating dtype in which it is kept.
+      counted: Whether to count the updates, as a momentum schedule needs.
+
+    Returns:
+      `CountedVarStats` if `counted`, else `VarStats`.
 
     Raises:
-      TypeError, ValueError: As `jaxnorm.init_batch_stats`.
+      TypeError: If `dtype` is not real and floating, or a size no integer.
+      ValueError: If a size is negative.
 
     Example:
       >>> import jaxnorm
