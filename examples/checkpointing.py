@@ -25,13 +25,13 @@ from command_line import Parser, at_least
 EXAMPLES = Path(__file__).resolve().parent
 sys.path.insert(0, str(EXAMPLES / "mnist"))
 
-from journal import Journal, Progress  # noqa: E402
 from report import Metrics  # noqa: E402
+from run_state import Progress, RunState  # noqa: E402
 from train import train_and_evaluate  # noqa: E402
 
 
-class Stopwatch(Journal):
-    """A journal that saves in every other epoch, the second one first.
+class Stopwatch(RunState):
+    """A run state that saves in every other epoch, the second one first.
 
     Attributes:
       seconds: of each epoch, evaluation included.
@@ -76,18 +76,18 @@ def measure(
     config.num_epochs = 2 * pairs + 3
     config.checkpoint_every = every
     config.num_train = num_train
-    journals = []
+    run_states = []
 
-    def journal(*arguments) -> Stopwatch:
-        journals.append(Stopwatch(*arguments))
-        return journals[0]
+    def run_state(*arguments) -> Stopwatch:
+        run_states.append(Stopwatch(*arguments))
+        return run_states[0]
 
     with (
         tempfile.TemporaryDirectory(dir=directory) as workdir,
         contextlib.redirect_stdout(io.StringIO()),
     ):
-        train_and_evaluate(config, Path(workdir), journal=journal)
-    return journals[0]
+        train_and_evaluate(config, Path(workdir), run_state=run_state)
+    return run_states[0]
 
 
 def row(name: str, seconds: list[float]) -> Row:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import rich.console
-from saved import SavedRun
+from load_run import SavedRun
 from tfds_mnist import DataUnavailableError
 
 from jaxnorm import tools

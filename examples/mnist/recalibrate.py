@@ -19,7 +19,7 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
-from saved import SavedRun
+from load_run import SavedRun
 from tfds_mnist import DataUnavailableError
 
 from jaxnorm import tools

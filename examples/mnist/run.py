@@ -7,16 +7,16 @@ from functools import partial
 from typing import Any
 
 import data
-import drift
 import jax
 import ml_collections
 import numpy as np
 import processes
+import replica_stats
 import signals
 from evaluation import evaluate, means
-from journal import Journal
 from parallel import Parallel
 from report import Metrics
+from run_state import RunState
 from step import Sums
 from tqdm import tqdm
 
@@ -26,12 +26,12 @@ class BadBatchesError(RuntimeError):
 
 
 class Run:
-    """A run from where its journal says that it is to its end.
+    """A run from where its run state says that it is to its end.
 
     Args:
       config: of the run.
       parallel: how steps run on the devices.
-      journal: keeps what the run leaves.
+      run_state: keeps what the run leaves.
       train: the training split.
       test: the test split.
       size: rows of a batch, padding included.
@@ -43,7 +43,7 @@ class Run:
         self,
         config: ml_collections.ConfigDict,
         parallel: Parallel,
-        journal: Journal,
+        run_state: RunState,
         train: data.Split,
         test: data.Split,
         size: int,
@@ -51,7 +51,7 @@ class Run:
     ):
         self._config = config
         self._parallel = parallel
-        self._journal = journal
+        self._run_state = run_state
         self._train = train
         self._test = test
         self._collect = collect
@@ -60,7 +60,7 @@ class Run:
         self._steps_per_epoch = -(-num_train // config.batch_size)
         self._size = size
 
-        self._progress = progress = journal.resume()
+        self._progress = progress = run_state.resume()
         self._step = int(progress.state.step)
         self._saved = self._step, progress.epochs
         progress.state = parallel.place_state(progress.state)
@@ -78,9 +78,9 @@ class Run:
                 self._end_epoch(epoch, images_per_second)
         except signals.Terminated:
             self._save()
-            self._journal.wait()
+            self._run_state.wait()
             raise
-        self._journal.finish(self._variables(self._statistics()))
+        self._run_state.finish(self._variables(self._statistics()))
 
     def _train_epoch(self, epoch: int, compiled: Callable) -> float:
         """Takes the steps that are left of an epoch; returns images per second."""
@@ -126,10 +126,10 @@ class Run:
             test_loss=test_loss,
             test_accuracy=test_accuracy,
             images_per_second=images_per_second,
-            stats_spread=drift.spread(statistics),
+            stats_spread=replica_stats.spread(statistics),
             bad_batches=int(progress.sums[Sums._fields.index("bad")]),
         )
-        self._journal.add(metrics)
+        self._run_state.add(metrics)
         progress.epochs += 1
         progress.sums = np.zeros_like(progress.sums)
         self._save(test_accuracy)
@@ -168,7 +168,7 @@ class Run:
             own = self._statistics()
             host = self._parallel.fetch(state.replace(batch_stats={}))
             host = host.replace(batch_stats=own)
-        self._journal.save(
+        self._run_state.save(
             dataclasses.replace(self._progress, state=host), test_accuracy
         )
         self._saved = now
@@ -185,7 +185,7 @@ class Run:
         if self._config.sync:
             batch_stats = jax.tree.map(lambda x: x[0], statistics)
         else:
-            batch_stats = drift.merge(statistics)
+            batch_stats = replica_stats.merge(statistics)
         params = self._parallel.fetch(self._progress.state.params)
         variables = {"params": params, "batch_stats": batch_stats}
         return variables | jax.device_get(self._collect(params))

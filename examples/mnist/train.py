@@ -10,12 +10,12 @@ import ml_collections
 import numpy as np
 import optax
 import processes
-from journal import Journal
 from model import CNN, create_model
 from model_nnx import Functional
 from optimizer import create_optimizer
 from parallel import PARALLELISMS, padded_size, stack, statistics_axis
 from run import Run
+from run_state import RunState
 from step import TrainState, collect_reference, eval_step, train_step
 
 
@@ -47,7 +47,7 @@ def train_and_evaluate(
     config: ml_collections.ConfigDict,
     workdir: Path,
     devices: Sequence[jax.Device] | None = None,
-    journal: Callable[..., Journal] = Journal,
+    run_state: Callable[..., RunState] = RunState,
 ) -> None:
     """Trains as `config` says, and evaluates after every epoch.
 
@@ -57,7 +57,7 @@ def train_and_evaluate(
       config: a valid configuration (see `settings.py`).
       workdir: where results go; made if need be.
       devices: those to run on, of all processes; None: all there are.
-      journal: makes the run's journal, from the arguments of `Journal`.
+      run_state: makes the state of the run, from the arguments of `RunState`.
 
     Raises:
       signals.Terminated: there was a SIGTERM; a checkpoint is saved.
@@ -92,7 +92,7 @@ def train_and_evaluate(
         config.sync,
     )
     size = padded_size(config.batch_size, len(devices))
-    with journal(workdir, config, state) as opened:
+    with run_state(workdir, config, state) as opened:
         if processes.is_first():
             print(describe(config, workdir, devices, train, test), flush=True)
         Run(config, parallel, opened, train, test, size, jax.jit(collect)).go()

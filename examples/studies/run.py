@@ -10,9 +10,9 @@ has finished is not repeated; the same command goes on where it was ended.
 
 import sys
 
-import conduct
 import digits  # noqa: F401  (which knows the way to the example's files)
 import jax
+import runner
 import study
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         if found.cpu_devices > 1:
             # Before JAX looks for devices; of no effect on accelerators.
             jax.config.update("jax_num_cpu_devices", found.cpu_devices)
-        conduct.conduct(name, found, FLAGS.config)
+        runner.run(name, found, FLAGS.config)
     except (study.StudyError, DataUnavailableError) as error:
         return _complain(error)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 import plots
-import readers
+import sequence_models
 from digits import Digits
 from flax import linen as nn
 from matplotlib.figure import Figure
@@ -21,12 +21,12 @@ _STATISTICS = {"running": "{norm}", "recalibrated": "{norm}, recalibrated"}
 
 def build(config: ml_collections.ConfigDict, model: str) -> Callable:
     """Returns a run of one model as a function of the learning rate."""
-    net = readers.create(config, model)
+    net = sequence_models.create(config, model)
     # Whose running statistics are those of the last batch; `training.recalibrated`
     # collects moments, which `nn.RNN` carries only where they are there before.
     config = config.copy_and_resolve_references()
     config.bn_momentum = 0.0
-    forgetful = readers.create(config, model)
+    forgetful = sequence_models.create(config, model)
 
     def evaluate(
         net: nn.Module, variables: Variables, digits: Digits
@@ -85,5 +85,5 @@ STUDY = Study(
     question="Which norms suit nets that read digits row by row?",
     run=over_seeds(build, static=("model",)),
     draw=draw,
-    choices={"model": readers.MODELS},
+    choices={"model": sequence_models.MODELS},
 )

@@ -24,7 +24,7 @@ _Tree = TypeVar("_Tree")
 
 
 @dataclasses.dataclass(frozen=True)
-class MappedAxis:
+class MappedAxes:
     """The mapped axes (of pmap, shard_map or vmap) over which statistics are shared.
 
     Attributes:
@@ -44,7 +44,7 @@ class MappedAxis:
         axis_name: str | Sequence[str] | None,
         axis_index_groups: Groups | None,
         x: Array,
-    ) -> "MappedAxis":
+    ) -> "MappedAxes":
         """Builds it from the user's arguments.
 
         Args:
@@ -82,11 +82,11 @@ class MappedAxis:
         return cls(names, groups, tracked)
 
     @classmethod
-    def none(cls) -> "MappedAxis":
+    def none(cls) -> "MappedAxes":
         """Returns the one over which nothing is shared."""
         return cls((), None, frozenset())
 
-    def where_varying(self, x: Array) -> "MappedAxis":
+    def where_varying(self, x: Array) -> "MappedAxes":
         """Returns those axes over which x may vary: whose indices hold parts of it."""
         return dataclasses.replace(self, names=self._varying_names(x))
 

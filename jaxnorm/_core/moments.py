@@ -10,7 +10,7 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm._core.arguments import align, align_mask
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups, MappedAxes
 from jaxnorm._core.compute_moments import (
     ShiftedMoments,
     compute_moments,
@@ -105,7 +105,7 @@ def batch_moments(
     dtype = accumulation_dtype(x.dtype)
     reduction = Reduction(
         other_axes(features, x.ndim),
-        MappedAxis.parse(axis_name, axis_index_groups, x),
+        MappedAxes.parse(axis_name, axis_index_groups, x),
     )
     if shift is None:
         shift = jnp.zeros((1,) * x.ndim, dtype)

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from jaxnorm._core.axes import sizes
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups, MappedAxes
 from jaxnorm._core.dtypes import real_dtype
 from jaxnorm._core.masking import apply_weights, zero_masked
 from jaxnorm._core.sharding import axis_names, gather, number_of_shards, sharding_of
@@ -102,7 +102,7 @@ class Reduction:
     """
 
     axes: tuple[int, ...]
-    mapped_axes: MappedAxis
+    mapped_axes: MappedAxes
     blocks: Blocks | None = None
     runs: Runs | None = None
 
@@ -124,7 +124,7 @@ class Reduction:
           axis_index_groups: Groups of indices of the one mapped axis, or None.
           blocks: An axis of which each block is reduced, or None.
         """
-        return cls(axes, MappedAxis.parse(axis_name, axis_index_groups, x), blocks)
+        return cls(axes, MappedAxes.parse(axis_name, axis_index_groups, x), blocks)
 
     def size(self, x: Array) -> int:
         """Elements that each statistic of x is made of, over all instances."""

@@ -9,7 +9,7 @@ from jaxtyping import Inexact
 from jaxnorm._core.axes import batch_axis, other_axes
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.reduction import Blocks, Reduction, Runs
 from jaxnorm._core.stats import Stats, check_stats
@@ -143,13 +143,13 @@ def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
         )
     return Reduction(
         other_axes((axis, *call.features), call.x.ndim),
-        MappedAxis.none(),
+        MappedAxes.none(),
         blocks=Blocks(axis, virtual_batch_size),
     )
 
 
 def _gather(
-    call: BatchCall, parts: ShiftedMoments, mapped_axes: MappedAxis
+    call: BatchCall, parts: ShiftedMoments, mapped_axes: MappedAxes
 ) -> ShiftedMoments:
     """Returns the moments of the ghosts of all instances, in one collective."""
     axis, own = batch_axis(call.features), parts._asdict()

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from jaxnorm._core.axes import batch_axis
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.compute_moments import ShiftedMoments, safe_count
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.running import resolve_momentum, unbiased_factor
@@ -31,7 +31,7 @@ def update_from_ghosts(
       rule: See `jaxnorm.ghost_batch_norm`.
     """
     axis = batch_axis(call.features)
-    together = Reduction((axis,), MappedAxis.none())
+    together = Reduction((axis,), MappedAxes.none())
     if rule == "pooled":
         shift = call.align(stats.mean).astype(ghosts.shift.dtype)
         whole = call.pool_moments(ghosts, together, shift)

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 
 from jaxnorm._core.axes import batch_axis, other_axes
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.compute_moments import (
     ShiftedMoments,
     compute_moments,
@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 def instance_reduction(call: BatchCall) -> Reduction:
     """Returns the reduction over space: all axes but the batch and the features."""
     axes = other_axes((batch_axis(call.features), *call.features), call.x.ndim)
-    return Reduction(axes, MappedAxis.none())
+    return Reduction(axes, MappedAxes.none())
 
 
 def compute_instance_moments(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Inexact
 
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.pooling import pool_moments_about_mean
@@ -84,7 +84,7 @@ def switchable_norm(
     def mix(call: BatchCall) -> tuple[Array, Moments | None]:
         instances, reference, batch = compute_moments_to_mix(call, running)
         # About its own mean: features may lie far apart, and some be masked out of it.
-        across_features = Reduction(call.features, MappedAxis.none())
+        across_features = Reduction(call.features, MappedAxes.none())
         zero = jnp.zeros_like(instances.var)
         layers = pool_moments_about_mean(instances, across_features, zero)
         layers = layers.with_shift(instances.shift)

@@ -12,7 +12,7 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups, MappedAxes
 from jaxnorm._core.compute_moments import (
     tag_for_remat,
 )
@@ -107,7 +107,7 @@ def seed_norm(
     num_heads = check_integer(num_heads, "num_heads")
     reduced = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
     features = canonical_axes(feature_axes, x.ndim)
-    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
+    mapped_axes = MappedAxes.parse(axis_name, axis_index_groups, x)
     head = Reduction(reduced, mapped_axes)
     if num_heads != 1:
         if axis_name is not None:

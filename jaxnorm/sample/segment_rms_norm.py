@@ -8,7 +8,7 @@ from jaxtyping import Inexact, Integer, Shaped
 
 from jaxnorm._core.arguments import align_affine
 from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups, MappedAxes
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.segment_ids import parse_segments, reduced_axes
@@ -88,7 +88,7 @@ def segment_rms_norm(
     result = output_dtype(dtype, x=x, scale=scale)
     scale, bias = align_affine(x, scale, None, features, scale_offset)
     ids, number, mask = parse_segments(segment_ids, num_segments, x, mask, features)
-    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
+    mapped_axes = MappedAxes.parse(axis_name, axis_index_groups, x)
     spec = SegmentNormSpec(
         number,
         ids.ndim,

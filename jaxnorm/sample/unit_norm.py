@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
 from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.collectives import Groups, MappedAxis
+from jaxnorm._core.collectives import Groups, MappedAxes
 from jaxnorm._core.compute_moments import KEEP_MOMENTS
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
 from jaxnorm._core.validation import check_epsilon
@@ -80,7 +80,7 @@ def unit_norm(
     """
     x = check_inexact(x, "x")
     result = output_dtype(dtype, x=x)
-    mapped_axes = MappedAxis.parse(axis_name, axis_index_groups, x)
+    mapped_axes = MappedAxes.parse(axis_name, axis_index_groups, x)
     # Else x would be kept twice in float32, divided by two numbers.
     normalize = jax.checkpoint(
         functools.partial(
@@ -98,7 +98,7 @@ def unit_norm(
 def _normalize(
     axes: tuple[int, ...],
     least: float,
-    mapped_axes: MappedAxis,
+    mapped_axes: MappedAxes,
     result: DTypeLike,
     x: Array,
 ) -> Array:

@@ -26,9 +26,9 @@ from jaxnorm.tools.freezing import freeze_parameters
 from jaxnorm.tools.layer_diagnosis import LayerDiagnosis
 from jaxnorm.tools.merge import merge_batch_stats
 from jaxnorm.tools.normalization_mask import normalization_mask
+from jaxnorm.tools.plots import diagnosis_figure, diagnosis_table
 from jaxnorm.tools.recalibrate import recalibrate
 from jaxnorm.tools.scale_offset import check_scales, shift_scales
-from jaxnorm.tools.show import diagnosis_figure, diagnosis_table
 from jaxnorm.tools.suggest_folds import suggest_folds
 from jaxnorm.tools.unit_weights import unit_weights
 

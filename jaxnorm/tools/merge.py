@@ -9,7 +9,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.total_variance import mean_square_about
 from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
@@ -128,7 +128,7 @@ def _merge(
     stacked: Layer, weights: Array, axis_name: str | Sequence[str] | None
 ) -> Layer:
     """Merges the statistics of one layer, which have a leading axis of trees."""
-    mapped_axes = MappedAxis.parse(axis_name, None, next(iter(stacked.values())))
+    mapped_axes = MappedAxes.parse(axis_name, None, next(iter(stacked.values())))
 
     def mean_of(values: Array) -> Array:
         shares = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)

@@ -3,17 +3,17 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.dtypes import real_dtype
 
-ALONE = MappedAxis.none()
+ALONE = MappedAxes.none()
 
 
 def unit_of(
     w: Array,
     axes: tuple[int, ...] | None = None,
     least: Array | float = 0.0,
-    mapped_axes: MappedAxis = ALONE,
+    mapped_axes: MappedAxes = ALONE,
 ) -> Array:
     """Returns a power of two near the largest absolute value along `axes`.
 

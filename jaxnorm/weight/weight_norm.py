@@ -9,7 +9,7 @@ from jaxtyping import Inexact, Shaped
 
 from jaxnorm._core.arguments import align
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes
-from jaxnorm._core.collectives import MappedAxis
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.compute_moments import tag_for_remat
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
@@ -211,7 +211,7 @@ def direction_and_length(
     v: Array,
     axes: tuple[int, ...],
     least: Array | float = 0.0,
-    mapped_axes: MappedAxis = ALONE,
+    mapped_axes: MappedAxes = ALONE,
 ) -> tuple[Array, Array]:
     """Returns v / sqrt(||v||^2 + least^2), and that root, with norms over `axes`.
 

@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+import load_run
 import pytest
-import saved
 from support.tiers import matrix
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -122,7 +122,7 @@ def test_ratios_of_pairs(monkeypatch):
 def test_a_run_without_statistics(get_config, tmp_path, norm):
     config = get_config(norm=norm, num_train=64)
     (tmp_path / "run.json").write_text(json.dumps({"config": config.to_dict()}))
-    run = saved.SavedRun(tmp_path)
+    run = load_run.SavedRun(tmp_path)
     if norm == "batch":
         run.check_statistics()
     else:

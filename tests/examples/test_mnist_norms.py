@@ -4,11 +4,11 @@ import json
 from functools import partial
 
 import data
-import drift
 import jax
 import numpy as np
 import optax
 import pytest
+import replica_stats
 import train
 from model import create_model
 from norms import NORMS
@@ -86,7 +86,7 @@ def test_a_step_equals_that_of_one_device(
     actual = run(parallelism, range(32), size=32, num_devices=NUM_DEVICES, **options)
     assert_close(actual[0], expected[0])
     assert_close(actual[2], expected[2])
-    assert drift.spread(actual[1]) == 0
+    assert replica_stats.spread(actual[1]) == 0
     one, other = (
         jax.tree.map(lambda x: x[0], result[1]) for result in (actual, expected)
     )
@@ -135,11 +135,11 @@ def test_types_under_shard_map(get_config, digits, norm, sync):
 def test_without_sync_statistics_can_be_merged(run, build, norm):
     options = {"sync": False, "norm": norm}
     _, statistics, _ = run("shard_map", range(16), size=16, **options)
-    assert (drift.spread(statistics) > 0) == (norm == "renorm")
+    assert (replica_stats.spread(statistics) > 0) == (norm == "renorm")
     _, start = build("shard_map", **options)
     shapes = partial(jax.tree.map, np.shape)
     one = jax.tree.map(lambda x: x[0], start.batch_stats)
-    assert shapes(drift.merge(statistics)) == shapes(one)
+    assert shapes(replica_stats.merge(statistics)) == shapes(one)
 
 
 @pytest.mark.slow

@@ -4,12 +4,12 @@ import itertools
 from functools import partial
 
 import data
-import drift
 import evaluation
 import jax
 import numpy as np
 import optimizer
 import pytest
+import replica_stats
 from model import create_model
 from parallel import PARALLELISMS, padded_size
 from step import eval_step, train_step
@@ -33,7 +33,7 @@ def test_a_step_equals_that_of_one_device_without_padding(
     assert_close(gradients, expected[0])
     assert_close(sums, expected[2])
     assert sums.count == count
-    assert drift.spread(statistics) == 0
+    assert replica_stats.spread(statistics) == 0
     for device in range(NUM_DEVICES):
         assert_close(
             jax.tree.map(lambda x, device=device: x[device], statistics),
@@ -65,7 +65,7 @@ def test_without_sync_each_device_has_the_statistics_of_its_examples(
 ):
     options = {"bn_momentum": 0.0, "bn_momentum_warmup": False}
     _, statistics, _ = run(parallelism, range(16), size=16, sync=False, **options)
-    assert drift.spread(statistics) > 1e-3
+    assert replica_stats.spread(statistics) > 1e-3
 
     # Rows are dealt like cards, and nothing before the first layer's statistics depends
     # on other examples.
@@ -78,7 +78,7 @@ def test_without_sync_each_device_has_the_statistics_of_its_examples(
 
     # Merged, they are those of all examples.
     _, together, _ = run("jit", range(16), size=16, num_devices=1, **options)
-    merged = drift.merge(statistics)
+    merged = replica_stats.merge(statistics)
     assert_close(
         merged["BatchNorm_0"], jax.tree.map(lambda x: x[0], together["BatchNorm_0"])
     )
@@ -94,7 +94,7 @@ def test_merge_follows_the_law_of_total_variance(rng):
             }
         }
     }
-    merged = drift.merge(statistics)["layer"]["BatchNorm_0"]
+    merged = replica_stats.merge(statistics)["layer"]["BatchNorm_0"]
     mean, var, _ = (
         value.astype(np.float64)
         for value in statistics["layer"]["BatchNorm_0"].values()
@@ -120,7 +120,7 @@ def test_merge_follows_the_law_of_total_variance(rng):
 )
 def test_merge_of_other_statistics(assert_close, statistics, expected):
     arrays = {name: np.array(value, np.float32) for name, value in statistics.items()}
-    assert_close(drift.merge({"layer": arrays}), {"layer": expected})
+    assert_close(replica_stats.merge({"layer": arrays}), {"layer": expected})
 
 
 def test_spread_is_the_largest_difference():
@@ -128,8 +128,8 @@ def test_spread_is_the_largest_difference():
         "a": {"mean": np.array([[1.0, 2.0], [1.5, 2.0]])},
         "b": {"mean": np.array([[0.0, -2.0], [0.0, 1.0]])},
     }
-    assert drift.spread(statistics) == 3.0
-    assert drift.spread({}) == 0.0
+    assert replica_stats.spread(statistics) == 3.0
+    assert replica_stats.spread({}) == 0.0
 
 
 def test_no_statistics_of_its_own_under_jit(run):

@@ -5,11 +5,11 @@ import runpy
 import subprocess
 import sys
 
-import conduct
 import digits
 import nets
 import numpy as np
 import pytest
+import runner
 import store
 import study
 import sweep
@@ -97,7 +97,7 @@ def test_both_sizes_are_valid(name):
     for size in ("small", "full"):
         config = get_config(size)
         assert config.size == size
-        conduct.check(study.load(name), config)
+        runner.check(study.load(name), config)
         assert study.load(name).points(config)
 
 
@@ -119,11 +119,11 @@ def test_study(configure, tmp_path, name):
     points = found.points(config)
     assert len(points) == np.prod([len(values) for values in config.sweep.values()])
 
-    figure = conduct.conduct(name, found, config)
+    figure = runner.run(name, found, config)
     with Image.open(figure) as image:
         assert image.width == 800
     assert figure.stat().st_size < 100_000
-    results = store.Store(tmp_path / f"{name}.jsonl", conduct.settings(config))
+    results = store.Store(tmp_path / f"{name}.jsonl", runner.settings(config))
     for point in points:
         for values in results.find(point).result.values():
             assert np.all(np.isfinite(np.array(values, float)))
@@ -134,11 +134,11 @@ def test_study(configure, tmp_path, name):
 
     again = found._replace(run=refuse)
     lines = (tmp_path / f"{name}.jsonl").read_bytes()
-    conduct.conduct(name, again, config)
+    runner.run(name, again, config)
     assert (tmp_path / f"{name}.jsonl").read_bytes() == lines
     # Under another setting, it does.
     with pytest.raises(AssertionError, match=next(iter(points[0]))):
-        conduct.conduct(name, again, configure(name, seeds=3))
+        runner.run(name, again, configure(name, seeds=3))
 
 
 @pytest.mark.full
@@ -262,7 +262,7 @@ def test_patches_are_those_of_a_convolution(rng, stride):
 def test_what_cannot_run_is_an_error(configure, name, changes, message):
     config = configure(name, **{"sweep.net": ("mlp",)} | changes)
     with pytest.raises(study.StudyError, match=message):
-        conduct.conduct(name, study.load(name), config)
+        runner.run(name, study.load(name), config)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ MUTANTS = {
     "_core/reduction.py": [
         (
             "features on other devices not seen",
-            "MappedAxis.parse(axis_name, axis_index_groups, x), blocks)",
-            "MappedAxis.none(), blocks)",
+            "MappedAxes.parse(axis_name, axis_index_groups, x), blocks)",
+            "MappedAxes.none(), blocks)",
             f"{OWN_DEVICES}::test_divided",
             "pmap",
         ),

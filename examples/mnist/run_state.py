@@ -35,7 +35,7 @@ class Progress:
     bad_in_a_row: int
 
 
-class Journal:
+class RunState:
     """Keeps the working directory of a run; a context manager.
 
     Its methods are to be called by all processes. The first one writes, and the others

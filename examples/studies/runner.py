@@ -15,7 +15,7 @@ from tqdm import tqdm
 _NOT_SETTINGS = ("sweep", "workdir", "data_dir", "points_at_once")
 
 
-def conduct(name: str, study: Study, config: ml_collections.ConfigDict) -> Path:
+def run(name: str, study: Study, config: ml_collections.ConfigDict) -> Path:
     """Runs the points of a study that have not run, and draws all of them.
 
     Args:
