@@ -100,6 +100,13 @@ def refuse_undocumented(app, what, name, obj, options, lines):
         logging.getLogger(__name__).warning("%s has no docstring", name)
 
 
+def drop_defaults(app, what, name, obj, options, lines):
+    """Drops what a default of a field, such as `jax.lax.tanh`, says of itself."""
+    module = getattr(obj, "__module__", None) or "jaxnorm"
+    if what in ("attribute", "method") and not module.startswith("jaxnorm"):
+        lines.clear()
+
+
 def refuse_missing(app, env):
     """Warns of a public name without an entry, by this or another name."""
     entries = {name for name, *_ in env.get_domain("py").get_objects()}
@@ -124,5 +131,6 @@ def setup(app):
     """Sphinx calls it."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", refuse_undocumented)
+    app.connect("autodoc-process-docstring", drop_defaults)
     app.connect("env-check-consistency", refuse_missing)
     app.connect("build-finished", copy_figures)
