@@ -1,4 +1,4 @@
-"""What is computed in another way on some platforms, with the same result."""
+"""What some platforms compute in another way, with the same result up to rounding."""
 
 from collections.abc import Callable
 

@@ -34,7 +34,7 @@ def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
 
     def in_stages(value: Array) -> Array:
         # XLA merges a sum of sums, unless there is something between them. Halving and
-        # doubling are exact.
+        # doubling do not round, but for subnormal numbers.
         sums = jnp.sum(value, first, keepdims=True)
         return 2 * jnp.sum(sums / 2, second, keepdims=True)
 
@@ -45,9 +45,9 @@ def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Ar
     """Returns a value that broadcasts to x, so that its cotangent is a staged sum.
 
     Args:
-      value: Of the rank of x. If its size along one of the axes is not 1, it is
-        returned as it is.
-      x: What the value meets; of its dtype.
+      value: Of the rank of x, at most half the largest number of its dtype. If its size
+        along one of the axes is not 1, it is returned as it is.
+      x: What it is broadcast to.
       axes: Axes of x over which cotangents are summed.
     """
     first = _first_stage(x, axes)

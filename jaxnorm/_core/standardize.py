@@ -145,7 +145,7 @@ def _tangent(
     tangents: tuple[Array, Array, Array],
 ) -> Array:
     x, moments, scale, mask = primals
-    # JAX's debuggers would trip over what the mask hides of it.
+    # Not under JAX's debuggers, which would look at what the mask hides.
     if not spec.debugged:
         x = _apart_from_forward_pass(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)

@@ -54,7 +54,8 @@ def update_from_ghosts(
         weighted = share.astype(value.dtype) * value
         return where(share > 0, weighted, jnp.zeros_like(weighted))
 
-    # Of means, whose distances from a running mean far off would be rounded.
+    # Means, and not their distances from the running mean: those are rounded where it
+    # is far off.
     count, number, mean, var = together.sums(
         count, share, weigh(ghosts.mean), weigh(var)
     )

@@ -189,3 +189,14 @@ class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
         """
         del key
         return self._normalize(x, state, mask, inference)
+
+
+class UnmaskedModule(SampleModule):
+    """A module that takes no mask."""
+
+    def __call__(  # type: ignore[override]
+        self, x: Shaped[Array, "..."], *, key: Any = None
+    ) -> Array:
+        """Normalizes x; the key is ignored, for `equinox.nn.Sequential`."""
+        del key
+        return self._normalize(x)

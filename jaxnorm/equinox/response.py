@@ -1,12 +1,7 @@
 """Response norms and curves in the place of norms, as Equinox modules."""
 
-from typing import Any
-
-from jax import Array
-from jaxtyping import Shaped
-
 from jaxnorm._layers import pointwise, response
-from jaxnorm.equinox.module import SampleModule
+from jaxnorm.equinox.module import SampleModule, UnmaskedModule
 
 
 class FilterResponseNorm(SampleModule):
@@ -48,7 +43,7 @@ class EvoNormS0(SampleModule):
     _description = response.EvoNormS0
 
 
-class DynamicTanh(SampleModule):
+class DynamicTanh(UnmaskedModule):
     """Dynamic tanh; see `jaxnorm.dynamic_tanh`.
 
     Example:
@@ -60,15 +55,8 @@ class DynamicTanh(SampleModule):
 
     _description = pointwise.DynamicTanh
 
-    def __call__(  # type: ignore[override]
-        self, x: Shaped[Array, "..."], *, key: Any = None
-    ) -> Array:
-        """Squashes x; the key is ignored, for `equinox.nn.Sequential`."""
-        del key
-        return self._normalize(x)
 
-
-class DynamicErf(SampleModule):
+class DynamicErf(UnmaskedModule):
     """Dynamic erf; see `jaxnorm.dynamic_erf`.
 
     Example:
@@ -79,10 +67,3 @@ class DynamicErf(SampleModule):
     """
 
     _description = pointwise.DynamicErf
-
-    def __call__(  # type: ignore[override]
-        self, x: Shaped[Array, "..."], *, key: Any = None
-    ) -> Array:
-        """Bends x; the key is ignored, for `equinox.nn.Sequential`."""
-        del key
-        return self._normalize(x)

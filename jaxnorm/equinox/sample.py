@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from jax import Array
-from jaxtyping import Shaped
-
-import jaxnorm
 from jaxnorm._layers import group, rms, sample
-from jaxnorm.equinox.module import SampleModule
+from jaxnorm.equinox.module import SampleModule, UnmaskedModule
 
 
 class LayerNorm(SampleModule):
@@ -47,25 +43,7 @@ class GatedRMSNorm(SampleModule):
     """
 
     _description = rms.GatedRMSNorm
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: Shaped[Array, "..."],
-        gate: Shaped[Array, "..."],
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> Array:
-        """Normalizes and gates x.
-
-        Args:
-          x: Input of any shape.
-          gate: What the activation is taken of, of the shape of x; real.
-          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
-
-        Returns:
-          The normalized and gated input, of the shape of x.
-        """
-        return self._normalize(x, mask, gate=gate)
+    __call__ = rms.GatedRMSNorm.__call__  # type: ignore[assignment]
 
 
 class SeedNorm(SampleModule):
@@ -111,26 +89,7 @@ class CausalGroupNorm(SampleModule):
     """
 
     _description = group.CausalGroupNorm
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: Shaped[Array, "..."],
-        moments: jaxnorm.RunningMoments | None = None,
-        *,
-        mask: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Array, jaxnorm.RunningMoments]:
-        """Normalizes x.
-
-        Args:
-          x: Sequences, for instance of shape (batch, time, features).
-          moments: Of the steps before x: those that the last call returned. Where None,
-            x is the start.
-          mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
-
-        Returns:
-          The normalized sequences, and the moments to go on with.
-        """
-        return self._normalize(x, mask, moments=moments)
+    __call__ = group.CausalGroupNorm.__call__  # type: ignore[assignment]
 
 
 class InstanceNorm(SampleModule):
@@ -160,7 +119,7 @@ class ReversibleInstanceNorm(SampleModule):
     _description = sample.ReversibleInstanceNorm
 
 
-class UnitNorm(SampleModule):
+class UnitNorm(UnmaskedModule):
     """Vectors of length 1; see `jaxnorm.unit_norm`.
 
     Example:
@@ -174,10 +133,3 @@ class UnitNorm(SampleModule):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__((), **fields)  # type: ignore[arg-type]
-
-    def __call__(  # type: ignore[override]
-        self, x: Shaped[Array, "..."], *, key: Any = None
-    ) -> Array:
-        """Divides x by its length; the key is ignored, for `equinox.nn.Sequential`."""
-        del key
-        return self._normalize(x)

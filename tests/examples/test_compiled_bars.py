@@ -2,7 +2,8 @@
 
 Of each program that `examples/compiled.py` measures by default: the cycles that the
 compiler for a TPU estimates, and the memory traffic on a GPU, over those of flax.linen;
-the worst of its shapes, to three digits. Compilers change what they make of a program,
+the worst of its shapes, to three digits. On the GPU of a U-Net with group norm, too,
+most of whose sums have two stages there. Compilers change what they make of a program,
 so that the table holds for the versions that CI installs.
 """
 
@@ -16,7 +17,7 @@ import compiled
 import pytest
 
 PROGRAMS = ["batch", "layer", "rms", "group", "instance", "chain"]
-BARS = dict.fromkeys(PROGRAMS, 1.03) | {"chain": 1.0}
+BARS = dict.fromkeys(PROGRAMS, 1.03) | {"chain": 1.0, "unet": 1.0}
 # What is not below its bar yet, by program, step and dtype. A row moves down only; one
 # that has reached the bar leaves.
 BEYOND = {
@@ -32,6 +33,8 @@ BEYOND = {
         ("instance", "forward", "float32"): 1.032,
         ("instance", "forward", "bfloat16"): 1.053,
         ("chain", "training", "bfloat16"): 1.061,
+        ("unet", "forward", "float32"): 1.057,
+        ("unet", "forward", "bfloat16"): 1.066,
     },
 }
 MARGIN = 1.01
@@ -59,13 +62,24 @@ def worst_ratios(target, program, figure, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
-    ("target", "package", "figure"),
+    ("target", "package", "figure", "program"),
     [
-        pytest.param("v5e:2x2", "libtpu", "cycles", marks=pytest.mark.tpu_compiler),
-        pytest.param(
-            "h100", "jax_cuda12_plugin", "traffic", marks=pytest.mark.gpu_compiler
+        *(
+            pytest.param(
+                "v5e:2x2", "libtpu", "cycles", name, marks=pytest.mark.tpu_compiler
+            )
+            for name in PROGRAMS
+        ),
+        *(
+            pytest.param(
+                "h100",
+                "jax_cuda12_plugin",
+                "traffic",
+                name,
+                marks=pytest.mark.gpu_compiler,
+            )
+            for name in [*PROGRAMS, "unet"]
         ),
     ],
 )
