@@ -108,6 +108,18 @@ def as_users_run_it():
 
 
 @pytest.fixture
+def as_on_gpus(monkeypatch):
+    """Every sum that can be is taken in stages, on the CPU too.
+
+    Functions under jit are traced once, so these must be the test's own.
+    """
+    module = "jaxnorm._core.staged_sums"
+    monkeypatch.setattr(f"{module}._LARGE", 1)
+    monkeypatch.setattr(f"{module}._FIRST", 2)
+    monkeypatch.setattr(f"{module}.by_platform", lambda *args, gpu, default: gpu(*args))
+
+
+@pytest.fixture
 def x64():
     with jax.enable_x64(True):
         yield

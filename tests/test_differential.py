@@ -22,6 +22,8 @@ from support.tiers import matrix
 # The full tier has one draw of each normalizer, the slow one 5,000.
 OFTEN = range(0, len(ROWS), 9)
 BLOCK, BLOCKS = 100, 50
+# Draws of the sums that large arrays have on GPUs, of every normalizer.
+STAGED = range(BLOCK * BLOCKS, BLOCK * BLOCKS + 2 * len(ROWS))
 BY_SQUARES = "rms_norm", "gated_rms_norm", "segment_rms_norm", "seed_norm"
 
 
@@ -42,6 +44,13 @@ def test_every_normalizer_is_drawn():
 
 def test_draw(seed):
     draw = draw_call(seed)
+    faults = compare(draw)
+    assert not faults, f"{draw}: {', '.join(faults)}"
+
+
+@pytest.mark.parametrize("number", matrix(STAGED, often=STAGED[::12]))
+def test_draw_with_sums_in_stages(number, as_on_gpus):
+    draw = draw_call(number)
     faults = compare(draw)
     assert not faults, f"{draw}: {', '.join(faults)}"
 

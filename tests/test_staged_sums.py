@@ -15,7 +15,6 @@ from support.modes import mesh_of
 from support.tiers import matrix
 
 import jaxnorm
-from jaxnorm._core import staged_sums
 
 SHAPE = (8, 3, 18, 7)  # of no other test, since functions under jit are traced once
 NORMS = {
@@ -32,15 +31,6 @@ ORACLES = {
         x, np.zeros(7), np.ones(7), scale, bias, use_running_average=False
     )[0],
 }
-
-
-@pytest.fixture
-def as_on_gpus(monkeypatch):
-    """Every sum that can be is taken in stages, on the CPU too."""
-    monkeypatch.setattr(staged_sums, "_LARGE", 1)
-    monkeypatch.setattr(
-        staged_sums, "by_platform", lambda *args, gpu, default: gpu(*args)
-    )
 
 
 def gradients(norm):

@@ -69,7 +69,8 @@ def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Ar
 def _first_stage(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the axes that are summed first; none where one stage is as good."""
     if (
-        x.ndim - 1 in axes  # rows, each of which has threads of its own
+        not axes
+        or x.ndim - 1 in axes  # rows, each of which has threads of its own
         or not jnp.issubdtype(x.dtype, jnp.inexact)
         or not all(isinstance(size, int) for size in x.shape)
         or x.size < _LARGE
