@@ -9,12 +9,7 @@ from jax.typing import ArrayLike
 from jaxnorm._core.axes import split_axes
 from jaxnorm._core.batch_options import DEFAULTS, BatchOptions, check_options
 from jaxnorm._core.call import Call
-from jaxnorm._core.compute_moments import (
-    ShiftedMoments,
-    compute_moments,
-    inverse_std,
-    safe_shift,
-)
+from jaxnorm._core.compute_moments import compute_moments
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
 from jaxnorm._core.masking import valid_or_finite, zero_masked
 from jaxnorm._core.moments import Moments, batch_moments, per_feature
@@ -27,6 +22,8 @@ from jaxnorm._core.running import (
     resolve_momentum,
     update_running,
 )
+from jaxnorm._core.safe_math import inverse_std
+from jaxnorm._core.shifted_moments import ShiftedMoments, safe_shift
 from jaxnorm._core.standardize import Standardization
 from jaxnorm._core.validation import check_flags, check_unbiased
 

@@ -9,15 +9,11 @@ from jax import Array
 
 from jaxnorm._core.arguments import align, align_affine, align_mask
 from jaxnorm._core.axes import sizes
-from jaxnorm._core.compute_moments import (
-    KEEP_MOMENTS,
-    ShiftedMoments,
-    compute_mean_square,
-    compute_own_moments,
-)
+from jaxnorm._core.compute_moments import compute_mean_square, compute_own_moments
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import tag_input_for_remat
+from jaxnorm._core.rematerialization import KEEP_MOMENTS, tag_input_for_remat
+from jaxnorm._core.shifted_moments import ShiftedMoments
 from jaxnorm._core.standardize import Standardization, standardize
 from jaxnorm._core.validation import check_epsilon
 

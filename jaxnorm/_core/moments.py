@@ -11,14 +11,12 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.arguments import align, align_mask
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.compute_moments import (
-    ShiftedMoments,
-    compute_moments,
-    safe_count,
-)
+from jaxnorm._core.compute_moments import compute_moments
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.safe_math import safe_count
 from jaxnorm._core.sharding import where
+from jaxnorm._core.shifted_moments import ShiftedMoments
 from jaxnorm._core.total_variance import variance_of_two
 from jaxnorm._core.validation import check_flags
 

@@ -7,7 +7,6 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.arguments import align, align_affine
 from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.compute_moments import inverse_std
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -16,6 +15,7 @@ from jaxnorm._core.dtypes import (
     real_dtype,
 )
 from jaxnorm._core.masking import zero_masked
+from jaxnorm._core.safe_math import inverse_std
 from jaxnorm._core.validation import check_epsilon
 
 

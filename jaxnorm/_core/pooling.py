@@ -3,13 +3,13 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.compute_moments import (
+from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.rematerialization import tag_for_remat
+from jaxnorm._core.shifted_moments import (
     ShiftedMoments,
     mean_as_shift,
     moments_from_sums,
-    tag_for_remat,
 )
-from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.total_variance import mean_square_about
 
 

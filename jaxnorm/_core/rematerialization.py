@@ -1,11 +1,20 @@
 """What is kept for the backward pass of a model under `jax.checkpoint`."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-from jax import Array
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from jaxnorm._core.compute_moments import MOMENTS_NAME, tag_for_remat
+_Tree = TypeVar("_Tree")
+
+MOMENTS_NAME = "jaxnorm_moments"
+"""The name of what moments are made of, for rematerialization policies.
+
+Under `jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)` a
+rematerialized block repeats neither the reductions nor the collective.
+"""
 
 INPUT_NAME = "jaxnorm_input"
 """The name of what is normalized, for rematerialization policies.
@@ -14,10 +23,30 @@ See `jaxnorm.checkpoint_policy`, which keeps it.
 """
 
 _policies = jax.checkpoint_policies
+
+KEEP_MOMENTS = _policies.save_only_these_names(MOMENTS_NAME)
+"""The policy of what a normalizer computes again itself: all but its reductions."""
+
 _POLICY = _policies.save_from_both_policies(
     _policies.dots_saveable,
     _policies.save_only_these_names(INPUT_NAME, MOMENTS_NAME),
 )
+
+
+def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
+    """Returns values under a name that policies know; by default, that of moments.
+
+    Of moments, the sums are named, so that what is made of them is made again, and no
+    reduction: a derivative needs numbers in between, which no name of the moments
+    themselves would keep.
+    """
+
+    def rename(leaf: Array) -> Array:
+        if jnp.iscomplexobj(leaf):  # which JAX does not name
+            return lax.complex(rename(leaf.real), rename(leaf.imag))
+        return checkpoint_name(leaf, name)
+
+    return jax.tree.map(rename, values)
 
 
 def tag_input_for_remat(x: Array) -> Array:

@@ -28,13 +28,6 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm._core.collectives import pcast_stacked
-from jaxnorm._core.compute_moments import (
-    ShiftedMoments,
-    inverse_std,
-    real_inner_product,
-    rounding_noise,
-    safe_count,
-)
 from jaxnorm._core.dtypes import accumulation_dtype, round_to
 from jaxnorm._core.masking import (
     apply_weights,
@@ -44,6 +37,8 @@ from jaxnorm._core.masking import (
 )
 from jaxnorm._core.platforms import by_platform
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.safe_math import inverse_std, real_inner_product, safe_count
+from jaxnorm._core.shifted_moments import ShiftedMoments, rounding_noise
 from jaxnorm._core.staged_sums import broadcast_to_staged_sum
 
 

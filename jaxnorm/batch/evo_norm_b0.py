@@ -9,10 +9,10 @@ from jaxtyping import Float
 from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.compute_moments import safe_sqrt
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
 from jaxnorm._core.masking import zero_masked_nonfinite
 from jaxnorm._core.moments import Moments
+from jaxnorm._core.safe_math import safe_sqrt
 from jaxnorm._core.sharding import where
 from jaxnorm._core.single_stats import OfVar, check_var_stats
 from jaxnorm.batch.instances import compute_moments_without_shift

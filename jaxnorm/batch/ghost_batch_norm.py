@@ -10,8 +10,8 @@ from jaxnorm._core.axes import batch_axis, other_axes
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.compute_moments import ShiftedMoments
 from jaxnorm._core.reduction import Blocks, Reduction, Runs
+from jaxnorm._core.shifted_moments import ShiftedMoments
 from jaxnorm._core.stats import Stats, check_stats
 from jaxnorm._core.validation import check_integer
 from jaxnorm.batch.ghost_stats import StatsRule, update_from_ghosts

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxnorm._core.arguments import align, align_mask
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import compute_moments, inverse_std
+from jaxnorm._core.compute_moments import compute_moments
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -30,6 +30,7 @@ from jaxnorm._core.running_moments import (
     cast_moments,
     check_running_moments,
 )
+from jaxnorm._core.safe_math import inverse_std
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.axes import Axes, canonical_axis
 from jaxnorm._core.call import Call
-from jaxnorm._core.compute_moments import inverse_std
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -19,6 +18,7 @@ from jaxnorm._core.dtypes import (
 )
 from jaxnorm._core.masking import zero_masked_nonfinite
 from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.safe_math import inverse_std
 from jaxnorm._core.standardize import Standardization
 from jaxnorm.sample.group_norm import group_axes, group_length
 

@@ -10,10 +10,6 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes, space_axes
 from jaxnorm._core.call import Call
-from jaxnorm._core.compute_moments import (
-    inverse_std,
-    nan_if_overflowed,
-)
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -23,6 +19,7 @@ from jaxnorm._core.dtypes import (
 from jaxnorm._core.masking import valid_or_finite
 from jaxnorm._core.normalize import normalize_with
 from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.safe_math import inverse_std, nan_if_overflowed
 from jaxnorm._core.standardize import Standardization
 
 

@@ -13,10 +13,7 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import (
-    KEEP_MOMENTS,
-    compute_mean_square,
-)
+from jaxnorm._core.compute_moments import compute_mean_square
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -26,6 +23,7 @@ from jaxnorm._core.dtypes import (
 )
 from jaxnorm._core.masking import valid_or_finite, zero_masked, zero_masked_nonfinite
 from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.rematerialization import KEEP_MOMENTS
 from jaxnorm._core.sharding import shard_as
 from jaxnorm._core.standardize import Standardization, standardize
 from jaxnorm._core.validation import check_flags

@@ -12,10 +12,10 @@ from jaxnorm._core.arguments import broadcasts
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import safe_sqrt
 from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.normalize import denormalize_with
 from jaxnorm._core.reduction import Reduction, SingleValue
+from jaxnorm._core.safe_math import safe_sqrt
 from jaxnorm._core.standardize import Standardization
 
 

@@ -13,9 +13,6 @@ from jaxnorm._core.arguments import align_parameter
 from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
 from jaxnorm._core.call import Call
 from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.compute_moments import (
-    tag_for_remat,
-)
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -24,6 +21,7 @@ from jaxnorm._core.dtypes import (
 )
 from jaxnorm._core.masking import zero_masked
 from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.rematerialization import tag_for_remat
 from jaxnorm._core.standardize import Standardization
 from jaxnorm._core.validation import check_integer
 from jaxnorm.sample.group_norm import check_divisor, group_axes

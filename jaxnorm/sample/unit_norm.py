@@ -11,8 +11,8 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.axes import Axes, canonical_axes
 from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.compute_moments import KEEP_MOMENTS
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.rematerialization import KEEP_MOMENTS
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.weight_norm import direction_and_length
 

@@ -10,7 +10,6 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.arguments import align
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.compute_moments import tag_for_remat
 from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
@@ -18,6 +17,7 @@ from jaxnorm._core.dtypes import (
     real_dtype,
 )
 from jaxnorm._core.moments import batch_moments
+from jaxnorm._core.rematerialization import tag_for_remat
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.unit import ALONE, unit_of
 

@@ -19,9 +19,51 @@ OWN = "sample/test_own_moments.py"
 OWN_DEVICES = "sample/test_own_moments_over_devices.py"
 STREAM = "batch/test_running_norm.py"
 STAGES = "test_staged_sums.py"
-NEAR_MEAN = "sample/test_near_mean.py"
+APPROXIMATE = "sample/test_approximate_mean.py"
 
 MUTANTS = {
+    "_core/shifted_moments.py": [
+        (
+            "shifts whose squares overflow used",
+            "moderate = jnp.abs(shift) < limit",
+            "moderate = jnp.isfinite(shift)",
+            f"{ACCURACY}::test_poisoned_statistics_do_not_reach_the_output",
+        ),
+        (
+            "the variance unbiased where it normalizes",
+            "var = total_square / safe_count(count) - real_inner_product(delta, delta)",
+            "bessel = count / jnp.maximum(count - 1, 1)\n"
+            "    var = bessel * (total_square / safe_count(count) - "
+            "real_inner_product(delta, delta))",
+            f"{NORM}::test_oracle",
+        ),
+        (
+            "the floor of rounding noise dropped",
+            "jnp.where(var <= noise, noise, var)",
+            "jnp.maximum(var, 0)",
+            f"{ACCURACY}::test_a_cold_start_never_explodes",
+        ),
+        (
+            "the floor of rounding noise differentiated",
+            "noise = lax.stop_gradient(rounding_noise(delta))",
+            "noise = rounding_noise(delta)",
+            f"{MOMENTS}::test_no_gradient_through_a_variance_that_rounding_holds_up",
+        ),
+    ],
+    "_core/safe_math.py": [
+        (
+            "0 / 0 without epsilon",
+            "positive = square != 0",
+            "positive = square == square",
+            "test_scales.py::test_neither_variance_nor_epsilon",
+        ),
+        (
+            "inner products without conj",
+            "return a.real * b.real + a.imag * b.imag",
+            "return a.real * b.real - a.imag * b.imag",
+            f"{MOMENTS}::test_dtypes",
+        ),
+    ],
     "_core/arguments.py": [
         (
             "integers taken as weights",
@@ -129,24 +171,24 @@ MUTANTS = {
             f"{BAD}::test_while_tracing",
         ),
     ],
-    "_core/near_mean.py": [
+    "_core/approximate_mean.py": [
         (
             "a part of x under the name of the whole",
             "return reduction.local_mean(x[head].astype(dtype))",
             "return reduction.local_mean(x.astype(dtype)[head] / 2)",
-            f"{NEAR_MEAN}::test_a_part_of_x_is_as_good_as_the_whole",
+            f"{APPROXIMATE}::test_a_part_of_x_is_as_good_as_the_whole",
         ),
         (
             "each device shifted by its own part",
             "return reduction.mapped_axes.mean(mean)",
             "return mean",
-            f"{NEAR_MEAN}::test_over_devices",
+            f"{APPROXIMATE}::test_over_devices",
         ),
         (
             "all of x read on every platform",
             "default=of_part",
             "default=of_all",
-            f"{NEAR_MEAN}::test_which_part_is_read",
+            f"{APPROXIMATE}::test_which_part_is_read",
         ),
     ],
     "_core/staged_sums.py": [
@@ -257,22 +299,10 @@ MUTANTS = {
     ],
     "_core/compute_moments.py": [
         (
-            "0 / 0 without epsilon",
-            "positive = square != 0",
-            "positive = square == square",
-            "test_scales.py::test_neither_variance_nor_epsilon",
-        ),
-        (
             "NaN under the mask reaches derivatives",
             "x = zero_masked(mask, x).astype(dtype)\n    if not use_fast_variance:",
             "x = x.astype(dtype)\n    if not use_fast_variance:",
             f"{MOMENTS}::test_gradients",
-        ),
-        (
-            "inner products without conj",
-            "return a.real * b.real + a.imag * b.imag",
-            "return a.real * b.real - a.imag * b.imag",
-            f"{MOMENTS}::test_dtypes",
         ),
         (
             "the shift forgotten",
@@ -284,12 +314,6 @@ MUTANTS = {
             "NaN in the shift not guarded",
             "shift = lax.stop_gradient(safe_shift(shift.astype(dtype)))",
             "shift = lax.stop_gradient(shift.astype(dtype))",
-            f"{ACCURACY}::test_poisoned_statistics_do_not_reach_the_output",
-        ),
-        (
-            "shifts whose squares overflow used",
-            "moderate = jnp.abs(shift) < limit",
-            "moderate = jnp.isfinite(shift)",
             f"{ACCURACY}::test_poisoned_statistics_do_not_reach_the_output",
         ),
         (
@@ -326,34 +350,14 @@ MUTANTS = {
             "return lax.stop_gradient(moments_from_sums(shift, *tag_for_remat(sums)))",
             f"{MOMENTS}::test_gradients",
         ),
-        (
-            "the variance unbiased where it normalizes",
-            "var = total_square / safe_count(count) - real_inner_product(delta, delta)",
-            "bessel = count / jnp.maximum(count - 1, 1)\n"
-            "    var = bessel * (total_square / safe_count(count) - "
-            "real_inner_product(delta, delta))",
-            f"{NORM}::test_oracle",
-        ),
-        (
-            "the floor of rounding noise dropped",
-            "jnp.where(var <= noise, noise, var)",
-            "jnp.maximum(var, 0)",
-            f"{ACCURACY}::test_a_cold_start_never_explodes",
-        ),
-        (
-            "the floor of rounding noise differentiated",
-            "noise = lax.stop_gradient(rounding_noise(delta))",
-            "noise = rounding_noise(delta)",
-            f"{MOMENTS}::test_no_gradient_through_a_variance_that_rounding_holds_up",
-        ),
+    ],
+    "_core/rematerialization.py": [
         (
             "the name of the moments dropped",
             "return checkpoint_name(leaf, name)",
             "return leaf",
             f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
         ),
-    ],
-    "_core/rematerialization.py": [
         (
             "the name that no policy keeps dropped",
             'return tag_for_remat(tag_for_remat(x, INPUT_NAME), f"{INPUT_NAME}_again")',

@@ -13,7 +13,7 @@ GATED = "sample/test_gated_rms_norm.py"
 SEGMENTS = "sample/test_segments.py"
 
 MUTANTS = {
-    "_core/compute_moments.py": [
+    "_core/safe_math.py": [
         (
             "the infinite slope of a root at 0",
             "positive = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))",

@@ -24,7 +24,7 @@ _GPU_ROW = 2**14  # elements of a row that XLA for GPUs normalizes in one kernel
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def near_mean(x: Array, reduction: Reduction) -> Array:
+def approximate_mean(x: Array, reduction: Reduction) -> Array:
     """Returns a number near the mean of x, of the shape of its statistics.
 
     A part of x is read for it; on GPUs all of x, where reduced rows are so short that
@@ -35,20 +35,20 @@ def near_mean(x: Array, reduction: Reduction) -> Array:
       x: Input, without a mask.
       reduction: What to average over.
     """
-    return _near_mean(x, reduction, differentiated=False)
+    return _approximate_mean(x, reduction, differentiated=False)
 
 
-@near_mean.defjvp
-def _near_mean_jvp(
+@approximate_mean.defjvp
+def _approximate_mean_jvp(
     reduction: Reduction, primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
     del tangents
     x = lax.stop_gradient(primals[0])
-    mean = _near_mean(x, reduction, differentiated=True)
+    mean = _approximate_mean(x, reduction, differentiated=True)
     return mean, jnp.zeros_like(mean)
 
 
-def _near_mean(x: Array, reduction: Reduction, *, differentiated: bool) -> Array:
+def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -> Array:
     dtype = accumulation_dtype(x.dtype)
     head = _head(x, reduction)
 

@@ -1,0 +1,63 @@
+"""Roots, quotients and products that hold at the edges: at 0, and out of range."""
+
+from jax import Array, lax
+from jax import numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnorm._core.dtypes import real_dtype
+from jaxnorm._core.sharding import where
+
+
+def inverse_std(
+    var: Array, epsilon: float, dtype: DTypeLike, nonempty: Array | None
+) -> Array:
+    """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where `nonempty` is False.
+
+    And where both are 0: what is divided by nothing is the distance of equal numbers
+    from their mean, which is 0 as well.
+
+    Not by rsqrt, whose derivative in JAX has its cube, which underflows from a standard
+    deviation of 1e13 on.
+
+    Args:
+      var: Variance.
+      epsilon: Is added to it.
+      dtype: A complex one means its real part's.
+      nonempty: Where there is an element; None for everywhere.
+    """
+    square = var.astype(real_dtype(dtype)) + epsilon
+    if epsilon == 0:
+        positive = square != 0  # True for NaN, which so spreads
+        nonempty = positive if nonempty is None else nonempty & positive
+    if nonempty is None:
+        return 1 / jnp.sqrt(square)
+    # Selected twice, so that no operation gives infinity.
+    rstd = 1 / jnp.sqrt(where(nonempty, square, jnp.ones_like(square)))
+    return where(nonempty, rstd, jnp.zeros_like(rstd))
+
+
+def safe_sqrt(square: Array) -> Array:
+    """Returns the root; 0 with derivatives 0, of any order, where it is below 1e-19."""
+    zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which so spreads
+    # Selected before the root too: its slope at 0 is infinite, and 0 times that is NaN.
+    positive = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
+    return jnp.where(zero, jnp.zeros_like(positive), positive)
+
+
+def real_inner_product(a: Array, b: Array) -> Array:
+    """Returns Re(conj(a) b) of each pair of elements."""
+    return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
+
+
+def safe_count(count: Array) -> Array:
+    """Returns `count`, and 1 in place of 0, to divide sums that are 0 there."""
+    return jnp.where(count > 0, count, jnp.ones_like(count))
+
+
+def nan_if_overflowed(var: Array) -> Array:
+    """Returns `var`, and NaN where the sum of squares exceeded the range of its dtype.
+
+    An infinite variance would normalize to 0, as if nothing had happened. (And a select
+    would have to be kept, or done again, for the backward pass.)
+    """
+    return var + 0 * lax.stop_gradient(var)
