@@ -245,10 +245,15 @@ def test_a_loss_that_selects_has_clean_gradients(order, rng, make_mask):
     np.testing.assert_array_equal(dx[~np.asarray(mask)], 0)
 
 
-@pytest.mark.parametrize("kind", [None, "bool", "integer", "empty feature", "one"])
+@pytest.mark.parametrize(
+    "kind", [None, "bool", "integer", "empty feature", "one", "one without a mask"]
+)
 def test_unbiased(kind, rng, make_mask):
-    x, weight = draw(rng, (2, 6, 5), loc=1), draw(rng, (2, 6, 5))
-    if kind == "one":
+    shape = (1, 1, 5) if kind == "one without a mask" else (2, 6, 5)
+    x, weight = draw(rng, shape, loc=1), draw(rng, shape)
+    if kind == "one without a mask":
+        mask = None
+    elif kind == "one":
         mask = np.zeros((2, 6, 1), bool)
         mask[1, 2] = True
     else:

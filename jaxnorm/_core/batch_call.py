@@ -11,6 +11,7 @@ from jaxnorm._core.batch_options import DEFAULTS, BatchOptions, check_options
 from jaxnorm._core.call import Call
 from jaxnorm._core.compute_moments import compute_moments
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.known import Known
 from jaxnorm._core.masking import valid_or_finite, zero_masked
 from jaxnorm._core.moments import Moments, batch_moments, per_feature
 from jaxnorm._core.normalize import normalize_with
@@ -130,7 +131,7 @@ class BatchCall(Call):
         *,
         shift: Array | None = None,
         epsilon: float | None = None,
-        nonempty: Array | None = None,
+        nonempty: Known | None = None,
     ) -> Array:
         """Normalizes x with given statistics, differentiated by JAX itself.
 
@@ -163,7 +164,7 @@ class BatchCall(Call):
         state: _Running,
         moments: Moments,
         *,
-        weight: Array | None = None,
+        weight: Known | None = None,
         updates: Array | None = None,
     ) -> _Running:
         """Moves running statistics towards the moments of the batch.

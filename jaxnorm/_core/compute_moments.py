@@ -6,6 +6,8 @@ running mean is such a shift, at no cost, and the same on all devices.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, cast
 
 import jax
 from jax import Array, lax
@@ -25,12 +27,35 @@ from jaxnorm._core.shifted_moments import (
     safe_shift,
 )
 
+_Arguments = ParamSpec("_Arguments")
+_Compute = Callable[_Arguments, ShiftedMoments]
 
-# Under jit, layers of the same shapes are traced, and differentiated, once for all.
-# Inlined, since XLA for TPUs makes more kernels of functions that are called.
-@functools.partial(
-    jax.jit, inline=True, static_argnames=("reduction", "use_fast_variance")
-)
+
+def _traced_once(
+    *static: str,
+) -> Callable[[_Compute[_Arguments]], _Compute[_Arguments]]:
+    """Traces, and differentiates, layers of the same shapes once for all, under jit.
+
+    Inlined, since XLA for TPUs makes more kernels of functions that are called. The
+    count is taken outside, where it stays known.
+    """
+
+    def decorate(compute: _Compute[_Arguments]) -> _Compute[_Arguments]:
+        jitted = jax.jit(compute, inline=True, static_argnames=static)
+
+        @functools.wraps(compute)
+        def wrapped(x: Array, reduction: Reduction, **options: Any) -> ShiftedMoments:
+            moments: ShiftedMoments = jitted(x, reduction, **options)
+            if options["mask"] is not None:
+                return moments
+            return moments._replace(count=reduction.unmasked_count(x))
+
+        return cast(_Compute[_Arguments], wrapped)
+
+    return decorate
+
+
+@_traced_once("reduction", "use_fast_variance")
 def compute_moments(
     x: Array,
     reduction: Reduction,
@@ -63,7 +88,7 @@ def compute_moments(
     return _moments_with_shift(shift, x, reduction, mask)
 
 
-@functools.partial(jax.jit, inline=True, static_argnames="reduction")
+@_traced_once("reduction")
 def compute_own_moments(
     x: Array, reduction: Reduction, *, mask: Array | None
 ) -> ShiftedMoments:
@@ -91,7 +116,7 @@ def _moments_with_shift(
     return moments_from_sums(shift, *tag_for_remat(sums))
 
 
-@functools.partial(jax.jit, inline=True, static_argnames="reduction")
+@_traced_once("reduction")
 def compute_mean_square(
     x: Array, reduction: Reduction, *, mask: Array | None
 ) -> ShiftedMoments:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact, Shaped
@@ -13,6 +14,7 @@ from jaxnorm._core.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.collectives import Groups, MappedAxes
 from jaxnorm._core.compute_moments import compute_moments
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
+from jaxnorm._core.known import is_known
 from jaxnorm._core.reduction import Reduction
 from jaxnorm._core.safe_math import safe_count
 from jaxnorm._core.sharding import where
@@ -115,18 +117,24 @@ def batch_moments(
         shift=reduction.mapped_axes.average_replicas(shift),
         use_fast_variance=use_fast_variance,
     )
-    return per_feature(moments, x.shape, features)
+    count, mean, var = per_feature(moments, x.shape, features)
+    return Moments(count + jnp.zeros_like(var), mean, var)
 
 
 def per_feature(
     moments: ShiftedMoments, shape: tuple[int, ...], feature_axes: tuple[int, ...]
 ) -> Moments:
-    """Returns moments of the rank of x as public ones, of the feature shape."""
+    """Returns moments of the rank of x as public ones, of the feature shape.
+
+    A count that is known is one number for all features.
+    """
     reduced = other_axes(feature_axes, len(shape))
+    mean, var = (jnp.squeeze(value, reduced) for value in (moments.mean, moments.var))
+    if is_known(moments.count):
+        return Moments(np.squeeze(moments.count), mean, var)  # type: ignore[arg-type]
     # Added rather than broadcast, so that it is sharded as the variance is.
-    count = moments.count + jnp.zeros_like(moments.var)
-    values = (count, moments.mean, moments.var)
-    return Moments(*(jnp.squeeze(value, reduced) for value in values))
+    count = jnp.squeeze(moments.count + jnp.zeros_like(moments.var), reduced)
+    return Moments(count, mean, var)
 
 
 def check_moments(moments: object, name: str) -> None:

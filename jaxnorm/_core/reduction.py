@@ -4,14 +4,16 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 
 from jaxnorm._core.axes import sizes
 from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.dtypes import real_dtype
+from jaxnorm._core.dtypes import accumulation_dtype, real_dtype
+from jaxnorm._core.known import Known
 from jaxnorm._core.masking import apply_weights, zero_masked
 from jaxnorm._core.sharding import axis_names, gather, number_of_shards, sharding_of
 from jaxnorm._core.staged_sums import staged_sum
@@ -173,12 +175,22 @@ class Reduction:
             raise ValueError(f"{message}, or pass allow_single_value=True.")
         warnings.warn(f"{message}.", stacklevel=2)
 
-    def weighted_sums(self, *values: Array, mask: Array | None) -> tuple[Array, ...]:
+    def unmasked_count(self, x: Array) -> Known:
+        """Returns the count where there is no mask; the rank of x, 1 along each axis.
+
+        It is known while tracing, unless a size is symbolic.
+        """
+        size, one = self.size(x), (1,) * x.ndim
+        dtype = real_dtype(accumulation_dtype(x.dtype))
+        if isinstance(size, int):
+            return np.full(one, size, dtype)
+        return jnp.full(one, size, dtype)
+
+    def weighted_sums(self, *values: Array, mask: Array | None) -> tuple[Any, ...]:
         """Returns the count, and the weighted sum of each value, in one collective."""
         x = values[0]
         if mask is None:
-            count = jnp.full((1,) * x.ndim, self.size(x), real_dtype(x.dtype))
-            return count, *self.sums(*values)
+            return self.unmasked_count(x), *self.sums(*values)
         weighted = [apply_weights(mask, value) for value in values]
         counted = self._local_count(mask, x)
         return self.all_reduce([counted, *map(self.local_sum, weighted)])

@@ -7,6 +7,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxnorm._core.known import Known, is_known
+
 _Tree = TypeVar("_Tree")
 
 MOMENTS_NAME = "jaxnorm_moments"
@@ -38,10 +40,12 @@ def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
 
     Of moments, the sums are named, so that what is made of them is made again, and no
     reduction: a derivative needs numbers in between, which no name of the moments
-    themselves would keep.
+    themselves would keep. What is known while tracing needs no name.
     """
 
-    def rename(leaf: Array) -> Array:
+    def rename(leaf: Known) -> Known:
+        if is_known(leaf):
+            return leaf
         if jnp.iscomplexobj(leaf):  # which JAX does not name
             return lax.complex(rename(leaf.real), rename(leaf.imag))
         return checkpoint_name(leaf, name)

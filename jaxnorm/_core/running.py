@@ -17,6 +17,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm._core.known import Known, is_known
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.sharding import shard_as, where
 from jaxnorm._core.validation import check_scalar
@@ -93,7 +94,7 @@ def evaluate_schedule(schedule: Schedule, count: Array, name: str) -> Array | fl
     return value
 
 
-def check_momentum(momentum: ArrayLike) -> Array:
+def check_momentum(momentum: ArrayLike) -> Known:
     """Returns `momentum`, the weight of the old value, as a scalar array.
 
     Raises:
@@ -112,15 +113,16 @@ def check_momentum(momentum: ArrayLike) -> Array:
             f"{momentum}. PyTorch's momentum is the weight of the new value: pass "
             "1 - momentum."
         )
-    array = jnp.asarray(momentum)
-    return jnp.asarray(array, promote(jnp.float32, array.dtype))
+    dtype = promote(jnp.float32, jax.dtypes.canonicalize_dtype(value.dtype))
+    known: Known = value.astype(dtype)
+    return known
 
 
 def update_running(
     running: Mapping[str, Array],
     moments: Moments,
     *,
-    weight: Array,
+    weight: Known,
     unbiased: bool = False,
     epsilon: float = 0.0,
     skip_nonfinite: bool = False,
@@ -141,7 +143,9 @@ def update_running(
     Returns:
       The same statistics, in the same order and dtypes.
     """
-    nonempty = moments.count > 0
+    nonempty = None
+    if not (is_known(moments.count) and moments.count > 0):
+        nonempty = jnp.asarray(moments.count > 0)
     var = moments.var * unbiased_factor(moments.count) if unbiased else moments.var
     batch = {"mean": moments.mean, "var": var}
     if "std" in running:
@@ -152,15 +156,15 @@ def update_running(
         for name, value in batch.items()
     }
     if "count" in running:
-        updates = jnp.any(nonempty) if updates is None else updates
+        if updates is None:
+            updates = jnp.ones(()) if nonempty is None else jnp.any(nonempty)
         new["count"] = running["count"] + updates.astype(running["count"].dtype)
     if skip_nonfinite:
         new = skip_if_nonfinite((moments.count, batch), new, dict(running))
     return new
 
 
-@functools.partial(jax.jit, inline=True)
-def average(old: Array, new: Array, *, weight: Array, nonempty: Array) -> Array:
+def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -> Array:
     """Returns `weight * old + (1 - weight) * new`, in the dtype of `old`.
 
     A complex `new` makes the result complex. No gradient flows into it.
@@ -169,25 +173,31 @@ def average(old: Array, new: Array, *, weight: Array, nonempty: Array) -> Array:
       old: Running statistic.
       new: That of the batch.
       weight: Weight of the old one, in [0, 1]. With 0 it is forgotten, even if NaN.
-      nonempty: Where the batch has an element at all; elsewhere `old` stays.
+      nonempty: Where the batch has an element at all; elsewhere `old` stays. None for
+        everywhere.
     """
-    old, new, weight = lax.stop_gradient((old, new, weight))
+    old, new = lax.stop_gradient((old, new))
     # The state keeps its sharding, and so its type, in a scan.
-    new, weight, nonempty = (shard_as(old, value) for value in (new, weight, nonempty))
+    new = shard_as(old, new)
     dtype = accumulation_dtype(old.dtype, new.dtype)
-    weight = where(nonempty, weight.astype(real_dtype(dtype)), 1)
+    weight = weight.astype(real_dtype(dtype))
+    if isinstance(weight, Array):
+        weight = shard_as(old, lax.stop_gradient(weight))
     # Selected before multiplied: what has no weight may be NaN.
-    kept = where(weight > 0, old, jnp.zeros_like(old)).astype(dtype)
-    added = where(nonempty, new, jnp.zeros_like(new)).astype(dtype)
-    mixed = weight.astype(dtype) * kept + (1 - weight).astype(dtype) * added
-    if jnp.iscomplexobj(mixed):
-        return mixed.astype(promote(old.dtype, jnp.complex64))
-    return mixed.astype(old.dtype)
+    if nonempty is not None:
+        nonempty = shard_as(old, nonempty)
+        weight = where(nonempty, weight, 1)
+        new = where(nonempty, new, jnp.zeros_like(new))
+    old = where(weight > 0, old, jnp.zeros_like(old))
+    kept, added = weight.astype(dtype), (1 - weight).astype(dtype)
+    mixed = kept * old.astype(dtype) + added * new.astype(dtype)
+    result = promote(old.dtype, jnp.complex64) if jnp.iscomplexobj(mixed) else old.dtype
+    return jnp.asarray(mixed, result)
 
 
 def resolve_momentum(
     momentum: ArrayLike | Schedule, running: Mapping[str, Array]
-) -> Array:
+) -> Known:
     """Returns momentum as an array; that of the next update if it is a schedule.
 
     Args:
@@ -213,8 +223,10 @@ def resolve_momentum(
     )
 
 
-def unbiased_factor(count: Array) -> Array:
+def unbiased_factor(count: Known) -> Known:
     """Returns count / (count - 1), which makes a variance unbiased; 1 up to 1."""
+    if is_known(count):
+        return np.where(count > 1, count / np.maximum(count - 1, 1), 1)
     more_than_one = count > 1
     others = jnp.where(more_than_one, count - 1, 1)
     return jnp.where(more_than_one, count / others, 1)

@@ -1,15 +1,17 @@
 """Roots, quotients and products that hold at the edges: at 0, and out of range."""
 
+import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm._core.dtypes import real_dtype
+from jaxnorm._core.known import Known, is_known
 from jaxnorm._core.sharding import where
 
 
 def inverse_std(
-    var: Array, epsilon: float, dtype: DTypeLike, nonempty: Array | None
+    var: Array, epsilon: float, dtype: DTypeLike, nonempty: Known | None
 ) -> Array:
     """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where `nonempty` is False.
 
@@ -49,8 +51,10 @@ def real_inner_product(a: Array, b: Array) -> Array:
     return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
 
 
-def safe_count(count: Array) -> Array:
+def safe_count(count: Known) -> Known:
     """Returns `count`, and 1 in place of 0, to divide sums that are 0 there."""
+    if is_known(count):
+        return np.maximum(count, 1)
     return jnp.where(count > 0, count, jnp.ones_like(count))
 
 

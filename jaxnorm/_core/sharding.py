@@ -8,12 +8,14 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxnorm._core.dtypes import as_array
+from jaxnorm._core.known import Known, is_known
 
 Names = str | tuple[str, ...] | None
 
@@ -67,16 +69,23 @@ def shard_as(value: Array, smaller: Array) -> Array:
     return _reshard(smaller, value, names)
 
 
-def where(condition: Array, a: ArrayLike, b: ArrayLike) -> Array:
+def where(condition: Known | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
     """Returns `jnp.where(condition, a, b)`, of operands that broadcast.
 
     Arithmetic finds the sharding of its result where types tell it; a selection takes
-    operands of one shape and sharding alone.
+    operands of one shape and sharding alone. Nothing is selected where the condition is
+    known.
     """
-    operands = [condition, as_array(a), as_array(b)]
+    if is_known(condition) and np.all(condition) == np.any(condition):
+        selected = a if np.all(condition) else b
+        if jnp.shape(selected) == jnp.broadcast_shapes(
+            *(jnp.shape(value) for value in (condition, a, b))
+        ):
+            return as_array(selected)
+    operands = [as_array(condition), as_array(a), as_array(b)]
     typed = [value for value in operands if axis_names(value) is not None]
     if not typed:
-        return jnp.where(condition, a, b)
+        return jnp.where(operands[0], a, b)
     shape = jnp.broadcast_shapes(*(value.shape for value in operands))
     names: list[Names] = [None] * len(shape)
     for value in typed:

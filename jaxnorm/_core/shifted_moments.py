@@ -5,6 +5,7 @@ from typing import NamedTuple
 from jax import Array, lax
 from jax import numpy as jnp
 
+from jaxnorm._core.known import Known
 from jaxnorm._core.safe_math import nan_if_overflowed, real_inner_product, safe_count
 from jaxnorm._core.sharding import where
 
@@ -16,13 +17,13 @@ class ShiftedMoments(NamedTuple):
     all that is normalized with it; `(x - shift) - delta` is not.
 
     Attributes:
-      count: Elements, or weight, that each feature saw.
+      count: Elements, or weight, that each feature saw; known where there is no mask.
       shift: What was subtracted before the sums.
       delta: Mean of `x - shift`.
       var: Biased variance, at least its own rounding noise.
     """
 
-    count: Array  # type: ignore[assignment]  # hides tuple.count
+    count: Known  # type: ignore[assignment]  # hides tuple.count
     shift: Array
     delta: Array
     var: Array
@@ -48,17 +49,19 @@ class ShiftedMoments(NamedTuple):
 
 
 def moments_from_sums(
-    shift: Array, count: Array, total: Array, total_square: Array
+    shift: Array, count: Known, total: Array, total_square: Array
 ) -> ShiftedMoments:
     """Returns moments, given the sums of `x - shift` and of its squares."""
-    delta = total / safe_count(count).astype(total.dtype)
-    var = total_square / safe_count(count) - real_inner_product(delta, delta)
-    noise = lax.stop_gradient(rounding_noise(delta))
+    count_or_1 = safe_count(count)
+    delta = total / count_or_1.astype(total.dtype)
+    square = real_inner_product(delta, delta)
+    var = total_square / count_or_1 - square
+    noise = lax.stop_gradient(rounding_noise(square))
     var = nan_if_overflowed(jnp.where(var <= noise, noise, var))
     return ShiftedMoments(count, shift, delta, var)
 
 
-def mean_as_shift(count: Array, total: Array, shift: Array) -> Array:
+def mean_as_shift(count: Known, total: Array, shift: Array) -> Array:
     """Returns the mean, rounded as a shift; `shift` where there is no element."""
     mean = total / safe_count(count).astype(total.dtype)
     return where(count > 0, round_last_bit(mean), shift)
@@ -68,7 +71,7 @@ def safe_shift(shift: Array) -> Array:
     """Returns `shift` where 2**24 squares of it have a finite sum, else 0."""
     limit = jnp.finfo(shift.dtype).max ** 0.5 / 2**12
     moderate = jnp.abs(shift) < limit  # False for NaN
-    return jnp.where(moderate, shift, jnp.zeros_like(shift))
+    return jnp.where(moderate, shift, 0)
 
 
 def round_last_bit(shift: Array) -> Array:
@@ -86,6 +89,6 @@ def round_last_bit(shift: Array) -> Array:
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
 
 
-def rounding_noise(delta: Array) -> Array:
-    """Returns a bound on the rounding error of a variance, given `delta`."""
-    return 4 * jnp.finfo(delta.dtype).eps * real_inner_product(delta, delta)
+def rounding_noise(square: Array) -> Array:
+    """Returns a bound on the rounding error of a variance, given |delta|^2."""
+    return 4 * jnp.finfo(square.dtype).eps * square

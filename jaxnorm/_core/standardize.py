@@ -91,6 +91,8 @@ def standardize(
         normalized as well; where they are not finite, or there are no valid elements,
         the result is `bias`.
     """
+    if mask is None:  # known, and so found again where it is needed
+        moments = moments._replace(count=None)  # type: ignore[arg-type]
     if jax.debug_nans.value or jax.debug_infs.value:
         spec = dataclasses.replace(spec, debugged=True)
     return _compiled_once(spec, x, moments, scale, bias, mask)
@@ -206,7 +208,10 @@ def _moment_tangents(
     if spec.rescale:
         products.append(real_inner_product(centered, tx))
     sums = spec.reduction.sums(*(apply_weights(mask, product) for product in products))
-    count = safe_count(moments.count)
+    count = moments.count
+    if mask is None:  # see `standardize`
+        count = spec.reduction.unmasked_count(centered)
+    count = safe_count(count)
     means = [total / count.astype(total.dtype) for total in sums]
 
     zero = jnp.zeros((1,) * tx.ndim, tx.dtype)
@@ -214,7 +219,8 @@ def _moment_tangents(
     if not spec.rescale:
         return tmean, zero
     # A variance clamped to its rounding floor has zero derivative.
-    follows = moments.var > rounding_noise(moments.delta)
+    square = real_inner_product(moments.delta, moments.delta)
+    follows = moments.var > rounding_noise(square)
     cov = jnp.where(follows, means[0], jnp.zeros_like(means[0]))
     return tmean, cov.astype(tx.dtype)
 

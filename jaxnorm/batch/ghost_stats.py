@@ -60,8 +60,8 @@ def update_from_ghosts(
     count, number, mean, var = together.sums(
         count, share, weigh(ghosts.mean), weigh(var)
     )
-    number = safe_count(number)
-    mean, var = mean / number.astype(mean.dtype), var / number
+    divisor = safe_count(number)
+    mean, var = mean / divisor.astype(mean.dtype), var / divisor
     batch = call.per_feature(ShiftedMoments(count, jnp.zeros_like(mean), mean, var))
     kept = jnp.reshape(jnp.broadcast_to(kept, var.shape), call.feature_shape)
     return call.update(stats, batch, weight=kept, updates=updates)
@@ -97,7 +97,7 @@ def _in_turn(
     else:
         momentum = resolve_momentum(call.momentum, stats._asdict())
     one = (1,) * (nonempty.ndim - 1)
-    momentum = momentum.reshape(-1, *one)
+    momentum = jnp.reshape(momentum, (-1, *one))
     if call.mask is not None:
         momentum = jnp.where(nonempty, momentum, jnp.ones_like(momentum))
     others = jnp.expand_dims(momentum, 0)

@@ -165,7 +165,7 @@ def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
 
 def _running_count(steps: ShiftedMoments, time: int) -> Array:
     """Returns the count of each prefix; by a product, where all steps have the same."""
-    count, length = steps.count, steps.var.shape[time]
+    count, length = jnp.asarray(steps.count), steps.var.shape[time]
     if count.shape[time] == length:
         return jnp.cumsum(count, time)
     shape = [1] * count.ndim
