@@ -238,6 +238,12 @@ CORE = {
         ),
         ("b", "Moments", "tuple"),
     ),
+    "merge: integers": (
+        lambda x: jaxnorm.merge_moments(
+            jaxnorm.batch_moments(x), jaxnorm.Moments(*ones((3, 5), jnp.int32))
+        ),
+        ("b.mean", "int32", "astype"),
+    ),
     "merge: shapes": (
         lambda x: jaxnorm.merge_moments(
             jaxnorm.batch_moments(x), jaxnorm.batch_moments(x[:, :4])
@@ -316,7 +322,15 @@ CORE = {
             jaxnorm.BatchStats(zeros(5, jnp.complex64), ones(5)),
             use_running_average=True,
         ),
-        ("stats.mean", "complex64", "float32"),
+        ("stats.mean", "complex64", "dtype float32"),
+    ),
+    "stats: complex variance": (
+        lambda x: jaxnorm.batch_norm(
+            x,
+            jaxnorm.BatchStats(zeros(5), ones(5, jnp.complex64)),
+            use_running_average=True,
+        ),
+        ("stats.var", "complex64", "dtype float32"),
     ),
     "warm-up": (
         lambda x: (x, jaxnorm.warmup_momentum(-0.5))[0],

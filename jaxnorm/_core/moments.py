@@ -141,13 +141,15 @@ def check_moments(moments: object, name: str) -> None:
     """Checks that what the user passed are moments.
 
     Raises:
-      TypeError: If they are not.
+      TypeError: If they are not, or their mean or variance holds integers.
     """
     if not isinstance(moments, Moments):
         raise TypeError(
             f"{name} must be Moments, got {type(moments).__name__}. Make them with "
             "batch_moments(x), or Moments(count, mean, var)."
         )
+    check_inexact(moments.mean, f"{name}.mean")
+    check_inexact(moments.var, f"{name}.var")
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:

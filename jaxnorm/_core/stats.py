@@ -218,7 +218,7 @@ def check_statistic(
         )
     if jnp.iscomplexobj(value) and not jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
-            f"{name} must be real for input of dtype {dtype}, got "
+            f"{name} must be real for input of dtype {jnp.dtype(dtype)}, got "
             f"{jnp.result_type(value)}. Convert the input to complex, or take the real "
             "part."
         )
