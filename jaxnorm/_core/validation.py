@@ -121,14 +121,14 @@ def check_number(value: object, name: str, least: float = -np.inf) -> float:
     return float(value)
 
 
-def check_finite(value: object, name: str) -> float:
+def check_finite(value: object, name: str, least: float = -np.inf) -> float:
     """Returns `value` as a finite Python number.
 
     Raises:
       TypeError: If it is none that is known while tracing.
-      ValueError: If it is NaN or infinite.
+      ValueError: If it is NaN, infinite or below `least`.
     """
-    number = check_number(value, name)
+    number = check_number(value, name, least)
     if not np.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}.")
     return number

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.running import Schedule
-from jaxnorm._core.validation import check_number
+from jaxnorm._core.validation import check_finite
 
 
 class RenormBounds(NamedTuple):
@@ -39,8 +39,8 @@ def warmup_renorm(
         d_max(t) = d_max * clip((t - start) / (d_end - start), 0, 1)
 
     Args:
-      r_max: The last bound of r, at least 1.
-      d_max: The last bound of d, at least 0.
+      r_max: The last bound of r, at least 1 and finite.
+      d_max: The last bound of d, at least 0 and finite.
       start: Updates with plain batch norm.
       r_end: From which update on r has its last bound; more than `start`.
       d_end: From which update on d has its last bound; more than `start`.
@@ -49,7 +49,8 @@ def warmup_renorm(
       Two functions of the number of updates, for `r_max=` and `d_max=`.
 
     Raises:
-      ValueError: If an argument is out of its range.
+      TypeError: If an argument is no Python number.
+      ValueError: If one is out of its range.
 
     Reference:
       Ioffe, 2017, Batch Renormalization, section 4
@@ -63,8 +64,10 @@ def warmup_renorm(
       >>> [float(d_max(t)) for t in (0, 5_000, 15_000, 40_000)]
       [0.0, 0.0, 2.5, 5.0]
     """
-    r_max = check_number(r_max, "r_max", least=1.0)
-    d_max = check_number(d_max, "d_max", least=0.0)
+    r_max = check_finite(r_max, "r_max", least=1.0)
+    d_max = check_finite(d_max, "d_max", least=0.0)
+    for name, update in (("start", start), ("r_end", r_end), ("d_end", d_end)):
+        check_finite(update, name)
     if not 0 <= start < min(r_end, d_end):
         raise ValueError(
             "start must be at least 0 and before r_end and d_end, got "

@@ -181,6 +181,12 @@ ARGUMENTS = [  # what has to be in the message, the function, the place, the val
     ),
     (("Moments", "BatchStats"), "virtual_batch_norm", 1, STATS),
     (
+        ("reference.mean", "int32", "astype"),
+        "virtual_batch_norm",
+        1,
+        jaxnorm.Moments(*zeros((3, 5), jnp.int32)),
+    ),
+    (
         ("reference", "(4,)", "(5,)"),
         "virtual_batch_norm",
         1,
@@ -271,6 +277,12 @@ def test_groups_and_ghosts():
         (("r_max", "0.5"), lambda: jaxnorm.warmup_renorm(0.5)),
         (("d_max", "-1"), lambda: jaxnorm.warmup_renorm(d_max=-1.0)),
         (("r_max", "nan"), lambda: jaxnorm.warmup_renorm(r_max=float("nan"))),
+        # There is no line to infinity: before its end it would be NaN.
+        (("r_max", "finite", "inf"), lambda: jaxnorm.warmup_renorm(float("inf"))),
+        (("d_max", "finite"), lambda: jaxnorm.warmup_renorm(d_max=float("inf"))),
+        (("start", "number", "None"), lambda: jaxnorm.warmup_renorm(start=None)),
+        (("r_end", "number", "'9'"), lambda: jaxnorm.warmup_renorm(r_end="9")),
+        (("d_end", "finite"), lambda: jaxnorm.warmup_renorm(d_end=float("inf"))),
         (("d_max", "number", "None"), lambda: jaxnorm.warmup_renorm(d_max=None)),
         (("start", "50000"), lambda: jaxnorm.warmup_renorm(start=50_000)),
         (("start", "-1"), lambda: jaxnorm.warmup_renorm(start=-1)),
