@@ -11,6 +11,7 @@ import jaxnorm
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.fields import Arrays, description
+from jaxnorm.hybrid.instance_batch_norm import check_instance_features
 
 
 @description
@@ -63,11 +64,17 @@ class InstanceBatchNorm(BatchLayer):
 
     def _instance_features(self, features: int) -> int:
         given = self.instance_features
-        return features // 2 if given is None else given
+        if given is None:
+            return features // 2
+        return check_instance_features(given, features)
 
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
-        (number,) = features
-        rest = max(number - self._instance_features(number), 0)
+        if len(features) != 1:
+            raise ValueError(
+                f"axis must be one axis here, got {self.axis!r}: the first features "
+                "are normalized by instance."
+            )
+        rest = features[0] - self._instance_features(features[0])
         return super()._initial_stats((rest,), counted=counted)
 
     def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:

@@ -73,12 +73,7 @@ def instance_batch_norm(
     call = BatchCall.from_options(x, scale, bias, options)
     axis = canonical_axis(options.get("feature_axes", -1), call.x.ndim)
     features = call.x.shape[axis]
-    instance_features = check_integer(instance_features, "instance_features")
-    if not 0 <= instance_features <= features:
-        raise ValueError(
-            f"instance_features must lie in [0, {features}], the number of features, "
-            f"got {instance_features}."
-        )
+    instance_features = check_instance_features(instance_features, features)
 
     def parts(value: Array) -> tuple[Array, Array]:
         if value.shape[axis] != features:  # shared by all of them
@@ -100,3 +95,19 @@ def instance_batch_norm(
     options |= {"mask": masks[1], "dtype": call.spec.dtype}
     by_batch, new = batch_norm(inputs[1], stats, scales[1], biases[1], **options)
     return shard_as(call.x, jnp.concatenate([by_instance, by_batch], axis)), new
+
+
+def check_instance_features(instance_features: object, features: int) -> int:
+    """Returns how many of the features are normalized by instance.
+
+    Raises:
+      TypeError: If it is no Python integer.
+      ValueError: If there are fewer features.
+    """
+    number = check_integer(instance_features, "instance_features")
+    if not 0 <= number <= features:
+        raise ValueError(
+            f"instance_features must lie in [0, {features}], the number of features, "
+            f"got {number}."
+        )
+    return number

@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 from support.drawing import draw, draw_stats, place
 from support.jitted import jitted
+from support.refusals import refused
 from support.tiers import matrix
 
 import jaxnorm
+import jaxnorm.equinox
 import jaxnorm.linen
 import jaxnorm.nnx
 
@@ -76,6 +78,27 @@ def test_modules_with_one_feature(number):
     assert y.shape == same.shape == x.shape
     batch = (1 - (number or 0),)
     assert variables["batch_stats"]["mean"].shape == norm.mean.shape == batch
+
+
+@pytest.mark.parametrize("number", [1.0, True, "2", -1, 6])
+def test_modules_refuse_what_the_function_refuses(number):
+    """Before it decides on the shape of the statistics."""
+    options, x = {"instance_features": number}, jnp.ones((4, 6, 5))
+    norm = jaxnorm.linen.InstanceBatchNorm(use_running_average=False, **options)
+    with refused("instance_features", repr(number)):
+        jax.eval_shape(norm.init, jax.random.key(0), x)
+    with refused("instance_features", repr(number)):
+        jaxnorm.nnx.InstanceBatchNorm(5, rngs=nnx.Rngs(0), **options)
+    with refused("instance_features", repr(number)):
+        jaxnorm.equinox.InstanceBatchNorm(5, **options)
+
+
+def test_modules_have_one_feature_axis():
+    norm = jaxnorm.linen.InstanceBatchNorm(axis=(1, 2), use_running_average=False)
+    with refused("one axis", "(1, 2)"):
+        jax.eval_shape(norm.init, jax.random.key(0), jnp.ones((4, 6, 5)))
+    with refused("one axis", "(1, 2)"):
+        jaxnorm.nnx.InstanceBatchNorm((6, 5), axis=(1, 2), rngs=nnx.Rngs(0))
 
 
 def test_statistics_are_those_of_the_batch_part_alone(rng):
