@@ -104,7 +104,38 @@ def test_one_norm_for_the_whole_weight(rng):
     layer = jaxnorm.linen.WeightNorm(nn.Dense(4), feature_axes=None)
     y = layer.apply(variables, jnp.eye(3))
     np.testing.assert_allclose(y, weight.T + arrays["bias"], rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_equal(tools.weights_to_torch(variables), arrays)
+    back = tools.weights_to_torch(variables)
+    chex.assert_trees_all_equal_shapes_and_dtypes(back, arrays)
+    chex.assert_trees_all_equal(back, arrays)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("old", [True, False])
+def test_norms_of_another_axis_are_not_taken_for_those_of_the_outputs(shape, old, rng):
+    arrays, _ = torch_layer("weight", (4, 4, *SHAPES[shape][2:]), rng)
+    key = "parametrizations.weight.original0"
+    arrays[key] = np.moveaxis(arrays[key], 0, 1)  # dim=1
+    with refused("dim=0", str(arrays[key].shape)):
+        tools.weights_from_torch(old_names(arrays) if old else arrays)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_spectral_norm_that_has_not_converged_computes_the_same_there(zero, rng):
+    arrays, _ = torch_layer("spectral", (4, 3), rng)
+    weight, *directions = (
+        f"parametrizations.weight.{key}" for key in ("original", "0._u", "0._v")
+    )
+    for key in directions:  # as after the first step
+        drawn = rng.normal(size=arrays[key].shape)
+        arrays[key] = np.float32(drawn / np.linalg.norm(drawn))
+    arrays[weight] *= not zero
+    back = tools.weights_to_torch(tools.weights_from_torch(arrays))
+    assert all(np.all(np.isfinite(value)) for value in back.values())
+    before, after = (
+        tree[directions[0]] @ tree[weight] @ tree[directions[1]]
+        for tree in (arrays, back)
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-5)
 
 
 def test_within_a_model(rng):

@@ -42,7 +42,7 @@ def weights_from_torch(
     Those of `torch.nn.utils.parametrizations.weight_norm` and `spectral_norm`, and of
     the older functions in `torch.nn.utils`, around linear layers and convolutions that
     are not transposed, become those of `WeightNorm` and `SpectralNorm`, with kernels
-    (..., in, out); for `feature_axes=None` where PyTorch has `dim=None`. The left
+    (..., in, out); for `feature_axes=None` where PyTorch has `dim=None`. The right
     singular vector is not needed; `sigma` is computed of both.
 
     Args:
@@ -58,7 +58,8 @@ def weights_from_torch(
 
     Raises:
       TypeError: If an array is not numeric.
-      ValueError: If no layer is found, or one that is named has neither.
+      ValueError: If no layer is found, one that is named has neither, or its weight
+        norm is along another axis than that of the outputs.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, jaxnorm.linen, jaxnorm.tools
@@ -104,7 +105,8 @@ def weights_to_torch(
 ) -> dict[str, np.ndarray]:
     """Returns layers with weight or spectral norm as entries of a `state_dict`.
 
-    The way back of `weights_from_torch`.
+    The way back of `weights_from_torch`. The right singular vector has the length with
+    which PyTorch divides by `sigma`: 1, once the power iteration has converged.
 
     Args:
       variables: The collections params and batch_stats, of which all but the layers is
@@ -153,7 +155,7 @@ def weights_to_torch(
         for key, value in _layer_to_torch(
             variables, name, wrapper, layer, 0 if parametrized else 1
         ).items():
-            result[f"{name}.{key}" if name else key] = np.ascontiguousarray(value)
+            result[f"{name}.{key}" if name else key] = np.asarray(value, order="C")
     return result
 
 
@@ -193,6 +195,12 @@ def _insert_layer(
     of_kernel = f"{layer[-1]}/kernel"
     if "g" in found:
         g, weight = found["g"], found["v"]
+        if g.shape not in ((), (len(weight), *(1,) * (weight.ndim - 1))):
+            raise ValueError(
+                f"The weight norm of {name!r} must have dim=0, a norm for each output, "
+                f"or dim=None, got norms of shape {g.shape} for a weight of shape "
+                f"{weight.shape}. Convert the layer's plain weight instead."
+            )
         scale = g.reshape(-1) if g.ndim else g
         insert(variables, ("params", *wrapper, f"{of_kernel}/scale"), scale)
     else:
@@ -232,10 +240,10 @@ def _layer_to_torch(
         return result | {names["g"]: g, names["v"]: weight}
     names = _SPECTRAL_NORM[style]
     u = value[0]
-    left = u @ weight.reshape(len(weight), -1).astype(np.float64)
-    left = left / np.linalg.norm(left)
-    return result | {
-        names["w"]: weight,
-        names["u"]: u,
-        names["v"]: left.astype(u.dtype),
-    }
+    right = u @ weight.reshape(len(weight), -1).astype(np.float64)
+    square = right @ right  # sigma^2 once the iteration has converged
+    if square:  # PyTorch divides by u W v: the sigma that is divided by here
+        sigma = stats.get(f"{of_kernel}/sigma", np.sqrt(square))
+        right = right * (np.asarray(sigma, np.float64) / square)
+    arrays = {"w": weight, "u": u, "v": right.astype(u.dtype)}
+    return result | {names[kind]: value for kind, value in arrays.items()}
