@@ -18,7 +18,7 @@ from jaxnorm._core.dtypes import accumulation_dtype, promote, real_dtype
 from jaxnorm._core.moments import Moments
 from jaxnorm._core.safe_math import real_inner_product, safe_count
 from jaxnorm._core.sharding import shard_as, where
-from jaxnorm._core.shifted_moments import round_last_bit
+from jaxnorm._core.shifted_moments import ShiftedMoments, round_last_bit
 from jaxnorm._core.stats import check_statistic, init_batch_stats
 
 
@@ -134,25 +134,30 @@ def merge_running_moments(a: RunningMoments, b: RunningMoments) -> RunningMoment
     return RunningMoments(*values, *rests)
 
 
-def add_batch(
-    moments: RunningMoments, count: Array, shift: Array, delta: Array, var: Array
-) -> RunningMoments:
+def running_moments_of(batch: ShiftedMoments) -> RunningMoments:
+    """Returns the moments of a batch as those of a stream that has seen it alone.
+
+    The second part of the mean is rounded explicitly: it is a quotient, and XLA may
+    contract it with the addition that makes the first part in one kernel and not in
+    another, which would then subtract another mean.
+    """
+    zero = jnp.zeros_like(batch.var)
+    # Added rather than broadcast, so that each is sharded as the variance is.
+    count = batch.count + zero
+    shift = batch.shift + zero.astype(batch.shift.dtype)
+    return RunningMoments(
+        count, shift, batch.var, zero, round_last_bit(batch.delta), zero
+    )
+
+
+def add_batch(moments: RunningMoments, batch: RunningMoments) -> RunningMoments:
     """Returns the moments of a stream after a batch, in the wider dtype of the two.
 
     No gradient flows into them. They are sharded as those before.
-
-    Args:
-      moments: Those before.
-      count: That of the batch, of the feature shape.
-      shift: Its mean, the first part.
-      delta: Its mean, the second part.
-      var: Its variance.
     """
-    zero = jnp.zeros_like(var)
-    batch = RunningMoments(count, shift, var, zero, delta, zero)
     moments, batch = lax.stop_gradient((moments, batch))
     batch = RunningMoments(*map(shard_as, moments, batch))
-    wide = accumulation_dtype(shift.dtype, moments.mean.dtype)
+    wide = accumulation_dtype(batch.mean.dtype, moments.mean.dtype)
     return merge_running_moments(cast_moments(moments, wide), cast_moments(batch, wide))
 
 

@@ -29,6 +29,7 @@ from jaxnorm._core.running_moments import (
     cap_count,
     cast_moments,
     check_running_moments,
+    running_moments_of,
 )
 from jaxnorm._core.safe_math import inverse_std
 
@@ -83,14 +84,10 @@ class Stream:
             shift=jnp.zeros((1,) * x.ndim, accumulation_dtype(x.dtype)),
             use_fast_variance=False,
         )
-        # Added rather than broadcast, so that each is sharded as the variance is.
-        zero = jnp.zeros_like(batch.var)
-        own = batch._replace(
-            count=batch.count + zero, shift=batch.shift + zero.astype(batch.shift.dtype)
-        )
+        own = running_moments_of(batch)
         own = jax.tree.map(functools.partial(jnp.squeeze, axis=reduced), own)
         old = moments if self.max_count is None else cap_count(moments, self.max_count)
-        new = add_batch(old, *own)
+        new = add_batch(old, own)
         if self.skip_nonfinite:
             new = skip_if_nonfinite(own, new, cast_moments(moments, new.mean.dtype))
         return new

@@ -31,6 +31,7 @@ from jaxnorm._core.running_moments import (
     RunningMoments,
     cast_moments,
     merge_running_moments,
+    running_moments_of,
 )
 from jaxnorm._core.safe_math import (
     inverse_std,
@@ -39,7 +40,7 @@ from jaxnorm._core.safe_math import (
     safe_count,
 )
 from jaxnorm._core.sharding import gather, shard_as, where
-from jaxnorm._core.shifted_moments import ShiftedMoments, mean_as_shift
+from jaxnorm._core.shifted_moments import ShiftedMoments, mean_as_shift, round_last_bit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,8 @@ def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
     own, old = steps.count.astype(kind), before.astype(kind)
 
     # Nothing below depends on the choice of the shift, which is not differentiated.
-    total = jnp.cumsum(own * lax.stop_gradient(steps.mean), time)
+    mean = lax.stop_gradient(steps.shift + round_last_bit(steps.delta))
+    total = jnp.cumsum(own * mean, time)
     shift = mean_as_shift(count, total, jnp.zeros_like(total))
     moved = shift - _delay(shift, time)
     deviation = (steps.shift - shift) + steps.delta
@@ -158,9 +160,7 @@ def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
     squares = jnp.cumsum(steps.count * (steps.var + between), time)
     var = nan_if_overflowed(squares / divisor)
 
-    # Added rather than broadcast, so that each is sharded as the variance is.
-    zero = jnp.zeros_like(var)
-    return RunningMoments(count + zero, shift, var, zero, delta, zero)
+    return running_moments_of(ShiftedMoments(count, shift, delta, var))
 
 
 def _running_count(steps: ShiftedMoments, time: int) -> Array:
