@@ -29,7 +29,11 @@ def unit_of(
     """
     largest = jnp.abs(lax.stop_gradient(w)).max(axes, keepdims=True, initial=0.0)
     largest = jnp.maximum(mapped_axes.max(largest), jnp.asarray(least, largest.dtype))
+    kind = jnp.finfo(real_dtype(w.dtype))
     # Without mantissa bits a power of two is left; half of it is never rounded to inf.
-    exponent_bits = jnp.finfo(real_dtype(w.dtype)).nexp
-    unit = lax.reduce_precision(largest / 2, exponent_bits, mantissa_bits=0)
-    return jnp.where(unit == 0, jnp.ones_like(unit), unit)
+    unit = lax.reduce_precision(largest / 2, kind.nexp, mantissa_bits=0)
+    # Neither it nor its reciprocal, by which XLA may multiply, may be subnormal: many
+    # processors take such numbers for 0.
+    unit = jnp.maximum(unit, kind.tiny)
+    unit = jnp.where(unit == 2 / kind.tiny, 1 / kind.tiny, unit)
+    return jnp.where(largest == 0, jnp.ones_like(unit), unit)

@@ -81,6 +81,16 @@ def test_of_every_size(size, rng):
         assert oracles.error(grown, of_units) <= 1e-5
 
 
+@pytest.mark.parametrize("end", ["max", "tiny"])
+def test_at_the_ends_of_the_range(end, rng):
+    """Where a power of two, or its reciprocal, is subnormal, which may count as 0."""
+    size = float(getattr(jnp.finfo(jnp.float32), end))
+    low, high = (0.6, 1.0) if end == "max" else (1.0, 1.9)
+    x = place(size * rng.uniform(low, high, (3, 8)) * rng.choice([-1, 1], (3, 8)))
+    y = jax.jit(jaxnorm.unit_norm)(x)
+    assert oracles.error(y, unit_norm(x)) <= 1e-6
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 def test_derivatives_at_zero(epsilon):
     x = jnp.zeros((2, 3))
