@@ -92,7 +92,7 @@ def normalize_by_prefixes(
     valid = valid_or_finite(mask, x)
     # Once for all uses of x, so that its gradient is rounded once.
     x = zero_masked(valid, x).astype(accumulation_dtype(x.dtype))
-    steps = compute_own_moments(x, spec.reduction, mask=mask)
+    steps = _moments_of_steps(x, spec.reduction, mask)
     moments = _go_on(start, steps, spec.time)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     own = cast_moments(moments, dtype)
@@ -103,6 +103,21 @@ def normalize_by_prefixes(
     centered = zero_masked(valid, x.astype(dtype) - mean)
     y = normalize_with(rest, rstd, centered, scale, bias, valid, spec.dtype)
     return y, _last(moments, start, spec.time)
+
+
+def _moments_of_steps(
+    x: Array, reduction: Reduction, mask: Array | None
+) -> ShiftedMoments:
+    """Returns the moments of each step; x itself, where a step is of a single value.
+
+    Nothing beside x is then kept for the backward pass.
+    """
+    size = reduction.size(x)
+    if not isinstance(size, int) or size != 1:  # one that is symbolic is not known
+        return compute_own_moments(x, reduction, mask=mask)
+    count, _ = reduction.weighted_sums(x, mask=mask)
+    zero = jnp.zeros_like(x)
+    return ShiftedMoments(count, x, zero, zero.real)
 
 
 def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMoments:

@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from support.causal import OPTIONS, SHAPE, draw_mask, of_all
+from support.counting import saved_for_backward
 from support.drawing import draw, place
 from support.jitted import jitted
 from support.own_moments_beside_oracle import cases_of, check_case
@@ -99,6 +100,17 @@ def test_large_means(kind, rng):
         y, _ = jitted(norm, num_groups=groups)(x)
         expected = oracles.causal_group_norm(x, num_groups=groups)
         assert np.max(np.abs(oracles.wide(y) - expected)) <= 2e-6
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_saved_are_x_and_the_statistics_of_its_steps(groups):
+    """Three numbers a step and group; none where a step is of one value, x itself."""
+    shape = (4, 16, 8)
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    large, rest = saved_for_backward(shape, lambda x: norm(x, num_groups=groups)[0], x)
+    assert large == [jnp.bfloat16]
+    statistics = 0 if groups == 8 else 3 * 4 * 16 * groups
+    assert statistics <= rest <= statistics + 8
 
 
 def test_until_something_counts_it_is_the_bias(rng):
