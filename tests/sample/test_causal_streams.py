@@ -84,9 +84,9 @@ def test_parts_are_the_whole(way, mask, rng):
     expected = derivatives(of_all)(*arguments)
     actual = derivatives(WAYS[way])(*arguments)
     for value, wanted in zip(actual, expected, strict=True):
-        assert oracles.error(value, wanted) <= 2e-6
+        assert oracles.error(value, wanted) <= 1e-6
     reference = oracles.causal_group_norm(x, mask=mask, **OPTIONS)
-    assert oracles.error(actual[3], reference) <= 2e-6
+    assert oracles.error(actual[3], reference) <= 1e-6
 
 
 @pytest.mark.slow
