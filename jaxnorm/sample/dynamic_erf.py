@@ -46,7 +46,7 @@ def dynamic_erf(
       ValueError: If a shape or an axis does not fit.
 
     Reference:
-      Chen et al., 2025, Stronger Normalization-Free Transformers, equation 10
+      Chen et al., 2025, Stronger Normalization-Free Transformers
       (https://arxiv.org/abs/2512.10938).
 
     Example:

@@ -80,7 +80,7 @@ def graph_norm(
 
     Reference:
       Cai et al., 2021, GraphNorm: A Principled Approach to Accelerating Graph Neural
-      Network Training, section 4 (https://arxiv.org/abs/2009.03294).
+      Network Training (https://arxiv.org/abs/2009.03294).
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm
