@@ -102,6 +102,12 @@ MUTANTS = {
     ],
     "sample/prefixes.py": [
         (
+            "steps of one value are summed",
+            "if not isinstance(size, int) or size != 1:",
+            "if True:",
+            f"{CAUSAL}::test_saved_are_x_and_the_statistics_of_its_steps",
+        ),
+        (
             "variances of steps averaged, without what is between them",
             "jnp.cumsum(steps.count * (steps.var + between), time)",
             "jnp.cumsum(steps.count * (steps.var + 0 * between), time)",

@@ -58,9 +58,15 @@ MUTANTS = {
     "weight/unit.py": [
         (
             "weights in units of 1",
-            "return jnp.where(unit == 0, jnp.ones_like(unit), unit)",
+            "return jnp.where(largest == 0, jnp.ones_like(unit), unit)",
             "return jnp.ones_like(unit)",
             "weight/test_size_of_weights.py",
+        ),
+        (
+            "a unit whose reciprocal is subnormal",
+            "unit = jnp.where(unit == 2 / kind.tiny, 1 / kind.tiny, unit)",
+            "unit = jnp.where(unit == 0, 1 / kind.tiny, unit)",
+            "sample/test_unit_norm.py::test_at_the_ends_of_the_range",
         ),
     ],
     "weight/standardize_weight.py": [
