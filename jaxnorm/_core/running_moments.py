@@ -143,7 +143,7 @@ def running_moments_of(batch: ShiftedMoments) -> RunningMoments:
     """
     zero = jnp.zeros_like(batch.var)
     # Added rather than broadcast, so that each is sharded as the variance is.
-    count = batch.count + zero
+    count = jnp.asarray(batch.count) + zero
     shift = batch.shift + zero.astype(batch.shift.dtype)
     return RunningMoments(
         count, shift, batch.var, zero, round_last_bit(batch.delta), zero

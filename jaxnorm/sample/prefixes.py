@@ -60,7 +60,7 @@ class Prefixes:
     dtype: DTypeLike
 
 
-# Under jit, layers of the same shapes are traced once for all (see `core/measure.py`).
+# Under jit, layers of the same shapes are traced once for all (see `compute_moments`).
 # Under checkpoint, x and the sums of each step are saved for the backward pass, and
 # nothing else. A barrier against what XLA might merge of the two passes would be one of
 # cotangents too, and cost more traffic than it saves.
