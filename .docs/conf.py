@@ -1,9 +1,13 @@
 """The reference: docstrings, and the pages beside the code. CONTRIBUTING says how."""
 
+import inspect
 import pathlib
+import re
 import shutil
 from importlib import import_module, metadata
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.util import logging
 
 project = "jaxnorm"
@@ -11,10 +15,9 @@ author = "The jaxnorm authors"
 release = version = metadata.version("jaxnorm")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",  # for the role autolink
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
@@ -25,6 +28,7 @@ include_patterns = [
     ".github/CONTRIBUTING.md",
     "jaxnorm/**.md",
     "examples/**.md",
+    "examples/tutorial/*.ipynb",
     ".docs/reference/*.md",
 ]
 exclude_patterns = ["build/**", "**/.venv*/**"]
@@ -32,6 +36,7 @@ exclude_patterns = ["build/**", "**/.venv*/**"]
 default_role = "autolink"
 autosummary_generate = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them
 autodoc_member_order = "alphabetical"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -40,8 +45,11 @@ autodoc_default_options = {
     "imported-members": True,
     "undoc-members": True,
 }
+maximum_signature_line_length = 88
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # the notebooks have their outputs
+html_math_renderer = "mathml"
 
 html_theme = "furo"
 html_title = "jaxnorm"
@@ -54,6 +62,15 @@ PACKAGES = (
     "jaxnorm.equinox",
     "jaxnorm.tools",
 )
+PUBLIC_NAMES = {  # in signatures; a ~ is written by Sphinx, for short names
+    r"(?:jax\.)?jaxlib\._jax\.Array": "jax.Array",
+    r"str \| type\[~typing\.Any\] \| ~numpy\.dtype \| "
+    r"~jax\._src\.typing\.SupportsDType": "~jax.typing.DTypeLike",
+    r"~jax\.Array \| ~numpy\.ndarray \| ~numpy\.bool \| ~numpy\.number \| "
+    r"bool \| int \| float \| complex": "~jax.typing.ArrayLike",
+    r"<(?:class|function) '?([\w.]+)'?>": r"\1",
+    r"<[\w.]+ object>": "...",
+}
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -65,10 +82,16 @@ jaxnorm/equinox/README
 jaxnorm/tools/README
 jaxnorm/tools/RECIPES
 jaxnorm/tools/convert/README
-examples/tutorial/README
 examples/README
 examples/mnist/README
 examples/studies/README
+```
+```{toctree}
+:hidden:
+:caption: Tutorial
+:glob:
+examples/tutorial/README
+examples/tutorial/0*
 ```
 ```{toctree}
 :hidden:
@@ -100,11 +123,19 @@ def refuse_undocumented(app, what, name, obj, options, lines):
         logging.getLogger(__name__).warning("%s has no docstring", name)
 
 
-def drop_defaults(app, what, name, obj, options, lines):
-    """Drops what a default of a field, such as `jax.lax.tanh`, says of itself."""
-    module = getattr(obj, "__module__", None) or "jaxnorm"
-    if what in ("attribute", "method") and not module.startswith("jaxnorm"):
-        lines.clear()
+def skip_fields(app, what, name, obj, skip, options):
+    """Skips the fields of a class: its docstring and its signature have them."""
+    method = inspect.isroutine(obj) and str(obj.__module__).startswith("jaxnorm")
+    if what == "class" and not (method or isinstance(obj, property)):
+        return True
+
+
+def shorten_signature(app, what, name, obj, options, signature, returns):
+    """Writes types and defaults by the names under which JAX exports them."""
+    for pattern, public in PUBLIC_NAMES.items():
+        signature = signature and re.sub(pattern, public, signature)
+        returns = returns and re.sub(pattern, public, returns)
+    return signature, returns
 
 
 def refuse_missing(app, env):
@@ -127,10 +158,22 @@ def copy_figures(app, exception):
     shutil.copytree(app.srcdir / figures, app.outdir / figures, dirs_exist_ok=True)
 
 
+def visit_math(translator, node):
+    """Sets a formula in MathML, which browsers lay out without a script."""
+    block = isinstance(node, nodes.math_block)
+    formula = convert(node.astext(), display="block" if block else "inline")
+    if block:  # scrolls where the page is narrow
+        formula = f'<div class="math-wrapper" style="margin: 1rem 0">{formula}</div>'
+    translator.body.append(formula)
+    raise nodes.SkipNode
+
+
 def setup(app):
     """Sphinx calls it."""
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", refuse_undocumented)
-    app.connect("autodoc-process-docstring", drop_defaults)
+    app.connect("autodoc-process-signature", shorten_signature)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("env-check-consistency", refuse_missing)
     app.connect("build-finished", copy_figures)
