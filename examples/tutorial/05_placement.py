@@ -64,14 +64,21 @@ class CNN(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
+@partial(jax.jit, static_argnames="model")
+def hand_on(model, variables, images):
+    """Returns what each convolution's successor gets."""
+    _, seen = model.apply(
+        variables, images, train=True, mutable=["intermediates", "batch_stats"]
+    )
+    return seen["intermediates"]["handed_on"]
+
+
+# Where the norms stand does not change what variables there are: all nets start here.
+init = jax.jit(CNN("before").init, static_argnames="train")
+variables = init(jax.random.key(0), images[:1], train=False)
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
 for axis, placement in zip(axes, ("before", "after"), strict=True):
-    model = CNN(placement)
-    variables = model.init(jax.random.key(0), images[:1], train=False)
-    _, seen = model.apply(
-        variables, images[:500], train=True, mutable=["intermediates", "batch_stats"]
-    )
-    values = seen["intermediates"]["handed_on"][1]  # of the second convolution
+    values = hand_on(CNN(placement), variables, images[:500])[1]  # of the second one
     axis.hist(values.ravel(), np.linspace(-1.5, 4, 60), density=True)
     axis.set(
         xlabel=f"value; mean {values.mean():.2f}, deviation {values.std():.2f}",
@@ -92,10 +99,9 @@ plt.show()
 
 # %%
 @partial(jax.jit, static_argnames=("model", "steps"))
-def train(model, learning_rate, weight_decay=0.0, steps=100):
+def train(model, variables, learning_rate, weight_decay=0.0, steps=100):
     """Returns trained variables, and the length and relative steps of one kernel."""
-    variables = model.init(jax.random.key(0), images[:1], train=False)
-    batch_stats = variables.get("batch_stats", {})
+    batch_stats = variables["batch_stats"]
     is_norm = tools.normalization_mask(variables)
     optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay, jax.tree.map(lambda m: not m, is_norm)),
@@ -129,7 +135,7 @@ def train(model, learning_rate, weight_decay=0.0, steps=100):
 @partial(jax.jit, static_argnames="model")
 def accuracy(model, variables):
     """Returns the test accuracy, with statistics of 1,000 training digits."""
-    if variables["batch_stats"]:
+    if model.placement != "none":
         variables = variables | {
             "batch_stats": tools.recalibrate(
                 lambda v, x: model.apply(v, x, train=True, mutable=["batch_moments"])[
@@ -146,9 +152,8 @@ def accuracy(model, variables):
 rates = (0.01, 0.1, 0.3, 1.0)
 plt.figure(figsize=(8, 3.2))
 for placement, marker in {"before": "o", "after": "s", "none": "D"}.items():
-    results = [
-        accuracy(CNN(placement), train(CNN(placement), rate)[0]) for rate in rates
-    ]
+    model = CNN(placement)
+    results = [accuracy(model, train(model, variables, rate)[0]) for rate in rates]
     plt.semilogx(rates, results, f"{marker}-", label=placement)
 plt.title("One seed, 100 steps: either place is better than none")
 plt.xlabel("learning rate")
@@ -248,9 +253,10 @@ for rate in (0.0, 0.1, 0.3, 0.5):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6))
+model = CNN("before")
 for decay, style in ((0.0, "-"), (0.003, "--"), (0.03, ":")):
-    trained, (lengths, moved) = train(CNN("before"), 0.1, decay, steps=200)
-    label = f"decay {decay:g}: {accuracy(CNN('before'), trained):.0f}%"
+    trained, (lengths, moved) = train(model, variables, 0.1, decay, steps=200)
+    label = f"decay {decay:g}: {accuracy(model, trained):.0f}%"
     left.plot(lengths, style, label=label)
     right.semilogy(np.convolve(moved, np.ones(10) / 10, "valid"), style)
 left.set(xlabel="step", ylabel="length of a kernel")
