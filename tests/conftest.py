@@ -6,7 +6,6 @@ from importlib import metadata
 
 import hypothesis
 import jax
-import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -137,7 +136,7 @@ def make_mask(rng):
     """Masks of each kind for an array of the given shape, channels last."""
 
     def make(kind, shape):
-        return None if kind is None else jnp.asarray(draw(kind, shape))
+        return None if kind is None else jax.device_put(draw(kind, shape))
 
     def draw(kind, shape):
         drawn = rng.uniform(size=shape)

@@ -219,7 +219,7 @@ def test_not_finite_under_the_mask(kind, used, inference, rng, make_mask):
         bias,
         weight if used == "all" else place(np.where(mask != 0, weight, 0)),
         1e-5,
-        mask=jnp.asarray(mask),
+        mask=jax.device_put(mask),
         use_running_average=inference,
     )
     np.testing.assert_array_equal(y[hit], np.broadcast_to(bias, y.shape)[hit])

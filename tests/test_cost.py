@@ -35,7 +35,7 @@ def arguments(dtype=jnp.float32):
 def test_saved_for_the_backward_pass_are_x_and_vectors(dtype, bar, mask):
     x, stats, scale, bias = arguments(dtype)
     if mask is not None:
-        mask = jnp.asarray(np.arange(SHAPE[0]).reshape(-1, 1, 1, 1) < 10)
+        mask = jax.device_put(np.arange(SHAPE[0]).reshape(-1, 1, 1, 1) < 10)
 
     def norm(x, scale, bias):
         return training_norm(x, stats, scale, bias, mask=mask)[0]

@@ -26,7 +26,7 @@ def arguments(name, kind):
     if kind == "empty":
         mask = np.array(mask)
         mask[0] = False
-        mask = jnp.asarray(mask)
+        mask = jax.device_put(mask)
     elif kind != "finite":
         x = place(np.where(mask, x, KINDS[kind]))
     return x, *others, mask

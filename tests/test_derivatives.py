@@ -48,9 +48,9 @@ def functions(case, rng, x64):
     elif mask == "weights":
         weights = rng.uniform(size=shape)
     affine = (4, 1, 3) if case.pop("per_example", False) else (1, 1, 3)
-    x = jnp.asarray(rng.normal(size=shape) * 2 + 1)
-    scale = jnp.asarray(rng.normal(size=affine))
-    bias = jnp.asarray(rng.normal(size=affine))
+    x = jax.device_put(rng.normal(size=shape) * 2 + 1)
+    scale = jax.device_put(rng.normal(size=affine))
+    bias = jax.device_put(rng.normal(size=affine))
     stats = jaxnorm.init_batch_stats(features, jnp.float64)
 
     def loss(norm):
@@ -59,12 +59,12 @@ def functions(case, rng, x64):
 
         return evaluate
 
-    projection = jnp.asarray(rng.normal(size=shape))
+    projection = jax.device_put(rng.normal(size=shape))
     ours = functools.partial(
         jaxnorm.batch_norm,
         use_running_average=False,
         epsilon=EPSILON,
-        mask=None if mask is None else jnp.asarray(weights),
+        mask=None if mask is None else jax.device_put(weights),
         **case,
     )
     weights = place(weights, np.float64)
@@ -93,7 +93,7 @@ def test_gradient(functions):
 @often("mask", "scale per example")
 def test_jvp(functions, rng):
     ours, plain, args = functions
-    tangents = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), args)
+    tangents = jax.tree.map(lambda a: jax.device_put(rng.normal(size=a.shape)), args)
     check(ours, plain, lambda f: lambda *args: jax.jvp(f, args, tangents), args)
 
 
@@ -126,10 +126,10 @@ def test_third_derivative(functions, rng):
 def test_complex_gradient(rng, x64):
     shape = (6, 3)
     x, projection = (
-        jnp.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape))
+        jax.device_put(rng.normal(size=shape) + 1j * rng.normal(size=shape))
         for _ in range(2)
     )
-    scale, bias = (jnp.asarray(a) for a in rng.normal(size=(2, 1, 3)) + 0j)
+    scale, bias = (jax.device_put(a) for a in rng.normal(size=(2, 1, 3)) + 0j)
     stats = jaxnorm.init_batch_stats(3, jnp.float64)
 
     def ours(x, scale, bias):

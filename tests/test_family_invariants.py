@@ -193,7 +193,7 @@ def test_float64_input_is_computed_in_float64(name, narrow, x64):
     state = jax.tree.map(lambda leaf: leaf * np.float32(1.1), state)  # no round number
     mask = draw_mask(entry)
     if mask is not None:  # one feature has no element
-        mask = jnp.asarray(np.asarray(mask) & (np.arange(SHAPE[-1]) != 1))
+        mask = jax.device_put(np.asarray(mask) & (np.arange(SHAPE[-1]) != 1))
     training = functools.partial(entry.call, mask=mask)
     calls = [training]
     if entry.inference:
@@ -227,7 +227,9 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
     call = functools.partial(entry.call, **in_inference)
 
     def random(tree):
-        return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), tree)
+        return jax.tree.map(
+            lambda leaf: jax.device_put(rng.normal(size=leaf.shape)), tree
+        )
 
     def inner(a, b):
         products = jax.tree.map(lambda a, b: jnp.sum(a * b), a, b)
@@ -247,7 +249,7 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         def with_tangents(move):
             return jax.jvp(along, (move,), (jnp.ones_like(move),))
 
-        values, tangents = jax.vmap(with_tangents)(jnp.asarray([0, step, -step]))
+        values, tangents = jax.vmap(with_tangents)(place([0, step, -step]))
         differences = jax.tree.map(lambda v: (v[1] - v[2]) / (2 * step), values)
         gradient, tangents = jax.tree.map(lambda v: v[0], (values[1], tangents))
         return differences, tangents, inner(gradient, direction)

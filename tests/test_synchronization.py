@@ -99,7 +99,7 @@ def test_options_of_the_statistics(mode, rng):
     assert actual[1].count == 5
     x, mask = np.array(x), np.ones_like(mask)
     x[0, 0, 0] = np.inf
-    _, new, *_ = run(place(x), jnp.asarray(mask), weight, stats, *affine)
+    _, new, *_ = run(place(x), jax.device_put(mask), weight, stats, *affine)
     for old, kept in zip(stats, new, strict=True):  # as averaged over the devices
         np.testing.assert_allclose(kept, old, rtol=1e-6)
 

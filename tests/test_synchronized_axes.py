@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
@@ -166,7 +165,7 @@ def test_sharded_features(axis_type, fast, masked, rng):
 def test_one_example_at_a_time_under_vmap(rng):
     x, _, weight, stats, *affine = draw_problem(rng, "full")
     x, weight = (place(np.asarray(a)[:, 0]) for a in (x, weight))
-    mask = jnp.asarray(np.arange(len(x)) % 3 > 0)
+    mask = jax.device_put(np.arange(len(x)) % 3 > 0)
     step = jax.vmap(
         forward_pass(axis_name=AXIS),
         in_axes=(0, 0, None, None, None),
@@ -193,7 +192,7 @@ def test_one_example_at_a_time_under_vmap(rng):
 def test_a_mask_sharded_otherwise_on_an_explicit_mesh(data, masked, rng):
     x, mask, weight, stats, *affine = draw_problem(rng)
     pad = ((0, 0), (0, 0), (0, 1))  # an even number of features
-    x, weight, mask = (jnp.asarray(np.pad(a, pad)) for a in (x, weight, mask))
+    x, weight, mask = (jax.device_put(np.pad(a, pad)) for a in (x, weight, mask))
     shared = jax.tree.map(lambda a: place(np.pad(a, (0, 1))), (stats, *affine))
     mesh = mesh_of(AxisType.Explicit, (4, 2), ("batch", "model"))
     features = P(*data[2:])

@@ -51,7 +51,7 @@ def gradients(forward):
 
 def problem(normalizer, rng, masked):
     x = draw(rng, SHAPE)
-    mask = jnp.asarray(rng.uniform(size=SHAPE) < 0.7) if masked else None
+    mask = jax.device_put(rng.uniform(size=SHAPE) < 0.7) if masked else None
     return x, mask, normalizer.draw_state(rng), *normalizer.draw_params(rng)
 
 
@@ -169,7 +169,7 @@ SAVED = FAMILY | {"virtual": VIRTUAL}
 def test_saved_for_the_backward_pass_are_x_and_small_arrays(name, dtype, bar, rng):
     """Small: of a feature, or of a feature of an example. Nothing else is as large."""
     normalizer, shape = SAVED[name], (8, 16, 16, 4)
-    mask = jnp.asarray(np.arange(8).reshape(8, 1, 1, 1) < 6)
+    mask = jax.device_put(np.arange(8).reshape(8, 1, 1, 1) < 6)
     state = normalizer.draw_state(rng, (4,))
     params = normalizer.draw_params(rng, (4,))
     forward = outputs(normalizer.ours(dtype=dtype))

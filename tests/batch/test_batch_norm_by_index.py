@@ -56,7 +56,7 @@ def apart(x, stats, affine, mask, weight, **options):
 
 
 def together(x, stats, scale, bias, mask, **options):
-    index = jnp.asarray(INDEX)
+    index = jax.device_put(INDEX)
     return jaxnorm.recurrent_batch_norm(
         x, stats, index, scale, bias, mask=mask, **options
     )
@@ -111,7 +111,7 @@ def test_each_index_is_a_batch(name, kind, rng, make_mask):
     if mask is not None:
         mask = np.array(mask)
         mask[4] = 0  # nothing of 3 counts
-        x, mask = place(np.where(mask == 0, np.nan, x)), jnp.asarray(mask)
+        x, mask = place(np.where(mask == 0, np.nan, x)), jax.device_put(mask)
     if "other axes" in name:
         x, weight = jnp.swapaxes(x, 1, 2), jnp.swapaxes(weight, 1, 2)
         mask = None if mask is None else jnp.swapaxes(mask, 1, 2)
@@ -157,7 +157,7 @@ def alone():
 
 def draw_divided(rng):
     x = draw(rng, (2 * DEVICES, 2, FEATURES), loc=2)
-    index = jnp.asarray(rng.integers(0, 3, 2 * DEVICES))
+    index = jax.device_put(rng.integers(0, 3, 2 * DEVICES))
     affine = draw(rng, FEATURES, loc=1), draw(rng, FEATURES)
     return x, index, draw(rng, x.shape), draw_sets(rng), *affine
 
@@ -186,7 +186,7 @@ def test_one_collective_forward(rng):
 
 def test_labels_of_domains(rng):
     """In each framework; and the exact moments that are collected."""
-    x, index = draw(rng, (len(INDEX), FEATURES), loc=2), jnp.asarray(INDEX)
+    x, index = draw(rng, (len(INDEX), FEATURES), loc=2), jax.device_put(INDEX)
     options = {"num_domains": NUMBER, "momentum": 0.0}
     linen = jaxnorm.linen.DomainBatchNorm(use_running_average=False, **options)
     variables = jax.jit(linen.init)(jax.random.key(0), x, 0)
@@ -235,4 +235,4 @@ def test_domains_beyond_the_last(as_users_run_it):
     norm = jaxnorm.linen.DomainBatchNorm(num_domains=2, use_running_average=True)
     x = jnp.zeros((7, FEATURES))
     with refused("domain", "3"):
-        norm.init(jax.random.key(0), x, jnp.asarray(INDEX))
+        norm.init(jax.random.key(0), x, jax.device_put(INDEX))

@@ -113,7 +113,7 @@ def test_bounds_and_momentum_follow_the_count_in_the_state(rng):
 
 
 def test_an_update_that_sees_no_element_is_not_counted(rng, stats):
-    x, mask = draw(rng, SHAPE), jnp.asarray(np.zeros(SHAPE, bool))
+    x, mask = draw(rng, SHAPE), jax.device_put(np.zeros(SHAPE, bool))
     _, new = renorm(x, stats, mask=mask)
     assert new.count == stats.count
     np.testing.assert_allclose(new.std, stats.std, 1e-6)
@@ -151,12 +151,12 @@ def test_keras(rng, x64):
     mean, std = np.zeros(5), np.ones(5)
     for _ in range(5):
         x = rng.normal([0.5, -0.5, 0.5, -0.5, 0], 2, SHAPE)  # d is clipped both ways
-        y, stats = renorm(jnp.asarray(x), stats, **options)
+        y, stats = renorm(jax.device_put(x), stats, **options)
         expected, mean, std, moving_mean, moving_var = keras_renorm(
             x, mean, std, **options
         )
         np.testing.assert_allclose(y, expected, 0, 1e-11)
         np.testing.assert_allclose(stats[:2], (mean, std), 0, 1e-12)
-    y, _ = renorm(jnp.asarray(x), stats, use_running_average=True, **options)
+    y, _ = renorm(jax.device_put(x), stats, use_running_average=True, **options)
     expected = (x - moving_mean) / np.sqrt(moving_var + options["epsilon"])
     np.testing.assert_allclose(y, expected, 0, 1e-11)

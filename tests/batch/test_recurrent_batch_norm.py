@@ -26,7 +26,7 @@ def train(x, stats, step, mask=None, **options):
 
 def row_of(tree, row):
     """A row of each leaf, without compiling."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[row]), tree)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[row]), tree)
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -60,7 +60,7 @@ def test_inference_uses_the_row_of_the_step(rng, stats):
 
 def test_the_counter_of_a_scan_and_sequences_of_unequal_length(rng):
     """The third step has no sequence left, so its row stays as it was."""
-    x, lengths = draw(rng, (4, 8, 5), loc=1), jnp.asarray([1, 2, 2, 2, 1, 2, 1, 1])
+    x, lengths = draw(rng, (4, 8, 5), loc=1), place([1, 2, 2, 2, 1, 2, 1, 1], int)
     going = np.arange(4)[:, None] < np.asarray(lengths)
     x = place(np.where(going[..., None], x, np.nan))
     start = jaxnorm.init_recurrent_stats(4, 5, counted=True)

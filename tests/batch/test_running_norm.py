@@ -304,7 +304,11 @@ BAD = {
         {},
         ("moments.var_rest", "(5,)", "(4,)"),
     ),
-    "a traced flag": ((X, start(5)), {"update": jnp.asarray(True)}, ("update", "bool")),
+    "a traced flag": (
+        (X, start(5)),
+        {"update": jax.device_put(True)},
+        ("update", "bool"),
+    ),
     "a negative bound": ((X, start(5)), {"max_abs": -1.0}, ("max_abs", "-1.0")),
     "a negative count": ((X, start(5)), {"max_count": -1}, ("max_count", "-1")),
     "a negative epsilon": ((X, start(5)), {"epsilon": -1.0}, ("epsilon", "-1.0")),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.drawing import place
 from support.nnx_modules import (
     SETTINGS,
     TABLE,
@@ -78,8 +79,8 @@ def call(name, module, state, x, mask):
 def test_the_program_is_that_of_linen(name):
     """In training, with the statistics, and in inference, which leaves them."""
     entry = TABLE[name]
-    x = jnp.asarray(np.random.default_rng(0).normal(1, 2, (4, 5, WIDTH)), jnp.float32)
-    mask = jnp.asarray(np.arange(4).reshape(4, 1, 1) < 3)
+    x = place(np.random.default_rng(0).normal(1, 2, (4, 5, WIDTH)))
+    mask = jax.device_put(np.arange(4).reshape(4, 1, 1) < 3)
     variables = draw_variables(name, x)
 
     def own(variables, x, mask):
@@ -167,7 +168,7 @@ def test_over_a_mapped_axis_it_takes_single_examples():
 
 def test_beside_the_batch_norm_of_equinox():
     """The same in training; running averages start elsewhere, and are corrected."""
-    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (64, 8)), jnp.float32)
+    x = place(np.random.default_rng(0).normal(3, 2, (64, 8)))
     theirs, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(8, "batch", mode="batch")
     mapped = jax.vmap(theirs, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
     expected, state = mapped(x, state)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from support import family
+from support.drawing import place
 from support.family_entries import program
 from support.family_modules import TABLE, draw_variables
 from support.tiers import matrix
@@ -59,7 +60,7 @@ def test_exact_and_merged(name, rng):
     entry = COLLECTING[name]
     x = rng.normal(1e3, 2, size=family.SHAPE)
     x[-1] = np.nan
-    x = jnp.asarray(x, jnp.float32)
+    x = place(x)
     mask = np.arange(len(x)).reshape(-1, *(1,) * (x.ndim - 1)) < len(x) - 2
     variables = draw_variables(name, x)
 
@@ -121,7 +122,7 @@ def test_output_and_statistics_do_not_depend_on_it(name):
 def test_within_an_nnx_model(name, rng):
     """It joins the collections: the statistics, of the same names, stay."""
     entry = COLLECTING[name]
-    x = jnp.asarray(rng.normal(size=family.SHAPE), jnp.float32)
+    x = place(rng.normal(size=family.SHAPE))
     linen = entry.build(False)
 
     @jax.jit
@@ -163,7 +164,7 @@ def test_over_devices(rng):
 
 def test_gradients_flow_through_them(rng):
     module = jaxnorm.linen.BatchNorm(use_running_average=True)
-    x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32)
+    x = place(rng.normal(size=(6, 2)))
     variables = jax.jit(module.init)(KEY, x)
 
     def var(x):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.tiers import matrix
 
 import jaxnorm
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=SHAPE) * 2 + 1, jnp.float32)
+    return place(rng.normal(size=SHAPE) * 2 + 1)
 
 
 def run(cls, options, x, mask=None):
@@ -120,7 +121,7 @@ def test_same_as_flax_for_input_of(dtype, x):
 
 
 def test_integers_are_converted_as_in_flax(x):
-    x = jnp.asarray(np.int32(3 * np.asarray(x)))
+    x = jax.device_put(np.int32(3 * np.asarray(x)))
     norms = [cls(use_running_average=False) for cls in (OURS, FLAX)]
     ours, flax = jax.jit(
         lambda x: [norm.init_with_output(jax.random.key(0), x) for norm in norms]
@@ -266,7 +267,7 @@ def test_lifted_transformations(lift, x, rng):
             lifted = nn.remat(Block)
     model = lifted()
     variables = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+        lambda leaf: place(rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(model.init, jax.random.key(0), x, None),
     )
 

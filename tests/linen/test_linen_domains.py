@@ -175,7 +175,7 @@ def test_only_the_chosen_domain(domain, inference, traced, x, variables):
     norm = build(use_running_average=inference)
     apply = functools.partial(norm.apply, mutable=["batch_stats"])
     if traced:
-        y, updates = jax.jit(apply)(variables, x, jnp.asarray(domain))
+        y, updates = jax.jit(apply)(variables, x, jax.device_put(domain))
     else:
         y, updates = apply(variables, x, domain)
     old, new = variables["batch_stats"], updates["batch_stats"]
@@ -206,7 +206,7 @@ def test_one_program_serves_all_domains(x, variables):
 
     first = variables["batch_stats"]
     for domain in range(DOMAINS):
-        _, updates = apply(variables, x, jnp.asarray(domain))
+        _, updates = apply(variables, x, jax.device_put(domain))
         variables = {**variables, **updates}
     assert len(traces) == 1
     # each has seen the same batch once
@@ -222,7 +222,7 @@ def test_updates_are_counted_for_each_domain(x):
     variables = jax.jit(norm.init)(jax.random.key(0), x, 0)
     apply = jax.jit(functools.partial(norm.apply, mutable=["batch_stats"]))
     for factor, domain in ((1, 0), (2, 2), (3, 0)):
-        _, updates = apply(variables, factor * x, jnp.asarray(domain))
+        _, updates = apply(variables, factor * x, jax.device_put(domain))
         variables = {**variables, **updates}
     stats = variables["batch_stats"]
     np.testing.assert_array_equal(stats["count"], [2, 0, 1])
@@ -269,17 +269,17 @@ def test_a_traced_domain_is_checked_by_checkify(api, x):
     run = jax.jit(lambda x, domain: call(api, x, domain))
     checked = jax.jit(checkify.checkify(run, errors=checkify.index_checks))
     for domain in (-1, 0, DOMAINS - 1, DOMAINS, 100):
-        error, y = checked(x, jnp.asarray(domain))
+        error, y = checked(x, jax.device_put(domain))
         outside = domain not in range(DOMAINS)
         assert outside == ("out-of-bounds" in (error.get() or ""))
-        np.testing.assert_array_equal(run(x, jnp.asarray(domain)), y)
+        np.testing.assert_array_equal(run(x, jax.device_put(domain)), y)
 
 
 def test_a_traced_domain_out_of_range_is_the_last(x, variables):
     apply = jax.jit(functools.partial(build().apply, mutable=["batch_stats"]))
-    expected = apply(variables, x, jnp.asarray(DOMAINS - 1))
+    expected = apply(variables, x, jax.device_put(DOMAINS - 1))
     for domain in (-1, DOMAINS):
-        found = apply(variables, x, jnp.asarray(domain))
+        found = apply(variables, x, jax.device_put(domain))
         chex.assert_trees_all_equal(found, expected)
 
 

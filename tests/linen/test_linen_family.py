@@ -217,7 +217,7 @@ def test_one_step(name):
             moved = jax.tree.leaves(updates), jax.tree.leaves(old)
             assert all(np.any(a != b) for a, b in zip(*moved, strict=True))
             assert entry.updates or np.any(inferred != y)
-        variables, x = {**variables, **updates}, jnp.asarray(2 * np.asarray(x) - 1)
+        variables, x = {**variables, **updates}, jax.device_put(2 * np.asarray(x) - 1)
     assert traces[0] == traces[1] > 0
 
 
@@ -238,7 +238,7 @@ def test_training_needs_mutable_statistics_and_inference_none(name):
 
 
 def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *trees)
 
 
 def draw_stacked(name, x):

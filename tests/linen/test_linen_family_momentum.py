@@ -4,10 +4,10 @@ import functools
 import inspect
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import family
+from support.drawing import place
 from support.family import close
 from support.family_entries import COLLECTIONS
 from support.family_modules import TABLE
@@ -90,7 +90,7 @@ def test_momentum_as_a_function_counts_updates(name, x):
 
     def draw(path, leaf):  # whatever they are, they have no weight
         values = rng.uniform(0.3, 1.3, leaf.shape)
-        return jnp.asarray(0 * values if is_count(path) else values, leaf.dtype)
+        return place(0 * values if is_count(path) else values, leaf.dtype)
 
     variables = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
 
@@ -99,7 +99,7 @@ def test_momentum_as_a_function_counts_updates(name, x):
         changed = {**variables, "batch_stats": stats}
         return entry.apply(module, changed, x, mutable=COLLECTIONS)[1]["batch_stats"]
 
-    later = jnp.asarray(2 * np.asarray(x) + 1)
+    later = jax.device_put(2 * np.asarray(x) + 1)
     first = update(variables["batch_stats"], x)
     second = update(variables["batch_stats"], later)
     both = update(first, later)

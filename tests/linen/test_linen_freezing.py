@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from support import family
+from support.drawing import place
 from support.family_entries import program
 from support.family_modules import TABLE, draw_variables
 from support.refusals import refused
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=(6, 5, 5, 3)), jnp.float32)
+    return place(rng.normal(size=(6, 5, 5, 3)))
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def variables(x):
     rng = np.random.default_rng(1)
     init = functools.partial(Model().init, train=False)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(0.1, 1, leaf.shape), leaf.dtype),
+        lambda leaf: place(rng.uniform(0.1, 1, leaf.shape), leaf.dtype),
         jax.eval_shape(init, jax.random.key(0), x),
     )
 

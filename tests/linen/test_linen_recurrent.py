@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.refusals import refused
 from support.tiers import matrix
 
@@ -42,7 +43,7 @@ def shapes():
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(0.5, 1, (BATCH, TIME, INPUTS)), jnp.float32)
+    return place(rng.normal(0.5, 1, (BATCH, TIME, INPUTS)))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def variables(rng):
 
     def draw(path, leaf):
         low, high = (-0.7, 0.9) if path[-1].key == "kernel" else (0.3, 1.5)
-        return jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype)
+        return place(rng.uniform(low, high, leaf.shape), leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes())
 
@@ -186,7 +187,7 @@ def test_padding_has_no_effect(x, variables):
 )
 def test_a_mask_comes_with_the_inputs(reverse, time_major, x, variables):
     """As lengths in the carry do; whatever the padding holds."""
-    lengths = jnp.asarray(np.array([4, 1, 3, 2, 4, 3]))
+    lengths = jax.device_put(np.array([4, 1, 3, 2, 4, 3]))
     mask = (np.arange(TIME) < np.asarray(lengths)[:, None])[..., None]
     options = {"reverse": reverse, "time_major": time_major, "return_carry": True}
     options |= {"seq_lengths": lengths, "mutable": ["batch_stats"]}
@@ -213,7 +214,7 @@ def test_weights_of_examples_in_a_step(x, variables):
     cell = build().cell
     within = {kind: value["cell"] for kind, value in variables.items()}
     step = jax.jit(functools.partial(cell.apply, mutable=["batch_stats"]))
-    weights = jnp.asarray(np.float32([[2], [0], [1], [1], [1], [1]]))
+    weights = jax.device_put(np.float32([[2], [0], [1], [1], [1], [1]]))
     carry, now = start(jnp.full(BATCH, TIME)), x[:, 0]
     (_, y), updates = step(within, carry, now, mask=weights)
     index = np.array([0, 0, 2, 3, 4, 5])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 from flax import linen as nn
+from support.drawing import place
 
 import jaxnorm.linen
 
@@ -43,7 +44,7 @@ class Scanned(nn.Module):
 
 def test_recurrent_batch_norm_in_nn_scan(rng):
     """With momentum 0, inference afterwards gives what training gave."""
-    xs = jnp.asarray(rng.normal(size=(TIME, BATCH, INPUTS)), jnp.float32)
+    xs = place(rng.normal(size=(TIME, BATCH, INPUTS)))
     variables = jax.jit(Scanned(True).init)(KEY, xs)
     chex.assert_tree_shape_prefix(variables["batch_stats"], (STEPS, INPUTS))
     apply = functools.partial(Scanned(True).apply, mutable=["batch_stats"])

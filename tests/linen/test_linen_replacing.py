@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.family_entries import program
 from support.refusals import refused
 from support.tiers import matrix
@@ -47,7 +48,7 @@ CASES = {  # and what is not kept of the variables of flax.linen.BatchNorm
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=(4, 5, 5, 3)), jnp.float32)
+    return place(rng.normal(size=(4, 5, 5, 3)))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def variables(x):
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(lambda: Net(nn.BatchNorm, {}).init(KEY, x, True))
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(0.5, 1, leaf.shape), leaf.dtype), shapes
+        lambda leaf: place(rng.uniform(0.5, 1, leaf.shape), leaf.dtype), shapes
     )
 
 

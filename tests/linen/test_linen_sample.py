@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from support.beside_flax import NEEDED, SHAPE, every_norm, pair, run, same
+from support.drawing import place
 from support.tiers import diagonal, matrix
 
 import jaxnorm.linen
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=SHAPE) * 2 + 1, jnp.float32)
+    return place(rng.normal(size=SHAPE) * 2 + 1)
 
 
 OPTIONS = {
@@ -111,7 +112,7 @@ INTEGERS = (jnp.int32, jnp.uint8, bool)
 )
 def test_integers_are_converted_as_in_flax(name, dtype, rng):
     use_scale = dtype == jnp.int32
-    x = jnp.asarray(rng.integers(0, 3, SHAPE).astype(dtype))
+    x = jax.device_put(rng.integers(0, 3, SHAPE).astype(dtype))
     ours, flax = run(name, x, use_scale=use_scale)
     same(ours, flax)
 
@@ -198,10 +199,10 @@ def test_same_as_flax_with_a_mask(name, dtype, x, rng):
     if name in ("LayerNorm", "RMSNorm"):
         mask = rng.uniform(size=SHAPE) < 0.7
         mask[..., 0] = True
-    ours, flax = run(name, x, jnp.asarray(mask.astype(dtype)))
+    ours, flax = run(name, x, jax.device_put(mask.astype(dtype)))
     same(ours, flax)
 
 
 def test_group_norm_of_one_example_without_an_axis_for_it(x):
-    ours, flax = run("GroupNorm", jnp.asarray(np.asarray(x)[0, 0]))
+    ours, flax = run("GroupNorm", jax.device_put(np.asarray(x)[0, 0]))
     same(ours, flax)

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from flax import linen as nn
 from support.beside_flax import FUNCTIONS, NEEDED, SHAPE, build, every_norm
+from support.drawing import place
 
 import jaxnorm
 import jaxnorm.linen
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=SHAPE) * 2 + 1, jnp.float32)
+    return place(rng.normal(size=SHAPE) * 2 + 1)
 
 
 def test_group_norm_takes_a_mask_that_the_features_share(x, rng):
@@ -40,12 +41,12 @@ def test_group_norm_takes_a_mask_that_the_features_share(x, rng):
     variables, y, whole = run(jax.random.key(0), x, mask)
     np.testing.assert_allclose(y, whole, rtol=1e-4, atol=1e-4)
     with pytest.raises(TypeError, match="reshape"):  # when it can, widen ours no more
-        jax.eval_shape(flax.apply, variables, x, mask=jnp.asarray(mask))
+        jax.eval_shape(flax.apply, variables, x, mask=jax.device_put(mask))
 
 
 @every_norm
 def test_a_floating_mask_is_weights(name, x, rng):
-    weights = jnp.asarray(rng.uniform(0.1, 2, size=SHAPE), jnp.float32)
+    weights = place(rng.uniform(0.1, 2, size=SHAPE))
     norm, _ = build(name)
     function = functools.partial(getattr(jaxnorm, FUNCTIONS[name]), **NEEDED[name])
 
@@ -83,7 +84,7 @@ def test_axes_and_groups_of_devices_count_after_initialization_alone(name, rng):
 @pytest.mark.parametrize("name", ["LayerNorm", "GroupNorm", "InstanceNorm"])
 def test_far_from_zero_nearer_to_the_truth_than_flax(name, rng):
     """Whose mean is rounded to float32, even with two passes."""
-    x = jnp.asarray(np.float32(rng.normal(size=SHAPE)) + np.float32(1e6))
+    x = jax.device_put(np.float32(rng.normal(size=SHAPE)) + np.float32(1e6))
     norms = build(name, use_fast_variance=False)
     ours, flax = jax.jit(
         lambda x: [norm.init_with_output(jax.random.key(0), x)[0] for norm in norms]

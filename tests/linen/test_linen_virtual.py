@@ -10,6 +10,7 @@ import oracles
 import pytest
 from flax import linen as nn
 from oracles import virtual_batch_norm
+from support.drawing import place
 
 import jaxnorm.linen
 
@@ -30,9 +31,7 @@ class Model(nn.Module):
 @pytest.fixture
 def batches(rng):
     """A reference batch and another one."""
-    return tuple(
-        jnp.asarray(rng.normal(0.5, 1, (n, 2, 3)), jnp.float32) for n in (8, 5)
-    )
+    return tuple(place(rng.normal(0.5, 1, (n, 2, 3))) for n in (8, 5))
 
 
 @functools.cache
@@ -43,7 +42,7 @@ def initial():
 @pytest.fixture
 def params(rng):
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(-0.5, 1, leaf.shape), leaf.dtype),
+        lambda leaf: place(rng.uniform(-0.5, 1, leaf.shape), leaf.dtype),
         jax.eval_shape(Model().init, KEY, jnp.ones((8, 2, 3)))["params"],
     )
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.refusals import refused
 from support.tiers import diagonal, in_full, matrix
 
@@ -30,14 +31,14 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=(8, 4, 4, 3)) * 2 + 1, jnp.float32)
+    return place(rng.normal(size=(8, 4, 4, 3)) * 2 + 1)
 
 
 def wave(key, shape, dtype=jnp.float32):
     """Initial values that need no random numbers, which take long to compile."""
     del key
     values = np.cos(1 + np.arange(np.prod(shape))).reshape(shape)
-    return jnp.asarray(values, dtype)
+    return place(values, dtype)
 
 
 WAVES = {"kernel_init": wave, "bias_init": wave}
@@ -91,7 +92,7 @@ def drawn(model, x, **call):
     """Variables, where it does not matter how they start."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+        lambda leaf: place(rng.normal(size=leaf.shape), leaf.dtype),
         shapes(model, x, **call),
     )
 
@@ -363,7 +364,7 @@ def test_a_batch_of_ones_leaves_the_scales_at_1(shape):
     else:
         inner = nn.Conv(4, (3, 3), padding="VALID", kernel_init=wave)
     layer = WeightNorm(inner, initialization="data")
-    y, variables = initialize(layer, jnp.asarray(np.ones(shape, np.float32)))
+    y, variables = initialize(layer, jax.device_put(np.ones(shape, np.float32)))
     np.testing.assert_array_equal(variables["params"]["layer_instance/kernel/scale"], 1)
     np.testing.assert_allclose(y, 0, atol=1e-5)
 
@@ -430,7 +431,7 @@ def test_spectral_norm_moves_u_and_sigma_with_update_stats_only(x):
         return still, moved, spectral_norm(kernel, u)
 
     (y, same), (moved_y, updates), (_, new_u, sigma) = steps(
-        variables, x, kernel, jnp.asarray(np.asarray(u)[0])
+        variables, x, kernel, jax.device_put(np.asarray(u)[0])
     )
     chex.assert_trees_all_equal(same, variables)
     np.testing.assert_array_equal(y, moved_y)
@@ -453,7 +454,7 @@ def test_spectral_norm_starts_warm(x, rng):
     kernel = rng.normal(size=(48, 64)) / np.sqrt(48)
 
     def init(key, shape, dtype):
-        return jnp.asarray(kernel, dtype)
+        return place(kernel, dtype)
 
     def first_norm(**options):
         layer = SpectralNorm(nn.Dense(64, kernel_init=init), **options)
@@ -626,9 +627,9 @@ def test_lifted_transformations(cls, call, lift, rng):
             )
         case "remat":
             lifted = nn.remat(Layer)
-    model, x = lifted(), jnp.asarray(rng.normal(size=(6, 3, 4)), jnp.float32)
+    model, x = lifted(), place(rng.normal(size=(6, 3, 4)))
     variables = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+        lambda leaf: place(rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(model.init, KEY, x, None),
     )
     traces = []

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.tiers import matrix
 
 import jaxnorm
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=SHAPE) * 2 + 1, jnp.float32)
+    return place(rng.normal(size=SHAPE) * 2 + 1)
 
 
 INIT = {"scale_init": nnx.initializers.normal(), "bias_init": nnx.initializers.normal()}
@@ -176,7 +177,7 @@ def test_options_beyond_flax_as_in_linen(case, x):
 
 
 def test_weighted_mask(x, rng):
-    weights = jnp.asarray(rng.uniform(size=(6, 4, 1)), jnp.float32)
+    weights = place(rng.uniform(size=(6, 4, 1)))
     norm = OURS(8, momentum=0.0, rngs=nnx.Rngs(0))
     nnx.jit(lambda norm, x: norm(x, mask=weights))(norm, x)
     wide, w = np.asarray(x, np.float64), np.asarray(weights, np.float64)
@@ -241,7 +242,7 @@ def test_ensembles_and_scan_over_layers(x):
     layers = [
         nnx.merge(graphdef, layer)
         for layer in (
-            jax.tree.map(lambda a, i=i: jnp.asarray(np.asarray(a)[i]), state)
+            jax.tree.map(lambda a, i=i: jax.device_put(np.asarray(a)[i]), state)
             for i in range(3)
         )
     ]

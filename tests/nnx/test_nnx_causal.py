@@ -44,7 +44,7 @@ def test_chunks_are_the_whole(build, rng):
     """And gradients of the parameters are those of the function."""
     x, weight = draw(rng, (2, 5, 4), loc=3), draw(rng, (2, 5, 4))
     params = {"scale": place(rng.uniform(0.5, 2, 4)), "bias": draw(rng, 4)}
-    mask = jnp.asarray(rng.uniform(size=x.shape) < 0.8)
+    mask = jax.device_put(rng.uniform(size=x.shape) < 0.8)
 
     def step(build, *bounds):
         def loss(params):

@@ -1,10 +1,10 @@
 """NNX models go through the tools for whole models as Linen's do."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.drawing import place
 
 import jaxnorm.nnx
 from jaxnorm import tools
@@ -24,7 +24,7 @@ def model():
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(5, 2, size=(20, 3)), jnp.float32)
+    return place(rng.normal(5, 2, size=(20, 3)))
 
 
 def test_recalibrated_layer_by_layer(model, x):

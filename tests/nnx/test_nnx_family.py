@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 from support import family
+from support.drawing import place
 from support.family import close
 from support.nnx_modules import (
     NAMES,
@@ -110,7 +111,7 @@ def arguments(name):
     x, mask = draw_x(), draw_mask(TABLE[name])
     variables = draw_variables(name, x)
     if mask is not None:
-        x = jnp.asarray(np.where(mask, x, np.float32(np.nan)))
+        x = jax.device_put(np.where(mask, x, np.float32(np.nan)))
     return variables, x, mask
 
 
@@ -144,9 +145,7 @@ def test_as_in_linen(name):
     """Values, statistics and gradients, with NaN under the mask; traced once."""
     traces, (variables, x, mask) = [], arguments(name)
     module = load(build(name), variables)
-    cotangent = jnp.asarray(
-        np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
-    )
+    cotangent = place(np.cos(np.arange(x.size)).reshape(x.shape))
 
     @nnx.jit
     def step(module, x, mask):
@@ -168,7 +167,7 @@ def test_as_in_linen(name):
         variables = {**variables, **updates}
         close(values(module), flatten(variables))
         assert values(module).keys() == before.keys()
-        x = jnp.asarray(2 * np.asarray(x) - 1)
+        x = jax.device_put(2 * np.asarray(x) - 1)
     assert len(traces) == 1
     if "batch_stats" in variables:
         moved = {k for k, v in values(module).items() if np.any(v != before[k])}
@@ -365,7 +364,7 @@ def test_shared_over_devices(name):
     rng = np.random.default_rng(0)
     mask = np.arange(16).reshape(16, 1, 1) < 14
     x = np.where(mask, rng.normal(1, 2, (16, 3, 4)), np.nan)
-    x, mask = jnp.asarray(x, jnp.float32), jnp.asarray(mask)
+    x, mask = place(x), jax.device_put(mask)
     alone = load(build(name), draw_variables(name, x))
     y = nnx.jit(lambda module: call(name, module, x, mask))(alone)
     shared = load(build(name, axis_name="i"), draw_variables(name, x))

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.nnx_modules import TRAINED, build, call, draw_variables, load, values
 from support.refusals import refused
 from support.tiers import matrix
@@ -22,7 +23,7 @@ import jaxnorm.nnx
     ),
 )
 def test_each_normalizer_through_changes_of_mode(name, rng):
-    x = jnp.asarray(rng.normal(size=(4, 6, 4)), jnp.float32)
+    x = place(rng.normal(size=(4, 6, 4)))
     module = load(build(name), draw_variables(name, x))
     jaxnorm.nnx.freeze_statistics(module)
 
@@ -61,7 +62,7 @@ def test_training_moves_all_but_the_batch_norms(rng):
     model = Model(nnx.Rngs(0))
     transform = jaxnorm.nnx.freeze_batch_norms(model, optax.adamw(0.1, weight_decay=1))
     optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
-    x = jnp.asarray(rng.normal(size=(5, 3)), jnp.float32)
+    x = place(rng.normal(size=(5, 3)))
 
     @nnx.jit
     def step(model, optimizer, x):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.nnx_modules import TRAINED, build, call, draw_variables, load, program
 from support.tiers import matrix
 
@@ -19,7 +20,7 @@ def batches(rng):
     x = rng.normal(1e3, 2, (2, 4, 6, 4))
     masks = np.ones(x[0].shape, bool), rng.uniform(size=x[0].shape) < 0.6
     x[1] = np.where(masks[1], x[1] + 5, np.nan)
-    return list(zip(jnp.asarray(x, jnp.float32), map(jnp.asarray, masks), strict=True))
+    return list(zip(place(x), map(jax.device_put, masks), strict=True))
 
 
 @pytest.mark.parametrize(

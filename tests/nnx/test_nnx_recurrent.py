@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.nnx_modules import (
     TABLE,
     build,
@@ -46,8 +47,8 @@ def test_the_program_of_a_step_is_that_of_linen(train):
 def test_sequences_of_unequal_length(rng):
     x = rng.normal(size=(4, 5, 4))
     x[1, 3:] = np.nan
-    x = jnp.asarray(x, jnp.float32)
-    lengths = jnp.asarray(np.array([5, 3, 1, 4]))
+    x = place(x)
+    lengths = jax.device_put(np.array([5, 3, 1, 4]))
     variables = draw_variables(name, jnp.zeros((4, 6, 4)))
     linen, rnn = TABLE[name].build(True), load(build(name), variables)
     carry = rnn.cell.initialize_carry((4, 4))._replace(length=lengths)
@@ -67,17 +68,17 @@ def test_a_mask_comes_with_the_inputs(rng):
     lengths = np.array([5, 3, 1, 4])
     mask = (np.arange(5) < lengths[:, None])[..., None]
     x = rng.normal(size=(4, 5, 4)).astype(np.float32)
-    given = {"seq_lengths": jnp.asarray(lengths)}
+    given = {"seq_lengths": jax.device_put(lengths)}
     variables = draw_variables(name, jnp.zeros((4, 6, 4)))
     results = []
     for masked in (True, False):
         rnn = load(build(name), variables)
         carry = rnn.cell.initialize_carry((4, 4))
         if masked:
-            inputs = jnp.asarray(np.where(mask, x, 77)), jnp.asarray(mask)
+            inputs = jax.device_put(np.where(mask, x, 77)), jax.device_put(mask)
             inputs = jaxnorm.nnx.MaskedInputs(*inputs)
         else:
-            inputs = jnp.asarray(x)
+            inputs = jax.device_put(x)
             given["initial_carry"] = carry._replace(length=given["seq_lengths"])
         y = nnx.jit(lambda rnn, x, given=given: rnn(x, **given))(rnn, inputs)
         results.append((np.where(mask, y, 0), values(rnn)))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.refusals import refused
 from support.tiers import matrix
 
@@ -51,7 +52,7 @@ REPLACEMENTS = {
 @pytest.mark.parametrize("name", matrix(REPLACEMENTS, often=("group", "renorm")))
 def test_variables_are_taken_over(name, model, rng):
     cls, options, kept = REPLACEMENTS[name]
-    x = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    x = place(rng.normal(size=(4, 3)))
     new = jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: make(cls, **options)})
     assert all(type(norm) is nnx.BatchNorm for norm in model.norms)
     assert new.linear.kernel is model.linear.kernel

@@ -15,7 +15,7 @@ def test_forecasts_and_their_gradients_are_those_of_the_function(rng):
     """Of the scale and the bias, which act on the way there and on the way back."""
     x, z = draw(rng, (4, 6, 3), loc=3), draw(rng, (4, 2, 3))
     params = {"scale": place(rng.uniform(0.5, 2, 3)), "bias": draw(rng, 3)}
-    mask = jnp.asarray(rng.uniform(size=x.shape) < 0.8)
+    mask = jax.device_put(rng.uniform(size=x.shape) < 0.8)
 
     def loss(norm):
         y, undo = norm(x, mask=mask)

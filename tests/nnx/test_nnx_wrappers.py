@@ -7,6 +7,7 @@ import numpy as np
 import orbax.checkpoint
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.refusals import refused
 
 import jaxnorm
@@ -35,7 +36,7 @@ class Block(nnx.Module):
 
 @pytest.fixture
 def x(rng):
-    return jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
+    return place(rng.normal(size=(8, 4)))
 
 
 @pytest.fixture(autouse=True)
@@ -101,12 +102,12 @@ def test_weight_norm_of_a_convolution(options, rng):
     """Norms over all axes but the last, or over all; as from NumPy."""
     conv = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
     wrapped = WeightNorm(conv, **options, rngs=nnx.Rngs(1))
-    x = jnp.asarray(rng.normal(size=(1, 5, 5, 2)), jnp.float32)
+    x = place(rng.normal(size=(1, 5, 5, 2)))
     kernel = np.asarray(conv.kernel[...], np.float64)
     axes = None if "feature_axes" in options else (0, 1, 2)
     expected = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
     unit = kernel / np.sqrt((kernel**2).sum(axes))
-    expected.kernel.set_value(jnp.asarray(unit, jnp.float32))
+    expected.kernel.set_value(place(unit))
     y, expected_y = forward(wrapped, x), forward(expected, x)
     np.testing.assert_allclose(y, expected_y, rtol=1e-4, atol=1e-5)
 

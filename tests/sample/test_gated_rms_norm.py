@@ -137,7 +137,7 @@ def test_second_derivatives(masked, gate_first, rng, x64):
 
     norm = functools.partial(
         jaxnorm.gated_rms_norm,
-        mask=jnp.asarray(mask) if masked else None,
+        mask=jax.device_put(mask) if masked else None,
         num_groups=2,
         gate_first=gate_first,
         epsilon=EPSILON,
@@ -187,7 +187,7 @@ def test_gradients_in_bfloat16_are_rounded_once(gate_first, rng):
 )
 def test_saved_are_x_the_gate_and_a_number_a_group(dtype, masked, groups, gate_first):
     shape = (16, 64, 32)
-    mask = jnp.asarray(np.arange(16).reshape(-1, 1, 1) < 10) if masked else None
+    mask = jax.device_put(np.arange(16).reshape(-1, 1, 1) < 10) if masked else None
     norm = functools.partial(
         jaxnorm.gated_rms_norm,
         mask=mask,

@@ -80,7 +80,7 @@ drop = jax.checkpoint_policies.nothing_saveable
 def test_remat_that_keeps_the_moments_repeats_no_reduction(name, rng):
     case = PLAIN[name]
     x, w = draw(rng, case.shape), place(2.0)
-    mask = jnp.asarray(np.ones(case.shape, bool))
+    mask = jax.device_put(np.ones(case.shape, bool))
     scale = draw(rng, case.scale, loc=1)
     for norm in case.ours(), case.ours(mask=mask):
 
@@ -126,7 +126,7 @@ def test_the_second_call_traces_nothing(name, rng):
 def test_saved_for_the_backward_pass_are_x_and_vectors(name, dtype, mask, rng):
     shape, features = (16, 64, 32), 32
     case = PLAIN[name]
-    mask = mask and jnp.asarray(np.arange(16).reshape(-1, 1, 1) < 10)
+    mask = mask and jax.device_put(np.arange(16).reshape(-1, 1, 1) < 10)
     norm = case.ours(mask=mask, dtype=dtype)
     arguments = [jax.ShapeDtypeStruct(shape, dtype)]
     parameters = ["scale", "bias"] if case.bias else ["scale"]

@@ -73,7 +73,7 @@ def test_not_finite_under_the_mask(name, kind, rng, make_mask):
     hit = (mask == 0) & ~np.isfinite(bad)
     x = place(np.where(hit, bad, draw(rng, shape)))
     parameters = draw_parameters(rng, norm, (4,), (4,))
-    options = {"mask": jnp.asarray(mask), "feature_axes": -1, **norm.options}
+    options = {"mask": jax.device_put(mask), "feature_axes": -1, **norm.options}
     y = check(norm, norm.reference, x, parameters, draw(rng, shape), **options)
     floor = np.asarray(parameters.get("threshold", -np.inf))
     expected = np.broadcast_to(np.maximum(parameters["bias"], floor), shape)
@@ -107,7 +107,7 @@ def test_padding_changes_nothing(name, rng):
     x, parameters = draw(rng, shape), draw_parameters(rng, norm, (4,), (4,))
     pad = [(0, b - a) for a, b in zip(shape, more, strict=True)]
     padded = place(np.pad(x, pad, constant_values=np.nan))
-    mask = jnp.asarray(np.pad(np.ones(shape, bool), pad))
+    mask = jax.device_put(np.pad(np.ones(shape, bool), pad))
     wide = {k: place(np.pad(p, (0, more[-1] - 4))) for k, p in parameters.items()}
     function = jax.jit(functools.partial(norm.function, **norm.options))
     y = np.asarray(function(padded, **wide, mask=mask))

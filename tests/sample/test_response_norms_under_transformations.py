@@ -60,7 +60,7 @@ def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64
     def derivatives(at):
         losses, gradients = jax.vmap(
             lambda move: jax.value_and_grad(loss)(at + move * direction)
-        )(jnp.asarray([step, -step]))
+        )(place([step, -step]))
         first = {
             "differences": (losses[0] - losses[1]) / (2 * step),
             "forward": along(loss)(at),
@@ -218,7 +218,7 @@ def test_saved_for_the_backward_pass_are_x_and_vectors(name, masked, dtype, rng)
     function, x, parameters = problem(name, rng, shape)
     options = {"dtype": dtype}
     if masked and NORMS[name].masked:
-        options["mask"] = jnp.asarray(np.arange(4).reshape(4, 1, 1, 1) < 3)
+        options["mask"] = jax.device_put(np.arange(4).reshape(4, 1, 1, 1) < 3)
 
     def backward(x, parameters):
         return jax.vjp(lambda x, p: function(x, **p, **options), x, parameters)[1]

@@ -117,7 +117,7 @@ def test_second_derivatives(masked, rng, x64):
 
     norm = functools.partial(
         jaxnorm.seed_norm,
-        mask=jnp.asarray(mask) if masked else None,
+        mask=jax.device_put(mask) if masked else None,
         num_heads=2,
         epsilon=EPSILON,
     )
@@ -138,7 +138,7 @@ def test_second_derivatives(masked, rng, x64):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_saved_are_x_and_a_number_a_head(dtype, masked, heads):
     shape = (16, 64, 32)
-    mask = jnp.asarray(np.arange(16).reshape(-1, 1, 1) < 10) if masked else None
+    mask = jax.device_put(np.arange(16).reshape(-1, 1, 1) < 10) if masked else None
     norm = functools.partial(jaxnorm.seed_norm, mask=mask, num_heads=heads, dtype=dtype)
     parameters = [jax.ShapeDtypeStruct(shape[-1:], jnp.float32)] * 3
     arguments = [jax.ShapeDtypeStruct(shape, dtype), *parameters]

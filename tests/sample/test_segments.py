@@ -33,7 +33,7 @@ def test_the_formulas_of_graphs(rng):
             ("segment_rms_norm", node, (node**2).mean()),
         ):
             expected[name][ids == graph] = value / np.sqrt(power + eps)
-    given = {"segment_ids": jnp.asarray(ids), "num_segments": 4, "epsilon": eps}
+    given = {"segment_ids": jax.device_put(ids), "num_segments": 4, "epsilon": eps}
 
     @jax.jit
     def all_of_them(x, share):
@@ -55,7 +55,7 @@ def test_large_offsets(norm, rng):
         std = np.geomspace(0.1, 10, 4)[ids, None]
         mean = ratio * std * np.resize([1, -1], 4)[ids, None]
         x = draw(rng, (64, 3), loc=mean, std=std)
-        y = function(x, segment_ids=jnp.asarray(ids))
+        y = function(x, segment_ids=jax.device_put(ids))
         reference = getattr(oracles, norm)
         expected = reference(x, segment_ids=ids, num_segments=4)
         assert np.max(np.abs(oracles.wide(y) - expected)) <= 1e-5, ratio
@@ -65,7 +65,7 @@ def test_long_segments(rng):
     """Sums lose no digits, of x and of its cotangents."""
     half = 2**16
     x, weight = draw(rng, (2 * half, 1), loc=1e4), 1 + draw(rng, (2 * half, 1))
-    ids = jnp.asarray(np.repeat([0, 1], half))
+    ids = jax.device_put(np.repeat([0, 1], half))
 
     def of_graphs(x):
         return jaxnorm.graph_norm(x, segment_ids=ids, num_segments=2)
@@ -112,7 +112,7 @@ def test_derivatives_of_higher_order(norm, rng, x64):
     line = jax.tree.map(lambda leaf: draw(rng, leaf.shape, np.float64), arguments)
     ours = functools.partial(
         getattr(jaxnorm, norm),
-        segment_ids=jnp.asarray(ids),
+        segment_ids=jax.device_put(ids),
         num_segments=number,
         epsilon=EPSILON,
     )
@@ -155,7 +155,7 @@ def test_rows_with_ids_of_their_own(norm, rng):
         whole = function(x, **params, segment_ids=apart, num_segments=9)
         return jax.vmap(of_row)(x, ids), whole
 
-    mapped, whole = both(x, jnp.asarray(ids), params)
+    mapped, whole = both(x, jax.device_put(ids), params)
     for i in range(3):
         reference = getattr(oracles, norm)
         row = reference(x[i], **params, segment_ids=ids[i], num_segments=3)
@@ -186,7 +186,7 @@ def test_saved_are_x_the_ids_and_numbers_a_segment(norm, dtype):
 
 @every_norm
 def test_remat_that_keeps_the_moments_repeats_no_sum(norm, rng):
-    x, ids = draw(rng, (6, 3)), jnp.asarray(rng.integers(0, 2, 6))
+    x, ids = draw(rng, (6, 3)), jax.device_put(rng.integers(0, 2, 6))
 
     def block(x):
         function = getattr(jaxnorm, norm)

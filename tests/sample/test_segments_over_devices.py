@@ -4,7 +4,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -47,7 +46,7 @@ def draw_problem(norm):
     ids = ids.reshape(NODES)
     x = np.where(ids[:, None] < 0, np.nan, draw(rng, (NODES, FEATURES), loc=20))
     params = [draw(rng, FEATURES, loc=0.7, std=0.2) for _ in NORMS[norm][0]]
-    return place(x), jnp.asarray(ids), draw(rng, x.shape), (), *params
+    return place(x), jax.device_put(ids), draw(rng, x.shape), (), *params
 
 
 @functools.cache

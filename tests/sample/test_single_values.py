@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.drawing import place
 from support.refusals import refused
 
 import jaxnorm
@@ -77,11 +78,11 @@ def test_modules_warn(api, name, shape, options):
 
 def test_other_devices_count():
     """With one value on each of them, there are several."""
-    x = jnp.asarray([[1.0], [3.0]])
+    x = place([[1.0], [3.0]])
     y = jax.vmap(lambda x: jaxnorm.layer_norm(x, axis_name="i"), axis_name="i")(x)
     np.testing.assert_allclose(y, [[-1.0], [1.0]], rtol=1e-5)
 
 
 def test_a_power_is_of_one_value_too():
     """Without the mean, the sign is left."""
-    np.testing.assert_allclose(jaxnorm.rms_norm(jnp.asarray([[-3.0]])), [[-1.0]], 1e-5)
+    np.testing.assert_allclose(jaxnorm.rms_norm(place([[-3.0]])), [[-1.0]], 1e-5)

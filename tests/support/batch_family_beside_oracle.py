@@ -84,7 +84,7 @@ def problem(normalizer, case, rng, make_mask, dtype=np.float32):
     mask = None
     for kind in kinds:
         own = make_mask(kind, shape)
-        mask = own if mask is None else jnp.asarray(np.asarray(mask) & own)
+        mask = own if mask is None else jax.device_put(np.asarray(mask) & own)
         hidden = rng.choice([np.nan, np.inf, 2.0], shape)
         x = place(np.where(np.asarray(mask) != 0, x, hidden), dtype)
     state = normalizer.draw_state(rng, features, dtype)

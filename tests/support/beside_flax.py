@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 import jaxnorm.linen
+from support.drawing import place
 
 SHAPE = (3, 6, 8)
 NEEDED = {"LayerNorm": {}, "RMSNorm": {}, "GroupNorm": {"num_groups": 4},
@@ -55,7 +56,7 @@ def _run(norm, x, mask, gradients):
 def perturb(variables):
     def move(leaf):
         wave = 0.3 * np.sin(1 + np.arange(leaf.size)).reshape(leaf.shape)
-        return leaf + jnp.asarray(wave, leaf.dtype)
+        return leaf + place(wave, leaf.dtype)
 
     return jax.tree.map(move, variables)
 

@@ -1,6 +1,6 @@
 """PyTorch models and their twins in Flax: the same input, parameters, statistics."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -19,7 +19,7 @@ def batch(rng, shape):
     """Images with large and small features, channels last; and for PyTorch."""
     x = rng.normal(size=shape) * rng.uniform(0.5, 3, shape[-1]) + rng.normal(size=shape)
     x = x.astype(np.float32)
-    return jnp.asarray(x), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    return jax.device_put(x), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
 
 
 def channels_last(y):

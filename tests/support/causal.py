@@ -1,6 +1,6 @@
 """What the tests of causal group norm share: a small problem and its masks."""
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 import jaxnorm
@@ -19,4 +19,4 @@ def draw_mask(rng, kind):
         return None
     mask = rng.uniform(size=SHAPE) < 0.7
     mask[0, :2] = mask[1, 3] = False
-    return jnp.asarray(np.where(mask, rng.uniform(0.5, 2, SHAPE), 0))
+    return jax.device_put(np.where(mask, rng.uniform(0.5, 2, SHAPE), 0))

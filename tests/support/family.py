@@ -302,7 +302,7 @@ def draw_arguments(entry, seed=0):
 def draw_mask(entry):
     """Three quarters of all; None for one that takes no mask."""
     places = np.indices(SHAPE).sum(0)
-    return jnp.asarray(places % 4 != 0) if entry.masked else None
+    return jax.device_put(places % 4 != 0) if entry.masked else None
 
 
 def cast(tree, dtype):

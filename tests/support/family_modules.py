@@ -11,6 +11,7 @@ from flax import linen as nn
 import jaxnorm
 import jaxnorm.linen as modules
 from support import family
+from support.drawing import place
 from support.family_entries import (
     WIDTH,
     Entry,
@@ -346,7 +347,7 @@ def draw_variables(name, x, seed=0):
         return {"params": params} | entry.collect(state)
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(0.3, 1.3, leaf.shape), leaf.dtype),
+        lambda leaf: place(rng.uniform(0.3, 1.3, leaf.shape), leaf.dtype),
         shapes(name, x.shape),
     )
 

@@ -204,7 +204,7 @@ def draw_problem(rng, kind="bool", ratio=1.0):
     if kind == "weights":
         mask = np.where(mask, drawn + 0.1, 0).astype(np.float32)
     affine = draw(rng, SHAPE[-1], 1), draw(rng, SHAPE[-1])
-    return x, jnp.asarray(mask), weight, stats, *affine
+    return x, jax.device_put(mask), weight, stats, *affine
 
 
 def check(actual, problem, momentum=0.0, **options):

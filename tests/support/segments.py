@@ -54,13 +54,13 @@ CASES = {
 
 
 def segments(case):
-    return {"segment_ids": jnp.asarray(case.ids), "num_segments": case.number}
+    return {"segment_ids": jax.device_put(case.ids), "num_segments": case.number}
 
 
 def draw_mask(case, make_mask):
     if case.mask != "segment":
         return make_mask(case.mask, case.shape)
-    return jnp.asarray(case.ids != 1).reshape(-1, *[1] * (len(case.shape) - 1))
+    return jax.device_put((case.ids != 1).reshape(-1, *[1] * (len(case.shape) - 1)))
 
 
 def hidden(case, mask):
@@ -119,7 +119,9 @@ def check_case(name, norm, rng, make_mask):
     params = parameters(norm, rng, tuple(case.shape[axis] for axis in features))
     weight = draw(rng, case.shape)
     step = differentiated(norm, case.number, features)
-    (dx, rest), y = jax.device_get(step(x, params, jnp.asarray(case.ids), mask, weight))
+    (dx, rest), y = jax.device_get(
+        step(x, params, jax.device_put(case.ids), mask, weight)
+    )
     known = np.where(hit, np.nan, x)  # 1e30 comes out as what is not finite
     options = {"feature_axes": features, "epsilon": EPSILON, "mask": mask}
 

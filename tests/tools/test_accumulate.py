@@ -19,7 +19,7 @@ variables = pytest.fixture(make_variables)
 
 @pytest.fixture
 def labels(rng):
-    return jnp.asarray(rng.integers(0, 2, size=24).astype(np.int32))
+    return jax.device_put(rng.integers(0, 2, size=24).astype(np.int32))
 
 
 def cross_entropy(logits, labels):
@@ -28,7 +28,7 @@ def cross_entropy(logits, labels):
 
 def split(number, *arrays):
     def split_one(x):
-        return jnp.asarray(np.asarray(x).reshape(number, -1, *x.shape[1:]))
+        return jax.device_put(np.asarray(x).reshape(number, -1, *x.shape[1:]))
 
     return jax.tree.map(split_one, arrays)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.drawing import place
 
 import jaxnorm.linen
 from jaxnorm import tools
@@ -116,7 +117,7 @@ def test_bits_and_dtypes_stay_both_ways(framework, dtype, features, layer):
     expected = variables_of(drawn)
     arrays = MAKE[framework](drawn)
     same_bits(READ[framework](arrays), expected)
-    as_jax = jax.tree.map(lambda x: x if x.dtype == np.float64 else jnp.asarray(x),
+    as_jax = jax.tree.map(lambda x: x if x.dtype == np.float64 else jax.device_put(x),
                           arrays)  # fmt: skip
     same_bits(READ[framework](as_jax), expected)
     if framework == "torch":
@@ -189,7 +190,7 @@ def test_one_layer_by_itself(framework, layer):
     assert WRITE[framework](found).keys() | {"num_batches_tracked"} == (
         arrays.keys() | {"num_batches_tracked"}
     )
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, FEATURES)), jnp.float32)
+    x = place(np.random.default_rng(1).normal(size=(3, FEATURES)))
     y = jaxnorm.linen.BatchNorm(use_running_average=True).apply(found, x)
     centered = np.asarray(x, np.float64) - drawn["mean"]
     expected = centered / np.sqrt(drawn["var"] + 1e-5)
@@ -253,7 +254,7 @@ def test_training_goes_on_from_the_count(layer):
     norm = jaxnorm.linen.BatchNorm(
         use_running_average=False, momentum=tools.momentum_from_torch(None)
     )
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, FEATURES)), jnp.float32)
+    x = place(np.random.default_rng(1).normal(size=(3, FEATURES)))
     _, updates = norm.apply(
         {name: variables["bn"] for name, variables in found.items()},
         x,

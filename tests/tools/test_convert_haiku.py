@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.peers_on_jax import as_peers_run  # noqa: F401
 
 import jaxnorm.linen
@@ -36,7 +37,7 @@ class Net(nn.Module):
 
 def test_there_and_back(rng):
     theirs, ours = hk.without_apply_rng(hk.transform_with_state(haiku_net)), Net()
-    x = jnp.asarray(rng.normal(1, 2, (4, 6, 5, 3)), jnp.float32)
+    x = place(rng.normal(1, 2, (4, 6, 5, 3)))
     params, state = theirs.init(jax.random.key(0), x, True)
     params = jax.tree.map(lambda a: a + jnp.float32(rng.normal()), params)
     for _ in range(2):

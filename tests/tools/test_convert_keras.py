@@ -4,10 +4,10 @@ import inspect
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.peers_on_jax import as_peers_run  # noqa: F401
 
 import jaxnorm.linen
@@ -73,7 +73,7 @@ def test_there_and_back(rng):
     arrays = arrays_of(theirs)
     paths = paths_of(arrays)
     assert len(paths) == 2
-    x = jnp.asarray(rng.normal(2, 3, (4, 6, 5, 3)), jnp.float32)
+    x = place(rng.normal(2, 3, (4, 6, 5, 3)))
     convolutions = {
         layer.name: {
             "kernel": np.asarray(layer.kernel),
@@ -122,7 +122,7 @@ def test_batch_renormalization(rng):
         renorm=True, renorm_clipping=bounds, momentum=0.9, renorm_momentum=0.9,
         name="bn",
     )  # fmt: skip
-    x = jnp.asarray(rng.normal(1, 2, (8, 5)), jnp.float32)
+    x = place(rng.normal(1, 2, (8, 5)))
     theirs.build(x.shape)
     for _ in range(3):
         theirs(x + 1, training=True)

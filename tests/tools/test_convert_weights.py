@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from support.drawing import place
 from support.refusals import refused
 from support.tiers import diagonal, matrix
 
@@ -81,7 +82,7 @@ def test_a_layer_computes_as_there_and_goes_back(kind, shape, style, rng):
         expected = np.einsum("nhwi,oihw->no", x, weight)[:, None, None]
         expected = expected + arrays["bias"]
     variables = {kind: tree["a"]["0"] for kind, tree in found.items() if tree}
-    y = cls(layer, **options).apply(variables, jnp.asarray(x, jnp.float32), **call)
+    y = cls(layer, **options).apply(variables, place(x), **call)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
     if kind == "spectral":
         sigma = variables["batch_stats"]["layer_instance/kernel/sigma"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.drawing import ones, zeros
+from support.drawing import ones, place, zeros
 from support.family import close
 from support.refusals import refused
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("annotations_checked")
 
 def layer(first):
     return {
-        "mean": jnp.asarray([first, 1.0]),
-        "var": jnp.asarray([1.0, first]),
+        "mean": place([first, 1.0]),
+        "var": place([1.0, first]),
     }
 
 
@@ -27,7 +27,7 @@ STATS = {
     "layers": [layer(2.0), {"block": (layer(3.0), layer(4.0))}],
     "top": layer(5.0),
 }
-X = jnp.asarray([[1.0, 3.0], [5.0, 4.0], [0.0, 2.0]])
+X = place([[1.0, 3.0], [5.0, 4.0], [0.0, 2.0]])
 MOMENTS = jax.tree.map(
     lambda _: jaxnorm.batch_moments(X)._asdict(), STATS, is_leaf=lambda t: "mean" in t
 )

@@ -58,7 +58,7 @@ def test_in_pmap(parts):
     merged = jax.pmap(
         lambda tree, count: merge_batch_stats(tree, counts=count, axis_name="replica"),
         axis_name="replica",
-    )(stack([tree_of(x) for x in parts]), jnp.asarray(SIZES))
+    )(stack([tree_of(x) for x in parts]), place(SIZES, np.int32))
     merged = jax.device_get(merged)
     for replica in range(8):
         check(jax.tree.map(lambda x, i=replica: x[i], merged["norm"]), parts)
@@ -80,7 +80,7 @@ def test_in_shard_map(parts, check_vma):
             out_specs=P(),
             check_vma=check_vma,
         )
-    )(stack([tree_of(x) for x in parts]), jnp.asarray(SIZES))
+    )(stack([tree_of(x) for x in parts]), place(SIZES, np.int32))
     check(merged["norm"], parts)
 
 

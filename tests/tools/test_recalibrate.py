@@ -24,7 +24,7 @@ variables = pytest.fixture(make_variables)
 
 
 def uneven(images):
-    return [jnp.asarray(part) for part in np.split(np.asarray(images), [10])]
+    return [jax.device_put(part) for part in np.split(np.asarray(images), [10])]
 
 
 apply = jax.jit(NET.apply, static_argnums=2, static_argnames="mutable")
@@ -97,7 +97,7 @@ def test_an_affine_change_is_undone_through_a_valid_convolution(images):
 def test_padding_is_left_out(variables, images):
     apply = collect(True)
     padded = place(np.pad(images, [(0, 4), *[(0, 0)] * 3], constant_values=np.nan))
-    mask = jnp.asarray(np.arange(len(padded)) < len(images))
+    mask = jax.device_put(np.arange(len(padded)) < len(images))
     masked = recalibrate(lambda v, b: apply(v, *b), variables, [(padded, mask)])
     plain = recalibrate(apply, variables, [images])
     jax.tree.map(
@@ -152,7 +152,7 @@ def test_over_devices(variables, images):
             ]["batch_moments"],
             axis_name="device",
         )(np.asarray(images).reshape(8, -1, *images.shape[1:]))
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[0]), moments)
+        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), moments)
 
     stats = recalibrate(apply, variables, [images])[FIRST]
     x = np.asarray(images, np.float64).reshape(-1, 2)

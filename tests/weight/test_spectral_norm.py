@@ -227,7 +227,7 @@ def test_derivatives_are_those_of_the_formula(derivative, rng, x64):
     w, tangent, weight = (draw(rng, (4, 3), np.float64) for _ in range(3))
     u = draw(rng, 3, np.float64)
     _, new_u, _, v = oracle(w, u)
-    outer = jnp.asarray(np.outer(v, new_u))
+    outer = jax.device_put(np.outer(v, new_u))
     functions = lambda w: spectral_norm(w, u)[0], lambda w: w / jnp.sum(outer * w)
     check_derivative(derivative, functions, (w,), (tangent,), weight, 1e-9)
 
