@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from support.counting import count_all_reduces
-from support.drawing import draw, draw_stats, place
+from support.drawing import draw, draw_stats, ones, place
 from support.modes import AXIS, DEVICES, MODES, differentiate, mesh_of
 from support.refusals import refused
 from support.tiers import matrix
@@ -33,6 +33,7 @@ def apart(x, stats, affine, mask, weight, **options):
     Gradients in x, scale and bias of the sum of weight * sin(y), y, and the statistics.
     """
     momentum, unbiased = options.pop("momentum"), options.pop("unbiased", False)
+    x, stats, mask, weight = jax.device_get((x, stats, mask, weight))
     y, dx = np.zeros(x.shape), np.zeros(x.shape)
     new = [oracles.wide(leaf) for leaf in stats]
     daffine = np.zeros((2, FEATURES))
@@ -50,7 +51,7 @@ def apart(x, stats, affine, mask, weight, **options):
         dy = np.cos(y[rows]) * weight[rows]
         dx[rows], *rest = oracles.batch_norm_gradients(dy, *batch, **own)
         daffine += rest
-        if count and np.any(own["mask"]):
+        if count and (mask is None or np.any(own["mask"])):
             new[2][index] += 1
     return dx, *daffine, y, *new
 
@@ -113,8 +114,9 @@ def test_each_index_is_a_batch(name, kind, rng, make_mask):
         mask[4] = 0  # nothing of 3 counts
         x, mask = place(np.where(mask == 0, np.nan, x)), jax.device_put(mask)
     if "other axes" in name:
-        x, weight = jnp.swapaxes(x, 1, 2), jnp.swapaxes(weight, 1, 2)
-        mask = None if mask is None else jnp.swapaxes(mask, 1, 2)
+        x, weight, mask = jax.tree.map(
+            lambda value: np.swapaxes(value, 1, 2), (x, weight, mask)
+        )
     stats = draw_sets(rng, counted="a schedule" in name)
     affine = draw(rng, FEATURES, loc=1), draw(rng, FEATURES)
 
@@ -129,7 +131,7 @@ def test_large_means(rng):
     """The running means are near."""
     x = draw(rng, (len(INDEX), 50, FEATURES), loc=1e4)
     mean = place(np.full((NUMBER, FEATURES), 1e4 + 1))
-    stats = jaxnorm.BatchStats(mean, jnp.ones_like(mean))
+    stats = jaxnorm.BatchStats(mean, ones(mean.shape))
     run = functools.partial(together, use_running_average=False)
     y, _ = jax.jit(run)(x, stats, None, None, None)
     for index in np.unique(INDEX):
@@ -215,10 +217,10 @@ def test_labels_of_domains(rng):
 
 
 BAD = {
-    "floating": (jnp.zeros(7), ("step", "float32")),
-    "of too many": (jnp.zeros(8, jnp.int32), ("step", "(8,)")),
-    "negative": (jnp.full(7, -1), ("step", "-1")),
-    "of features": (jnp.zeros((7, 3), jnp.int32), ("step", "(7, 3)")),
+    "floating": (np.zeros(7, np.float32), ("step", "float32")),
+    "of too many": (np.zeros(8, np.int32), ("step", "(8,)")),
+    "negative": (np.full(7, -1), ("step", "-1")),
+    "of features": (np.zeros((7, 3), np.int32), ("step", "(7, 3)")),
 }
 
 
@@ -226,13 +228,13 @@ BAD = {
 def test_bad_indices(name, as_users_run_it):
     index, says = BAD[name]
     stats = jaxnorm.init_recurrent_stats(NUMBER, FEATURES)
-    x = jnp.zeros((7, FEATURES))
+    x = np.zeros((7, FEATURES), np.float32)
     with refused(*says):
         jaxnorm.recurrent_batch_norm(x, stats, index, use_running_average=False)
 
 
 def test_domains_beyond_the_last(as_users_run_it):
     norm = jaxnorm.linen.DomainBatchNorm(num_domains=2, use_running_average=True)
-    x = jnp.zeros((7, FEATURES))
+    x = np.zeros((7, FEATURES), np.float32)
     with refused("domain", "3"):
         norm.init(jax.random.key(0), x, jax.device_put(INDEX))
