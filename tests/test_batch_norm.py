@@ -10,7 +10,7 @@ import numpy as np
 import oracles
 import pytest
 from support.drawing import draw, draw_stats, place
-from support.tiers import diagonal, matrix
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -137,13 +137,18 @@ DTYPES = [
     ("float32", "complex64", "float32", None, "complex64", 1e-5),
     ("complex64", "float32", "float32", "complex128", "complex128", 1e-5),
 ]
+# Rows in which each dtype of each column occurs, some of them in inference.
+OFTEN_DTYPES = [
+    *((row, False) for row in (0, 4, 6, 8, 12, 13)),
+    *((row, True) for row in (2, 5, 10)),
+]
 
 
 @pytest.mark.parametrize(
     ("row", "inference"),
     matrix(
         itertools.product(range(len(DTYPES)), (False, True)),
-        often=diagonal(range(len(DTYPES)), (False, False, True)),
+        often=OFTEN_DTYPES,
     ),
     ids=str,
 )

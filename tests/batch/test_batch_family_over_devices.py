@@ -37,10 +37,9 @@ ALL |= {
         (32, "pooled"),
     ]
 }
-# Each mode for some, one of each kind for ghosts that lie on two devices; all modes of
-# batch norm are in test_synchronization.py.
+# Each mode for some, one of each kind for ghosts that lie on two devices, of which pmap
+# is in the tests below; all modes of batch norm are in test_synchronization.py.
 OFTEN = [
-    ("ghosts of 8, mean", "pmap"),
     ("ghosts of 8, mean", "vmap, grad outside"),
     ("ghosts of 8, mean", "unchecked, grad inside"),
     ("ghosts of 8, mean", "jit, Explicit"),
@@ -52,7 +51,7 @@ OFTEN = [
     ("instance-batch", "jit, Explicit"),
     ("evo", "shard_map, grad outside"),
     ("ghosts of 1, mean", "jit, Auto"),
-    ("ghosts of 2, sequential", "jit, Explicit"),
+    ("ghosts of 2, sequential", "pmap"),
     ("ghosts of 16, sequential", "shard_map, grad outside"),
     ("ghosts of 32, pooled", "jit, Explicit"),
 ]

@@ -1,6 +1,7 @@
 """Causal group norm in parts: the same as all at once, over devices too."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from support.causal import KEPT, OPTIONS, SHAPE, draw_mask, of_all
 from support.drawing import draw, place
 from support.jitted import jitted
 from support.modes import AXIS, mesh_of
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -64,15 +66,10 @@ def derivatives(way):
     return run
 
 
-# The rest of the matrix is slow.
+# Steps of a loop are chunks of one; values of such a loop are below.
 @pytest.mark.parametrize(
     ("way", "mask"),
-    [
-        ("chunks", "weights"),
-        ("steps", "weights"),
-        pytest.param("chunks", None, marks=pytest.mark.slow),
-        pytest.param("steps", None, marks=pytest.mark.slow),
-    ],
+    matrix(itertools.product(WAYS, ("weights", None)), often=[("chunks", "weights")]),
 )
 def test_parts_are_the_whole(way, mask, rng):
     """Values, gradient, forward mode, and the Hessian along a direction."""

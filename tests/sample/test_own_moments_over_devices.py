@@ -203,13 +203,10 @@ def check(case, run):
 OFTEN = [
     ("layer", "pmap"),
     ("layer", "vmap"),
-    ("layer", "jit, Explicit"),
-    ("layer", "shard_map, True, outside"),
     ("rms", "jit, Auto"),
     ("rms", "shard_map, True, inside"),
     ("group", "jit, Explicit"),
     ("group", "shard_map, False, inside"),
-    ("causal", "pmap"),
     ("causal", "shard_map, True, outside"),
     ("instance", "shard_map, False, outside"),
 ]

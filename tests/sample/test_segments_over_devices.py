@@ -55,17 +55,14 @@ def on_one_device(norm):
     return jax.device_get(step(*draw_problem(norm)))
 
 
-# Each mode for one of them, which sum over devices in the same way.
+# A mode of each kind for one of them, which sum over devices in the same way; where the
+# gradient is taken does not matter to sums, as test_synchronization.py shows.
 OFTEN = [
     ("graph_norm", "pmap"),
-    ("graph_norm", "vmap, grad outside"),
     ("graph_norm", "unchecked, grad inside"),
-    ("graph_norm", "shard_map, grad outside"),
     ("segment_layer_norm", "jit, Explicit"),
     ("segment_layer_norm", "shard_map, grad inside"),
-    ("segment_rms_norm", "jit, Auto"),
-    ("segment_rms_norm", "vmap, grad inside"),
-    ("segment_rms_norm", "unchecked, grad outside"),
+    ("segment_rms_norm", "vmap, grad outside"),
 ]
 
 
