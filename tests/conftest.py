@@ -59,13 +59,16 @@ hypothesis.settings.load_profile("jaxnorm")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-    """Leaves the docstrings of modules to the full tier, and keeps those of functions.
+    """Leaves most docstrings to the full tier: each of their operations is compiled.
 
-    They take long, since each operation is compiled by itself.
+    The default tier has those in which a state goes in and out, and those of the tools.
     """
-    modules = "jaxnorm.linen.", "jaxnorm.nnx.", "jaxnorm.equinox."
+    often = "jaxnorm._core.", "jaxnorm.batch.", "jaxnorm.tools."
+    long = "jaxnorm._core.rematerialization."  # gradients of a model, one by one
     for item in items:
-        if isinstance(item, pytest.DoctestItem) and item.name.startswith(modules):
+        if isinstance(item, pytest.DoctestItem) and (
+            not item.name.startswith(often) or item.name.startswith(long)
+        ):
             item.add_marker(pytest.mark.full)
 
 

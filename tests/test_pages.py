@@ -34,7 +34,7 @@ DEVICES = 'import jax; jax.config.update("jax_num_cpu_devices", 8)'
 every_page = pytest.mark.parametrize("name", PAGES)
 
 
-# The default tier runs the examples of the docstrings.
+# The default and the full tier run the examples of the docstrings.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CODE)
 def test_python_blocks_run(name):
