@@ -37,6 +37,12 @@ SMALL = [
     "--config.num_test=30",
     "--config.batch_size=32",
 ]
+SMALLER = [
+    "--cpu_devices=2",
+    "--config.num_train=35",
+    "--config.num_test=15",
+    "--config.batch_size=16",
+]
 
 
 def read_lines(path):
@@ -45,14 +51,14 @@ def read_lines(path):
 
 def test_a_run_and_what_it_leaves(start, tmp_path, get_config):
     workdir = tmp_path / "results"
-    process = start(*SMALL, "--config.num_epochs=2", f"--workdir={workdir}")
+    process = start(*SMALLER, "--config.num_epochs=2", f"--workdir={workdir}")
     output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
 
     assert f"workdir: {workdir}" in output
     assert "devices: 2 x cpu" in output
-    assert "embedded, 70 training and 30 test images" in output
-    assert "parallelism: shard_map, batch 32 over 2 devices" in output
+    assert "embedded, 35 training and 15 test images" in output
+    assert "parallelism: shard_map, batch 16 over 2 devices" in output
     assert "epoch 2: " in errors  # the progress bar
     assert len(re.findall(r"^epoch \d .*images/s.*stats_spread 0$", output, re.M)) == 2
 

@@ -353,7 +353,11 @@ def test_integers(name, as_users_run_it):
 OFFSET = [n for n in TABLE if hasattr(TABLE[n].build(True), "scale_offset")]
 
 
-@pytest.mark.parametrize("name", OFFSET)
+# Often with one of each file of layers; NNX has the same program for each.
+@pytest.mark.parametrize(
+    "name",
+    matrix(OFFSET, often=("LayerNorm", "RMSNorm", "GroupNorm", "SegmentRMSNorm")),
+)
 def test_scale_offset(name):
     """The layer starts at a factor of 1; what is stored is the distance from there."""
     x = draw_x()
