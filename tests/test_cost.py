@@ -53,6 +53,29 @@ def test_saved_for_the_backward_pass_are_x_and_vectors(dtype, bar, mask):
     assert vectors <= 8 * 4 * FEATURES
 
 
+def test_nothing_is_computed_of_what_is_known_while_tracing():
+    """Neither of the count without a mask nor of the momentum, as of a plain norm."""
+
+    def plain(x, stats, scale, bias):
+        mean = jnp.mean(x, (0, 1, 2))
+        var = jnp.mean(x * x, (0, 1, 2)) - mean * mean
+        y = (x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
+        pairs = zip(stats, (mean, var), strict=True)
+        return y, [0.99 * old + 0.01 * new for old, new in pairs]
+
+    def operations(norm):
+        def loss(x, stats, scale, bias):
+            y, new = norm(x, stats, scale, bias)
+            return jnp.sum(y * y), new
+
+        with jax.numpy_rank_promotion("allow"):
+            step = jax.grad(loss, (0, 2, 3), has_aux=True)
+            text = jax.jit(step).lower(*arguments()).as_text()
+            return len(re.findall(r"= \"?(?:stablehlo|func)\.|= call ", text))
+
+    assert operations(training_norm) <= 1.6 * operations(plain)
+
+
 def test_what_stands_behind_a_barrier_is_x_alone():
     """A cotangent there could not be fused with what computes it."""
     args = arguments(jnp.bfloat16)
