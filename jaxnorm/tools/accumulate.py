@@ -7,6 +7,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
+from jaxnorm._core.validation import check_integer
 from jaxnorm.tools._trees import node_at
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.statistics import Tree, layers, map_layers
@@ -53,6 +54,7 @@ def full_batch_value_and_grad(
       `jaxnorm.tools.apply_batch_moments` moves the running statistics once.
 
     Raises:
+      TypeError: If depth is no integer.
       ValueError: If depth is below 1, or a layer collects no moments.
 
     Reference:
@@ -75,7 +77,7 @@ def full_batch_value_and_grad(
       >>> value.round(2), moments["batch_moments"]["mean"]
       (Array(3.07, dtype=float32), Array([3.], dtype=float32))
     """
-    if depth < 1:
+    if check_integer(depth, "depth") < 1:
         raise ValueError(f"depth must be at least 1, got {depth}.")
 
     def value_and_grad(

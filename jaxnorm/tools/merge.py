@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
-import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.total_variance import mean_square_about
+from jaxnorm._core.validation import check_scalar
 from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
 
 
@@ -48,6 +48,7 @@ def merge_batch_stats(
 
     Raises:
       NameError: If `axis_name` is not bound (JAX's own).
+      TypeError: If a count is no real number.
       ValueError: If the trees or the counts do not fit each other, a count is negative
         or not finite, all are 0, or a layer keeps a variance without its mean (EvoNorm
         B0), which cannot be merged exactly.
@@ -109,9 +110,8 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
         raise ValueError(
             f"counts must hold one number a tree, {number} in all, got {counts}."
         )
-    if shapes := [np.shape(count) for count in counts if np.shape(count)]:
-        raise ValueError(f"counts must be numbers, got the shape {shapes[0]}.")
     # While tracing, jnp.asarray would hide what is known.
+    counts = [check_scalar(count, "each of counts") for count in counts]
     traced = [isinstance(count, jax.core.Tracer) for count in counts]
     known = [float(c) for c, t in zip(counts, traced, strict=True) if not t]
     nothing = alone and not any(traced) and not any(known)

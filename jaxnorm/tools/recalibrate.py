@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.moments import Moments, merge_moments
+from jaxnorm._core.validation import check_finite, check_integer
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.statistics import Tree, batch_stats_of, map_layers
 
@@ -66,6 +67,7 @@ def recalibrate(
       of updates move on by one each pass.
 
     Raises:
+      TypeError: If a number is none.
       ValueError: If there are no running statistics, or no batch, `batches` cannot be
         gone through again, a layer collects no moments, or a number is out of range.
 
@@ -88,10 +90,9 @@ def recalibrate(
       >>> stats["mean"], stats["var"].round(2)
       (Array([5.], dtype=float32), Array([7.6], dtype=float32))
     """
-    if passes < 1:
+    if check_integer(passes, "passes") < 1:
         raise ValueError(f"passes must be at least 1, got {passes}.")
-    if prior_examples < 0:
-        raise ValueError(f"prior_examples must be at least 0, got {prior_examples}.")
+    check_finite(prior_examples, "prior_examples", least=0)
     if isinstance(batches, Iterator) and passes > 1:
         raise ValueError(
             f"batches must be gone through {passes} times, got an iterator, which can "

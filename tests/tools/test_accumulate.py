@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.refusals import refused
 from support.small_net import NET, make_images, make_variables
 from support.tiers import matrix
 
@@ -113,3 +114,6 @@ def test_one_update_from_collected_moments(variables, images):
 def test_bad_depth():
     with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
         full_batch_value_and_grad(loss, depth=0)
+    for depth in (1.0, None, "1"):
+        with refused("depth", "integer", repr(depth)):
+            full_batch_value_and_grad(loss, depth=depth)

@@ -122,6 +122,14 @@ def test_a_replica_without_data_is_ignored(bad, parts):
             np.testing.assert_allclose(leaf, np.full(3, value), rtol=1e-6)
 
 
+@pytest.mark.parametrize("count", ["2", None, 1j, np.ones(2)])
+@pytest.mark.usefixtures("as_users_run_it")
+def test_counts_are_numbers(count, parts):
+    trees = [tree_of(x) for x in parts[:2]]
+    with refused("counts", str(np.shape(count)) if np.shape(count) else repr(count)):
+        merge_batch_stats(trees, counts=[count, 1])
+
+
 @pytest.mark.parametrize("counts", [[0, 0], [2, -1], [2, np.nan], [np.inf, 1]])
 @pytest.mark.parametrize("traced", [False, True])
 def test_counts_that_are_none(counts, traced, parts):

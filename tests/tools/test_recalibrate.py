@@ -202,6 +202,21 @@ NO_VARIABLES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("passes", 2.0),
+        ("passes", None),
+        ("prior_examples", "2"),
+        ("prior_examples", float("nan")),
+        ("prior_examples", -1),
+    ],
+)
+def test_what_are_no_numbers(images, name, value):
+    with refused(name, str(value)):
+        recalibrate(collect(True), {"params": {}}, [images], **{name: value})
+
+
 @pytest.mark.parametrize("what", NO_VARIABLES)
 @pytest.mark.usefixtures("as_users_run_it")
 def test_what_are_no_variables(images, what):
