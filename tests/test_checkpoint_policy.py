@@ -10,7 +10,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from support.counting import count_primitives
 from support.drawing import draw
-from support.family import FEATURES, SHAPE, TABLE, cast, close, draw_arguments
+from support.family import FEATURES, KINDS, SHAPE, TABLE, cast, close, draw_arguments
+from support.tiers import matrix
 
 import jaxnorm
 
@@ -33,8 +34,16 @@ def kept_features(function, *args):
     return features
 
 
+# Often one of each kind, and those that normalize twice or multiply first.
+OFTEN = {*KINDS, "adaptive_batch_norm", "gated_rms_norm"} - WEIGHTS
+
+
 @pytest.mark.parametrize(
-    ("name", "add_bias"), [*((name, False) for name in NORMS), ("batch_norm", True)]
+    ("name", "add_bias"),
+    matrix(
+        [*((name, False) for name in NORMS), ("batch_norm", True)],
+        often=[*((name, False) for name in OFTEN), ("batch_norm", True)],
+    ),
 )
 def test_a_layer_keeps_what_is_normalized_once(name, add_bias, rng):
     """Be that the result of a matrix product, or a sum of one, in its own dtype."""

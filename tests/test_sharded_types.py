@@ -11,7 +11,14 @@ import oracles
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support.family import FEATURES, TABLE, draw_arguments, draw_mask, gradients_of
+from support.family import (
+    FEATURES,
+    KINDS,
+    TABLE,
+    draw_arguments,
+    draw_mask,
+    gradients_of,
+)
 from support.modes import mesh_of
 from support.tiers import matrix
 
@@ -62,7 +69,18 @@ def kind_of(value):
     return kind.shape, kind.dtype, tuple(kind.sharding.spec)
 
 
-@pytest.mark.parametrize("name", TABLE)
+# One of each kind, and those with axes or arguments of their own.
+OFTEN = (
+    *KINDS,
+    "adaptive_batch_norm",
+    "causal_group_norm",
+    "gated_rms_norm",
+    "graph_norm",
+    "seed_norm",
+)
+
+
+@pytest.mark.parametrize("name", matrix(TABLE, OFTEN))
 def test_results_are_sharded_as_arguments_are(name):
     """As types alone tell: y as x, and the state as it was."""
     mesh = mesh_of(AxisType.Explicit, SIZES, AXES)
