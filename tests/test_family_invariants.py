@@ -249,7 +249,7 @@ def test_derivatives_are_those_of_the_values(name, x64, rng):
         def with_tangents(move):
             return jax.jvp(along, (move,), (jnp.ones_like(move),))
 
-        values, tangents = jax.vmap(with_tangents)(place([0, step, -step]))
+        values, tangents = jax.vmap(with_tangents)(jnp.asarray([0, step, -step]))
         differences = jax.tree.map(lambda v: (v[1] - v[2]) / (2 * step), values)
         gradient, tangents = jax.tree.map(lambda v: v[0], (values[1], tangents))
         return differences, tangents, inner(gradient, direction)

@@ -60,7 +60,7 @@ def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64
     def derivatives(at):
         losses, gradients = jax.vmap(
             lambda move: jax.value_and_grad(loss)(at + move * direction)
-        )(place([step, -step]))
+        )(jnp.asarray([step, -step]))
         first = {
             "differences": (losses[0] - losses[1]) / (2 * step),
             "forward": along(loss)(at),
