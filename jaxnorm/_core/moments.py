@@ -117,16 +117,15 @@ def batch_moments(
         shift=reduction.mapped_axes.average_replicas(shift),
         use_fast_variance=use_fast_variance,
     )
-    count, mean, var = per_feature(moments, x.shape, features)
-    return Moments(count + jnp.zeros_like(var), mean, var)
+    return count_of_each(per_feature(moments, x.shape, features))
 
 
 def per_feature(
     moments: ShiftedMoments, shape: tuple[int, ...], feature_axes: tuple[int, ...]
 ) -> Moments:
-    """Returns moments of the rank of x as public ones, of the feature shape.
+    """Returns moments of the rank of x as moments of the feature shape.
 
-    A count that is known is one number for all features.
+    A count that is known is one number for all features, see `count_of_each`.
     """
     reduced = other_axes(feature_axes, len(shape))
     mean, var = (jnp.squeeze(value, reduced) for value in (moments.mean, moments.var))
@@ -135,6 +134,11 @@ def per_feature(
     # Added rather than broadcast, so that it is sharded as the variance is.
     count = jnp.squeeze(moments.count + jnp.zeros_like(moments.var), reduced)
     return Moments(count, mean, var)
+
+
+def count_of_each(moments: Moments) -> Moments:
+    """Returns moments as users see them, with the count of each feature."""
+    return moments._replace(count=moments.count + jnp.zeros_like(moments.var))
 
 
 def check_moments(moments: object, name: str) -> None:

@@ -176,6 +176,13 @@ def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) ->
       nonempty: Where the batch has an element at all; elsewhere `old` stays. None for
         everywhere.
     """
+    # Where nothing is traced, in one program; else what is known remains so.
+    traced = any(isinstance(value, jax.core.Tracer) for value in (old, new))
+    compute = _average if traced else jax.jit(_average)
+    return compute(old, new, weight=weight, nonempty=nonempty)
+
+
+def _average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -> Array:
     old, new = lax.stop_gradient((old, new))
     # The state keeps its sharding, and so its type, in a scan.
     new = shard_as(old, new)

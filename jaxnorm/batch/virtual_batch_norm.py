@@ -9,7 +9,7 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.axes import Axes, batch_axis
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.masking import is_valid
-from jaxnorm._core.moments import Moments, check_moments
+from jaxnorm._core.moments import Moments, check_moments, count_of_each
 from jaxnorm._core.sharding import where
 from jaxnorm._core.total_variance import variance_of_two
 from jaxnorm._core.validation import check_flags, check_scalar
@@ -183,4 +183,5 @@ def collect_reference(
         valid = jnp.any(is_valid(call.mask), tuple(range(1, call.x.ndim)))
         valid = jnp.broadcast_to(valid, (examples,))
         number = jnp.sum(valid.astype(jnp.float32))
-    return call.standardize(moments), call.per_feature(moments), number
+    reference = count_of_each(call.per_feature(moments))
+    return call.standardize(moments), reference, number

@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxnorm._core.collectives import pcast_stacked
 from jaxnorm._core.compute_moments import compute_own_moments
 from jaxnorm._core.dtypes import accumulation_dtype, promote
+from jaxnorm._core.known import is_known
 from jaxnorm._core.masking import valid_or_finite, zero_masked
 from jaxnorm._core.normalize import normalize_with
 from jaxnorm._core.reduction import Reduction
@@ -122,7 +123,8 @@ def _moments_of_steps(
 
 def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMoments:
     """Returns the moments of the start and of all up to each step."""
-    own = prefix_moments(jax.tree.map(lambda v: gather(v, time), steps), time)
+    whole = jax.tree.map(lambda v: v if is_known(v) else gather(v, time), steps)
+    own = prefix_moments(whole, time)
     wide = promote(own.mean.dtype, start.mean.dtype)
     start = jax.tree.map(lambda value: shard_as(own.var, value), start)
     return merge_running_moments(cast_moments(start, wide), cast_moments(own, wide))

@@ -92,7 +92,7 @@ def recalibrate(
     """
     if check_integer(passes, "passes") < 1:
         raise ValueError(f"passes must be at least 1, got {passes}.")
-    check_finite(prior_examples, "prior_examples", least=0)
+    check_finite(prior_examples, "prior_examples", least=0.0)
     if isinstance(batches, Iterator) and passes > 1:
         raise ValueError(
             f"batches must be gone through {passes} times, got an iterator, which can "
