@@ -11,9 +11,9 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from jaxnorm._core.moments import Moments, batch_moments, merge_moments
+from jaxnorm._core.momentum import warmup_momentum
 from jaxnorm._core.normalize import denormalize, normalize
 from jaxnorm._core.rematerialization import INPUT_NAME, MOMENTS_NAME, checkpoint_policy
-from jaxnorm._core.running import warmup_momentum
 from jaxnorm._core.running_moments import RunningMoments, init_running_moments
 from jaxnorm._core.single_stats import (
     CountedMeanStats,

@@ -14,15 +14,11 @@ from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
 from jaxnorm._core.known import Known
 from jaxnorm._core.masking import valid_or_finite, zero_masked
 from jaxnorm._core.moments import Moments, batch_moments, per_feature
+from jaxnorm._core.momentum import Schedule, check_momentum, resolve_momentum
 from jaxnorm._core.normalize import normalize_with
 from jaxnorm._core.pooling import pool_moments, pool_moments_about_mean
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.running import (
-    Schedule,
-    check_momentum,
-    resolve_momentum,
-    update_running,
-)
+from jaxnorm._core.running import update_running
 from jaxnorm._core.safe_math import inverse_std
 from jaxnorm._core.shifted_moments import ShiftedMoments, safe_shift
 from jaxnorm._core.standardize import Standardization

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxnorm._core.axes import Axes
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.running import Schedule
+from jaxnorm._core.momentum import Schedule
 
 
 class BatchOptions(TypedDict, total=False):

@@ -8,7 +8,8 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxnorm._core.dtypes import check_inexact
 from jaxnorm._core.moments import Moments, check_moments
-from jaxnorm._core.running import Schedule, resolve_momentum, update_running
+from jaxnorm._core.momentum import Schedule, resolve_momentum
+from jaxnorm._core.running import update_running
 from jaxnorm._core.validation import check_shape
 
 

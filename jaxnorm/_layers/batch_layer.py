@@ -15,8 +15,8 @@ from jaxnorm._core.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.batch_call import exact_moments
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.collectives import Groups
+from jaxnorm._core.momentum import Schedule
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.running import Schedule
 from jaxnorm._layers.fields import Arrays, Layer, description
 
 

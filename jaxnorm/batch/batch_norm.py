@@ -9,7 +9,7 @@ from jaxtyping import Inexact, Shaped
 from jaxnorm._core.axes import Axes
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.collectives import Groups
-from jaxnorm._core.running import Schedule
+from jaxnorm._core.momentum import Schedule
 from jaxnorm._core.stats import Stats, check_stats
 
 

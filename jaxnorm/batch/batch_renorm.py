@@ -12,7 +12,7 @@ from jaxtyping import Inexact
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.dtypes import accumulation_dtype, check_real
-from jaxnorm._core.running import Schedule, evaluate_schedule
+from jaxnorm._core.momentum import Schedule, evaluate_schedule
 from jaxnorm._core.sharding import where
 from jaxnorm._core.shifted_moments import ShiftedMoments
 from jaxnorm._core.stats import check_running_stats

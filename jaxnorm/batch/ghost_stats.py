@@ -10,8 +10,9 @@ from jax import numpy as jnp
 from jaxnorm._core.axes import batch_axis
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.collectives import MappedAxes
+from jaxnorm._core.momentum import resolve_momentum
 from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.running import resolve_momentum, unbiased_factor
+from jaxnorm._core.running import unbiased_factor
 from jaxnorm._core.safe_math import safe_count
 from jaxnorm._core.sharding import gather, shard_as, where
 from jaxnorm._core.shifted_moments import ShiftedMoments

@@ -7,7 +7,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.running import Schedule
+from jaxnorm._core.momentum import Schedule
 from jaxnorm._core.validation import check_finite
 
 

@@ -8,7 +8,8 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnorm._core.moments import Moments, merge_moments
-from jaxnorm._core.running import Schedule, resolve_momentum, update_running
+from jaxnorm._core.momentum import Schedule, resolve_momentum
+from jaxnorm._core.running import update_running
 from jaxnorm._core.sharding import where
 from jaxnorm._core.validation import check_epsilon, check_flags
 from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, named

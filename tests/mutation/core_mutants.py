@@ -22,6 +22,27 @@ STAGES = "test_staged_sums.py"
 APPROXIMATE = "sample/test_approximate_mean.py"
 
 MUTANTS = {
+    "_core/momentum.py": [
+        (
+            "the count of the next update, not of those so far",
+            'evaluate_schedule(momentum, jnp.asarray(running["count"]), "momentum")',
+            'evaluate_schedule(momentum, jnp.asarray(running["count"]) + 1, '
+            '"momentum")',
+            f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
+        ),
+        (
+            "momentum above 1 accepted",
+            "if isinstance(value, np.ndarray) and not 0 <= value <= 1:",
+            "if isinstance(value, np.ndarray) and not 0 <= value:",
+            f"{BAD}::test_while_tracing",
+        ),
+        (
+            "the warm-up of momentum off by one",
+            "(1 + count) / (10 + count)",
+            "count / (9 + count)",
+            f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
+        ),
+    ],
     "_core/shifted_moments.py": [
         (
             "shifts whose squares overflow used",
@@ -550,18 +571,6 @@ MUTANTS = {
     ],
     "_core/running.py": [
         (
-            "the warm-up of momentum off by one",
-            "(1 + count) / (10 + count)",
-            "count / (9 + count)",
-            f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
-        ),
-        (
-            "momentum above 1 accepted",
-            "if isinstance(value, np.ndarray) and not 0 <= value <= 1:",
-            "if isinstance(value, np.ndarray) and not 0 <= value:",
-            f"{BAD}::test_while_tracing",
-        ),
-        (
             "momentum swapped",
             "mixed = kept * old.astype(dtype) + added * new.astype(dtype)",
             "mixed = added * old.astype(dtype) + kept * new.astype(dtype)",
@@ -584,13 +593,6 @@ MUTANTS = {
             "old = where(weight > 0, old, jnp.zeros_like(old))",
             "pass",
             f"{STATS}::test_momentum_zero_forgets_even_nan",
-        ),
-        (
-            "the count of the next update, not of those so far",
-            'evaluate_schedule(momentum, jnp.asarray(running["count"]), "momentum")',
-            'evaluate_schedule(momentum, jnp.asarray(running["count"]) + 1, '
-            '"momentum")',
-            f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
         ),
         (
             "an empty batch counted as an update",
