@@ -22,6 +22,14 @@ STAGES = "test_staged_sums.py"
 APPROXIMATE = "sample/test_approximate_mean.py"
 
 MUTANTS = {
+    "_core/dtypes.py": [
+        (
+            "float32 accumulation dropped",
+            "return promote(jnp.float32, *dtypes)",
+            "return promote(*dtypes)",
+            f"{MOMENTS}::test_dtypes",
+        ),
+    ],
     "_core/momentum.py": [
         (
             "the count of the next update, not of those so far",
@@ -347,12 +355,6 @@ MUTANTS = {
             "shift = tag_for_remat(round_last_bit(shift))",
             "shift = 0 * tag_for_remat(round_last_bit(shift))",
             f"{OWN}::test_large_offsets",
-        ),
-        (
-            "float32 accumulation dropped",
-            "dtype = accumulation_dtype(x.dtype)\n    shift = lax",
-            "dtype = x.dtype\n    shift = lax",
-            f"{MOMENTS}::test_dtypes",
         ),
         (
             "squares in the dtype of x",
