@@ -49,11 +49,15 @@ def test_cumulative_mean_in_a_scan(rng):
         assert oracles.error(y, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_an_empty_batch_is_no_update(masked, rng):
-    stats = jaxnorm.CountedBatchStats(*draw_stats(rng, 5), place(3.0))
-    x = draw(rng, (8 if masked else 0, 5))
-    mask = np.zeros((8, 1), bool) if masked else None
+@pytest.mark.parametrize("empty", ["examples", "features", "mask"])
+def test_an_empty_batch_is_no_update(empty, rng):
+    examples, features = (
+        0 if empty == "examples" else 8,
+        0 if empty == "features" else 5,
+    )
+    stats = jaxnorm.CountedBatchStats(*draw_stats(rng, features), place(3.0))
+    x = draw(rng, (examples, features))
+    mask = np.zeros((8, 1), bool) if empty == "mask" else None
     _, new = train_jitted(x, stats, mask=mask)
     chex.assert_trees_all_equal(new, stats)
 

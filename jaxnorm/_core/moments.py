@@ -125,11 +125,12 @@ def per_feature(
 ) -> Moments:
     """Returns moments of the rank of x as moments of the feature shape.
 
-    A count that is known is one number for all features, see `count_of_each`.
+    A count that is known is one number for all features, see `count_of_each`, if there
+    are any.
     """
     reduced = other_axes(feature_axes, len(shape))
     mean, var = (jnp.squeeze(value, reduced) for value in (moments.mean, moments.var))
-    if is_known(moments.count):
+    if is_known(moments.count) and 0 not in mean.shape:
         return Moments(np.squeeze(moments.count), mean, var)  # type: ignore[arg-type]
     # Added rather than broadcast, so that it is sharded as the variance is.
     count = jnp.squeeze(moments.count + jnp.zeros_like(moments.var), reduced)
