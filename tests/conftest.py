@@ -111,14 +111,15 @@ def as_users_run_it():
 
 @pytest.fixture
 def as_on_gpus(monkeypatch):
-    """Every sum that can be is taken in stages, on the CPU too.
-
-    Functions under jit are traced once, so these must be the test's own.
-    """
+    """Every sum that can be is taken in stages, on the CPU too."""
     module = "jaxnorm._core.staged_sums"
     monkeypatch.setattr(f"{module}._LARGE", 1)
     monkeypatch.setattr(f"{module}._FIRST", 2)
     monkeypatch.setattr(f"{module}.by_platform", lambda *args, gpu, default: gpu(*args))
+    # Moments are traced once for all of the same shapes: not as before, nor after.
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from support.tiers import matrix
 
 import jaxnorm
 
-SHAPE = (8, 3, 18, 7)  # of no other test, since functions under jit are traced once
+SHAPE = (8, 3, 18, 7)
 NORMS = {
     "group": functools.partial(jaxnorm.group_norm, num_groups=7),
     "instance": jaxnorm.instance_norm,
