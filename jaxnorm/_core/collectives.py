@@ -154,21 +154,16 @@ class MappedAxes:
         depends on no data, and XLA joins those of all layers into one collective at the
         start of the step.
         """
+        return jax.tree.map(self._average, stats)
 
-        def average(leaf: Array) -> Array:
-            if not self._varying_names(leaf):
-                return leaf
-            wide = leaf.astype(accumulation_dtype(leaf.dtype))
-            finite = jnp.isfinite(wide)
-            total, number = self.sum(
-                (
-                    jnp.where(finite, wide, jnp.zeros_like(wide)),
-                    finite.astype(wide.dtype),
-                )
-            )
-            return (total / number).astype(leaf.dtype)
-
-        return jax.tree.map(average, stats)
+    def _average(self, value: Array) -> Array:
+        if not self._varying_names(value):
+            return value
+        wide = value.astype(accumulation_dtype(value.dtype))
+        finite = jnp.isfinite(wide)
+        counted = jnp.where(finite, wide, jnp.zeros_like(wide))
+        total, number = self.sum((counted, finite.astype(wide.dtype)))
+        return (total / number).astype(value.dtype)
 
     def _varying_names(self, value: Array) -> tuple[str, ...]:
         known_equal = self.tracked - _varying(value)

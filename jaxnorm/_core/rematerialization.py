@@ -1,5 +1,6 @@
 """What is kept for the backward pass of a model under `jax.checkpoint`."""
 
+import functools
 from typing import Any, TypeVar
 
 import jax
@@ -42,15 +43,15 @@ def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
     reduction: a derivative needs numbers in between, which no name of the moments
     themselves would keep. What is known while tracing needs no name.
     """
+    return jax.tree.map(functools.partial(_tag, name=name), values)
 
-    def rename(leaf: Known) -> Known:
-        if is_known(leaf):
-            return leaf
-        if jnp.iscomplexobj(leaf):  # which JAX does not name
-            return lax.complex(rename(leaf.real), rename(leaf.imag))
-        return checkpoint_name(leaf, name)
 
-    return jax.tree.map(rename, values)
+def _tag(value: Known, name: str) -> Known:
+    if is_known(value):
+        return value
+    if jnp.iscomplexobj(value):  # which JAX does not name
+        return lax.complex(_tag(value.real, name), _tag(value.imag, name))
+    return checkpoint_name(value, name)
 
 
 def tag_input_for_remat(x: Array) -> Array:

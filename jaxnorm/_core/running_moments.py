@@ -167,18 +167,18 @@ def cast_moments(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
     Moments whose parts were cast one by one have a second part that is not small beside
     the last digit of the first; it becomes so here.
     """
-
-    def cast(value: Array, rest: Array, dtype: DTypeLike) -> tuple[Array, Array]:
-        wide = promote(value.dtype, rest.dtype, dtype)
-        value, rest = value.astype(wide), rest.astype(wide)
-        first = (value + rest).astype(dtype)
-        return first, (rest + (value - first.astype(wide))).astype(dtype)
-
     real = real_dtype(dtype)
     total, rest = Moments(*moments[:3]), Moments(*moments[3:])
-    pairs = map(cast, total, rest, (real, dtype, real))
+    pairs = map(_cast, total, rest, (real, dtype, real))
     values, rests = zip(*pairs, strict=True)
     return RunningMoments(*values, *rests)
+
+
+def _cast(value: Array, rest: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    wide = promote(value.dtype, rest.dtype, dtype)
+    value, rest = value.astype(wide), rest.astype(wide)
+    first = (value + rest).astype(dtype)
+    return first, (rest + (value - first.astype(wide))).astype(dtype)
 
 
 def _choose(

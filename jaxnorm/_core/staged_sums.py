@@ -8,6 +8,7 @@ float32, and read again. Sums over the last of the reduced axes are many, and fu
 What is left to sum then is small.
 """
 
+import functools
 import math
 
 from jax import Array
@@ -26,11 +27,11 @@ _FIRST = 16  # elements of each sum of the first stage, at least
 
 def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
     """Returns the sum over axes, which keep the size 1."""
+    whole = functools.partial(jnp.sum, axis=axes, keepdims=True)
     first = _first_stage(value, axes)
+    if not first:
+        return whole(value)
     second = tuple(axis for axis in axes if axis not in first)
-
-    def whole(value: Array) -> Array:
-        return jnp.sum(value, axes, keepdims=True)
 
     def in_stages(value: Array) -> Array:
         # XLA merges a sum of sums, unless there is something between them. Halving and
@@ -38,7 +39,7 @@ def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
         sums = jnp.sum(value, first, keepdims=True)
         return 2 * jnp.sum(sums / 2, second, keepdims=True)
 
-    return by_platform(value, gpu=in_stages, default=whole) if first else whole(value)
+    return by_platform(value, gpu=in_stages, default=whole)
 
 
 def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Array:
