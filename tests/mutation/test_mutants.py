@@ -5,15 +5,13 @@ names run on that copy, in a process of their own, without the run-time checks o
 annotations, and have to fail by an assertion.
 """
 
-import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import verdict
+from child import run_pytest
 from mutants import TABLE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -30,25 +28,14 @@ def copy_package(folder):
 
 def run(package, file, tests, only=""):
     """Runs tests of the default tier on a copy of the package."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join((str(package.parent), str(TESTS / "mutation"))),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MUTATED_PACKAGE": str(package),
-        "MUTATED_FILE": file,
-    }
-    options = f"-x -q -n 0 -p no:cacheprovider -p {verdict.__name__}"
-    command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml"]
-    command += ["-o", "addopts=--strict-markers", *options.split()]
-    command += ["-m", DEFAULT_TIER, "-k", only]
-    return subprocess.run(
-        [*command, *(TESTS / test for test in tests)],
-        cwd=package.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1800,
-    )
+    environment = {"MUTATED_PACKAGE": str(package), "MUTATED_FILE": file}
+    arguments = ["-c", str(ROOT / "pyproject.toml"), "-o", "addopts=--strict-markers"]
+    arguments += ["-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    arguments += ["-p", verdict.__name__, "-m", DEFAULT_TIER, "-k", only]
+    arguments += [str(TESTS / test) for test in tests]
+    output = package.parent / "output.txt"
+    status = run_pytest(arguments, environment, package, output)
+    return status, output.read_text()
 
 
 def test_the_table_follows_the_code(tmp_path):
@@ -73,8 +60,8 @@ def test_without_a_fault_the_tests_pass(narrowed, tmp_path):
     rows = [mutant for mutant in TABLE if bool(mutant.only) == narrowed]
     tests = dict.fromkeys(test for row in rows for test in row.tests.split())
     only = " or ".join(dict.fromkeys(f"({row.only})" for row in rows if narrowed))
-    done = run(copy_package(tmp_path), "__init__.py", tests, only)
-    assert done.returncode == pytest.ExitCode.OK, done.stdout
+    status, output = run(copy_package(tmp_path), "__init__.py", tests, only)
+    assert status == pytest.ExitCode.OK, output
 
 
 @pytest.mark.slow
@@ -82,6 +69,6 @@ def test_without_a_fault_the_tests_pass(narrowed, tmp_path):
 def test_a_fault_is_noticed(mutant, tmp_path):
     package = copy_package(tmp_path)
     mutant.apply(package)
-    done = run(package, mutant.file, mutant.tests.split(), mutant.only)
-    assert done.returncode != pytest.ExitCode.OK, f"it survives {mutant.tests}"
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    status, output = run(package, mutant.file, mutant.tests.split(), mutant.only)
+    assert status != pytest.ExitCode.OK, f"it survives {mutant.tests}"
+    assert status == pytest.ExitCode.TESTS_FAILED, output
