@@ -40,6 +40,9 @@ def instance_norm(
     of each example. Scale and bias may be one per example: those of a style make it
     adaptive instance normalization.
 
+    To average over the positions of a segment, a graph of a batch or a sequence of a
+    packed row, see `jaxnorm.graph_norm`, which without `mean_scale` is instance norm.
+
     Args:
       x: Input of shape (batch, ...); floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;

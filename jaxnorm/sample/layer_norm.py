@@ -39,6 +39,9 @@ def layer_norm(
     or of all, where that is no pass more over memory. What is kept for the backward
     pass is x, and one mean and variance an example.
 
+    To average over the positions of a segment as well, a graph of a batch or a sequence
+    of a packed row, see `jaxnorm.segment_layer_norm`.
+
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
         wider.

@@ -40,6 +40,9 @@ def rms_norm(
     backward pass is x, and one number an example. Where the sum of squares exceeds the
     range of the dtype, y is 0.
 
+    To average over the positions of a segment as well, a graph of a batch or a sequence
+    of a packed row, see `jaxnorm.segment_rms_norm`.
+
     Args:
       x: Input of any shape; floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
