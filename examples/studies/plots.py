@@ -109,16 +109,22 @@ def dots(
     )
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """Says below the figure what the lines of `axes` are, so that it covers none."""
-    lines, labels = axes.get_legend_handles_labels()
+def legend(figure: Figure, *axes: Axes) -> None:
+    """Says below the figure what the lines of `axes` are, so that it covers none.
+
+    Lines of the same label in several axes look alike, and are there once.
+    """
+    named = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
     # About so many letters fit into a row.
-    widest = max(len(label) for label in labels)
-    columns = max(1, min(len(labels), 80 // (widest + 5)))
+    widest = max(len(label) for label in named)
+    columns = max(1, min(len(named), 80 // (widest + 5)))
     figure.supxlabel("")  # has the place of the legend, which takes it over
     figure.legend(
-        lines,
-        labels,
+        named.values(),
+        named.keys(),
         loc="outside lower center",
         ncols=columns,
         frameon=False,

@@ -49,17 +49,27 @@ def build(config: ml_collections.ConfigDict, average: str) -> Callable:
 
 
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
-    """Draws test accuracy over steps, a line for each kind of average."""
-    figure, [[axes]] = plots.new(
-        "The same nets, tested with running statistics of several kinds"
+    """Draws test accuracy over steps: constant momenta, and the other averages."""
+    figure, [[constant, others]] = plots.new(
+        "The same nets, tested with running statistics of several kinds",
+        columns=2,
+        height=4,
+        sharey=True,
     )
     steps = range(config.eval_every, config.num_steps + 1, config.eval_every)
     for index, (point, result) in enumerate(findings):
+        average = point["average"]
         by_step = list(zip(*result["test_accuracy"], strict=True))
-        plots.line(axes, steps, by_step, point["average"], index)
-    axes.set(xlabel="steps of training", ylabel="test accuracy")
-    plots.per_cent(axes)
-    plots.legend(figure, axes)
+        panels = [constant] if average.startswith("momentum") else [others]
+        # precise statistics are what to compare with in both
+        for axes in [constant, others] if average == "precise" else panels:
+            plots.line(axes, steps, by_step, average, index)
+    constant.set(title="averages of constant momentum", ylabel="test accuracy")
+    others.set(title="other averages")
+    for axes in (constant, others):
+        axes.set(xlabel="steps of training")
+    plots.per_cent(constant)
+    plots.legend(figure, constant, others)
     return figure
 
 

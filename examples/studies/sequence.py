@@ -15,8 +15,8 @@ from study import Finding, Study
 from sweep import over_seeds
 from training import Variables, measure, train_as
 
-# Lines of the legend.
-_STATISTICS = {"running": "{norm}", "recalibrated": "{norm}, recalibrated"}
+# The style of a line says which statistics a net is tested with.
+_STYLES = {"running": "-", "recalibrated": "--"}
 
 
 def build(config: ml_collections.ConfigDict, model: str) -> Callable:
@@ -54,30 +54,34 @@ def build(config: ml_collections.ConfigDict, model: str) -> Callable:
 
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     """Draws test accuracy over learning rates, for either kind of net."""
-    kinds = {model.split(", ")[0]: None for model in config.sweep.model}
+    models = [tuple(model.split(", ")) for model in config.sweep.model]
+    kinds = list(dict.fromkeys(kind for kind, _ in models))
+    norms = list(dict.fromkeys(norm for _, norm in models))
     figure, [axes] = plots.new(
-        "Digits read row by row: what norms do for recurrent nets and transformers",
+        "Norms in nets that read digits row by row",
         columns=len(kinds),
-        height=3.8,
+        height=4.4,
         sharey=True,
     )
-    for kind, own in zip(kinds, axes, strict=True):
-        models = [m for m in config.sweep.model if m.split(", ")[0] == kind]
-        for model in models:
-            some = [f for f in findings if f.point["model"] == model]
-            for statistics, label in _STATISTICS.items():
-                if statistics in some[0].result:
-                    plots.line(
-                        own,
-                        [f.point["learning_rate"] for f in some],
-                        [f.result[statistics] for f in some],
-                        label.format(norm=plots.norm_label(model.split(", ")[1])),
-                        len(own.lines),
-                    )
+    panels = dict(zip(kinds, axes, strict=True))
+    for kind, norm in models:
+        some = [f for f in findings if f.point["model"] == f"{kind}, {norm}"]
+        for statistics, style in _STYLES.items():
+            if statistics in some[0].result:
+                plots.line(
+                    panels[kind],
+                    [f.point["learning_rate"] for f in some],
+                    [f.result[statistics] for f in some],
+                    plots.norm_label(norm) if style == "-" else None,
+                    norms.index(norm),
+                    style=style,
+                )
+    for kind, own in panels.items():
         own.set(xscale="log", title=kind, xlabel="learning rate of Adam")
-        own.legend(fontsize="small")
     axes[0].set(ylabel="test accuracy")
+    axes[0].plot([], [], "--", color="0.3", label="dashed: recalibrated")
     plots.per_cent(axes[0])
+    plots.legend(figure, *axes)
     return figure
 
 

@@ -43,14 +43,21 @@ def results(name, config, point, rng):
         return {kind: rng.random(3).tolist() for kind in kinds}
     if name == "mean_scale":
         return {"error": rng.random(3).tolist(), "milliseconds": 0.3}
+    if name == "sequence":
+        kinds = ("running", "recalibrated")[: 1 + point["model"].endswith("batch")]
+        return {kind: rng.random(3).tolist() for kind in kinds}
     steps, depth = config.num_steps // config.eval_every, len(config.widths)
+    if name == "running_average":
+        return {"test_accuracy": rng.random((3, steps)).tolist()}
     return {
         "percentiles": rng.normal(size=(3, steps, depth, 3)).tolist(),
         "gradient_norm": rng.random((3, steps, depth)).tolist(),
     }
 
 
-@pytest.mark.parametrize("name", ["batch_size", "mean_scale", "activations"])
+@pytest.mark.parametrize(
+    "name", ["activations", "batch_size", "mean_scale", "running_average", "sequence"]
+)
 def test_every_line_has_its_name(get_config, rng, name):
     config, found = get_config(f"study_{name}"), study.load(name)
     figure = found.draw(
