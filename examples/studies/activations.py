@@ -60,7 +60,7 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     """Draws inputs of three layers over steps, and gradients over layers."""
     figure, axes = plots.new(
-        "What the relus of a deep net see, and the gradients of its layers",
+        "Inputs of relus, and gradients, in the layers of a deep net",
         rows=2,
         columns=3,
         height=6.4,

@@ -19,7 +19,7 @@ _STATISTICS = {
     "batch": "those of test batches",
     "recalibrated": "recalibrated ones",
 }
-_BY_EXAMPLE = ("group", "layer", "instance", "rms")
+_PER_EXAMPLE = ("group", "layer", "instance", "rms")
 
 
 def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Callable:
@@ -84,7 +84,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
     for index, norm in enumerate(config.sweep.norm):
         # batch norm is the one to compare with in all panels
-        panels = [example] if norm in _BY_EXAMPLE else [batch]
+        panels = [example] if norm in _PER_EXAMPLE else [batch]
         for axes in [batch, example] if norm == "batch" else panels:
             plots.line(
                 axes, sizes, values(norm, "running"), plots.norm_label(norm), index
@@ -92,8 +92,8 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     if "batch" in config.sweep.norm:
         for place, (kind, label) in enumerate(_STATISTICS.items()):
             plots.line(kinds, sizes, values("batch", kind), label, place)
-    batch.set(title="norms by batch", ylabel="test accuracy")
-    example.set(title="norms by example")
+    batch.set(title="norms across the batch", ylabel="test accuracy")
+    example.set(title="norms per example")
     kinds.set(title="batch norm, tested with")
     for axes in (batch, example, kinds):
         axes.set_xscale("log", base=2)

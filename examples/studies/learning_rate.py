@@ -36,7 +36,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     """Draws test accuracy over learning rates: rows are nets, columns scales."""
     rows, columns = config.sweep.net, config.sweep.init_scale
     figure, axes = plots.new(
-        "What learning rates and initializations deep plain nets learn with",
+        "Learning rates and initial weights with which deep nets learn",
         rows=len(rows),
         columns=len(columns),
         height=1 + 2.2 * len(rows),
