@@ -1,4 +1,4 @@
-"""Does a norm stand better before or after the activation?
+"""Is a norm better before or after the activation?
 
 python examples/studies/run.py placement
 """

@@ -1,4 +1,4 @@
-"""How do norms work together with dropout and weight decay?
+"""How do norms combine with dropout and weight decay?
 
 python examples/studies/run.py regularization
 """

@@ -54,7 +54,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="Does a norm stand better before or after the activation?",
+    question="Is a norm better before or after the activation?",
     run=over_seeds(build, static=("placement",)),
     draw=draw,
     choices={"placement": _LABELS},

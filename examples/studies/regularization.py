@@ -64,7 +64,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="How do norms work together with dropout and weight decay?",
+    question="How do norms combine with dropout and weight decay?",
     run=over_seeds(build, static=("norm",)),
     draw=draw,
 )
