@@ -15,7 +15,7 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.workdir = config_dict.placeholder(str)  # None: in the temporary directory
     # What is timed: the shape, and how often, of which the fastest counts.
     config.shape = (128, 28, 28, 64) if size == "full" else (64, 14, 14, 64)
-    config.repeats = 20
+    config.repeats = 100
     config.sweep = ml_collections.ConfigDict()
     config.sweep.method = (
         "jaxnorm, warm",

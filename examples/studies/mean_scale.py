@@ -57,7 +57,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
     errors.set(xscale="log", yscale="log", xlabel="abs(mean) / standard deviation")
     errors.set(ylabel="largest error of the output")
     shape = " x ".join(map(str, config.shape))
-    times.set(xlabel=f"milliseconds for {shape}")
+    times.set(xlabel=f"milliseconds for {shape};\nbars: from ratio to ratio")
     times.set_yticks(range(len(methods)), methods)
     times.invert_yaxis()
     plots.legend(figure, errors)
