@@ -25,14 +25,13 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TextIO
 
-import flax.linen
 import jax
 import jax.numpy as jnp
 import rich.box
 import rich.console
 import rich.table
 from command_line import Parser, at_least, sizes
-from compilers.programs import PROGRAMS
+from compilers.programs import LIBRARIES, PROGRAMS
 from timing.pairs import interleaved, ratio
 from timing.table import program_rows
 
@@ -55,7 +54,6 @@ CLASSES = {
     "instance": "InstanceNorm",
 }
 DTYPES = ["float32", "bfloat16"]
-LIBRARIES = {"jaxnorm": jaxnorm.linen, "flax.linen": flax.linen}
 Tree = Any
 Row = dict[str, str]
 
@@ -269,7 +267,7 @@ def main() -> None:
                 for name in programs
                 for dtype in dtypes
                 for shape in flags.shape or PROGRAMS[name].shapes
-                for row in program_rows(name, dtype, shape, LIBRARIES, timer)
+                for row in program_rows(name, dtype, shape, timer)
             )
             show("A training step of a program", recorded(rows, output))
 

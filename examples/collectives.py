@@ -9,8 +9,9 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
-from benchmark import LIBRARIES, Row, linen, show
+from benchmark import Row, linen, show
 from command_line import Parser
+from compilers.programs import LIBRARIES
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 

@@ -1,7 +1,8 @@
 """Compiles for accelerators that are not there; says what their compilers make of it.
 
 Normalizers alone, and networks that have them, with `jaxnorm.linen` and with
-`flax.linen`. The compilers for TPUs and for NVIDIA's GPUs run on any machine:
+`flax.linen`; of those that Flax lacks some, beside the one that each extends (as
+`jaxnorm rms`). The compilers for TPUs and for NVIDIA's GPUs run on any machine:
 
   pip install -e '.[tpu]' && python examples/compiled.py --target=v5e:2x2
   pip install -e '.[gpu]' && python examples/compiled.py --target=h100
@@ -20,11 +21,11 @@ The figures are those of one device.
   trace, lower, compile
                Seconds on this machine, of one run.
 
-A ratio is ours over theirs: below 1, ours has less to do. No figure is a time on the
-accelerator. Traffic and cycles are what the compiler plans, without caches, clocks and
-what overlaps; what a convolution or a matrix product of a library (GPU) reads more than
-once is not in them. They compare two programs of one compiler, and not two targets.
-Times are what `examples/benchmark.py` measures, on the accelerator.
+A ratio is ours over the other's: below 1, ours has less to do. No figure is a time on
+the accelerator. Traffic and cycles are what the compiler plans, without caches, clocks
+and what overlaps; what a convolution or a matrix product of a library (GPU) reads more
+than once is not in them. They compare two programs of one compiler, and not two
+targets. Times are what `examples/benchmark.py` measures, on the accelerator.
 """
 
 import dataclasses
@@ -37,10 +38,11 @@ from typing import Any, TextIO
 import flax
 import jax
 import jax.numpy as jnp
-from benchmark import DTYPES, LIBRARIES, Row, show
+from benchmark import DTYPES, Row, show
 from command_line import Parser, sizes
 from compilers.measure import CompilationError, measure
-from compilers.programs import PROGRAMS, ShapeError, Step, make_step
+from compilers.programs import LIBRARIES, PROGRAMS, compared
+from compilers.steps import ShapeError, Step, make_step
 from compilers.targets import TARGETS, TargetError, compile_only_devices
 
 STEPS = ["forward", "training"]
@@ -69,7 +71,7 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is compiled with each library."""
+    """What is compiled with each library, or beside its parent."""
 
     program: str
     step: str
@@ -78,17 +80,17 @@ class Case:
     policy: tuple[str, ...]  # which libraries' networks are under our policy
 
     def steps(self) -> dict[str, Step]:
-        """Returns the step of each library.
+        """Returns the step of each library, or of ours and of its parent.
 
         Raises:
           ShapeError: the program does not take an input of this shape.
         """
         return {
-            name: make_step(
-                *(self.program, self.step, library, self.dtype, self.shape),
-                policy=name in self.policy,
+            label: make_step(
+                *(program, self.step, library, self.dtype, self.shape),
+                policy=label in self.policy,
             )
-            for name, library in LIBRARIES.items()
+            for label, (program, library) in compared(self.program).items()
         }
 
     def measure(

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from compilers.counters import Counts, count
-from compilers.programs import Step
+from compilers.steps import Step
 
 
 class CompilationError(Exception):

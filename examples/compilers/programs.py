@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,20 +15,15 @@ from models.resnet import ResNet50
 from models.transformer import PreNormMLP
 from models.unet import UNet
 
-import jaxnorm
+import jaxnorm.linen
 
-Tree = Any
 Norm = Callable[[], nn.Module]
-# (variables, x) -> output and new statistics
-Apply = Callable[[Tree, jax.Array], tuple[jax.Array, Tree]]
-OPTIONS: dict[str, dict[str, Any]] = {
-    "BatchNorm": {"use_running_average": False},
-    "GroupNorm": {"num_groups": 32},
-}
+LIBRARIES = {"jaxnorm": jaxnorm.linen, "flax.linen": flax.linen}
 
 
-class ShapeError(Exception):
-    """A program does not take an input of some shape."""
+def _nothing(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    del x
+    return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,134 +37,133 @@ class Program:
       shapes: of inputs that are measured if no other is asked for.
       learns: a step ends with new parameters, rather than with the gradients of
         parameters and of the input, which go to the layers before.
+      options: of the normalizer.
+      inputs: what the network takes beside the input.
+      parent: the name of the program that it is compared with, of this library; None
+        where `flax.linen` has the class, too.
     """
 
     norm: str
     network: Callable[[Norm], nn.Module]
     shapes: tuple[tuple[int, ...], ...]
     learns: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Callable[[jax.ShapeDtypeStruct], tuple[jax.ShapeDtypeStruct, ...]] = (
+        _nothing
+    )
+    parent: str | None = None
 
     def build(self, library: ModuleType, dtype: str) -> nn.Module:
         """Returns the network with the normalizers of a library."""
-        options = OPTIONS.get(self.norm, {})
-        norm = functools.partial(getattr(library, self.norm), dtype=dtype, **options)
-        return self.network(norm)
+        make = getattr(library, self.norm)
+        return self.network(functools.partial(make, dtype=dtype, **self.options))
 
 
-def _alone(norm: Norm) -> nn.Module:
+def alone(norm: Norm) -> nn.Module:
+    """Returns a normalizer."""
     return norm()
+
+
+class WithoutRest(nn.Module):
+    """A normalizer that returns more than its output, which alone is returned here.
+
+    Attributes:
+      norm: returns a new normalizer.
+    """
+
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes x."""
+        return self.norm()(x)[0]
+
+
+class OfSegments(nn.Module):
+    """A normalizer of segments.
+
+    Attributes:
+      norm: returns a new normalizer.
+      num_segments: bound of their ids.
+    """
+
+    norm: Norm
+    num_segments: int = 256
+
+    @nn.compact
+    def __call__(self, x: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        """Normalizes x, of shape (..., C), with ids of shape (...)."""
+        return self.norm()(x, segment_ids, self.num_segments)
+
+
+def _gate(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return (x,)
+
+
+def _segment_ids(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return (jax.ShapeDtypeStruct(x.shape[:-1], jnp.int32),)
 
 
 IMAGES = (128, 28, 28, 128), (64, 14, 14, 1024)
 ROWS = (8, 2048, 4096), (16, 1024, 1024)
+TRAINING = {"use_running_average": False}
+WHOLE = {"reduction_axes": (1, 2)}  # sequences, rather than their elements
+_of_segments = functools.partial(
+    Program, network=OfSegments, shapes=ROWS[:1], inputs=_segment_ids
+)
 PROGRAMS = {
-    "batch": Program("BatchNorm", _alone, IMAGES),
-    "layer": Program("LayerNorm", _alone, ROWS),
-    "rms": Program("RMSNorm", _alone, ROWS),
-    "group": Program("GroupNorm", _alone, ((32, 64, 64, 256),)),
-    "instance": Program("InstanceNorm", _alone, ((32, 64, 64, 128),)),
-    "chain": Program("BatchNorm", ConvolutionChain, ((64, 28, 28, 128),)),
+    "batch": Program("BatchNorm", alone, IMAGES, options=TRAINING),
+    "layer": Program("LayerNorm", alone, ROWS),
+    "rms": Program("RMSNorm", alone, ROWS),
+    "group": Program(
+        "GroupNorm", alone, ((32, 64, 64, 256),), options={"num_groups": 32}
+    ),
+    "instance": Program("InstanceNorm", alone, ((32, 64, 64, 128),)),
+    "chain": Program(
+        "BatchNorm", ConvolutionChain, ((64, 28, 28, 128),), options=TRAINING
+    ),
     "transformer-layer": Program("LayerNorm", PreNormMLP, ((8, 4096, 4096),)),
     "transformer-rms": Program("RMSNorm", PreNormMLP, ((8, 4096, 4096),)),
-    "unet": Program("GroupNorm", UNet, ((16, 64, 64, 128),)),
-    "resnet50": Program("BatchNorm", ResNet50, ((64, 224, 224, 3),), learns=True),
+    "unet": Program(
+        "GroupNorm", UNet, ((16, 64, 64, 128),), options={"num_groups": 32}
+    ),
+    "resnet50": Program(
+        "BatchNorm", ResNet50, ((64, 224, 224, 3),), learns=True, options=TRAINING
+    ),
+    "layer-whole": Program("LayerNorm", alone, ROWS[:1], options=WHOLE),
+    "rms-whole": Program("RMSNorm", alone, ROWS[:1], options=WHOLE),
+    "gated": Program("GatedRMSNorm", alone, ROWS[:1], inputs=_gate, parent="rms"),
+    "gated-first": Program(
+        *("GatedRMSNorm", alone, ROWS[:1]),
+        options={"gate_first": True},
+        inputs=_gate,
+        parent="rms",
+    ),
+    "seed": Program("SeedNorm", alone, ROWS[:1], parent="rms"),
+    "unit": Program("UnitNorm", alone, ROWS[:1], parent="rms"),
+    "dynamic-tanh": Program("DynamicTanh", alone, ROWS[:1], parent="rms"),
+    "dynamic-erf": Program("DynamicErf", alone, ROWS[:1], parent="dynamic-tanh"),
+    "causal": Program("CausalGroupNorm", WithoutRest, ROWS[:1], parent="layer-whole"),
+    "segment-layer": _of_segments("SegmentLayerNorm", parent="layer-whole"),
+    "segment-rms": _of_segments("SegmentRMSNorm", parent="rms-whole"),
+    "graph": _of_segments("GraphNorm", parent="instance"),
+    "reversible": Program(
+        "ReversibleInstanceNorm", WithoutRest, ROWS[:1], parent="instance"
+    ),
+    "running": Program(
+        "RunningNorm", alone, IMAGES[:1], options=TRAINING, parent="batch"
+    ),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A function that can be compiled, and its abstract arguments.
-
-    Attributes:
-      function: `(variables, *batch) -> results`, under `jax.jit`.
-      variables: the same on all devices.
-      batch: arrays whose first axis is split over the devices.
-    """
-
-    function: Callable[..., Tree]
-    variables: Tree
-    batch: tuple[jax.ShapeDtypeStruct, ...]
-
-
-def make_step(
-    name: str,
-    kind: str,
-    library: ModuleType,
-    dtype: str,
-    shape: tuple[int, ...],
-    policy: bool = False,
-) -> Step:
-    """Returns a step of a program.
+def compared(name: str) -> dict[str, tuple[str, ModuleType]]:
+    """Returns what is compared: programs and whose normalizers they have, ours first.
 
     Args:
       name: of `PROGRAMS`.
-      kind: "forward", in training mode, or "training", with the backward pass.
-      library: `jaxnorm.linen` or `flax.linen`.
-      dtype: of activations and of what is computed; parameters are float32.
-      shape: of the input.
-      policy: the network is rematerialized under `jaxnorm.checkpoint_policy`.
-
-    Raises:
-      ShapeError: the program does not take an input of this shape.
     """
-    program = PROGRAMS[name]
-    network = program.build(library, jnp.dtype(dtype))
-    x = jax.ShapeDtypeStruct(shape, dtype)
-    apply = functools.partial(_apply, network)
-    if policy:
-        apply = jax.checkpoint(apply, policy=jaxnorm.checkpoint_policy)
-    if kind == "forward":
-        function, batch = jax.jit(apply), (x,)
-    elif program.learns:
-        function = jax.jit(functools.partial(_learn, apply), donate_argnums=0)
-        batch = x, jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    else:
-        function, batch = jax.jit(functools.partial(_differentiate, apply)), (x, x)
-    try:
-        if len(shape) != len(program.shapes[0]) and program.network is not _alone:
-            raise ValueError(f"it must have {len(program.shapes[0])} axes")
-        variables = jax.eval_shape(network.init, jax.random.key(0), x)
-        jax.eval_shape(function, variables, *batch)
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ShapeError(
-            f"{name} does not take an input of shape {shape}: {reason}"
-        ) from error
-    return Step(function, variables, batch)
-
-
-def _apply(network: nn.Module, variables: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-    """Returns the output and the new statistics."""
-    return network.apply(variables, x, mutable=["batch_stats"])
-
-
-def _differentiate(
-    apply: Apply, variables: Tree, x: jax.Array, cotangent: jax.Array
-) -> tuple[jax.Array, Tree, Tree]:
-    """Returns the output, the new statistics, the gradients of parameters and x."""
-
-    def forward(params: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
-        return apply({**variables, "params": params}, x)
-
-    y, backward, stats = jax.vjp(forward, variables["params"], x, has_aux=True)
-    # The layers between are not here, but the cotangent comes after the output all the
-    # same, so that XLA must not fuse the forward pass with the backward one.
-    y, cotangent = jax.lax.optimization_barrier((y, cotangent))
-    return y, stats, backward(cotangent)
-
-
-def _learn(
-    apply: Apply, variables: Tree, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, Tree]:
-    """Returns the loss, and the variables after a step of gradient descent."""
-
-    def loss(params: Tree) -> tuple[jax.Array, Tree]:
-        logits, updates = apply({**variables, "params": params}, images)
-        log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-        chosen = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
-        return -jnp.mean(chosen), updates
-
-    params = variables["params"]
-    (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    params = jax.tree.map(lambda p, gradient: p - 0.1 * gradient, params, gradients)
-    return value, {**updates, "params": params}
+    parent = PROGRAMS[name].parent
+    if parent is None:
+        return {label: (name, library) for label, library in LIBRARIES.items()}
+    label, ours = next(iter(LIBRARIES.items()))
+    return {label: (name, ours), f"{label} {parent}": (parent, ours)}

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from compilers.programs import PROGRAMS, make_step
+from compilers.programs import PROGRAMS
+from compilers.steps import make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,16 @@ def jax_step(
     """
     step = make_step(name, "training", library, dtype, shape, policy)
     compiled = step.function.lower(step.variables, *step.batch).compile()
-    network = PROGRAMS[name].build(library, jnp.dtype(dtype))
+    program = PROGRAMS[name]
+    network = program.build(library, jnp.dtype(dtype))
     batch = [_draw(x, seed) for seed, x in enumerate(step.batch)]
-    state = jax.jit(network.init)(jax.random.key(0), batch[0])
+    inputs = batch[: 1 + len(program.inputs(step.batch[0]))]
+    state = jax.jit(network.init)(jax.random.key(0), *inputs)
 
     def run() -> Any:
         nonlocal state
         results = compiled(state, *batch)
-        if PROGRAMS[name].learns:  # which takes the place of the old variables
+        if program.learns:  # which takes the place of the old variables
             _, state = results
         return results
 
@@ -66,16 +69,17 @@ def jax_step(
 def torch_steps(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Timed]:
     """Returns PyTorch's steps, eager and compiled; none where it is of no use here.
 
-    Which is where it is not installed, or JAX has a GPU and PyTorch has none.
+    Which is where it is not installed or lacks the program, or JAX has a GPU and
+    PyTorch has none.
     """
     if not importlib.util.find_spec("torch"):
         return {}
     import torch
 
-    from timing.torch_networks import make_torch_step
+    from timing.torch_networks import NETWORKS, make_torch_step
 
     gpu = jax.default_backend() == "gpu"
-    if gpu and not torch.cuda.is_available():
+    if name not in NETWORKS or (gpu and not torch.cuda.is_available()):
         return {}
     device = "cuda" if gpu else "cpu"
     return {
@@ -85,7 +89,8 @@ def torch_steps(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Time
 
 
 def _draw(x: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
-    """Returns normal numbers, or zeros where labels are asked for."""
+    """Returns normal numbers; of labels and ids, integers below 256."""
+    key = jax.random.key(seed)
     if jnp.issubdtype(x.dtype, jnp.integer):
-        return jnp.zeros(x.shape, x.dtype)
-    return jax.random.normal(jax.random.key(seed), x.shape, x.dtype)
+        return jax.random.randint(key, x.shape, 0, 256, x.dtype)
+    return jax.random.normal(key, x.shape, x.dtype)

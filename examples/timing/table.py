@@ -4,10 +4,9 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
-from compilers.programs import PROGRAMS
+from compilers.programs import PROGRAMS, compared
 
 from timing.pairs import ratio
 from timing.steps import jax_step, torch_steps
@@ -21,24 +20,22 @@ def program_rows(
     name: str,
     dtype: str,
     shape: tuple[int, ...],
-    libraries: dict[str, ModuleType],
     interleaved: Interleaved,
 ) -> Iterator[Cells]:
     """Measures training steps of a program; yields a row a library.
 
-    Ours is also measured under `jaxnorm.checkpoint_policy` where it is a network.
+    Or one of ours, and one of the parent that it is compared with. Ours is also
+    measured under `jaxnorm.checkpoint_policy` where it is a network.
 
     Raises:
       ShapeError: the program does not take an input of this shape.
     """
-    make = functools.partial(jax_step, name, dtype=dtype, shape=shape)
-    steps = {
-        label: make(library=library, policy=False)
-        for label, library in libraries.items()
-    }
+    make = functools.partial(jax_step, dtype=dtype, shape=shape)
+    sides = compared(name)
+    steps = {label: make(*side, policy=False) for label, side in sides.items()}
     if PROGRAMS[name].norm == "BatchNorm" and name != "batch":
-        label, library = next(iter(libraries.items()))
-        steps[f"{label} with policy"] = make(library=library, policy=True)
+        label, side = next(iter(sides.items()))
+        steps[f"{label} with policy"] = make(*side, policy=True)
     steps |= torch_steps(name, dtype, shape)
     rounds = interleaved([step.run for step in steps.values()])
     images = len(shape) != 3

@@ -133,25 +133,27 @@ def _alone(norm: Norm, width: int) -> nn.Module:
     return norm(width)
 
 
-NORMS: dict[str, Norm] = {
-    "BatchNorm": nn.BatchNorm2d,
-    "LayerNorm": functools.partial(nn.LayerNorm, eps=1e-6),
-    "RMSNorm": functools.partial(nn.RMSNorm, eps=1e-6),
-    "GroupNorm": functools.partial(nn.GroupNorm, 32),
-    "InstanceNorm": functools.partial(nn.InstanceNorm2d, affine=True),
-}
-NETWORKS: dict[str, Callable[[Norm, int], nn.Module]] = {
-    "chain": ConvolutionChain,
-    "resnet50": ResNet50,
-    "transformer-layer": PreNormMLP,
-    "transformer-rms": PreNormMLP,
-    "unet": UNet,
+_LAYER_NORM = functools.partial(nn.LayerNorm, eps=1e-6)
+_RMS_NORM = functools.partial(nn.RMSNorm, eps=1e-6)
+_GROUP_NORM = functools.partial(nn.GroupNorm, 32)
+NETWORKS: dict[str, tuple[Callable[[Norm, int], nn.Module], Norm]] = {
+    "batch": (_alone, nn.BatchNorm2d),
+    "layer": (_alone, _LAYER_NORM),
+    "rms": (_alone, _RMS_NORM),
+    "group": (_alone, _GROUP_NORM),
+    "instance": (_alone, functools.partial(nn.InstanceNorm2d, affine=True)),
+    "chain": (ConvolutionChain, nn.BatchNorm2d),
+    "resnet50": (ResNet50, nn.BatchNorm2d),
+    "transformer-layer": (PreNormMLP, _LAYER_NORM),
+    "transformer-rms": (PreNormMLP, _RMS_NORM),
+    "unet": (UNet, _GROUP_NORM),
 }
 
 
 def make_network(name: str, width: int) -> nn.Module:
     """Returns the network of a program, for inputs of `width` features."""
-    return NETWORKS.get(name, _alone)(NORMS[PROGRAMS[name].norm], width)
+    network, norm = NETWORKS[name]
+    return network(norm, width)
 
 
 class _Queued:
@@ -169,7 +171,7 @@ def make_torch_step(
     """Returns a training step, and a function that says which memory it has taken.
 
     Args:
-      name: of `PROGRAMS`.
+      name: of `NETWORKS`.
       dtype: of activations and parameters; those of batch norm are float32.
       shape: of the input, channels last.
       device: of PyTorch.

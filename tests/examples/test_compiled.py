@@ -9,7 +9,7 @@ import sys
 import compiled
 import jax
 import pytest
-from compilers import measure, programs, targets
+from compilers import measure, programs, steps, targets
 
 import jaxnorm.linen
 
@@ -46,7 +46,7 @@ def test_it_runs(tmp_path):
     assert [row[4] for row in cells[2:]] == ["jaxnorm", "flax.linen", "ratio"]
     ratio = dict(zip(cells[0], cells[4], strict=True))["kernels"]
     assert ratio == f"{ours['kernels'] / theirs['kernels']:.3f}"
-    assert "No figure is a time on the\naccelerator." in result.stdout
+    assert "No figure is a time on\nthe accelerator." in result.stdout
 
 
 @pytest.mark.parametrize("policy", [(), ("jaxnorm",), ("jaxnorm", "flax.linen")])
@@ -59,6 +59,32 @@ def test_whose_network_is_under_the_policy(policy):
         in str(step.function.trace(step.variables, *step.batch).jaxpr)
     }
     assert under == set(policy)
+
+
+PARENTS = {
+    name: program.parent
+    for name, program in programs.PROGRAMS.items()
+    if program.parent
+}
+
+
+@pytest.mark.parametrize("name", PARENTS)
+def test_beside_the_parent(name):
+    """Both can be traced; the gradients are those of all that holds numbers."""
+    case = compiled.Case(name, "training", "float32", (2, 4, 8), ())
+    both = case.steps()
+    assert list(both) == ["jaxnorm", f"jaxnorm {PARENTS[name]}"]
+    numbers = []
+    for step in both.values():
+        *inputs, cotangent = step.batch
+        y, _, (_, *gradients) = jax.eval_shape(
+            step.function, step.variables, *step.batch
+        )
+        numbers.append([x for x in inputs if x.dtype == cotangent.dtype])
+        assert y.shape == cotangent.shape == (2, 4, 8)
+        assert [x.shape for x in gradients] == [x.shape for x in numbers[-1]]
+    gated = name.startswith("gated")
+    assert [len(found) for found in numbers] == [1 + gated, 1]
 
 
 def test_a_mistake_is_one_line_and_exit_code_2():
@@ -114,14 +140,14 @@ def test_a_compiler_that_is_not_installed(target, package, extra, monkeypatch):
     ],
 )
 def test_shapes_that_do_not_fit(name, shape, reason):
-    with pytest.raises(programs.ShapeError) as error:
-        programs.make_step(name, "training", jaxnorm.linen, "float32", shape)
+    with pytest.raises(steps.ShapeError) as error:
+        steps.make_step(name, "training", jaxnorm.linen, "float32", shape)
     message = f"{name} does not take an input of shape {shape}: {reason}"
     assert str(error.value).startswith(message)
 
 
 def test_a_program_that_does_not_fit_into_memory():
-    step = programs.make_step("layer", "training", jaxnorm.linen, "float32", (8, 16))
+    step = steps.make_step("layer", "training", jaxnorm.linen, "float32", (8, 16))
     device = jax.devices("cpu")[:1]
     # x, the cotangent, the output and the gradient; a scale and a bias and theirs.
     needed = 4 * (4 * 8 * 16 + 4 * 16)
