@@ -89,13 +89,13 @@ class SegmentNormSpec:
         """Returns in how many parts segments are summed, and that of each position.
 
         A scatter adds one number after the other, which for long segments loses digits
-        with their length. So each segment has several sums, which are added at the end;
-        with no more of them than an eighth of the positions. Neighbors are in different
-        parts, since the positions of a segment often lie together.
+        with their length. So each segment has several sums, which are added at the end:
+        one for some 32 positions, since all of them are written and read. Neighbors are
+        in different parts, since the positions of a segment often lie together.
         """
         size = ids.size
         known = isinstance(size, int)  # and not symbolic
-        parts = min(max(size // (8 * self.number), 1), 1024) if known else 1
+        parts = min(max(size // (32 * self.number), 1), 1024) if known else 1
         part = jnp.reshape(jnp.arange(size, dtype=jnp.int32) % parts, ids.shape)
         return parts, shard_as(ids, part)
 

@@ -61,7 +61,7 @@ MUTANTS = {
     "_core/segments.py": [
         (
             "long segments summed one by one",
-            "parts = min(max(size // (8 * self.number), 1), 1024) if known else 1",
+            "parts = min(max(size // (32 * self.number), 1), 1024) if known else 1",
             "parts = 1",
             f"{SEGMENTS}::test_long_segments",
         ),
