@@ -1,5 +1,6 @@
 """Root mean square normalization with a gate, as in state space models."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -167,11 +168,11 @@ def _normalize(
     valid = valid_or_finite(mask, gate)
     gate = zero_masked(valid, gate).astype(real_dtype(wide))
     factor = zero_masked(valid, activate(gate)).astype(wide)
-    scale = scale.astype(wide)
     if gate_first:
         x = zero_masked_nonfinite(mask, x, x).astype(wide) * factor
-    else:
-        scale = scale * factor
     moments = compute_mean_square(x, spec.reduction, mask=mask)
     bias = jnp.zeros((1,) * x.ndim, wide)
-    return standardize(spec, x, moments, scale, bias, mask)
+    unrounded = dataclasses.replace(spec, dtype=wide)
+    y = standardize(unrounded, x, moments, scale, bias, mask)
+    # As part of the scale, it would take XLA for GPUs two reads of x in place of one.
+    return (y if gate_first else y * factor).astype(spec.dtype)

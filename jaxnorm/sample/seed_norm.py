@@ -133,10 +133,16 @@ def seed_norm(
 
 
 def _normalize(head: Reduction, alpha: Array, beta: Array, call: Call) -> Array:
-    wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
+    result = call.spec.dtype
+    wide = accumulation_dtype(result, call.x.dtype)
     # Not in the dtype of y: where that alone is wider, so is no element of x.
     products = zero_masked(call.mask, call.x) * beta.astype(call.x.dtype)
     gate = jnp.tanh(head.broadcast_back(*tag_for_remat(head.sums(products))))
     scale = call.scale.astype(wide) + alpha.astype(wide) * gate.astype(wide)
-    call = dataclasses.replace(call, scale=scale)
-    return call.standardize(call.own_moments())
+    unscaled = dataclasses.replace(
+        call,
+        scale=jnp.ones((1,) * call.x.ndim, wide),
+        spec=dataclasses.replace(call.spec, dtype=wide),
+    )
+    # Scaled by itself, it would take XLA for GPUs two reads of x in place of one.
+    return (unscaled.standardize(call.own_moments()) * scale).astype(result)
