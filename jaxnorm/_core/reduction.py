@@ -186,6 +186,12 @@ class Reduction:
             return np.full(one, size, dtype)
         return jnp.full(one, size, dtype)
 
+    def count(self, x: Array, mask: Array | None) -> Known:
+        """Returns how many elements each statistic is of, or what they weigh."""
+        if mask is None:
+            return self.unmasked_count(x)
+        return self.all_reduce([self._local_count(mask, x)])[0]
+
     def weighted_sums(self, *values: Array, mask: Array | None) -> tuple[Any, ...]:
         """Returns the count, and the weighted sum of each value, in one collective."""
         x = values[0]

@@ -116,9 +116,8 @@ def _moments_of_steps(
     size = reduction.size(x)
     if not isinstance(size, int) or size != 1:  # one that is symbolic is not known
         return compute_own_moments(x, reduction, mask=mask)
-    count, _ = reduction.weighted_sums(x, mask=mask)
     zero = jnp.zeros_like(x)
-    return ShiftedMoments(count, x, zero, zero.real)
+    return ShiftedMoments(reduction.count(x, mask), x, zero, zero.real)
 
 
 def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMoments:

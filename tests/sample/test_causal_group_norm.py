@@ -113,6 +113,14 @@ def test_saved_are_x_and_the_statistics_of_its_steps(groups):
     assert statistics <= rest <= statistics + 8
 
 
+def test_steps_of_one_value_are_not_summed():
+    """They are their own means; without a mask, their count is known."""
+    x = jax.ShapeDtypeStruct((4, 16, 8), jnp.float32)
+    for groups, summed in ((8, False), (4, True)):
+        jaxpr = jax.make_jaxpr(functools.partial(norm, num_groups=groups))(x)
+        assert ("reduce_sum" in str(jaxpr)) is summed
+
+
 def test_until_something_counts_it_is_the_bias(rng):
     """And has no gradient; padding after that leaves the moments as they are."""
     x = draw(rng, SHAPE, loc=3)
