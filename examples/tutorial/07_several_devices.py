@@ -33,7 +33,8 @@ labels = table[:, -1]
 
 okabe_ito = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=okabe_ito)  # color-blind safe
-plt.rcParams |= {"figure.dpi": 90, "figure.constrained_layout.use": True}
+plt.rcParams |= {"figure.dpi": 90, "figure.titlesize": "x-large"}
+plt.rcParams |= {"figure.constrained_layout.use": True}
 plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False}
 jax.devices()
 
@@ -60,15 +61,15 @@ def train(x, stats, axis_name=None, mask=None):
 
 y, new_stats = train(x, stats)
 parts = x.reshape(4, 32, 8)
-axis = plt.figure(figsize=(8, 3)).gca()
+figure, axis = plt.subplots(figsize=(8, 3.4))
 for device in range(4):
-    means, width = parts[device].mean(0), 0.18
-    axis.bar(np.arange(8) + width * (device - 1.5), means, width, label=f"{device}")
+    name, means = f"device {device}", parts[device].mean(0)
+    axis.bar(np.arange(8) + 0.18 * (device - 1.5), means, 0.18, label=name)
 axis.plot(np.arange(8), x.mean(0), "k_", markersize=30, label="whole batch")
 axis.set_title("Each device alone would subtract a mean of its own")
 axis.set_xlabel("unit")
 axis.set_ylabel("mean over the examples")
-axis.legend(title="device", ncols=5, fontsize="small")
+figure.legend(loc="outside lower center", ncols=5, markerscale=0.5)
 plt.show()
 
 # %% [markdown]
