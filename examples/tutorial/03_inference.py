@@ -32,7 +32,8 @@ train_labels, test_labels = labels[:4000], labels[4000:]
 
 okabe_ito = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=okabe_ito)  # color-blind safe
-plt.rcParams |= {"figure.dpi": 90, "figure.constrained_layout.use": True}
+plt.rcParams |= {"figure.dpi": 90, "figure.titlesize": "x-large"}
+plt.rcParams |= {"figure.constrained_layout.use": True}
 plt.rcParams |= {"axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False}
 
 # %% [markdown]
