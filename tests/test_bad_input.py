@@ -6,11 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from support import family
 from support.drawing import ones, zeros
 from support.refusals import refused
 
 import jaxnorm
+import jaxnorm.equinox
+import jaxnorm.linen
+import jaxnorm.nnx
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -91,6 +95,7 @@ TABLE = [
         x=((4, 3, 5), jnp.complex64),
     ),
     Bad("integer dtype", ("dtype", "int32"), {"dtype": jnp.int32}),
+    Bad("misspelled dtype", ("dtype must be", "'flot32'"), {"dtype": "flot32"}),
     Bad("axis name as a number", ("axis_name", "3"), {"axis_name": 3}),
     Bad("epsilon as an array", ("epsilon", "number"), {"epsilon": ones(5)}),
     Bad("no epsilon", ("epsilon", "None"), {"epsilon": None}),
@@ -392,3 +397,25 @@ def test_a_mask_that_does_not_fit(name, shape, hint):
     x, mask = ones((6, 5, family.FEATURES)), ones(shape, bool)
     with refused("mask", str(shape), hint):
         jax.eval_shape(lambda x: entry.call(x, params, state, mask), x)
+
+
+@pytest.mark.parametrize("api", [jaxnorm.linen, jaxnorm.nnx, jaxnorm.equinox])
+@pytest.mark.parametrize("name", ["BatchNorm", "GroupNorm", "RMSNorm"])
+def test_a_misspelled_dtype_of_parameters(api, name):
+    with refused("param_dtype must be", "'flot32'"):
+        if api is jaxnorm.linen:
+            norm = getattr(api, name)(param_dtype="flot32")
+            use = {"use_running_average": True} if name == "BatchNorm" else {}
+            jax.eval_shape(
+                functools.partial(norm.init, **use),
+                jax.random.key(0),
+                jnp.ones((2, 32)),
+            )
+        else:
+            rngs = {"rngs": nnx.Rngs(0)} if api is jaxnorm.nnx else {}
+            getattr(api, name)(32, param_dtype="flot32", **rngs)
+
+
+def test_a_misspelled_dtype_of_statistics():
+    with refused("dtype must be", "'flot32'"):
+        jaxnorm.init_batch_stats(3, "flot32")

@@ -47,7 +47,7 @@ def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dty
     inferred = promote(*(check_inexact(given[name], name).dtype for name in given))
     if dtype is None:
         return inferred
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    dtype = check_dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"dtype must be floating or complex, got {dtype}.")
     if _is_complex(inferred) and not _is_complex(dtype):
@@ -56,6 +56,20 @@ def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dty
             "which would drop the imaginary part."
         )
     return dtype
+
+
+def check_dtype(dtype: DTypeLike, name: str = "dtype") -> jnp.dtype:
+    """Returns a dtype as JAX has it: without 64 bits where these are not enabled.
+
+    Raises:
+      TypeError: If it is none.
+    """
+    try:
+        return jax.dtypes.canonicalize_dtype(dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a dtype, such as jnp.bfloat16, got {dtype!r}."
+        ) from error
 
 
 def round_to(value: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -6,7 +6,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.dtypes import check_dtype, check_inexact
 from jaxnorm._core.moments import Moments, check_moments
 from jaxnorm._core.momentum import Schedule, resolve_momentum
 from jaxnorm._core.running import update_running
@@ -149,7 +149,7 @@ def check_stats_shape(
       TypeError: If `dtype` is not real and floating, or a size no integer.
       ValueError: If a size is negative.
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if not jnp.issubdtype(check_dtype(dtype), jnp.floating):
         raise TypeError(
             f"dtype must be real and floating, got {dtype}. Use float32, whatever the "
             "dtype of the input."

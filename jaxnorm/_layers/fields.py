@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from jaxnorm._core.axes import canonical_axes, sizes
-from jaxnorm._core.dtypes import check_inexact, floating_input
+from jaxnorm._core.dtypes import check_dtype, check_inexact, floating_input
 
 
 class Parameter(NamedTuple):
@@ -85,6 +85,7 @@ class Layer:
         Args:
           features: Sizes of the feature axes.
         """
+        check_dtype(self.param_dtype, "param_dtype")
         unused = [n for n in self._optional if not getattr(self, f"use_{n}")]
         return {
             name: None
