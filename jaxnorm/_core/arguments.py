@@ -4,8 +4,6 @@ Inside the package every statistic, parameter and mask has the rank of x, with s
 where it is shared. These functions bring what a user passes into that form.
 """
 
-import warnings
-
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -20,6 +18,7 @@ from jaxnorm._core.dtypes import (
 )
 from jaxnorm._core.sharding import shard_as
 from jaxnorm._core.validation import check_finite
+from jaxnorm._core.warning import warn_caller
 
 
 def align_affine(
@@ -170,12 +169,11 @@ def _warn_if_ambiguous(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
     if ones + mask == mask + ones or not broadcasts(mask, shape[: len(mask)]):
         return
     trailing = ", ".join(["None"] * others)
-    warnings.warn(
+    warn_caller(
         f"mask of shape {mask} fits the first axes of the input's shape {shape} as "
         "well as the last ones. It is taken for the last, as NumPy broadcasts: write "
         f"mask[{trailing}] if that is meant, and mask[{_index_of_leading(others)}] if "
-        "the first are.",
-        stacklevel=3,
+        "the first are."
     )
 
 

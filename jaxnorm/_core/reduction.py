@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from jaxnorm._core.masking import apply_weights, zero_masked
 from jaxnorm._core.sharding import axis_names, gather, number_of_shards, sharding_of
 from jaxnorm._core.staged_sums import staged_sum
 from jaxnorm._core.validation import check_flags
+from jaxnorm._core.warning import warn_caller
 
 SingleValue = bool | Literal["warn"]
 """Whether a centered statistic may be of one value, which it erases."""
@@ -139,6 +139,7 @@ class Reduction:
         x: Array,
         allow_single_value: SingleValue,
         fix: str = "Reduce other axes",
+        effect: str = "x - mean is 0 and the result the bias, whatever x is",
     ) -> None:
         """Checks that a centered statistic is of more than one value.
 
@@ -146,6 +147,7 @@ class Reduction:
           x: Input.
           allow_single_value: Whether it may be; or "warn".
           fix: What to do about it.
+          effect: What becomes of a single value.
 
         Raises:
           TypeError: If the flag is neither a Python bool nor a string.
@@ -165,15 +167,14 @@ class Reduction:
         if not isinstance(size, int) or size != 1:  # one that is symbolic is not known
             return
         message = (
-            "each mean must be of at least two values, else x - mean is 0 and the "
-            f"result the bias, whatever x is; got the input's shape {x.shape}, of "
-            f"which the axes {self.axes} are reduced"
+            f"each mean must be of at least two values, else {effect}; got the input's "
+            f"shape {x.shape}, of which the axes {self.axes} are reduced"
             + (f" and blocks of size {self.blocks.size}" if self.blocks else "")
             + f". {fix}"
         )
         if not allow_single_value:
             raise ValueError(f"{message}, or pass allow_single_value=True.")
-        warnings.warn(f"{message}.", stacklevel=2)
+        warn_caller(f"{message}.")
 
     def unmasked_count(self, x: Array) -> Known:
         """Returns the count where there is no mask; the rank of x, 1 along each axis.

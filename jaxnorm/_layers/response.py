@@ -12,7 +12,7 @@ import jaxnorm
 from jaxnorm._core.axes import Axes
 from jaxnorm._layers.fields import description
 from jaxnorm._layers.initializers import MadeInitializer
-from jaxnorm._layers.sample import SampleLayer
+from jaxnorm._layers.sample import SampleLayer, warning_of_single_values
 
 
 @description
@@ -102,6 +102,6 @@ class EvoNormS0(ResponseLayer):
     num_groups: int = 32
     v_init: Initializer = initializers.ones
 
-    _function = staticmethod(jaxnorm.evo_norm_s0)
+    _function = warning_of_single_values(jaxnorm.evo_norm_s0)
     _own_options = ("num_groups",)
     _required = ("v",)

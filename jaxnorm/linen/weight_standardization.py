@@ -83,6 +83,7 @@ class WeightStandardization(nn.Module):
                 feature_axes=features,
                 epsilon=self.epsilon,
                 gain=None if gain is None else jnp.asarray(gain),
+                allow_single_value="warn",
                 dtype=self.dtype,
             )
 

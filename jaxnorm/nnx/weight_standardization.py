@@ -96,6 +96,7 @@ class WeightStandardization(nnx.Module):
                 feature_axes=self._features(value),
                 epsilon=self.epsilon,
                 gain=None if self.gains is None else read(own(self.gains, path)),
+                allow_single_value="warn",
                 dtype=self.dtype,
             )
 

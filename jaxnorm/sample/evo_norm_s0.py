@@ -17,7 +17,7 @@ from jaxnorm._core.dtypes import (
     output_dtype,
 )
 from jaxnorm._core.masking import zero_masked_nonfinite
-from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.reduction import Blocks, Reduction, SingleValue
 from jaxnorm._core.safe_math import inverse_std
 from jaxnorm._core.standardize import Standardization
 from jaxnorm.sample.group_norm import group_axes, group_length
@@ -34,6 +34,7 @@ def evo_norm_s0(
     reduction_axes: Axes | None = None,
     feature_axes: Axes = -1,
     mask: Shaped[Array, "..."] | None = None,
+    allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Gates each element, and divides by its group's standard deviation.
@@ -61,6 +62,9 @@ def evo_norm_s0(
       feature_axes: The one feature axis.
       mask: As in `jaxnorm.layer_norm`: what is masked and not finite comes out as
         `bias`, and so does a group of which no element counts.
+      allow_single_value: Whether each group may be a single value, whose variance is
+        0: x * sigmoid(v * x) is then divided by sqrt(epsilon). "warn": it may, with a
+        warning.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -70,7 +74,7 @@ def evo_norm_s0(
       TypeError: If an array holds integers or complex numbers.
       ValueError: If the groups do not divide the features, a shape or an axis does not
         fit, `reduction_axes` lack the feature axis or, without these, it is the first,
-        or epsilon is negative.
+        epsilon is negative, or a variance is of a single value.
 
     Reference:
       Liu et al., 2020, Evolving Normalization-Activation Layers, layer EvoNorm-S0
@@ -88,6 +92,8 @@ def evo_norm_s0(
     space = group_axes(reduction_axes, feature_axis, x.ndim)
     size = group_length(x.shape[feature_axis], num_groups)
     reduction = Reduction.over(x, space, blocks=Blocks(feature_axis, size))
+    effect = "the variance is 0, and what is gated divided by sqrt(epsilon)"
+    reduction.check_several(x, allow_single_value, effect=effect)
     dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
     spec = Standardization(reduction, epsilon, dtype)
     call = Call.parse(x, scale, bias, mask, (feature_axis,), spec)

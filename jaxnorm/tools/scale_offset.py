@@ -1,6 +1,5 @@
 """Scales that are stored as they are, or as the distance from 1."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import PyTree
 
 from jaxnorm._core.dtypes import accumulation_dtype
 from jaxnorm._core.validation import check_finite
+from jaxnorm._core.warning import warn_caller
 from jaxnorm.tools._trees import Path, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
@@ -141,13 +141,12 @@ def warn_of_scales(
         ]
         if 2 * len(near) > len(factors):
             first = near[0]
-            warnings.warn(
+            warn_caller(
                 f"scale_offset + scale must be about 1 in most layers, and is about "
                 f"{center} in {len(near)} of {len(factors)}, with scale_offset="
                 f"{offsets[first]:g} in {first}. It seems that the offset of 1 {says}. "
                 "Set the scale_offset of the layers to that with which the scales were "
-                "stored, or add the difference to these: jaxnorm.tools.shift_scales.",
-                stacklevel=3,
+                "stored, or add the difference to these: jaxnorm.tools.shift_scales."
             )
 
 

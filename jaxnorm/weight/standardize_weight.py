@@ -9,7 +9,9 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.arguments import align
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.collectives import MappedAxes
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.reduction import Reduction, SingleValue
 from jaxnorm._core.validation import check_epsilon
 from jaxnorm.weight.unit import unit_of
 
@@ -22,6 +24,7 @@ def standardize_weight(
     feature_axes: Axes = -1,
     epsilon: float = 1e-6,
     gain: Inexact[Array, "..."] | None = None,
+    allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
     """Standardizes the weight of each output unit over its inputs.
@@ -45,6 +48,8 @@ def standardize_weight(
       epsilon: Added to the variance; at least 0. Without effect in the scaled form.
       gain: Given: the scaled form. Feature shape (sizes of the feature axes,
         ascending), or the rank of w with 1 where shared; starts at 1.
+      allow_single_value: Whether fan_in may be 1, so that the result is 0, whatever w
+        is. "warn": it may, with a warning.
       dtype: Dtype of the result; by default what w and gain promote to.
 
     Returns:
@@ -52,7 +57,7 @@ def standardize_weight(
 
     Raises:
       TypeError: If w or gain is an integer array.
-      ValueError: If gain or an axis does not fit, or epsilon is negative.
+      ValueError: If gain or an axis does not fit, epsilon is negative, or fan_in is 1.
 
     Reference:
       Qiao et al., 2019, Weight Standardization, the definition of W hat
@@ -75,6 +80,12 @@ def standardize_weight(
     epsilon = check_epsilon(epsilon)
     features = canonical_axes(feature_axes, w.ndim)
     axes = other_axes(features, w.ndim)
+    Reduction(axes, MappedAxes.none()).check_several(
+        w,
+        allow_single_value,
+        fix="Leave this weight as it is, or choose other feature_axes",
+        effect="the standardized weight is 0, whatever the weight is",
+    )
     if gain is not None:
         gain = align(check_inexact(gain, "gain"), w, features, "gain")
     result = output_dtype(dtype, w=w, gain=gain)

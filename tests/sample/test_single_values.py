@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import nnx
 from support.drawing import place
 from support.refusals import refused
@@ -27,6 +28,14 @@ SINGLE = {
         (4, 1, 3),
         {"num_groups": None, "group_size": 1},
     ),
+    "evo norm": (
+        lambda x, **options: jaxnorm.evo_norm_s0(
+            *(x, jnp.ones(3), jnp.zeros(3), None), num_groups=3, **options
+        ),
+        (4, 3),
+        {},
+    ),
+    "weight": (jaxnorm.standardize_weight, (1, 3), {}),
     "reversible": (
         lambda x, **options: jaxnorm.reversible_instance_norm(x, **options)[0],
         (4, 1, 3),
@@ -44,6 +53,9 @@ def test_refused_unless_allowed(name):
         jax.eval_shape(lambda x: function(x, **options), x)
     y = function(jnp.full(shape, 7.0), **options, allow_single_value=True)
     np.testing.assert_array_equal(y, np.zeros(shape))
+    with pytest.warns(UserWarning, match="at least two") as warned:
+        function(jnp.ones(shape), **options, allow_single_value="warn")
+    assert [warning.filename for warning in warned] == [__file__]
     with refused("allow_single_value", "bool"):
         function(jnp.ones(shape), **options, allow_single_value=1)
     with refused("allow_single_value", "warn", "error"):
@@ -57,6 +69,7 @@ def test_refused_unless_allowed(name):
         ("LayerNorm", (4, 3, 1), {}),
         ("InstanceNorm", (4, 3), {}),
         ("GroupNorm", (4, 3), {"num_groups": 3}),
+        ("EvoNormS0", (4, 3), {"num_groups": 3}),
         ("ReversibleInstanceNorm", (4, 1, 3), {}),
     ],
 )
@@ -72,8 +85,21 @@ def test_modules_warn(api, name, shape, options):
 
     with pytest.warns(
         UserWarning, match=f"at least two values.*{re.escape(str(shape))}"
-    ):
+    ) as warned:
         jax.eval_shape(lambda x: jax.tree.leaves(apply(x))[0], x)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_a_wrapped_weight_of_one_input_warns():
+    x, rngs = jnp.ones((4, 1)), nnx.Rngs(0)
+    layer = jaxnorm.linen.WeightStandardization(nn.Dense(3))
+    with pytest.warns(UserWarning, match="at least two values.*the weight is") as first:
+        jax.eval_shape(layer.init, jax.random.key(0), x)
+    wrapped = jaxnorm.nnx.WeightStandardization(nnx.Linear(1, 3, rngs=rngs), rngs=rngs)
+    with pytest.warns(UserWarning, match="at least two values.*the weight is") as other:
+        jax.eval_shape(wrapped, x)
+    warned = [*first, *other]
+    assert [warning.filename for warning in warned] == [__file__] * 2
 
 
 def test_other_devices_count():

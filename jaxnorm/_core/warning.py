@@ -1,0 +1,30 @@
+"""Warnings that point to the line of the user, wherever in the package they arise."""
+
+import sys
+import warnings
+
+# Between the user's line and ours lie layers of frameworks, and transformations.
+_PACKAGES = frozenset(
+    {
+        "beartype",
+        "contextlib",
+        "equinox",
+        "flax",
+        "functools",
+        "jax",
+        "jaxnorm",
+        "jaxtyping",
+    }
+)
+
+
+def warn_caller(message: str) -> None:
+    """Warns, and names the line that called the package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and _package(frame.f_globals) in _PACKAGES:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def _package(scope: dict[str, object]) -> str:
+    return str(scope.get("__name__", "")).partition(".")[0]
