@@ -85,10 +85,9 @@ def check_integer(value: object, name: str) -> int:
       TypeError: If it is none that is known while tracing.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"{name} must be a Python integer, since shapes depend on it, got "
-            f"{value!r}. Under jax.jit pass it through static_argnames."
-        )
+        traced = isinstance(value, jax.core.Tracer)
+        fix = " Under jax.jit pass it through static_argnames." * traced
+        raise TypeError(f"{name} must be a Python integer, got {value!r}.{fix}")
     return int(value)
 
 

@@ -97,6 +97,8 @@ def ghost_batch_norm(
             f"{stats_rule!r}."
         )
     size = check_integer(virtual_batch_size, "virtual_batch_size")
+    if size < 1:
+        raise ValueError(f"virtual_batch_size must be at least 1, got {size}.")
     if call.use_running_average:
         return call.normalize(stats.mean, stats.var), stats
 
@@ -125,12 +127,7 @@ def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
     # An empty batch has no ghosts, of whatever size.
     spanned = virtual_batch_size // local if virtual_batch_size > local > 0 else 1
     whole = virtual_batch_size if spanned == 1 else local
-    if (
-        virtual_batch_size < 1
-        or local % whole
-        or virtual_batch_size != whole * spanned
-        or devices % spanned
-    ):
+    if local % whole or virtual_batch_size != whole * spanned or devices % spanned:
         raise ValueError(
             f"virtual_batch_size must divide the batch of {local} examples"
             + (f" of each of the {devices} devices" if devices > 1 else "")

@@ -77,8 +77,16 @@ OPTIONS = [  # what has to be in the message, the function, the options
         "ghost_batch_norm",
         {"virtual_batch_size": 2.0},
     ),
-    (("virtual_batch_size", "8", "0"), "ghost_batch_norm", {"virtual_batch_size": 0}),
-    (("virtual_batch_size", "8", "-2"), "ghost_batch_norm", {"virtual_batch_size": -2}),
+    (
+        ("virtual_batch_size", "at least 1", "0"),
+        "ghost_batch_norm",
+        {"virtual_batch_size": 0},
+    ),
+    (
+        ("virtual_batch_size", "at least 1", "-2"),
+        "ghost_batch_norm",
+        {"virtual_batch_size": -2, "use_running_average": True},
+    ),
     (("virtual_batch_size", "8", "16"), "ghost_batch_norm", {"virtual_batch_size": 16}),
     (
         ("stats_rule", "pooled, mean, sequential", "'median'"),
