@@ -20,6 +20,7 @@ def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
       pure_dict: As `nnx.to_pure_dict(nnx.state(model))` has been saved.
 
     Raises:
+      TypeError: If it is no dict.
       ValueError: If the model has no such variable, or one of another shape.
 
     Example:
@@ -39,6 +40,11 @@ def set_values(
     model: nnx.Module, pure_dict: Mapping[Any, Any], kind: type[nnx.Variable[Any]]
 ) -> None:
     """Gives variables of a kind the values of a pure dict; its keys may be strings."""
+    if not isinstance(pure_dict, Mapping):
+        raise TypeError(
+            "variables must be a dict, as nnx.to_pure_dict(nnx.state(model)) returns "
+            f"it, got {type(pure_dict).__name__}. What did the checkpoint hold?"
+        )
     variables = dict(nnx.to_flat_state(nnx.state(model, kind)))
     paths = {tuple(map(str, path)): path for path in variables}
     for given in walk(pure_dict):

@@ -10,7 +10,7 @@ from jaxtyping import Inexact
 from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
 from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
 from jaxnorm._core.stats import BatchStats, CountedBatchStats
-from jaxnorm._core.validation import check_epsilon, check_flags
+from jaxnorm._core.validation import check_epsilon, check_flags, check_integer
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 
@@ -93,6 +93,8 @@ def fold_batch_norm(
       Array(True, dtype=bool)
     """
     check_flags(norm_first=norm_first, transposed=transposed)
+    if check_integer(groups, "groups") < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}.")
     kernel = check_inexact(kernel, "kernel")
     outputs = canonical_axes(out_axes, kernel.ndim, "out_axes")
     bias = _layer_bias(bias, kernel, outputs)

@@ -16,6 +16,7 @@ from jaxnorm.nnx import (
     WeightNorm,
     WeightStandardization,
     restore_pure_dict,
+    set_batch_stats,
 )
 
 WRAPPERS = [WeightNorm, SpectralNorm, WeightStandardization]
@@ -162,6 +163,9 @@ def test_a_checkpoint_of_another_model():
         restore_pure_dict(model, {"weight": jnp.ones((2, 3))})
     with refused("kernel", "(2, 3)", "(3, 2)"):
         restore_pure_dict(model, {"kernel": jnp.ones((3, 2))})
+    for restore in (restore_pure_dict, set_batch_stats):
+        with refused("variables must be a dict", "NoneType"):
+            restore(model, None)
 
 
 def test_bad_wrappers(x, as_users_run_it):

@@ -8,6 +8,7 @@ from flax import linen as nn
 from support.drawing import place
 from support.jitted import jitted
 from support.layer_and_norm import Pair, draw_variables, error
+from support.refusals import refused
 from support.tiers import matrix
 
 import jaxnorm
@@ -257,6 +258,7 @@ def test_even_a_kernel_of_size_1_can_be_padded():
         ),
         ({"norm_first": True, "padding": 0, "groups": 4}, "groups need"),
         ({"norm_first": True, "in_axes": -1, "padding": 0}, "different axes"),
+        ({"groups": 0}, "groups must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_an_error(options, message):
@@ -266,6 +268,9 @@ def test_bad_input_is_an_error(options, message):
 
 def test_what_is_of_the_wrong_type_is_an_error(as_users_run_it):
     kernel, stats = jnp.ones((4, 6)), jaxnorm.init_batch_stats(6)
+    for groups in (1.0, "1"):
+        with refused("groups", "integer", repr(groups)):
+            fold_batch_norm(kernel, None, stats, None, None, groups=groups)
     with pytest.raises(TypeError, match="stats must be BatchStats"):
         fold_batch_norm(kernel, None, tuple(stats), None, None)
     with pytest.raises(TypeError, match="kernel must be complex"):
