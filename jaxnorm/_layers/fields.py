@@ -85,13 +85,15 @@ class Layer:
         Args:
           features: Sizes of the feature axes.
         """
-        check_dtype(self.param_dtype, "param_dtype")
+        names = (*self._optional, *self._required)
+        if names:
+            check_dtype(self.param_dtype, "param_dtype")
         unused = [n for n in self._optional if not getattr(self, f"use_{n}")]
         return {
             name: None
             if name in unused
             else Parameter(self._initializer(name), self._shape(name, features))
-            for name in (*self._optional, *self._required)
+            for name in names
         }
 
     def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:

@@ -153,14 +153,14 @@ MUTANTS = {
         ),
         (
             "drifted replicas not averaged",
-            "return jax.tree.map(average, stats)",
+            "return jax.tree.map(self._average, stats)",
             "return stats",
             f"{SYNC}::test_drifted_statistics_act_as_their_average_and_leave_equal",
         ),
         (
             "replicas summed, not averaged",
-            "return (total / number).astype(leaf.dtype)",
-            "return total.astype(leaf.dtype)",
+            "return (total / number).astype(value.dtype)",
+            "return total.astype(value.dtype)",
             f"{SYNC}::test_drifted_statistics_act_as_their_average_and_leave_equal",
         ),
         (

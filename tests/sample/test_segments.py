@@ -205,7 +205,7 @@ BAD = {
         {"segment_ids": jnp.zeros((4, 3), jnp.int32)},
         ("feature_axes", "x[..., None]"),
     ),
-    "no number": ({"num_segments": None}, ("num_segments", "static_argnames")),
+    "no number": ({"num_segments": None}, ("num_segments", "integer", "None")),
     "a traced number": (
         {"num_segments": "traced"},
         ("num_segments", "static_argnames"),
