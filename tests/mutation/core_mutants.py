@@ -376,8 +376,8 @@ MUTANTS = {
     "_core/rematerialization.py": [
         (
             "the name of the moments dropped",
-            "return checkpoint_name(leaf, name)",
-            "return leaf",
+            "return checkpoint_name(value, name)",
+            "return value",
             f"{COST}::test_remat_with_named_moments_repeats_no_reduction",
         ),
         (
