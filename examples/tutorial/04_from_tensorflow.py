@@ -56,6 +56,7 @@ def keras_network():
     import keras
     from keras import layers
 
+    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((28, 28, 1)),
