@@ -102,6 +102,8 @@ class Call:
 
         def run(x: Array) -> _Result:
             x = x.astype(accumulation_dtype(x.dtype))
-            return compute(dataclasses.replace(self, x=x))
+            made_again = x.dtype != self.x.dtype
+            spec = dataclasses.replace(self.spec, rematerialized=made_again)
+            return compute(dataclasses.replace(self, x=x, spec=spec))
 
         return jax.checkpoint(run, policy=KEEP_MOMENTS)(self.x)

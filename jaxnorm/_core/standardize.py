@@ -54,6 +54,8 @@ class Standardization:
       rescale: Whether x is divided by the standard deviation.
       round_before_scale: Whether what is normalized is rounded to the dtype of x before
         it is scaled. Derivatives ignore this rounding.
+      rematerialized: Whether x is not kept as it is, but made again in the backward
+        pass, by `jax.checkpoint`. A barrier would have it written to memory.
       debugged: Whether JAX's debuggers look at the result of each operation. Static, so
         that what was traced without them is not found again.
     """
@@ -64,6 +66,7 @@ class Standardization:
     center: bool = True
     rescale: bool = True
     round_before_scale: bool = False
+    rematerialized: bool = False
     debugged: bool = False
 
 
@@ -143,7 +146,7 @@ def _tangent(
 ) -> Array:
     x, moments, scale, mask = primals
     # Not under JAX's debuggers, which would look at what the mask hides.
-    if not spec.debugged:
+    if not (spec.debugged or spec.rematerialized):
         x = _apart_from_forward_pass(x)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)

@@ -172,7 +172,7 @@ def _normalize(
         x = zero_masked_nonfinite(mask, x, x).astype(wide) * factor
     moments = compute_mean_square(x, spec.reduction, mask=mask)
     bias = jnp.zeros((1,) * x.ndim, wide)
-    unrounded = dataclasses.replace(spec, dtype=wide)
+    unrounded = dataclasses.replace(spec, dtype=wide, rematerialized=gate_first)
     y = standardize(unrounded, x, moments, scale, bias, mask)
     # As part of the scale, it would take XLA for GPUs two reads of x in place of one.
     return (y if gate_first else y * factor).astype(spec.dtype)
