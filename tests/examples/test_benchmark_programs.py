@@ -22,7 +22,7 @@ TINY = {
     "transformer-rms": (2, 4, 8),
     "unet": (1, 4, 4, 32),
     "resnet50": (2, 32, 32, 3),
-    "segment-rms": (2, 4, 8),
+    "segment-rms": (8, 64, 64),
 }
 
 
