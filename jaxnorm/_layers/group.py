@@ -14,7 +14,7 @@ import jaxnorm
 from jaxnorm._core.axes import Axes
 from jaxnorm._core.collectives import Groups
 from jaxnorm._layers.fields import Arrays, description
-from jaxnorm._layers.sample import AffineLayer, MomentLayer, warning_of_single_values
+from jaxnorm._layers.sample import MomentLayer, warning_of_single_values
 
 
 @description
@@ -62,7 +62,7 @@ class GroupNorm(MomentLayer):
 
 
 @description
-class CausalGroupNorm(AffineLayer):
+class CausalGroupNorm(MomentLayer):
     """Causal group norm.
 
     The moments of a stream are passed in and out, as the carry of a recurrent cell is,
@@ -81,6 +81,13 @@ class CausalGroupNorm(AffineLayer):
     time_axis: int = 1
     num_groups: int | None = 1
     group_size: int | None = None
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer | None = None
     reduction_axes: Axes | None = None
     feature_axes: Axes = -1
     axis_name: str | Sequence[str] | None = None

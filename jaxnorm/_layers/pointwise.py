@@ -16,7 +16,6 @@ from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm._layers.sample import SampleLayer
 
 
-@description
 class PointwiseLayer(SampleLayer):
     """A layer with the parameters of a curve, scalars, and a scale and a bias.
 
@@ -25,14 +24,7 @@ class PointwiseLayer(SampleLayer):
       feature_axes: The axis or axes of scale and bias.
     """
 
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    alpha_init: Initializer = MadeInitializer(initializers.constant, (0.5,))
-    bias_init: Initializer = initializers.zeros
-    scale_init: Initializer = initializers.ones
-    feature_axes: Axes = -1
+    feature_axes: Axes
 
     _required: ClassVar[tuple[str, ...]] = ("alpha",)
     _takes_integers = False
@@ -59,6 +51,15 @@ class PointwiseLayer(SampleLayer):
 class DynamicTanh(PointwiseLayer):
     """Dynamic tanh."""
 
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    alpha_init: Initializer = MadeInitializer(initializers.constant, (0.5,))
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
+
     _function = staticmethod(jaxnorm.dynamic_tanh)
 
 
@@ -70,7 +71,15 @@ class DynamicErf(PointwiseLayer):
       shift_init: Initializer of the shift, a scalar.
     """
 
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    alpha_init: Initializer = MadeInitializer(initializers.constant, (0.5,))
     shift_init: Initializer = initializers.zeros
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
 
     _function = staticmethod(jaxnorm.dynamic_erf)
     _required = ("alpha", "shift")

@@ -15,7 +15,6 @@ from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm._layers.sample import SampleLayer, warning_of_single_values
 
 
-@description
 class ResponseLayer(SampleLayer):
     """A layer that takes the place of a normalization, and needs floating input.
 
@@ -26,15 +25,9 @@ class ResponseLayer(SampleLayer):
         batch, and those of the features.
     """
 
-    epsilon: float = 1e-6
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    use_bias: bool = True
-    use_scale: bool = True
-    bias_init: Initializer = initializers.zeros
-    scale_init: Initializer = initializers.ones
-    feature_axes: Axes = -1
-    reduction_axes: Axes | None = None
+    epsilon: float
+    feature_axes: Axes
+    reduction_axes: Axes | None
 
     _takes_integers = False
 
@@ -61,10 +54,19 @@ class FilterResponseNorm(ResponseLayer):
       learned_epsilon_init: Initializer of the learned epsilon.
     """
 
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
     use_threshold: bool = True
     use_learned_epsilon: bool = False
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
     threshold_init: Initializer = initializers.zeros
     learned_epsilon_init: Initializer = MadeInitializer(initializers.constant, (1e-4,))
+    feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
 
     _function = staticmethod(jaxnorm.filter_response_norm)
     _optional = ("scale", "bias", "threshold", "learned_epsilon")
@@ -80,7 +82,15 @@ class GlobalResponseNorm(ResponseLayer):
       scale_init: Initializer of the scale; 0, where the layer is the identity.
     """
 
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = initializers.zeros
     scale_init: Initializer = initializers.zeros
+    feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
 
     _function = staticmethod(jaxnorm.global_response_norm)
 
@@ -98,9 +108,17 @@ class EvoNormS0(ResponseLayer):
         default all but the first, which is the batch.
     """
 
-    epsilon: float = 1e-5
     num_groups: int = 32
+    epsilon: float = 1e-5
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
     v_init: Initializer = initializers.ones
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer = initializers.ones
+    feature_axes: Axes = -1
+    reduction_axes: Axes | None = None
 
     _function = warning_of_single_values(jaxnorm.evo_norm_s0)
     _own_options = ("num_groups",)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jax import Array
+from jax import numpy as jnp
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
@@ -13,7 +14,7 @@ import jaxnorm
 from jaxnorm._core.axes import Axes
 from jaxnorm._core.collectives import Groups
 from jaxnorm._layers.fields import description
-from jaxnorm._layers.sample import MappedLayer, ScaleLayer
+from jaxnorm._layers.sample import MappedLayer, MomentLayer, ScaleLayer
 from jaxnorm.sample.gated_rms_norm import Activation
 
 
@@ -22,6 +23,7 @@ class RMSNorm(ScaleLayer):
     """Root mean square layer norm.
 
     Attributes:
+      epsilon: Added to the mean square; at least 0.
       reduction_axes: The axis or axes to average over.
       round_before_scale: Whether the normalized input is rounded to its dtype before
         the product with scale, as in Hugging Face's Llama.
@@ -46,6 +48,7 @@ class GatedRMSNorm(ScaleLayer):
     """Root mean square norm with a gate.
 
     Attributes:
+      epsilon: Added to the mean square; at least 0.
       dtype: Dtype of the result; by default what input, gate and scale promote to.
       gate_first: Whether the input is gated before it is normalized (Mamba 2, Zamba2),
         and not after (gated DeltaNet, Qwen3-Next).
@@ -99,11 +102,12 @@ class GatedRMSNorm(ScaleLayer):
 
 
 @description
-class SeedNorm(ScaleLayer):
+class SeedNorm(MomentLayer):
     """Self-rescaled dynamic normalization.
 
     Attributes:
       num_heads: Into how many heads to cut the features; divides their number.
+      epsilon: Added to the mean square; at least 0.
       alpha_init: Initializer of alpha, how far the scale follows the input.
       beta_init: Initializer of beta, the weights of the sum that it follows.
       reduction_axes: The axis or axes to sum and to average over; with several heads,
@@ -113,8 +117,13 @@ class SeedNorm(ScaleLayer):
     """
 
     num_heads: int = 1
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_scale: bool = True
     alpha_init: Initializer = initializers.ones
     beta_init: Initializer = initializers.zeros
+    scale_init: Initializer | None = None
     reduction_axes: Axes = -1
     feature_axes: Axes = -1
     axis_name: str | Sequence[str] | None = None
@@ -123,6 +132,7 @@ class SeedNorm(ScaleLayer):
 
     _function = staticmethod(jaxnorm.seed_norm)
     _own_options = ("num_heads", "reduction_axes")
+    _optional = ("scale",)
     _required = ("alpha", "beta")
     _takes_integers = False
 

@@ -201,7 +201,7 @@ class InstanceNorm(AffineLayer):
 
 
 @description
-class ReversibleInstanceNorm(AffineLayer):
+class ReversibleInstanceNorm(MomentLayer):
     """Instance norm over time that can be undone.
 
     Attributes:
@@ -211,9 +211,15 @@ class ReversibleInstanceNorm(AffineLayer):
         factor of 1, which must not come near 0, since it is divided by.
     """
 
-    epsilon: float = 1e-5
     time_axis: int = 1
     feature_axes: Axes = -1
+    epsilon: float = 1e-5
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    use_scale: bool = True
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer | None = None
     axis_name: str | Sequence[str] | None = None
     axis_index_groups: Groups | None = None
     scale_offset: float = 0.0

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from jax import Array
+from jax import numpy as jnp
 from jax.nn import initializers
 from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 from jaxtyping import Inexact, Integer, Shaped
 
 import jaxnorm
@@ -14,7 +16,6 @@ from jaxnorm._layers.fields import description
 from jaxnorm._layers.sample import AffineLayer, MomentLayer, ScaleLayer
 
 
-@description
 class SegmentLayer(MomentLayer):
     """A layer whose call is told which segment each position is in.
 
@@ -22,11 +23,6 @@ class SegmentLayer(MomentLayer):
       axis_name: Mapped axis or axes over which positions are divided. Under `jax.jit` a
         sharded input needs none.
     """
-
-    feature_axes: Axes = -1
-    axis_name: str | Sequence[str] | None = None
-    axis_index_groups: Groups | None = None
-    scale_offset: float = 0.0
 
     _takes_integers = False
 
@@ -56,7 +52,7 @@ class SegmentLayer(MomentLayer):
 
 
 @description
-class GraphNorm(SegmentLayer, AffineLayer):
+class GraphNorm(SegmentLayer):
     """Graph norm.
 
     Attributes:
@@ -66,8 +62,19 @@ class GraphNorm(SegmentLayer, AffineLayer):
       mean_scale_init: Initializer of that share.
     """
 
+    epsilon: float = 1e-6
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
     use_mean_scale: bool = True
+    use_bias: bool = True
+    use_scale: bool = True
     mean_scale_init: Initializer = initializers.ones
+    bias_init: Initializer = initializers.zeros
+    scale_init: Initializer | None = None
+    feature_axes: Axes = -1
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    scale_offset: float = 0.0
 
     _function = staticmethod(jaxnorm.graph_norm)
     _optional = ("mean_scale", "scale", "bias")
@@ -82,6 +89,10 @@ class SegmentLayerNorm(SegmentLayer, AffineLayer):
     """
 
     reduction_axes: Axes = -1
+    feature_axes: Axes = -1
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    scale_offset: float = 0.0
 
     _function = staticmethod(jaxnorm.segment_layer_norm)
     _own_options = ("reduction_axes",)
@@ -96,6 +107,10 @@ class SegmentRMSNorm(SegmentLayer, ScaleLayer):
     """
 
     reduction_axes: Axes = -1
+    feature_axes: Axes = -1
+    axis_name: str | Sequence[str] | None = None
+    axis_index_groups: Groups | None = None
+    scale_offset: float = 0.0
 
     _function = staticmethod(jaxnorm.segment_rms_norm)
     _own_options = ("reduction_axes",)
