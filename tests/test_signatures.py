@@ -42,6 +42,22 @@ def test_linen_takes_what_flax_does_by_position(name):
     assert list(theirs.items()) == list(ours.items())[: len(theirs)]
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("EvoNormS0", ["num_groups", "epsilon"]),
+        ("CausalGroupNorm", ["time_axis", "num_groups", "group_size", "epsilon"]),
+        ("SeedNorm", ["num_heads", "epsilon"]),
+        ("ReversibleInstanceNorm", ["time_axis", "feature_axes", "epsilon"]),
+        ("VirtualBatchNorm", ["include_self", "axis", "epsilon"]),
+    ],
+)
+def test_linen_takes_first_what_is_most_often_set(name, first):
+    """By position: another order would give numbers another meaning, silently."""
+    arguments = inspect.signature(getattr(jaxnorm.linen, name)).parameters
+    assert list(arguments)[: len(first)] == first
+
+
 @pytest.mark.parametrize("name", DROP_INS)
 def test_nnx_takes_what_flax_does(name):
     theirs = inspect.signature(getattr(nnx, name).__init__).parameters

@@ -1,7 +1,7 @@
 """Runs pytest in a process that begins with what the package and its tests import.
 
-Such a process is forked from one that has imported these and nothing else, which takes
-a tenth of the time of importing them again.
+Such a process is forked from one that has imported these and nothing else, so that they
+are imported once, and not for each mutant.
 """
 
 import multiprocessing
