@@ -33,7 +33,8 @@ def unit_norm(
         y = x / sqrt(sum(|x|^2) + epsilon)
 
     computed in float32 or wider. A vector of zeros stays 0, and so do its derivatives
-    where epsilon is 0. Squares neither overflow nor underflow, whatever the size of x.
+    where epsilon is 0. Squares neither overflow nor underflow, whatever the size of x;
+    subnormal numbers, which many processors take for 0, may come out shorter than 1.
     What is kept for the backward pass is x, and two numbers a vector.
 
     Others are made of it. With a learned scalar g, of the query's and the key's width d

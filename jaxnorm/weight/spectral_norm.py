@@ -97,7 +97,7 @@ def spectral_norm(
     result = output_dtype(dtype, w=w, u=u)
     wide = accumulation_dtype(result, w.dtype, u.dtype)
     inputs, outputs = tuple(range(w.ndim - 1)), (w.ndim - 1,)
-    unit = unit_of(w.astype(wide))
+    unit, _ = unit_of(w.astype(wide))
     matrix = w.astype(wide) / unit
 
     # Sums of products in place of a reshape and `@`: a reshape does not work on every
@@ -109,7 +109,7 @@ def spectral_norm(
     revive = _or_start if restart else jnp.asarray
     right, _ = direction_and_length(revive(right), outputs)
     constant = lax.stop_gradient(matrix)
-    least = math.sqrt(epsilon) * jnp.abs(constant).max(initial=0.0, keepdims=True)
+    least = math.sqrt(epsilon) * jnp.abs(constant).max(initial=0.0)
     for _ in range(n_steps):
         left, _ = direction_and_length(
             forward(constant, right), (*inputs, *outputs), least

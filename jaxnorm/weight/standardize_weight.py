@@ -92,13 +92,13 @@ def standardize_weight(
     wide = accumulation_dtype(result, w.dtype)
 
     least = math.sqrt(epsilon) if gain is None else _LEAST_FAN_IN_DEVIATION
-    unit = unit_of(w.astype(wide), axes, least)
-    centered = w.astype(wide) / unit.astype(wide)
+    unit, reciprocal = unit_of(w.astype(wide), axes, least)
+    centered = w.astype(wide) * reciprocal.astype(wide)
     for _ in range(2):  # the second time, of what the first mean was rounded by
         centered = centered - jnp.mean(centered, axes, keepdims=True)
     square = (centered * jnp.conj(centered)).real
     var = jnp.mean(square, axes, keepdims=True)
-    least_square = (least / unit) ** 2
+    least_square = (least * reciprocal) ** 2
     if gain is None:
         divisor = var + least_square
     else:

@@ -14,26 +14,30 @@ def unit_of(
     axes: tuple[int, ...] | None = None,
     least: Array | float = 0.0,
     mapped_axes: MappedAxes = ALONE,
-) -> Array:
+) -> tuple[Array, Array]:
     """Returns a power of two near the largest absolute value along `axes`.
 
-    Division by it rounds nothing, so that the size of a weight leaves no trace in what
-    does not depend on it. It is a constant to the derivative. A unit of zeros has 1; an
-    infinite or NaN element shows.
+    And its reciprocal, by which to multiply. Neither rounds anything, so that the size
+    of a weight leaves no trace in what does not depend on it. Both are constants to the
+    derivative. Where all are zeros, they are 1 and 0: a product with the latter has no
+    derivative. An infinite or NaN element shows.
 
     Args:
       w: Weight, in the dtype to compute in.
       axes: Axes to reduce, which have size 1 in the result; None: all.
-      least: What the largest absolute value counts as at least.
+      least: What the largest absolute value counts as at least; a scalar.
       mapped_axes: Mapped axes over which `axes` are divided.
     """
-    largest = jnp.abs(lax.stop_gradient(w)).max(axes, keepdims=True, initial=0.0)
-    largest = jnp.maximum(mapped_axes.max(largest), jnp.asarray(least, largest.dtype))
+    largest = jnp.abs(lax.stop_gradient(w)).max(axes, keepdims=True, initial=least)
+    largest = mapped_axes.max(largest)
     kind = jnp.finfo(real_dtype(w.dtype))
-    # Without mantissa bits a power of two is left; half of it is never rounded to inf.
-    unit = lax.reduce_precision(largest / 2, kind.nexp, mantissa_bits=0)
-    # Neither it nor its reciprocal, by which XLA may multiply, may be subnormal: many
-    # processors take such numbers for 0.
+    # Without mantissa bits a power of two is left. Neither it nor its reciprocal may be
+    # subnormal, since many processors take such numbers for 0: a fourth of the largest
+    # number is rounded to 1 / tiny.
+    unit = lax.reduce_precision(largest / 4, kind.nexp, mantissa_bits=0)
     unit = jnp.maximum(unit, kind.tiny)
-    unit = jnp.where(unit == 2 / kind.tiny, 1 / kind.tiny, unit)
-    return jnp.where(largest == 0, jnp.ones_like(unit), unit)
+    zero = largest == 0
+    return (
+        jnp.where(zero, jnp.ones_like(unit), unit),
+        jnp.where(zero, jnp.zeros_like(unit), 1 / unit),
+    )

@@ -14,7 +14,6 @@ from jaxnorm._core.dtypes import (
     accumulation_dtype,
     check_inexact,
     output_dtype,
-    real_dtype,
 )
 from jaxnorm._core.moments import batch_moments
 from jaxnorm._core.rematerialization import tag_for_remat
@@ -220,20 +219,19 @@ def direction_and_length(
     Args:
       v: Vectors along `axes`, in the dtype to compute in.
       axes: Axes of the norm; they have size 1 in the length.
-      least: Its square is added to the squared norm; at least 0.
+      least: Its square is added to the squared norm; a scalar, at least 0.
       mapped_axes: Mapped axes over which the vectors are divided.
     """
-    least = jnp.asarray(least, real_dtype(v.dtype))
-    unit = tag_for_remat(unit_of(v, axes, least, mapped_axes))
-    v = v / unit.astype(v.dtype)
+    unit, reciprocal = unit_of(v, axes, least, mapped_axes)
+    reciprocal = tag_for_remat(reciprocal)
+    v = v * reciprocal.astype(v.dtype)
     square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True)
     (square,) = tag_for_remat(mapped_axes.sum((square,)))
-    square = square + (least / unit) ** 2
-    # Selected twice, so that no gradient meets the infinite slope of the root at 0. NaN
-    # is not equal to 0, and spreads.
-    zero = square == 0
-    root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
-    inverse = jnp.where(zero, jnp.zeros_like(root), 1 / root)
+    if not (isinstance(least, float) and least == 0):
+        square = square + (least * reciprocal) ** 2
+    # Below 1 are only squares of zeros, and of subnormal numbers, which many processors
+    # take for zeros. With a select in its place, GPUs would need several kernels.
+    inverse = 1 / jnp.sqrt(jnp.maximum(square, 1))
     return v * inverse.astype(v.dtype), unit * (square * inverse)
 
 

@@ -183,6 +183,11 @@ def test_constant_units_come_out_as_0_with_finite_gradients(epsilon, scaled, rng
     assert (outputs[0][:, 0] != 0).all()
 
 
+def test_zeros_without_an_epsilon_have_no_derivative():
+    of_the_first = jax.grad(lambda w: standardize_weight(w, epsilon=0.0)[0, 0])
+    np.testing.assert_array_equal(of_the_first(jnp.zeros((3, 2))), 0)
+
+
 # ---- under JAX's transformations
 
 
