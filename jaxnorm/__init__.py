@@ -10,12 +10,16 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING
 
-from jaxnorm._core.moments import Moments, batch_moments, merge_moments
-from jaxnorm._core.momentum import warmup_momentum
+from jaxnorm._core.arrays.rematerialization import (
+    INPUT_NAME,
+    MOMENTS_NAME,
+    checkpoint_policy,
+)
+from jaxnorm._core.moments.moments import Moments, batch_moments, merge_moments
 from jaxnorm._core.normalize import denormalize, normalize
-from jaxnorm._core.rematerialization import INPUT_NAME, MOMENTS_NAME, checkpoint_policy
-from jaxnorm._core.running_moments import RunningMoments, init_running_moments
-from jaxnorm._core.single_stats import (
+from jaxnorm._core.running.momentum import warmup_momentum
+from jaxnorm._core.running.running_moments import RunningMoments, init_running_moments
+from jaxnorm._core.running.single_stats import (
     CountedMeanStats,
     CountedVarStats,
     MeanStats,
@@ -23,7 +27,7 @@ from jaxnorm._core.single_stats import (
     init_mean_stats,
     init_var_stats,
 )
-from jaxnorm._core.stats import (
+from jaxnorm._core.running.stats import (
     BatchStats,
     CountedBatchStats,
     init_batch_stats,

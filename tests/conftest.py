@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items):
     The default tier has those in which a state goes in and out, and those of the tools.
     """
     often = "jaxnorm._core.", "jaxnorm.batch.", "jaxnorm.tools."
-    long = "jaxnorm._core.rematerialization."  # gradients of a model, one by one
+    long = "jaxnorm._core.arrays.rematerialization."  # gradients of a model, one by one
     for item in items:
         if isinstance(item, pytest.DoctestItem) and (
             not item.name.startswith(often) or item.name.startswith(long)
@@ -112,7 +112,7 @@ def as_users_run_it():
 @pytest.fixture
 def as_on_gpus(monkeypatch):
     """Every sum that can be is taken in stages, on the CPU too."""
-    module = "jaxnorm._core.staged_sums"
+    module = "jaxnorm._core.reductions.staged_sums"
     monkeypatch.setattr(f"{module}._LARGE", 1)
     monkeypatch.setattr(f"{module}._FIRST", 2)
     monkeypatch.setattr(f"{module}.by_platform", lambda *args, gpu, default: gpu(*args))

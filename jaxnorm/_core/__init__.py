@@ -1,1 +1,1 @@
-"""What every normalizer is built from: axes, moments, collectives, the rule, stats."""
+"""The way through a normalizer, and below it what that is built from."""

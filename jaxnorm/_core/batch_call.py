@@ -6,23 +6,23 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxnorm._core.axes import split_axes
+from jaxnorm._core.arguments.axes import split_axes
+from jaxnorm._core.arguments.validation import check_flags, check_unbiased
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.safe_math import inverse_std
 from jaxnorm._core.batch_options import DEFAULTS, BatchOptions, check_options
 from jaxnorm._core.call import Call
-from jaxnorm._core.compute_moments import compute_moments
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.known import Known
-from jaxnorm._core.masking import valid_or_finite, zero_masked
-from jaxnorm._core.moments import Moments, batch_moments, per_feature
-from jaxnorm._core.momentum import Schedule, check_momentum, resolve_momentum
+from jaxnorm._core.moments.compute_moments import compute_moments
+from jaxnorm._core.moments.moments import Moments, batch_moments, per_feature
+from jaxnorm._core.moments.pooling import pool_moments, pool_moments_about_mean
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments, safe_shift
 from jaxnorm._core.normalize import normalize_with
-from jaxnorm._core.pooling import pool_moments, pool_moments_about_mean
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.running import update_running
-from jaxnorm._core.safe_math import inverse_std
-from jaxnorm._core.shifted_moments import ShiftedMoments, safe_shift
+from jaxnorm._core.reductions.masking import valid_or_finite, zero_masked
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.momentum import Schedule, check_momentum, resolve_momentum
+from jaxnorm._core.running.update_running import update_running
 from jaxnorm._core.standardize import Standardization
-from jaxnorm._core.validation import check_flags, check_unbiased
 
 _State = TypeVar("_State")
 

@@ -7,9 +7,9 @@ from typing import Any, Required, TypedDict
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.momentum import Schedule
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.running.momentum import Schedule
 
 
 class BatchOptions(TypedDict, total=False):

@@ -7,15 +7,18 @@ from typing import TypeVar
 import jax
 from jax import Array
 
-from jaxnorm._core.arguments import align, align_affine, align_mask
-from jaxnorm._core.axes import sizes
-from jaxnorm._core.compute_moments import compute_mean_square, compute_own_moments
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import KEEP_MOMENTS, tag_input_for_remat
-from jaxnorm._core.shifted_moments import ShiftedMoments
+from jaxnorm._core.arguments.align import align, align_affine, align_mask
+from jaxnorm._core.arguments.axes import sizes
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS, tag_input_for_remat
+from jaxnorm._core.moments.compute_moments import (
+    compute_mean_square,
+    compute_own_moments,
+)
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.reductions.reduction import Reduction
 from jaxnorm._core.standardize import Standardization, standardize
-from jaxnorm._core.validation import check_epsilon
 
 _Result = TypeVar("_Result")
 _Call = TypeVar("_Call", bound="Call")

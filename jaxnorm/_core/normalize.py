@@ -5,18 +5,18 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.arguments import align, align_affine
-from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align, align_affine
+from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     check_real,
     output_dtype,
     real_dtype,
 )
-from jaxnorm._core.masking import zero_masked
-from jaxnorm._core.safe_math import inverse_std
-from jaxnorm._core.validation import check_epsilon
+from jaxnorm._core.arrays.safe_math import inverse_std
+from jaxnorm._core.reductions.masking import zero_masked
 
 
 def normalize(

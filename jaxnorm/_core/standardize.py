@@ -27,19 +27,19 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.collectives import pcast_stacked
-from jaxnorm._core.dtypes import accumulation_dtype, round_to
-from jaxnorm._core.masking import (
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, round_to
+from jaxnorm._core.arrays.platforms import by_platform
+from jaxnorm._core.arrays.safe_math import inverse_std, real_inner_product, safe_count
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments, rounding_noise
+from jaxnorm._core.reductions.collectives import pcast_stacked
+from jaxnorm._core.reductions.masking import (
     apply_weights,
     valid_or_finite,
     zero_masked,
     zero_masked_nonfinite,
 )
-from jaxnorm._core.platforms import by_platform
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.safe_math import inverse_std, real_inner_product, safe_count
-from jaxnorm._core.shifted_moments import ShiftedMoments, rounding_noise
-from jaxnorm._core.staged_sums import broadcast_to_staged_sum
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.reductions.staged_sums import broadcast_to_staged_sum
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 
 import jaxnorm
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.momentum import Schedule
-from jaxnorm._core.reduction import Blocks, Reduction
+from jaxnorm._core.reductions.reduction import Blocks, Reduction
+from jaxnorm._core.running.momentum import Schedule
 from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.fields import Arrays, description
 from jaxnorm.batch.ghost_stats import StatsRule

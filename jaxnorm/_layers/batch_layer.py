@@ -11,12 +11,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes
 from jaxnorm._core.batch_call import exact_moments
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.momentum import Schedule
-from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.momentum import Schedule
 from jaxnorm._layers.fields import Arrays, Layer, description
 
 

@@ -8,8 +8,8 @@ from jax import Array
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from jaxnorm._core.axes import canonical_axes, sizes
-from jaxnorm._core.dtypes import check_dtype, check_inexact, floating_input
+from jaxnorm._core.arguments.axes import canonical_axes, sizes
+from jaxnorm._core.arrays.dtypes import check_dtype, check_inexact, floating_input
 
 
 class Parameter(NamedTuple):

@@ -11,8 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.collectives import Groups
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.reductions.collectives import Groups
 from jaxnorm._layers.fields import Arrays, description
 from jaxnorm._layers.sample import MomentLayer, warning_of_single_values
 

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
 import jaxnorm
-from jaxnorm._core.axes import Axes
+from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._layers.fields import description
 from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm._layers.sample import SampleLayer

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
 import jaxnorm
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.arguments.validation import check_integer
 from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.fields import description
 from jaxnorm.batch.batch_norm_by_index import check_indices, moments_by_index

@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 import jaxnorm
-from jaxnorm._core.axes import Axes
+from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._layers.fields import description
 from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm._layers.sample import SampleLayer, warning_of_single_values

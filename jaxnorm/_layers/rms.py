@@ -11,8 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
 import jaxnorm
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.collectives import Groups
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.reductions.collectives import Groups
 from jaxnorm._layers.fields import description
 from jaxnorm._layers.sample import MappedLayer, MomentLayer, ScaleLayer
 from jaxnorm.sample.gated_rms_norm import Activation

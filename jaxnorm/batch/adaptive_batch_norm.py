@@ -7,16 +7,16 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
+from jaxnorm._core.arguments.validation import check_number
+from jaxnorm._core.arrays.dtypes import check_real
+from jaxnorm._core.arrays.safe_math import safe_sqrt
+from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.dtypes import check_real
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.running import unbiased_factor
-from jaxnorm._core.safe_math import safe_sqrt
-from jaxnorm._core.sharding import where
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.stats import Stats, check_stats
-from jaxnorm._core.validation import check_number
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.running.stats import Stats, check_stats
+from jaxnorm._core.running.update_running import unbiased_factor
 from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.batch.instances import compute_moments_to_mix
 

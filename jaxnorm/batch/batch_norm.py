@@ -6,11 +6,11 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import Axes
+from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.momentum import Schedule
-from jaxnorm._core.stats import Stats, check_stats
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.running.momentum import Schedule
+from jaxnorm._core.running.stats import Stats, check_stats
 
 
 def batch_norm(

@@ -8,16 +8,16 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.axes import batch_axis, other_axes
+from jaxnorm._core.arguments.axes import batch_axis, other_axes
+from jaxnorm._core.arguments.segment_ids import parse_segments
+from jaxnorm._core.arguments.validation import check_index
+from jaxnorm._core.arrays.dtypes import as_array
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.dtypes import as_array
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segment_ids import parse_segments
-from jaxnorm._core.segments import SegmentNormSpec, normalize_segments
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.stats import Stats
-from jaxnorm._core.validation import check_index
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.moments.segments import SegmentNormSpec, normalize_segments
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.stats import Stats
 
 
 def check_indices(

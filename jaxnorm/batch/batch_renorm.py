@@ -9,14 +9,14 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Inexact
 
+from jaxnorm._core.arguments.validation import check_scalar, check_shape
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_real
+from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.dtypes import accumulation_dtype, check_real
-from jaxnorm._core.momentum import Schedule, evaluate_schedule
-from jaxnorm._core.sharding import where
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.stats import check_running_stats
-from jaxnorm._core.validation import check_scalar, check_shape
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.running.momentum import Schedule, evaluate_schedule
+from jaxnorm._core.running.stats import check_running_stats
 
 
 class RenormStats(NamedTuple):

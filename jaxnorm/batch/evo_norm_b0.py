@@ -6,15 +6,15 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
 
-from jaxnorm._core.arguments import align_parameter
+from jaxnorm._core.arguments.align import align_parameter
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_real
+from jaxnorm._core.arrays.safe_math import safe_sqrt
+from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.dtypes import accumulation_dtype, check_real
-from jaxnorm._core.masking import zero_masked_nonfinite
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.safe_math import safe_sqrt
-from jaxnorm._core.sharding import where
-from jaxnorm._core.single_stats import OfVar, check_var_stats
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.reductions.masking import zero_masked_nonfinite
+from jaxnorm._core.running.single_stats import OfVar, check_var_stats
 from jaxnorm.batch.instances import compute_moments_without_shift
 
 

@@ -6,14 +6,14 @@ from typing import Unpack, get_args
 from jax import Array
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import batch_axis, other_axes
+from jaxnorm._core.arguments.axes import batch_axis, other_axes
+from jaxnorm._core.arguments.validation import check_integer
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.reduction import Blocks, Reduction, Runs
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.stats import Stats, check_stats
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.reductions.collectives import MappedAxes
+from jaxnorm._core.reductions.reduction import Blocks, Reduction, Runs
+from jaxnorm._core.running.stats import Stats, check_stats
 from jaxnorm.batch.ghost_stats import StatsRule, update_from_ghosts
 
 

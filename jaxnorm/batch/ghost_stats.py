@@ -7,16 +7,16 @@ import jax
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm._core.axes import batch_axis
+from jaxnorm._core.arguments.axes import batch_axis
+from jaxnorm._core.arrays.safe_math import safe_count
+from jaxnorm._core.arrays.sharding import gather, shard_as, where
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.momentum import resolve_momentum
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.running import unbiased_factor
-from jaxnorm._core.safe_math import safe_count
-from jaxnorm._core.sharding import gather, shard_as, where
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.stats import CountedBatchStats, Stats
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.reductions.collectives import MappedAxes
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.momentum import resolve_momentum
+from jaxnorm._core.running.stats import CountedBatchStats, Stats
+from jaxnorm._core.running.update_running import unbiased_factor
 
 StatsRule = Literal["pooled", "mean", "sequential"]
 

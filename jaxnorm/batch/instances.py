@@ -6,16 +6,16 @@ from typing import TypeVar
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm._core.axes import batch_axis, other_axes
+from jaxnorm._core.arguments.axes import batch_axis, other_axes
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.compute_moments import compute_moments
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.sharding import where
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.stats import Stats
+from jaxnorm._core.moments.compute_moments import compute_moments
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.reductions.collectives import MappedAxes
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.stats import Stats
 
 _Result = TypeVar("_Result")
 

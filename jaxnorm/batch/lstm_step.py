@@ -6,8 +6,8 @@ from typing import NamedTuple
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm._core.arguments import align_mask
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, check_real
+from jaxnorm._core.arguments.align import align_mask
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, check_real
 
 
 class LSTMCarry(NamedTuple):

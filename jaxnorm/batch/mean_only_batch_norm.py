@@ -9,7 +9,7 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.single_stats import OfMean, check_mean_stats
+from jaxnorm._core.running.single_stats import OfMean, check_mean_stats
 
 
 def mean_only_batch_norm(

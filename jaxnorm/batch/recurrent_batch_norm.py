@@ -8,12 +8,17 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import canonical_axes, sizes
+from jaxnorm._core.arguments.axes import canonical_axes, sizes
+from jaxnorm._core.arguments.validation import check_integer
+from jaxnorm._core.arrays.dtypes import check_inexact
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions, check_options
-from jaxnorm._core.dtypes import check_inexact
-from jaxnorm._core.stats import BatchStats, CountedBatchStats, Stats, init_batch_stats
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.running.stats import (
+    BatchStats,
+    CountedBatchStats,
+    Stats,
+    init_batch_stats,
+)
 from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.batch.batch_norm_by_index import batch_norm_by_index, check_indices
 

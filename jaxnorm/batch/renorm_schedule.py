@@ -7,8 +7,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.momentum import Schedule
-from jaxnorm._core.validation import check_finite
+from jaxnorm._core.arguments.validation import check_finite
+from jaxnorm._core.running.momentum import Schedule
 
 
 class RenormBounds(NamedTuple):

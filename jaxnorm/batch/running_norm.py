@@ -7,12 +7,12 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, PyTree, Shaped
 
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.running_moments import (
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arguments.validation import check_epsilon, check_flags, check_number
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.running.running_moments import (
     RunningMoments,
 )
-from jaxnorm._core.validation import check_epsilon, check_flags, check_number
 from jaxnorm.batch.stream import Stream
 
 

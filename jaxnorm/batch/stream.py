@@ -9,21 +9,21 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.arguments import align, align_mask
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import compute_moments
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align, align_mask
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     check_real,
     output_dtype,
     promote,
 )
-from jaxnorm._core.masking import valid_or_finite, zero_masked
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.running import skip_if_nonfinite
-from jaxnorm._core.running_moments import (
+from jaxnorm._core.arrays.safe_math import inverse_std
+from jaxnorm._core.moments.compute_moments import compute_moments
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.masking import valid_or_finite, zero_masked
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.running_moments import (
     RunningMoments,
     add_batch,
     cap_count,
@@ -31,7 +31,7 @@ from jaxnorm._core.running_moments import (
     check_running_moments,
     running_moments_of,
 )
-from jaxnorm._core.safe_math import inverse_std
+from jaxnorm._core.running.update_running import skip_if_nonfinite
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import TypedDict
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxnorm._core.axes import Axes
+from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.collectives import Groups
+from jaxnorm._core.reductions.collectives import Groups
 
 _DEFAULT_MOMENTUM = 0.99  # of the modules
 

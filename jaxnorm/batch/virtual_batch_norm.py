@@ -6,13 +6,13 @@ from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import Axes, batch_axis
+from jaxnorm._core.arguments.axes import Axes, batch_axis
+from jaxnorm._core.arguments.validation import check_flags, check_scalar
+from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.batch_call import BatchCall
-from jaxnorm._core.masking import is_valid
-from jaxnorm._core.moments import Moments, check_moments, count_of_each
-from jaxnorm._core.sharding import where
-from jaxnorm._core.total_variance import variance_of_two
-from jaxnorm._core.validation import check_flags, check_scalar
+from jaxnorm._core.moments.moments import Moments, check_moments, count_of_each
+from jaxnorm._core.moments.total_variance import variance_of_two
+from jaxnorm._core.reductions.masking import is_valid
 from jaxnorm.batch.instances import compute_instance_moments
 
 

@@ -7,11 +7,11 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.stats import Stats, check_stats
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.running.stats import Stats, check_stats
 from jaxnorm.batch.instances import (
     compute_instance_and_batch_moments,
     compute_instance_moments,

@@ -6,12 +6,12 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import canonical_axis
+from jaxnorm._core.arguments.axes import canonical_axis
+from jaxnorm._core.arguments.validation import check_integer
+from jaxnorm._core.arrays.sharding import shard_as, split
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.sharding import shard_as, split
-from jaxnorm._core.stats import Stats
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.running.stats import Stats
 from jaxnorm.batch.batch_norm import batch_norm
 from jaxnorm.sample.instance_norm import instance_norm
 

@@ -7,14 +7,14 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float, Inexact
 
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, real_dtype
 from jaxnorm._core.batch_call import BatchCall
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.pooling import pool_moments_about_mean
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.stats import Stats, check_stats
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.moments.pooling import pool_moments_about_mean
+from jaxnorm._core.reductions.collectives import MappedAxes
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.stats import Stats, check_stats
 from jaxnorm.batch.instances import compute_moments_to_mix
 
 

@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
-from jaxnorm._core.momentum import Schedule
+from jaxnorm._core.running.momentum import Schedule
 from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm.batch.lstm_step import (
     LSTMCarry,

@@ -9,7 +9,7 @@ from jax import Array
 from jax import numpy as jnp
 
 import jaxnorm
-from jaxnorm._core.axes import sizes
+from jaxnorm._core.arguments.axes import sizes
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.documentation import document_fields

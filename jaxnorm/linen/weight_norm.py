@@ -10,8 +10,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm._core.axes import Axes, canonical_axes, sizes
-from jaxnorm._core.dtypes import as_array
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
+from jaxnorm._core.arrays.dtypes import as_array
 from jaxnorm.linen.wrapping import call_with_params, is_selected
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 

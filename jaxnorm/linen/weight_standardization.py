@@ -10,7 +10,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.axes import Axes, canonical_axes, sizes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
 from jaxnorm.linen.wrapping import call_with_params, is_selected
 from jaxnorm.weight.standardize_weight import standardize_weight
 

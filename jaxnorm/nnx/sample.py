@@ -6,7 +6,7 @@ from typing import Any
 from jax import Array
 from jaxtyping import Shaped
 
-from jaxnorm._core.axes import Axes
+from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._layers import group, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.nnx.module import Described, SampleModule

@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.axes import Axes, canonical_axes, sizes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
 from jaxnorm.nnx.variables import (
     PromoteDtype,
     as_static,

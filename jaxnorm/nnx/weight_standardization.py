@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.axes import Axes, canonical_axes, sizes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
 from jaxnorm.nnx.variables import as_static, read, show_signature
 from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
 from jaxnorm.weight.standardize_weight import standardize_weight

@@ -8,23 +8,29 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align_affine, align_mask
-from jaxnorm._core.axes import Axes, batch_axis, canonical_axis, other_axes, sizes
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align_affine, align_mask
+from jaxnorm._core.arguments.axes import (
+    Axes,
+    batch_axis,
+    canonical_axis,
+    other_axes,
+    sizes,
+)
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     output_dtype,
     real_dtype,
 )
-from jaxnorm._core.reduction import Blocks, Reduction
-from jaxnorm._core.running_moments import (
+from jaxnorm._core.arrays.sharding import shard_as
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Blocks, Reduction
+from jaxnorm._core.running.running_moments import (
     RunningMoments,
     check_running_moments,
     init_running_moments,
 )
-from jaxnorm._core.sharding import shard_as
-from jaxnorm._core.validation import check_epsilon
 from jaxnorm.sample.group_norm import group_axes, group_length
 from jaxnorm.sample.prefixes import Prefixes, normalize_by_prefixes
 

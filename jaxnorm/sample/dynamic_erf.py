@@ -4,8 +4,8 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.dtypes import check_inexact, check_real
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arrays.dtypes import check_inexact, check_real
 from jaxnorm.sample.pointwise import bend
 
 

@@ -5,8 +5,8 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.dtypes import check_inexact
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arrays.dtypes import check_inexact
 from jaxnorm.sample.pointwise import bend
 
 

@@ -7,18 +7,18 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align_parameter
-from jaxnorm._core.axes import Axes, canonical_axis
-from jaxnorm._core.call import Call
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align_parameter
+from jaxnorm._core.arguments.axes import Axes, canonical_axis
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     check_real,
     output_dtype,
 )
-from jaxnorm._core.masking import zero_masked_nonfinite
-from jaxnorm._core.reduction import Blocks, Reduction, SingleValue
-from jaxnorm._core.safe_math import inverse_std
+from jaxnorm._core.arrays.safe_math import inverse_std
+from jaxnorm._core.call import Call
+from jaxnorm._core.reductions.masking import zero_masked_nonfinite
+from jaxnorm._core.reductions.reduction import Blocks, Reduction, SingleValue
 from jaxnorm._core.standardize import Standardization
 from jaxnorm.sample.group_norm import group_axes, group_length
 

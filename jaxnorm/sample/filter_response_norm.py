@@ -7,19 +7,19 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align_parameter
-from jaxnorm._core.axes import Axes, canonical_axes, space_axes
-from jaxnorm._core.call import Call
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align_parameter
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     check_real,
     output_dtype,
 )
-from jaxnorm._core.masking import valid_or_finite
+from jaxnorm._core.arrays.safe_math import inverse_std, nan_if_overflowed
+from jaxnorm._core.call import Call
 from jaxnorm._core.normalize import normalize_with
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.safe_math import inverse_std, nan_if_overflowed
+from jaxnorm._core.reductions.masking import valid_or_finite
+from jaxnorm._core.reductions.reduction import Reduction
 from jaxnorm._core.standardize import Standardization
 
 

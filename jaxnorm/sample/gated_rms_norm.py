@@ -11,23 +11,27 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
-from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.compute_moments import compute_mean_square
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.arguments.validation import check_flags
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     check_real,
     output_dtype,
     real_dtype,
 )
-from jaxnorm._core.masking import valid_or_finite, zero_masked, zero_masked_nonfinite
-from jaxnorm._core.reduction import Blocks, Reduction
-from jaxnorm._core.rematerialization import KEEP_MOMENTS
-from jaxnorm._core.sharding import shard_as
+from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS
+from jaxnorm._core.arrays.sharding import shard_as
+from jaxnorm._core.call import Call
+from jaxnorm._core.moments.compute_moments import compute_mean_square
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.masking import (
+    valid_or_finite,
+    zero_masked,
+    zero_masked_nonfinite,
+)
+from jaxnorm._core.reductions.reduction import Blocks, Reduction
 from jaxnorm._core.standardize import Standardization, standardize
-from jaxnorm._core.validation import check_flags
 from jaxnorm.sample.group_norm import group_axes, group_length
 
 Activation = Literal["silu", "sigmoid"]

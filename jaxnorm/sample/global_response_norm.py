@@ -6,13 +6,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.arrays.rematerialization import MOMENTS_NAME
+from jaxnorm._core.arrays.safe_math import real_inner_product, safe_count, safe_sqrt
 from jaxnorm._core.call import Call
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.masking import zero_masked, zero_masked_nonfinite
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import MOMENTS_NAME
-from jaxnorm._core.safe_math import real_inner_product, safe_count, safe_sqrt
+from jaxnorm._core.reductions.masking import zero_masked, zero_masked_nonfinite
+from jaxnorm._core.reductions.reduction import Reduction
 from jaxnorm._core.standardize import Standardization
 
 

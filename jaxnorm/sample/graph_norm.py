@@ -6,14 +6,14 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Integer, Shaped
 
-from jaxnorm._core.arguments import align_affine, align_parameter
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import check_inexact, output_dtype
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.segment_ids import parse_segments
-from jaxnorm._core.segments import SegmentNormSpec, normalize_segments
-from jaxnorm._core.validation import check_epsilon
+from jaxnorm._core.arguments.align import align_affine, align_parameter
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.arguments.segment_ids import parse_segments
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import check_inexact, output_dtype
+from jaxnorm._core.moments.segments import SegmentNormSpec, normalize_segments
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Reduction
 
 
 def graph_norm(

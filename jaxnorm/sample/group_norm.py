@@ -6,19 +6,19 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import (
+from jaxnorm._core.arguments.axes import (
     Axes,
     batch_axis,
     canonical_axes,
     canonical_axis,
     other_axes,
 )
+from jaxnorm._core.arguments.validation import check_integer
+from jaxnorm._core.arrays.dtypes import check_inexact, output_dtype
 from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import check_inexact, output_dtype
-from jaxnorm._core.reduction import Blocks, Reduction, SingleValue
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Blocks, Reduction, SingleValue
 from jaxnorm._core.standardize import Standardization
-from jaxnorm._core.validation import check_integer
 
 
 def group_norm(

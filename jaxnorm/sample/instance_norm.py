@@ -6,11 +6,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, space_axes
+from jaxnorm._core.arrays.dtypes import check_inexact, output_dtype
 from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import check_inexact, output_dtype
-from jaxnorm._core.reduction import Reduction, SingleValue
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Reduction, SingleValue
 from jaxnorm._core.standardize import Standardization
 
 

@@ -7,9 +7,9 @@ import jax
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxnorm._core.arguments import align_affine, align_parameter
-from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.dtypes import accumulation_dtype, output_dtype
+from jaxnorm._core.arguments.align import align_affine, align_parameter
+from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, output_dtype
 
 
 def bend(

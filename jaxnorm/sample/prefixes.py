@@ -20,28 +20,32 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.collectives import pcast_stacked
-from jaxnorm._core.compute_moments import compute_own_moments
-from jaxnorm._core.dtypes import accumulation_dtype, promote
-from jaxnorm._core.known import is_known
-from jaxnorm._core.masking import valid_or_finite, zero_masked
-from jaxnorm._core.normalize import normalize_with
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import KEEP_MOMENTS
-from jaxnorm._core.running_moments import (
-    RunningMoments,
-    cast_moments,
-    merge_running_moments,
-    running_moments_of,
-)
-from jaxnorm._core.safe_math import (
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, promote
+from jaxnorm._core.arrays.known import is_known
+from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS
+from jaxnorm._core.arrays.safe_math import (
     inverse_std,
     nan_if_overflowed,
     real_inner_product,
     safe_count,
 )
-from jaxnorm._core.sharding import gather, shard_as, where
-from jaxnorm._core.shifted_moments import ShiftedMoments, mean_as_shift, round_last_bit
+from jaxnorm._core.arrays.sharding import gather, shard_as, where
+from jaxnorm._core.moments.compute_moments import compute_own_moments
+from jaxnorm._core.moments.shifted_moments import (
+    ShiftedMoments,
+    mean_as_shift,
+    round_last_bit,
+)
+from jaxnorm._core.normalize import normalize_with
+from jaxnorm._core.reductions.collectives import pcast_stacked
+from jaxnorm._core.reductions.masking import valid_or_finite, zero_masked
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.running.running_moments import (
+    RunningMoments,
+    cast_moments,
+    merge_running_moments,
+    running_moments_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,14 +8,14 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import broadcasts
-from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.arguments.align import broadcasts
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.arrays.dtypes import check_inexact, output_dtype
+from jaxnorm._core.arrays.safe_math import safe_sqrt
 from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import check_inexact, output_dtype
 from jaxnorm._core.normalize import denormalize_with
-from jaxnorm._core.reduction import Reduction, SingleValue
-from jaxnorm._core.safe_math import safe_sqrt
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Reduction, SingleValue
 from jaxnorm._core.standardize import Standardization
 
 

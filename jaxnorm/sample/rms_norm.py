@@ -6,13 +6,13 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.axes import Axes, canonical_axes
+from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm._core.arguments.validation import check_flags
+from jaxnorm._core.arrays.dtypes import check_inexact, output_dtype
 from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups
-from jaxnorm._core.dtypes import check_inexact, output_dtype
-from jaxnorm._core.reduction import Reduction
+from jaxnorm._core.reductions.collectives import Groups
+from jaxnorm._core.reductions.reduction import Reduction
 from jaxnorm._core.standardize import Standardization
-from jaxnorm._core.validation import check_flags
 
 
 def rms_norm(

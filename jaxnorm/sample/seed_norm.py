@@ -9,21 +9,21 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align_parameter
-from jaxnorm._core.axes import Axes, canonical_axes, canonical_axis
-from jaxnorm._core.call import Call
-from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align_parameter
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, canonical_axis
+from jaxnorm._core.arguments.validation import check_integer
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     check_real,
     output_dtype,
 )
-from jaxnorm._core.masking import zero_masked
-from jaxnorm._core.reduction import Blocks, Reduction
-from jaxnorm._core.rematerialization import tag_for_remat
+from jaxnorm._core.arrays.rematerialization import tag_for_remat
+from jaxnorm._core.call import Call
+from jaxnorm._core.reductions.collectives import Groups, MappedAxes
+from jaxnorm._core.reductions.masking import zero_masked
+from jaxnorm._core.reductions.reduction import Blocks, Reduction
 from jaxnorm._core.standardize import Standardization
-from jaxnorm._core.validation import check_integer
 from jaxnorm.sample.group_norm import check_divisor, group_axes
 
 

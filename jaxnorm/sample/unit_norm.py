@@ -9,11 +9,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.rematerialization import KEEP_MOMENTS
-from jaxnorm._core.validation import check_epsilon
+from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS
+from jaxnorm._core.reductions.collectives import Groups, MappedAxes
 from jaxnorm.weight.weight_norm import direction_and_length
 
 

@@ -7,7 +7,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.arguments.validation import check_integer
 from jaxnorm.tools._trees import node_at
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.statistics import Tree, layers, map_layers

@@ -7,11 +7,11 @@ import jax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.moments import Moments, merge_moments
-from jaxnorm._core.momentum import Schedule, resolve_momentum
-from jaxnorm._core.running import update_running
-from jaxnorm._core.sharding import where
-from jaxnorm._core.validation import check_epsilon, check_flags
+from jaxnorm._core.arguments.validation import check_epsilon, check_flags
+from jaxnorm._core.arrays.sharding import where
+from jaxnorm._core.moments.moments import Moments, merge_moments
+from jaxnorm._core.running.momentum import Schedule, resolve_momentum
+from jaxnorm._core.running.update_running import update_running
 from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, named
 
 

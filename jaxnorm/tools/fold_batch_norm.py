@@ -7,10 +7,10 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Inexact
 
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, real_dtype
-from jaxnorm._core.stats import BatchStats, CountedBatchStats
-from jaxnorm._core.validation import check_epsilon, check_flags, check_integer
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.arguments.validation import check_epsilon, check_flags, check_integer
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, real_dtype
+from jaxnorm._core.running.stats import BatchStats, CountedBatchStats
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 

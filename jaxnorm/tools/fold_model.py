@@ -8,9 +8,9 @@ import jax
 from jax import numpy as jnp
 from jaxtyping import PyTree
 
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.stats import BatchStats
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.running.stats import BatchStats
 from jaxnorm.tools._trees import (
     Key,
     Node,

@@ -8,10 +8,10 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.total_variance import mean_square_about
-from jaxnorm._core.validation import check_scalar
+from jaxnorm._core.arguments.validation import check_scalar
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.moments.total_variance import mean_square_about
+from jaxnorm._core.reductions.collectives import MappedAxes
 from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
 
 

@@ -8,8 +8,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.moments import Moments, merge_moments
-from jaxnorm._core.validation import check_finite, check_integer
+from jaxnorm._core.arguments.validation import check_finite, check_integer
+from jaxnorm._core.moments.moments import Moments, merge_moments
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.statistics import Tree, batch_stats_of, map_layers
 

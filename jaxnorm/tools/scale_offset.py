@@ -8,9 +8,9 @@ import numpy as np
 from jax import numpy as jnp
 from jaxtyping import PyTree
 
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.validation import check_finite
-from jaxnorm._core.warning import warn_caller
+from jaxnorm._core.arguments.validation import check_finite
+from jaxnorm._core.arguments.warning import warn_caller
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm.tools._trees import Path, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 

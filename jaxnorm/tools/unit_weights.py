@@ -7,8 +7,8 @@ import jax
 from jax import Array
 from jaxtyping import PyTree
 
-from jaxnorm._core.axes import Axes
-from jaxnorm._core.dtypes import accumulation_dtype
+from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm.sample.unit_norm import unit_norm
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxnorm._core.arguments import align
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.sharding import shard_as
-from jaxnorm._core.validation import check_epsilon, check_flags, check_integer
+from jaxnorm._core.arguments.align import align
+from jaxnorm._core.arguments.validation import check_epsilon, check_flags, check_integer
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.arrays.sharding import shard_as
 from jaxnorm.weight.unit import unit_of
 from jaxnorm.weight.weight_norm import direction_and_length
 

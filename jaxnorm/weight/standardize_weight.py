@@ -7,12 +7,12 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact
 
-from jaxnorm._core.arguments import align
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes, sizes
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.reduction import Reduction, SingleValue
-from jaxnorm._core.validation import check_epsilon
+from jaxnorm._core.arguments.align import align
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes, sizes
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, output_dtype
+from jaxnorm._core.reductions.collectives import MappedAxes
+from jaxnorm._core.reductions.reduction import Reduction, SingleValue
 from jaxnorm.weight.unit import unit_of
 
 _LEAST_FAN_IN_DEVIATION = 1e-2  # of scaled weight standardization, as published

@@ -3,8 +3,8 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.dtypes import real_dtype
+from jaxnorm._core.arrays.dtypes import real_dtype
+from jaxnorm._core.reductions.collectives import MappedAxes
 
 ALONE = MappedAxes.none()
 

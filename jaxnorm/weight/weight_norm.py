@@ -7,17 +7,17 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes
-from jaxnorm._core.collectives import MappedAxes
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.align import align
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes
+from jaxnorm._core.arguments.validation import check_epsilon
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     output_dtype,
 )
-from jaxnorm._core.moments import batch_moments
-from jaxnorm._core.rematerialization import tag_for_remat
-from jaxnorm._core.validation import check_epsilon
+from jaxnorm._core.arrays.rematerialization import tag_for_remat
+from jaxnorm._core.moments.moments import batch_moments
+from jaxnorm._core.reductions.collectives import MappedAxes
 from jaxnorm.weight.unit import ALONE, unit_of
 
 

@@ -22,7 +22,7 @@ STAGES = "test_staged_sums.py"
 APPROXIMATE = "sample/test_approximate_mean.py"
 
 MUTANTS = {
-    "_core/dtypes.py": [
+    "_core/arrays/dtypes.py": [
         (
             "float32 accumulation dropped",
             "return promote(jnp.float32, *dtypes)",
@@ -30,7 +30,7 @@ MUTANTS = {
             f"{MOMENTS}::test_dtypes",
         ),
     ],
-    "_core/momentum.py": [
+    "_core/running/momentum.py": [
         (
             "the count of the next update, not of those so far",
             'evaluate_schedule(momentum, jnp.asarray(running["count"]), "momentum")',
@@ -51,7 +51,7 @@ MUTANTS = {
             f"{MOMENTS}::test_momentum_as_a_function_of_the_count",
         ),
     ],
-    "_core/shifted_moments.py": [
+    "_core/moments/shifted_moments.py": [
         (
             "shifts whose squares overflow used",
             "moderate = jnp.abs(shift) < limit",
@@ -78,7 +78,7 @@ MUTANTS = {
             f"{MOMENTS}::test_no_gradient_through_a_variance_that_rounding_holds_up",
         ),
     ],
-    "_core/safe_math.py": [
+    "_core/arrays/safe_math.py": [
         (
             "0 / 0 without epsilon",
             "positive = square != 0",
@@ -92,7 +92,7 @@ MUTANTS = {
             f"{MOMENTS}::test_dtypes",
         ),
     ],
-    "_core/arguments.py": [
+    "_core/arguments/align.py": [
         (
             "integers taken as weights",
             "else mask.astype(bool)",
@@ -120,7 +120,7 @@ MUTANTS = {
             f"{OWN}::test_scale_offset_is_added_before_rounding",
         ),
     ],
-    "_core/collectives.py": [
+    "_core/reductions/collectives.py": [
         (
             "psum lost",
             "return self._reduce(lax.psum, value)",
@@ -199,7 +199,7 @@ MUTANTS = {
             f"{BAD}::test_while_tracing",
         ),
     ],
-    "_core/approximate_mean.py": [
+    "_core/moments/approximate_mean.py": [
         (
             "a part of x under the name of the whole",
             "return reduction.local_mean(x[head].astype(dtype))",
@@ -219,7 +219,7 @@ MUTANTS = {
             f"{APPROXIMATE}::test_which_part_is_read",
         ),
     ],
-    "_core/staged_sums.py": [
+    "_core/reductions/staged_sums.py": [
         (
             "the second stage of half the sums",
             "return 2 * jnp.sum(sums / 2, second, keepdims=True)",
@@ -239,7 +239,7 @@ MUTANTS = {
             f"{STAGES}::test_which_sums_have_two_stages",
         ),
     ],
-    "_core/reduction.py": [
+    "_core/reductions/reduction.py": [
         (
             "weights differentiated in the count",
             "weights = lax.stop_gradient(zero_masked(mask, mask))",
@@ -299,7 +299,7 @@ MUTANTS = {
             "share",
         ),
     ],
-    "_core/masking.py": [
+    "_core/reductions/masking.py": [
         (
             "weights taken as members in the sums",
             "return value * lax.stop_gradient(mask).astype(value.dtype)",
@@ -325,7 +325,7 @@ MUTANTS = {
             f"{INVARIANTS}::test_what_is_not_finite_under_the_mask_is_harmless",
         ),
     ],
-    "_core/compute_moments.py": [
+    "_core/moments/compute_moments.py": [
         (
             "NaN under the mask reaches derivatives",
             "x = zero_masked(mask, x).astype(dtype)\n    if not use_fast_variance:",
@@ -373,7 +373,7 @@ MUTANTS = {
             f"{MOMENTS}::test_gradients",
         ),
     ],
-    "_core/rematerialization.py": [
+    "_core/arrays/rematerialization.py": [
         (
             "the name of the moments dropped",
             "return checkpoint_name(value, name)",
@@ -393,7 +393,7 @@ MUTANTS = {
             f"{POLICY}::test_nothing_but_elementwise_operations_is_repeated",
         ),
     ],
-    "_core/pooling.py": [
+    "_core/moments/pooling.py": [
         (
             "the variance between parts dropped",
             "square = mean_square_about(parts.var, parts.delta)",
@@ -425,7 +425,7 @@ MUTANTS = {
             f"{DEVICES}::test_two_passes_without_a_mask",
         ),
     ],
-    "_core/total_variance.py": [
+    "_core/moments/total_variance.py": [
         (
             "the variance between batches dropped",
             "a * (1 - weight) + b * weight + between",
@@ -434,7 +434,7 @@ MUTANTS = {
             f"{MOMENTS}::test_any_split_equals_the_whole",
         ),
     ],
-    "_core/moments.py": [
+    "_core/moments/moments.py": [
         (
             "moments of nothing are not the identity",
             "nonempty = b.count > 0",
@@ -442,7 +442,7 @@ MUTANTS = {
             f"{MOMENTS}::test_moments_of_nothing_may_be_anything",
         ),
     ],
-    "_core/running_moments.py": [
+    "_core/running/running_moments.py": [
         (
             "rounding errors of a stream dropped",
             "return first, rest - (first - total)",
@@ -571,7 +571,7 @@ MUTANTS = {
             f"{NORM}::test_not_finite_under_the_mask",
         ),
     ],
-    "_core/running.py": [
+    "_core/running/update_running.py": [
         (
             "momentum swapped",
             "mixed = kept * old.astype(dtype) + added * new.astype(dtype)",
@@ -652,8 +652,8 @@ MUTANTS = {
             f"{STATS}::test_a_poisoned_feature_does_not_stop_the_others",
         ),
     ],
-    "_core/axes.py": [],
-    "_core/validation.py": [
+    "_core/arguments/axes.py": [],
+    "_core/arguments/validation.py": [
         (
             "negative epsilon accepted",
             'if not 0 <= epsilon < float("inf"):',

@@ -13,7 +13,7 @@ GATED = "sample/test_gated_rms_norm.py"
 SEGMENTS = "sample/test_segments.py"
 
 MUTANTS = {
-    "_core/safe_math.py": [
+    "_core/arrays/safe_math.py": [
         (
             "the infinite slope of a root at 0",
             "positive = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))",
@@ -21,7 +21,7 @@ MUTANTS = {
             f"{TRANSFORMED}::test_global_response_of_next_to_nothing",
         ),
     ],
-    "_core/reduction.py": [
+    "_core/reductions/reduction.py": [
         (
             "features on other devices not seen",
             "MappedAxes.parse(axis_name, axis_index_groups, x), blocks)",
@@ -49,7 +49,7 @@ MUTANTS = {
             "rms",
         ),
     ],
-    "_core/segment_ids.py": [
+    "_core/arguments/segment_ids.py": [
         (
             "padding taken for the last segment",
             "inside = (ids >= 0) & (ids < number)",
@@ -58,7 +58,7 @@ MUTANTS = {
             "padding and graph_norm",
         ),
     ],
-    "_core/segments.py": [
+    "_core/moments/segments.py": [
         (
             "long segments summed one by one",
             "parts = min(max(size // (32 * self.number), 1), 1024) if known else 1",

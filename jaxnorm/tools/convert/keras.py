@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnorm._core.validation import check_epsilon
+from jaxnorm._core.arguments.validation import check_epsilon
 from jaxnorm.tools._trees import Path
 from jaxnorm.tools.convert.flat import FlatNames
 from jaxnorm.tools.convert.layers import (

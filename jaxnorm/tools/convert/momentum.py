@@ -10,8 +10,8 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.momentum import Schedule
-from jaxnorm._core.validation import check_number
+from jaxnorm._core.arguments.validation import check_number
+from jaxnorm._core.running.momentum import Schedule
 
 
 def momentum_from_torch(momentum: float | None) -> float | Schedule:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxnorm._core.validation import check_finite
+from jaxnorm._core.arguments.validation import check_finite
 from jaxnorm.tools.convert.layers import Layer, for_each
 from jaxnorm.tools.scale_offset import shifted, warn_of_scales
 

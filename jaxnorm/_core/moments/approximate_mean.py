@@ -13,11 +13,11 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.axes import sizes
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.platforms import by_platform
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.sharding import axis_names
+from jaxnorm._core.arguments.axes import sizes
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.arrays.platforms import by_platform
+from jaxnorm._core.arrays.sharding import axis_names
+from jaxnorm._core.reductions.reduction import Reduction
 
 _PARTS = 32  # of which one is read
 _GPU_ROW = 2**14  # elements of a row that XLA for GPUs normalizes in one kernel

@@ -14,12 +14,12 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.dtypes import accumulation_dtype, promote, real_dtype
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.safe_math import real_inner_product, safe_count
-from jaxnorm._core.sharding import shard_as, where
-from jaxnorm._core.shifted_moments import ShiftedMoments, round_last_bit
-from jaxnorm._core.stats import check_statistic, init_batch_stats
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm._core.arrays.safe_math import real_inner_product, safe_count
+from jaxnorm._core.arrays.sharding import shard_as, where
+from jaxnorm._core.moments.moments import Moments
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments, round_last_bit
+from jaxnorm._core.running.stats import check_statistic, init_batch_stats
 
 
 class RunningMoments(NamedTuple):

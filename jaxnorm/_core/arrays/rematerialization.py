@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnorm._core.known import Known, is_known
+from jaxnorm._core.arrays.known import Known, is_known
 
 _Tree = TypeVar("_Tree")
 

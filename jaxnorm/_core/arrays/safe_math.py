@@ -5,9 +5,9 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.dtypes import real_dtype
-from jaxnorm._core.known import Known, is_known
-from jaxnorm._core.sharding import where
+from jaxnorm._core.arrays.dtypes import real_dtype
+from jaxnorm._core.arrays.known import Known, is_known
+from jaxnorm._core.arrays.sharding import where
 
 
 def inverse_std(

@@ -8,17 +8,17 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.axes import other_axes, sizes
-from jaxnorm._core.dtypes import (
+from jaxnorm._core.arguments.axes import other_axes, sizes
+from jaxnorm._core.arguments.validation import check_finite
+from jaxnorm._core.arguments.warning import warn_caller
+from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     as_array,
     check_inexact,
     check_real,
     real_dtype,
 )
-from jaxnorm._core.sharding import shard_as
-from jaxnorm._core.validation import check_finite
-from jaxnorm._core.warning import warn_caller
+from jaxnorm._core.arrays.sharding import shard_as
 
 
 def align_affine(

@@ -2,7 +2,7 @@
 
 from jax import Array
 
-from jaxnorm._core.safe_math import real_inner_product
+from jaxnorm._core.arrays.safe_math import real_inner_product
 
 
 def mean_square_about(var: Array, distance: Array) -> Array:

@@ -6,11 +6,11 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxnorm._core.dtypes import check_dtype, check_inexact
-from jaxnorm._core.moments import Moments, check_moments
-from jaxnorm._core.momentum import Schedule, resolve_momentum
-from jaxnorm._core.running import update_running
-from jaxnorm._core.validation import check_shape
+from jaxnorm._core.arguments.validation import check_shape
+from jaxnorm._core.arrays.dtypes import check_dtype, check_inexact
+from jaxnorm._core.moments.moments import Moments, check_moments
+from jaxnorm._core.running.momentum import Schedule, resolve_momentum
+from jaxnorm._core.running.update_running import update_running
 
 
 class BatchStats(NamedTuple):

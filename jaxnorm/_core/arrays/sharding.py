@@ -14,8 +14,8 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from jaxnorm._core.dtypes import as_array
-from jaxnorm._core.known import Known, is_known
+from jaxnorm._core.arrays.dtypes import as_array
+from jaxnorm._core.arrays.known import Known, is_known
 
 Names = str | tuple[str, ...] | None
 

@@ -14,25 +14,25 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.collectives import pcast_stacked
-from jaxnorm._core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm._core.masking import apply_weights, valid_or_finite, zero_masked
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import KEEP_MOMENTS, tag_for_remat
-from jaxnorm._core.safe_math import (
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, real_dtype
+from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS, tag_for_remat
+from jaxnorm._core.arrays.safe_math import (
     inverse_std,
     nan_if_overflowed,
     real_inner_product,
     safe_count,
 )
-from jaxnorm._core.sharding import axis_names, shard_as, sharding_of
-from jaxnorm._core.shifted_moments import (
+from jaxnorm._core.arrays.sharding import axis_names, shard_as, sharding_of
+from jaxnorm._core.moments.shifted_moments import (
     ShiftedMoments,
     mean_as_shift,
     moments_from_sums,
     safe_shift,
 )
-from jaxnorm._core.total_variance import mean_square_about
+from jaxnorm._core.moments.total_variance import mean_square_about
+from jaxnorm._core.reductions.collectives import pcast_stacked
+from jaxnorm._core.reductions.masking import apply_weights, valid_or_finite, zero_masked
+from jaxnorm._core.reductions.reduction import Reduction
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.dtypes import as_array
+from jaxnorm._core.arrays.dtypes import as_array
 
 
 def check_flags(**flags: object) -> None:

@@ -9,18 +9,18 @@ from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Inexact, Shaped
 
-from jaxnorm._core.arguments import align, align_mask
-from jaxnorm._core.axes import Axes, canonical_axes, other_axes
-from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.compute_moments import compute_moments
-from jaxnorm._core.dtypes import accumulation_dtype, check_inexact
-from jaxnorm._core.known import is_known
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.safe_math import safe_count
-from jaxnorm._core.sharding import where
-from jaxnorm._core.shifted_moments import ShiftedMoments
-from jaxnorm._core.total_variance import variance_of_two
-from jaxnorm._core.validation import check_flags
+from jaxnorm._core.arguments.align import align, align_mask
+from jaxnorm._core.arguments.axes import Axes, canonical_axes, other_axes
+from jaxnorm._core.arguments.validation import check_flags
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact
+from jaxnorm._core.arrays.known import is_known
+from jaxnorm._core.arrays.safe_math import safe_count
+from jaxnorm._core.arrays.sharding import where
+from jaxnorm._core.moments.compute_moments import compute_moments
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.moments.total_variance import variance_of_two
+from jaxnorm._core.reductions.collectives import Groups, MappedAxes
+from jaxnorm._core.reductions.reduction import Reduction
 
 
 class Moments(NamedTuple):

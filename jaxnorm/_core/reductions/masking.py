@@ -3,8 +3,8 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.sharding import where
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.arrays.sharding import where
 
 
 def is_valid(mask: Array) -> Array:

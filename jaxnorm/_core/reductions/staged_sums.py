@@ -14,9 +14,9 @@ import math
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm._core.axes import sizes
-from jaxnorm._core.platforms import by_platform
-from jaxnorm._core.sharding import axis_names
+from jaxnorm._core.arguments.axes import sizes
+from jaxnorm._core.arrays.platforms import by_platform
+from jaxnorm._core.arrays.sharding import axis_names
 
 # Of XLA for GPUs: columns of a block of threads, the elements above which it cuts a
 # column into two stages by itself, and the blocks that keep a large GPU busy.

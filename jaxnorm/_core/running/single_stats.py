@@ -6,7 +6,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.stats import Shape, check_running_stats, check_stats_shape
+from jaxnorm._core.running.stats import Shape, check_running_stats, check_stats_shape
 
 
 class MeanStats(NamedTuple):

@@ -9,15 +9,20 @@ import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.axes import sizes
-from jaxnorm._core.collectives import Groups, MappedAxes
-from jaxnorm._core.dtypes import accumulation_dtype, real_dtype
-from jaxnorm._core.known import Known
-from jaxnorm._core.masking import apply_weights, zero_masked
-from jaxnorm._core.sharding import axis_names, gather, number_of_shards, sharding_of
-from jaxnorm._core.staged_sums import staged_sum
-from jaxnorm._core.validation import check_flags
-from jaxnorm._core.warning import warn_caller
+from jaxnorm._core.arguments.axes import sizes
+from jaxnorm._core.arguments.validation import check_flags
+from jaxnorm._core.arguments.warning import warn_caller
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, real_dtype
+from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.sharding import (
+    axis_names,
+    gather,
+    number_of_shards,
+    sharding_of,
+)
+from jaxnorm._core.reductions.collectives import Groups, MappedAxes
+from jaxnorm._core.reductions.masking import apply_weights, zero_masked
+from jaxnorm._core.reductions.staged_sums import staged_sum
 
 SingleValue = bool | Literal["warn"]
 """Whether a centered statistic may be of one value, which it erases."""

@@ -9,9 +9,9 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.dtypes import promote
-from jaxnorm._core.known import Known
-from jaxnorm._core.validation import check_scalar
+from jaxnorm._core.arguments.validation import check_scalar
+from jaxnorm._core.arrays.dtypes import promote
+from jaxnorm._core.arrays.known import Known
 
 Schedule = Callable[[Array], Array | float]
 """Momentum as a function of the number of updates so far (a float32 scalar)."""

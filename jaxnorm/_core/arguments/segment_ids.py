@@ -4,11 +4,11 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.arguments import align_mask
-from jaxnorm._core.axes import Axes, canonical_axes
-from jaxnorm._core.dtypes import as_array
-from jaxnorm._core.sharding import shard_as, where
-from jaxnorm._core.validation import check_integer
+from jaxnorm._core.arguments.align import align_mask
+from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm._core.arguments.validation import check_integer
+from jaxnorm._core.arrays.dtypes import as_array
+from jaxnorm._core.arrays.sharding import shard_as, where
 
 
 def parse_segments(

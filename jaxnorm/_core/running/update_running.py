@@ -14,10 +14,10 @@ import numpy as np
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.dtypes import accumulation_dtype, promote, real_dtype
-from jaxnorm._core.known import Known, is_known
-from jaxnorm._core.moments import Moments
-from jaxnorm._core.sharding import shard_as, where
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, promote, real_dtype
+from jaxnorm._core.arrays.known import Known, is_known
+from jaxnorm._core.arrays.sharding import shard_as, where
+from jaxnorm._core.moments.moments import Moments
 
 _State = TypeVar("_State")
 

@@ -3,14 +3,14 @@
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import tag_for_remat
-from jaxnorm._core.shifted_moments import (
+from jaxnorm._core.arrays.rematerialization import tag_for_remat
+from jaxnorm._core.moments.shifted_moments import (
     ShiftedMoments,
     mean_as_shift,
     moments_from_sums,
 )
-from jaxnorm._core.total_variance import mean_square_about
+from jaxnorm._core.moments.total_variance import mean_square_about
+from jaxnorm._core.reductions.reduction import Reduction
 
 
 def pool_moments(parts: ShiftedMoments, reduction: Reduction) -> ShiftedMoments:

@@ -13,19 +13,19 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.approximate_mean import approximate_mean
-from jaxnorm._core.dtypes import accumulation_dtype
-from jaxnorm._core.masking import zero_masked
-from jaxnorm._core.reduction import Reduction
-from jaxnorm._core.rematerialization import tag_for_remat
-from jaxnorm._core.safe_math import real_inner_product, safe_count
-from jaxnorm._core.shifted_moments import (
+from jaxnorm._core.arrays.dtypes import accumulation_dtype
+from jaxnorm._core.arrays.rematerialization import tag_for_remat
+from jaxnorm._core.arrays.safe_math import real_inner_product, safe_count
+from jaxnorm._core.moments.approximate_mean import approximate_mean
+from jaxnorm._core.moments.shifted_moments import (
     ShiftedMoments,
     mean_as_shift,
     moments_from_sums,
     round_last_bit,
     safe_shift,
 )
+from jaxnorm._core.reductions.masking import zero_masked
+from jaxnorm._core.reductions.reduction import Reduction
 
 _Arguments = ParamSpec("_Arguments")
 _Compute = Callable[_Arguments, ShiftedMoments]

@@ -5,9 +5,13 @@ from typing import NamedTuple
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.known import Known
-from jaxnorm._core.safe_math import nan_if_overflowed, real_inner_product, safe_count
-from jaxnorm._core.sharding import where
+from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.safe_math import (
+    nan_if_overflowed,
+    real_inner_product,
+    safe_count,
+)
+from jaxnorm._core.arrays.sharding import where
 
 
 class ShiftedMoments(NamedTuple):

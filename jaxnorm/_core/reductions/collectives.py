@@ -17,7 +17,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.dtypes import accumulation_dtype, promote
+from jaxnorm._core.arrays.dtypes import accumulation_dtype, promote
 
 Groups = Sequence[Sequence[int]]
 _Tree = TypeVar("_Tree")

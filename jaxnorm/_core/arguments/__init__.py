@@ -1,0 +1,1 @@
+"""What users pass beside x: checked, and aligned with it."""

@@ -1,0 +1,1 @@
+"""Dtypes, shardings and platforms of arrays, and arithmetic that holds at the edges."""

@@ -1,0 +1,1 @@
+"""Counts, means and variances: their type, and how they are computed."""

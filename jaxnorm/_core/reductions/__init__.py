@@ -1,0 +1,1 @@
+"""Sums over axes and devices, of valid elements."""

@@ -1,0 +1,1 @@
+"""Running statistics, and how they move."""
