@@ -11,8 +11,10 @@ import sys
 import pytest
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# None of them touches a device, before which JAX may be forked, or is a plugin.
-_CONTEXT.set_forkserver_preload(["chex", "flax.linen", "flax.nnx", "optax", "pytest"])
+# None of them touches a device, before which JAX may be forked.
+_CONTEXT.set_forkserver_preload(
+    ["chex", "flax.linen", "flax.nnx", "hypothesis", "optax", "pytest"]
+)
 
 
 def run_pytest(arguments, environment, package, output):

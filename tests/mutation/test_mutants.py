@@ -31,6 +31,7 @@ def run(package, file, tests, only=""):
     environment = {"MUTATED_PACKAGE": str(package), "MUTATED_FILE": file}
     arguments = ["-c", str(ROOT / "pyproject.toml"), "-o", "addopts=--strict-markers"]
     arguments += ["-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    arguments += ["--assert=plain"]  # nobody reads what an assertion compared
     arguments += ["-p", verdict.__name__, "-m", DEFAULT_TIER, "-k", only]
     arguments += [str(TESTS / test) for test in tests]
     output = package.parent / "output.txt"
