@@ -419,3 +419,62 @@ def test_a_misspelled_dtype_of_parameters(api, name):
 def test_a_misspelled_dtype_of_statistics():
     with refused("dtype must be", "'flot32'"):
         jaxnorm.init_batch_stats(3, "flot32")
+
+
+# ---- messages show no whole array, and name the class
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    {
+        "feature_shape": lambda x: jaxnorm.init_batch_stats(x),
+        "epsilon": lambda x: jaxnorm.layer_norm(x, epsilon=x),
+        "feature_axes": lambda x: jaxnorm.layer_norm(x, feature_axes=x),
+        "num_groups": lambda x: jaxnorm.group_norm(x, num_groups=x),
+        "strength": lambda x: jaxnorm.adaptive_batch_norm(
+            x, jaxnorm.init_batch_stats(5), strength=x, use_running_average=True
+        ),
+        "use_running_average": lambda x: jaxnorm.batch_norm(
+            x, jaxnorm.init_batch_stats(5), use_running_average=x
+        ),
+    }.items(),
+)
+def test_an_array_in_the_place_of_a_number(name, function):
+    with refused(name, "got an array of shape (4, 5) and dtype float32"):
+        function(ones((4, 5)))
+
+
+@pytest.mark.parametrize("api", [jaxnorm.nnx, jaxnorm.equinox])
+@pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm"])
+def test_a_constructor_says_which_arguments_it_takes(api, name):
+    for arguments, says in (((), "num_features"), ((4, 5), "too many")):
+        with pytest.raises(
+            TypeError, match=rf"{name}\(\) .*{says}.* are: num_features"
+        ):
+            getattr(api, name)(*arguments)
+    with pytest.raises(TypeError, match=rf"{name}\(\) .*'feature_axis'.* epsilon,"):
+        rngs = {"rngs": nnx.Rngs(0)} if api is jaxnorm.nnx else {}
+        getattr(api, name)(4, feature_axis=1, **rngs)
+
+
+@pytest.mark.parametrize("api", [jaxnorm.nnx, jaxnorm.equinox])
+@pytest.mark.parametrize("features", ["batch", 4.0, (4, None)])
+def test_features_are_numbers(api, features):
+    rngs = {"rngs": nnx.Rngs(0)} if api is jaxnorm.nnx else {}
+    with refused("num_features", "integer"):
+        api.BatchNorm(features, **rngs)
+
+
+@pytest.mark.parametrize("wrapped", [jax.jit, jax.pmap])
+def test_an_axis_that_nothing_binds(wrapped):
+    """The message says what to do, whichever of JAX's functions has noticed it."""
+    stats, options = jaxnorm.init_batch_stats(5), {"axis_name": "data"}
+    train = options | {"use_running_average": False}
+    for function in (
+        lambda x: jaxnorm.layer_norm(x, **options),
+        lambda x: jaxnorm.batch_norm(x, stats, **train)[0],
+        lambda x: jaxnorm.ghost_batch_norm(x, stats, virtual_batch_size=2, **train)[0],
+        lambda x: jaxnorm.batch_norm(x, stats, axis_index_groups=[[0]], **train)[0],
+    ):
+        with pytest.raises(NameError, match=r"shard_map.* got 'data'. .*leave it out"):
+            wrapped(function)(ones((1, 4, 5)))

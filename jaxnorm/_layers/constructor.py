@@ -17,7 +17,15 @@ def with_parameters(
     signature = inspect.Signature([*parameters])
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N807
-        construct(**signature.bind(*args, **kwargs).arguments)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            _, *names = signature.parameters
+            raise TypeError(
+                f"{type(args[0]).__name__}() {error}. Its arguments are: "
+                f"{', '.join(names)}."
+            ) from None
+        construct(**given.arguments)
 
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     return __init__

@@ -95,7 +95,7 @@ def batch_norm(
         input, or momentum is a function and `stats` do not count.
       ValueError: If a shape, an axis or the groups do not fit, momentum is outside
         [0, 1], epsilon is negative, or `unbiased` is asked of fractional weights.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Ioffe and Szegedy, 2015, Batch Normalization, algorithms 1 and 2

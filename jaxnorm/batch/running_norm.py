@@ -80,7 +80,7 @@ def running_norm(
         traced.
       ValueError: If a shape, an axis, the groups or the structures of trees do not fit,
         or a number is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for

@@ -8,6 +8,7 @@ import jax
 from jax import Array
 from jaxtyping import PRNGKeyArray, Shaped
 
+from jaxnorm._core.arguments.validation import check_shape
 from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Layer
@@ -55,6 +56,7 @@ class Module(eqx.Module):
         key: PRNGKeyArray | None = None,
         **fields: Any,
     ) -> None:
+        check_shape(num_features, "num_features")
         self.num_features = num_features
         self.fields = tuple(fields.items())
         key = jax.random.key(0) if key is None else key

@@ -9,6 +9,8 @@ from flax import linen as nn
 from jax import Array
 from jax import numpy as jnp
 
+from jaxnorm._layers.replacements import check_replacements, make_replacement
+
 if TYPE_CHECKING:
     from flax.linen.module import InterceptorContext
 
@@ -49,6 +51,7 @@ def replace_norms(
       model is `replaced(model.init, replacements)`.)
 
     Raises:
+      TypeError: If a replacement is no function, or returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -90,7 +93,7 @@ def replaced(
       replacements: As in `replace_norms`, which brings variables along.
 
     Raises:
-      TypeError: If the function is compiled.
+      TypeError: If the function is compiled, or a replacement no function.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -112,6 +115,8 @@ def replaced(
 def _with(
     function: Callable[..., Any], replacements: Replacements, found: list[str]
 ) -> Callable[..., Any]:
+    check_replacements(replacements, nn.Module)
+
     def call(*args: Any, **kwargs: Any) -> Any:
         with nn.intercept_methods(_Interceptor(replacements, found)):
             return function(*args, **kwargs)
@@ -153,7 +158,8 @@ class _Interceptor:
     ) -> nn.Module:
         scope = old.scope
         if id(scope) not in self._made:
-            new = make(old).clone(parent=scope, name=None)
+            made = make_replacement(make, old, nn.Module)
+            new = made.clone(parent=scope, name=None)
             self._made[id(scope)] = scope, new
         self._found.append(old.name or type(old).__name__)
         return self._made[id(scope)][1]

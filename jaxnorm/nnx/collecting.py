@@ -27,6 +27,9 @@ def collecting(
       `apply(variables, batch, train) -> (outputs, batch_moments)`, to be compiled with
       `train` static; and the variables, pure dicts under "params" and "batch_stats".
 
+    Raises:
+      TypeError: If the model is no NNX module.
+
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx, jaxnorm.tools
       >>> from flax import nnx
@@ -40,6 +43,11 @@ def collecting(
       >>> model.mean[...]
       Array([5.], dtype=float32)
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"model must be an NNX module, got {type(model).__name__}. Of a Linen "
+            'model, write the function with model.apply and mutable=["batch_moments"].'
+        )
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = states
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 from flax import nnx
 from jax import Array
 
+from jaxnorm._core.arguments.validation import check_shape
 from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
@@ -95,6 +96,7 @@ class Module(Described):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shape(self.num_features, "num_features")
         parameters = self._parameters(self._feature_shape)
         self._parameter_names = tuple(parameters)
         for name, parameter in parameters.items():

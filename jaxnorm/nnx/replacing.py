@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
+from jaxnorm._layers.replacements import check_replacements, make_replacement
+
 Model = TypeVar("Model", bound=nnx.Module)
 
 
@@ -29,6 +31,7 @@ def replace_norms(
       of the old one, shared as by `nnx.view`.
 
     Raises:
+      TypeError: If a replacement is no function, or returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -48,12 +51,13 @@ def replace_norms(
       >>> type(new.layers[1]).__name__, new.layers[1].scale is norm.scale
       ('GroupNorm', True)
     """
+    check_replacements(replacements, nnx.Module)
     found = []
 
     def replace(path: tuple[Any, ...], node: Any) -> Any:
         for cls, make in replacements.items():
             if isinstance(node, cls):
-                new = make(node)
+                new = make_replacement(make, node, nnx.Module)
                 found.append(path)
                 _take_over(new, node)
                 return new

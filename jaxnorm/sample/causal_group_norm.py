@@ -115,7 +115,7 @@ def causal_group_norm(
       ValueError: If the groups do not divide the features, both or none of `num_groups`
         and `group_size` are given, the time is reduced or the feature axis, a shape or
         an axis does not fit, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Luo and Mesgarani, 2019, Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude

@@ -110,7 +110,7 @@ def gated_rms_norm(
       ValueError: If the shape of gate is not that of x, the activation is another, both
         `num_groups` and `group_size` are given or do not divide the features, a shape,
         an axis or the groups do not fit, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Dao and Gu, 2024, Transformers are SSMs (Mamba 2; gated first;

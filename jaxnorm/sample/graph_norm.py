@@ -76,7 +76,7 @@ def graph_norm(
         Python integer, `mean_scale` is complex, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
         positive, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Cai et al., 2021, GraphNorm: A Principled Approach to Accelerating Graph Neural

@@ -80,7 +80,7 @@ def group_norm(
       ValueError: If the groups do not divide the features, both or none of `num_groups`
         and `group_size` are given, a shape or an axis does not fit, epsilon is
         negative, or a mean is of a single value.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Wu and He, 2018, Group Normalization, section 3.1

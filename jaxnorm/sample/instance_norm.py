@@ -69,7 +69,7 @@ def instance_norm(
       ValueError: If a shape, an axis or the groups do not fit, `reduction_axes` has a
         feature axis or, without these, the first axis is one, epsilon is
         negative, or a mean is of a single value.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Ulyanov, Vedaldi and Lempitsky, 2016, Instance Normalization, equation 4

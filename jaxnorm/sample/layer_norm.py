@@ -76,7 +76,7 @@ def layer_norm(
       TypeError: If x is an integer array, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, epsilon is
         negative, or a mean is of a single value.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Ba, Kiros and Hinton, 2016, Layer Normalization, equation 3

@@ -119,7 +119,7 @@ def reversible_instance_norm(
       ValueError: If a shape, an axis or the groups do not fit, the time is among
         `feature_axes`, epsilon is
         negative, or a mean is of a single value.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Kim et al., 2022, Reversible Instance Normalization for Accurate Time-Series

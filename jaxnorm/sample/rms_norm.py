@@ -67,7 +67,7 @@ def rms_norm(
       TypeError: If x is an integer array, `dtype` is real for complex input, or
         `round_before_scale` is no Python bool.
       ValueError: If a shape, an axis or the groups do not fit, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Zhang and Sennrich, 2019, Root Mean Square Layer Normalization, equation 4

@@ -89,7 +89,7 @@ def seed_norm(
       TypeError: If an array holds integers or complex numbers.
       ValueError: If the heads do not divide the features, or are several with an
         `axis_name`, a shape, an axis or the groups do not fit, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Cai et al., 2025, SeeDNorm: Self-Rescaled Dynamic Normalization, section 3

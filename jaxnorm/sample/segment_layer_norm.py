@@ -86,7 +86,7 @@ def segment_layer_norm(
         Python integer, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
         positive, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Ba, Kiros and Hinton, 2016, Layer Normalization, equation 3

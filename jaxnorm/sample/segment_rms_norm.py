@@ -68,7 +68,7 @@ def segment_rms_norm(
         Python integer, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
         positive, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Zhang and Sennrich, 2019, Root Mean Square Layer Normalization, equation 4

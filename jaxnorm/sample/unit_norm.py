@@ -63,7 +63,7 @@ def unit_norm(
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
       ValueError: If an axis or the groups do not fit, or epsilon is negative.
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
 
     Reference:
       Nguyen and Salazar, 2019, Transformers without Tears, section 2.2 (ScaleNorm;

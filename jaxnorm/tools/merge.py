@@ -47,7 +47,7 @@ def merge_batch_stats(
       replicas.
 
     Raises:
-      NameError: If `axis_name` is not bound (JAX's own).
+      NameError: If `axis_name` is not bound.
       TypeError: If a count is no real number.
       ValueError: If the trees or the counts do not fit each other, a count is negative
         or not finite, all are 0, or a layer keeps a variance without its mean (EvoNorm

@@ -135,3 +135,15 @@ def test_nothing_to_replace(x):
         )
     with refused("compiled"):
         linen.replaced(jax.jit(model.apply), {})
+
+
+@pytest.mark.parametrize("made", [linen.RMSNorm, linen.RMSNorm(), "RMSNorm"])
+def test_what_is_no_function_of_the_module(x, made):
+    """The class itself would take the old module for its first argument."""
+    model = nn.LayerNorm()
+    with refused("replacements", "LayerNorm: lambda norm"):
+        linen.replace_norms(model, {nn.LayerNorm: made}, model.init(KEY, x), x)
+    with refused("return a module", "NoneType"):
+        linen.replace_norms(
+            model, {nn.LayerNorm: lambda norm: None}, model.init(KEY, x), x
+        )

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from support.drawing import place
+from support.refusals import refused
 
+import jaxnorm.linen
 import jaxnorm.nnx
 from jaxnorm import tools
 
@@ -60,3 +62,8 @@ def test_a_layer_that_is_missing_is_named(model, x):
     _, variables = jaxnorm.nnx.collecting(model)
     with pytest.raises(ValueError, match="layers/0 has statistics"):
         tools.recalibrate(lambda *_: {}, variables, [x])
+
+
+def test_a_linen_model_is_refused():
+    with refused("NNX", "BatchNorm", "batch_moments"):
+        jaxnorm.nnx.collecting(jaxnorm.linen.BatchNorm())

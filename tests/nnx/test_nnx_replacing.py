@@ -81,3 +81,11 @@ def test_an_axis_of_the_same_class():
 def test_nothing_to_replace(model):
     with refused("LayerNorm", "none"):
         jaxnorm.nnx.replace_norms(model, {nnx.LayerNorm: make(jaxnorm.nnx.RMSNorm)})
+
+
+@pytest.mark.parametrize("made", [jaxnorm.nnx.GroupNorm, nnx.Dropout(0.5), None])
+def test_what_is_no_function_of_the_module(model, made):
+    with refused("replacements", "BatchNorm: lambda norm"):
+        jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: made})
+    with refused("return a module", "NoneType"):
+        jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: lambda norm: None})

@@ -3,6 +3,8 @@
 import operator
 from collections.abc import Sequence
 
+from jaxnorm._core.arguments.validation import shown
+
 Axes = int | Sequence[int]
 
 
@@ -24,7 +26,7 @@ def canonical_axes(
         given = [_index(axis) for axis in _as_sequence(axes)]
     except TypeError:
         raise TypeError(
-            f"{name} must be an integer or a sequence of integers, got {axes!r}."
+            f"{name} must be an integer or a sequence of integers, got {shown(axes)}."
         ) from None
     for axis in given:
         if not -ndim <= axis < ndim:

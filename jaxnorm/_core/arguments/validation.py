@@ -9,6 +9,14 @@ from jax.typing import ArrayLike
 from jaxnorm._core.arrays.dtypes import as_array
 
 
+def shown(value: object) -> str:
+    """Returns what a message says was passed: of an array its shape and dtype."""
+    traced = isinstance(value, jax.core.Tracer)
+    if isinstance(value, Array | np.ndarray) and value.ndim and not traced:
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    return repr(value)
+
+
 def check_flags(**flags: object) -> None:
     """Checks that each flag is a Python bool, not a traced value.
 
@@ -19,7 +27,7 @@ def check_flags(**flags: object) -> None:
         if not isinstance(value, bool | np.bool_):
             raise TypeError(
                 f"{name} must be a Python bool, since it chooses what is compiled, got "
-                f"{value!r}. Under jax.jit pass it through static_argnames."
+                f"{shown(value)}. Under jax.jit pass it through static_argnames."
             )
 
 
@@ -67,8 +75,8 @@ def check_epsilon(epsilon: float) -> float:
     """
     if not isinstance(epsilon, int | float | np.number):
         raise TypeError(
-            f"epsilon must be a Python number, got {epsilon!r}. If it is traced, close "
-            "over it, or pass it through static_argnames."
+            f"epsilon must be a Python number, got {shown(epsilon)}. If it is traced, "
+            "close over it, or pass it through static_argnames."
         )
     if not 0 <= epsilon < float("inf"):
         raise ValueError(
@@ -87,7 +95,7 @@ def check_integer(value: object, name: str) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         traced = isinstance(value, jax.core.Tracer)
         fix = " Under jax.jit pass it through static_argnames." * traced
-        raise TypeError(f"{name} must be a Python integer, got {value!r}.{fix}")
+        raise TypeError(f"{name} must be a Python integer, got {shown(value)}.{fix}")
     return int(value)
 
 
@@ -113,7 +121,7 @@ def check_number(value: object, name: str, least: float = -np.inf) -> float:
       ValueError: If it is NaN or below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} must be a Python number, got {value!r}.")
+        raise TypeError(f"{name} must be a Python number, got {shown(value)}.")
     if not value >= least:
         bound = "a number" if least == -np.inf else f"at least {least:g}"
         raise ValueError(f"{name} must be {bound}, got {value}.")
@@ -142,7 +150,7 @@ def check_scalar(value: ArrayLike, name: str) -> np.ndarray | Array:
     """
     array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be a real number, got {value!r}.")
+        raise TypeError(f"{name} must be a real number, got {shown(value)}.")
     if array.ndim:
         raise ValueError(f"{name} must be a scalar, got the shape {array.shape}.")
     return array

@@ -9,8 +9,9 @@ of its own. `pcast_stacked` makes that move once for several values, so that the
 backward pass has one collective.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -53,7 +54,7 @@ class MappedAxes:
           x: The input; its type tells whether varying axes are tracked at all.
 
         Raises:
-          NameError: If a name is not bound (JAX's own error).
+          NameError: If there are groups, and the name is not bound.
           TypeError: If `axis_name` is neither.
           ValueError: If the groups do not split the one axis into equal parts.
         """
@@ -71,7 +72,8 @@ class MappedAxes:
                 f"axis_name={axis_name!r}. Name the one axis that the groups split."
             )
         groups = tuple(tuple(group) for group in axis_index_groups)
-        size = lax.axis_size(names[0])
+        with _bound(names):
+            size = lax.axis_size(names[0])
         equal = len({len(group) for group in groups}) == 1
         if not equal or sorted(sum(groups, ())) != list(range(size)):
             raise ValueError(
@@ -95,7 +97,8 @@ class MappedAxes:
         names = self._varying_names(x)
         if self.groups is not None:
             return len(self.groups[0])
-        return lax.axis_size(names) if names else 1
+        with _bound(names):
+            return lax.axis_size(names) if names else 1
 
     def sum(self, values: Sequence[Array]) -> tuple[Array, ...]:
         """Sums each value over the instances, all of them in one collective."""
@@ -125,7 +128,8 @@ class MappedAxes:
           axis: The axis of the results along which the runs follow each other.
           length: Instances of a run; divides their number. 1 gathers the values.
         """
-        instances = lax.axis_size(self.names) if self.names else 1
+        with _bound(self.names):
+            instances = lax.axis_size(self.names) if self.names else 1
         number = instances // length
         if number == 1:
             return self.sum(values)
@@ -180,7 +184,8 @@ class MappedAxes:
         if not names:
             return value
         try:
-            return reduce(value, names, axis_index_groups=self.groups)
+            with _bound(names):
+                return reduce(value, names, axis_index_groups=self.groups)
         except NotImplementedError as error:
             if self.groups is None:
                 raise
@@ -206,6 +211,19 @@ def pcast_stacked(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
         for i, value in zip(indices, _unstack(stacked, together), strict=True):
             moved[i] = lax.slice(value, (0,) * value.ndim, values[i].shape)
     return tuple(moved)
+
+
+@contextlib.contextmanager
+def _bound(names: tuple[str, ...]) -> Iterator[None]:
+    """Says what to do where JAX finds that one of the names is not bound."""
+    try:
+        yield
+    except NameError as error:
+        raise NameError(
+            "axis_name must be bound by a jax.shard_map, jax.pmap or jax.vmap around "
+            f"the call, got {names[0] if len(names) == 1 else names!r}. Under jax.jit "
+            "alone leave it out: statistics are those of the whole array."
+        ) from error
 
 
 def _manual_axes() -> frozenset[str]:

@@ -1,0 +1,46 @@
+"""What users give to replace one normalizer by another."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+_Module = TypeVar("_Module")
+
+
+def check_replacements(
+    replacements: Mapping[type[Any], Any], module: type[Any]
+) -> None:
+    """Checks that classes are mapped to functions, and to no modules themselves.
+
+    Args:
+      replacements: What the user passed.
+      module: The class of all modules of the framework.
+
+    Raises:
+      TypeError: If one is a module, the class of one, or no function.
+    """
+    for cls, make in replacements.items():
+        is_class = isinstance(make, type) and issubclass(make, module)
+        if is_class or isinstance(make, module) or not callable(make):
+            given = make if is_class else type(make)
+            raise TypeError(
+                f"replacements must hold functions of the module to be replaced, got "
+                f"{given.__name__} for {cls.__name__}. Write {cls.__name__}: lambda "
+                "norm: GroupNorm(...), say."
+            )
+
+
+def make_replacement(
+    make: Callable[[Any], _Module], old: Any, module: type[_Module]
+) -> _Module:
+    """Returns the module that takes the place of another.
+
+    Raises:
+      TypeError: If the function returns none.
+    """
+    new = make(old)
+    if not isinstance(new, module):
+        raise TypeError(
+            f"The function that replaces {type(old).__name__} must return a module, "
+            f"got {type(new).__name__}."
+        )
+    return new
