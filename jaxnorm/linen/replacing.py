@@ -51,7 +51,8 @@ def replace_norms(
       model is `replaced(model.init, replacements)`.)
 
     Raises:
-      TypeError: If a replacement is no function, or returns no module.
+      TypeError: If the model is no Linen module, a replacement is no
+        function, or one returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -70,6 +71,11 @@ def replace_norms(
       >>> apply(variables, x).shape, list(variables)
       ((2, 8), ['params'])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a flax.linen.Module, got {type(model).__qualname__}. Of an "
+            "NNX model it is jaxnorm.nnx.replace_norms."
+        )
     found: list[str] = []
     init = _with(model.init, replacements, found)
     rngs = jax.random.key(0) if rngs is None else rngs

@@ -7,6 +7,7 @@ from flax import nnx
 
 from jaxnorm.nnx.batch_module import BatchMoment
 from jaxnorm.nnx.restoring import set_values
+from jaxnorm.nnx.variables import check_model
 
 Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[Any, Any]]]
 
@@ -43,11 +44,7 @@ def collecting(
       >>> model.mean[...]
       Array([5.], dtype=float32)
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"model must be an NNX module, got {type(model).__name__}. Of a Linen "
-            'model, write the function with model.apply and mutable=["batch_moments"].'
-        )
+    check_model(model, 'call model.apply with mutable=["batch_moments"]')
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = states
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from flax import nnx
 
 from jaxnorm.nnx.batch_module import BatchModule
+from jaxnorm.nnx.variables import check_model
 from jaxnorm.tools.freezing import freeze_parameters
 
 if TYPE_CHECKING:
@@ -36,11 +37,7 @@ def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
       >>> y.round(2).ravel(), norm.mean[...]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"model must be a flax.nnx.Module, got {type(model).__qualname__}. Of a "
-            "Linen model it is jaxnorm.linen.frozen_statistics(model.apply)."
-        )
+    check_model(model, "it is jaxnorm.linen.frozen_statistics(model.apply)")
     found = []
     for path, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):

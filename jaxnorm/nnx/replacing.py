@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from jaxnorm._layers.replacements import check_replacements, make_replacement
+from jaxnorm.nnx.variables import check_model
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -31,7 +32,8 @@ def replace_norms(
       of the old one, shared as by `nnx.view`.
 
     Raises:
-      TypeError: If a replacement is no function, or returns no module.
+      TypeError: If the model is no NNX module, a replacement is no
+        function, or one returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -51,6 +53,7 @@ def replace_norms(
       >>> type(new.layers[1]).__name__, new.layers[1].scale is norm.scale
       ('GroupNorm', True)
     """
+    check_model(model, "it is jaxnorm.linen.replace_norms")
     check_replacements(replacements, nnx.Module)
     found = []
 

@@ -13,6 +13,19 @@ _T = TypeVar("_T")
 PromoteDtype = Callable[..., tuple[Any, ...]]
 
 
+def check_model(model: object, of_linen: str) -> None:
+    """Checks that a model is one of NNX; `of_linen` says what to do with another.
+
+    Raises:
+      TypeError: If it is not.
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"model must be a flax.nnx.Module, got {type(model).__qualname__}. Of a "
+            f"Linen model {of_linen}."
+        )
+
+
 def keep_dtypes(
     arrays: tuple[Any, ...], *, dtype: DTypeLike | None = None
 ) -> tuple[Any, ...]:

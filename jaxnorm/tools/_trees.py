@@ -5,7 +5,7 @@ is an array. What Flax puts around an array is a leaf.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +27,22 @@ def leaves(tree: object) -> Leaves:
 def keys(path: tuple[object, ...]) -> Path:
     """Returns a path of JAX as plain keys."""
     return tuple(_key(entry) for entry in path)
+
+
+def as_paths(paths: Iterable[Any], name: str) -> list[Path]:
+    """Returns what a user gave as paths, as tuples.
+
+    Raises:
+      TypeError: If one is a single name or index, as where a comma is missing.
+    """
+    given = [paths] if isinstance(paths, str) else list(paths)
+    for path in given:
+        if isinstance(path, str | int):
+            raise TypeError(
+                f"{name} must hold paths, each a tuple of names, got {path!r}. For a "
+                f"path of one part write ({path!r},), with the comma."
+            )
+    return [tuple(path) for path in given]
 
 
 def nested(flat: Leaves) -> Node:

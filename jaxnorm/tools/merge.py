@@ -48,7 +48,7 @@ def merge_batch_stats(
 
     Raises:
       NameError: If `axis_name` is not bound.
-      TypeError: If a count is no real number.
+      TypeError: If a count is no real number, or trees is no sequence.
       ValueError: If the trees or the counts do not fit each other, a count is negative
         or not finite, all are 0, or a layer keeps a variance without its mean (EvoNorm
         B0), which cannot be merged exactly.
@@ -71,6 +71,11 @@ def merge_batch_stats(
                 "jax.pmap or jax.shard_map pass axis_name; elsewhere a list."
             )
         trees, counts = [trees], None if counts is None else [cast(ArrayLike, counts)]
+    if not isinstance(trees, Sequence):
+        raise TypeError(
+            f"trees must be a sequence of collections, got {type(trees).__name__}. "
+            "Pass list(trees)."
+        )
     weights = _weights(counts, len(trees), alone=axis_name is None)
 
     def merge(path: tuple[Any, ...], *layers: Tree) -> Layer:

@@ -6,7 +6,7 @@ import jax
 from jaxtyping import PyTree
 
 from jaxnorm._layers.names import parameter_names
-from jaxnorm.tools._trees import Path, is_box, keys, leaves, nodes
+from jaxnorm.tools._trees import Path, as_paths, is_box, keys, leaves, nodes
 
 # Layers of other kinds have these too: they tell nothing alone.
 _COMMON = {"bias", "alpha", "beta", "shift", "v"}
@@ -61,7 +61,7 @@ def normalization_mask(
       place of the box.
 
     Raises:
-      TypeError: If `variables` are no tree.
+      TypeError: If `variables` are no tree, or a path of `norms` is no tuple.
       ValueError: If no parameter is at or below a path of `norms`.
 
     Example:
@@ -89,7 +89,7 @@ def normalization_mask(
             "variables must be nested dicts of arrays, or what else JAX knows as a "
             f"tree, got {type(params).__name__}. Of an NNX model pass nnx.state(model)."
         )
-    named = [tuple(path) for path in norms]
+    named = as_paths(norms, "norms")
     for path in named:
         if not any(node[: len(path)] == path for node in found):
             raise ValueError(

@@ -28,6 +28,14 @@ def _import_for(function: str) -> Iterator[None]:
         ) from error
 
 
+def _check_diagnosis(value: object, name: str) -> None:
+    if not isinstance(value, Diagnosis):
+        raise TypeError(
+            f"{name} must be what jaxnorm.tools.diagnose returns, got "
+            f"{type(value).__name__}."
+        )
+
+
 def diagnosis_table(diagnosis: Diagnosis) -> "Table":
     """Returns a table of one row a layer, for `rich.print`.
 
@@ -42,7 +50,9 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
 
     Raises:
       ImportError: If rich is not installed; the extra `jaxnorm[show]` has it.
+      TypeError: If it is none.
     """
+    _check_diagnosis(diagnosis, "diagnosis")
     with _import_for("diagnosis_table"):
         from rich.table import Table
 
@@ -99,8 +109,22 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
 
     Raises:
       ImportError: If matplotlib is not installed; the extra `jaxnorm[show]` has it.
+      TypeError: If it holds something else.
       ValueError: If there is none.
     """
+    if isinstance(history, Diagnosis):
+        raise TypeError(
+            "history must hold pairs of a step and its diagnosis, got one Diagnosis. "
+            "Write [(0, diagnosis)]."
+        )
+    for pair in history:
+        alone = isinstance(pair, Diagnosis) or not isinstance(pair, tuple | list)
+        if alone or len(pair) != 2:
+            raise TypeError(
+                "history must hold pairs of a step and its diagnosis, got "
+                f"{type(pair).__name__}."
+            )
+        _check_diagnosis(pair[1], "history")
     with _import_for("diagnosis_figure"):
         from matplotlib.colors import LogNorm, Normalize
         from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from jaxnorm._core.arguments.validation import check_finite
 from jaxnorm._core.arguments.warning import warn_caller
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
-from jaxnorm.tools._trees import Path, is_box, keys, leaves
+from jaxnorm.tools._trees import Path, as_paths, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
 _NEAR = 0.25  # of a center, for a value to be one of its cluster
@@ -42,7 +42,8 @@ def shift_scales(variables: PyTree, layers: Collection[Path], by: float) -> PyTr
       Variables of the same structure, with other scales.
 
     Raises:
-      TypeError: If a scale is neither floating nor complex, or `by` is no number.
+      TypeError: If a scale is neither floating nor complex, `by` is no number, or a
+        path is no tuple.
       ValueError: If there is no scale at or below a path, or `by` is not finite.
 
     Example:
@@ -166,7 +167,7 @@ def _scales(variables: PyTree, layers: Collection[Path]) -> dict[Path, Any]:
     }
     known = leaves(normalization_mask(variables))
     chosen: dict[Path, Any] = {}
-    for layer in map(tuple, layers):
+    for layer in as_paths(layers, "layers"):
         below = {
             path: leaf
             for path, leaf in found.items()

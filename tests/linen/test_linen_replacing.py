@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from support.drawing import place
 from support.family_entries import program
 from support.refusals import refused
@@ -147,3 +148,8 @@ def test_what_is_no_function_of_the_module(x, made):
         linen.replace_norms(
             model, {nn.LayerNorm: lambda norm: None}, model.init(KEY, x), x
         )
+
+
+def test_a_model_of_nnx(x):
+    with refused("Linear", "jaxnorm.nnx.replace_norms"):
+        linen.replace_norms(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {}, {}, x)

@@ -65,5 +65,5 @@ def test_a_layer_that_is_missing_is_named(model, x):
 
 
 def test_a_linen_model_is_refused():
-    with refused("NNX", "BatchNorm", "batch_moments"):
+    with refused("nnx", "BatchNorm", "batch_moments"):
         jaxnorm.nnx.collecting(jaxnorm.linen.BatchNorm())

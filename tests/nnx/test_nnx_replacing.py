@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import nnx
 from support.drawing import place
 from support.refusals import refused
@@ -89,3 +90,8 @@ def test_what_is_no_function_of_the_module(model, made):
         jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: made})
     with refused("return a module", "NoneType"):
         jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: lambda norm: None})
+
+
+def test_a_model_of_linen():
+    with refused("Dense", "jaxnorm.linen.replace_norms"):
+        jaxnorm.nnx.replace_norms(nn.Dense(2), {})

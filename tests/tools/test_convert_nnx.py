@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from support.drawing import place
+from support.refusals import refused
 
 import jaxnorm.linen
 from jaxnorm import tools
@@ -121,3 +122,11 @@ def test_one_layer_by_itself():
     assert tools.variables_to_nnx(variables) == state
     nested = tools.variables_from_nnx(state, {(): ("bn",)})
     assert nested["params"] == {"bn": {"scale": 1}}
+
+
+@pytest.mark.parametrize("convert", [tools.variables_from_nnx, tools.variables_to_nnx])
+@pytest.mark.parametrize("paths", [{"bn": ("norm",)}, {("bn",): "norm"}])
+def test_a_path_is_a_tuple(convert, paths, as_users_run_it):
+    """A string would be taken letter by letter."""
+    with refused("paths", "with the comma"):
+        convert({"params": {"norm": {"scale": 1}}}, paths)

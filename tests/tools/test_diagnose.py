@@ -12,6 +12,7 @@ import pytest
 import rich.console
 from matplotlib.figure import Figure
 from support.drawing import place
+from support.refusals import refused
 from support.small_net import NET, collect, make_images, make_variables
 
 from jaxnorm.tools import (
@@ -191,3 +192,18 @@ def test_bad_input(apply, variables, images):
         diagnose(lambda *_: (jnp.zeros(2), {}), variables, images)
     with pytest.raises(ValueError, match="at least one diagnosis"):
         diagnosis_figure([])
+
+
+@pytest.mark.parametrize(
+    ("show", "argument", "says"),
+    [
+        (diagnosis_table, {}, "got dict"),
+        (diagnosis_figure, Diagnosis({}, 0.0), "[(0, diagnosis)]"),
+        (diagnosis_figure, [Diagnosis({}, 0.0)] * 2, "history"),
+        (diagnosis_figure, [(0, {})], "got dict"),
+        (diagnosis_figure, [1], "pairs"),
+    ],
+)
+def test_what_is_no_diagnosis(show, argument, says, as_users_run_it):
+    with refused(says):
+        show(argument)

@@ -164,3 +164,8 @@ def test_counts_that_are_none(counts, traced, parts):
 def test_bad_input(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         merge_batch_stats(arguments, **options)
+
+
+def test_an_iterator_of_trees(as_users_run_it):
+    with refused("trees", "generator", "list(trees)"):
+        merge_batch_stats({"norm": {"mean": zeros(1)}} for _ in range(2))

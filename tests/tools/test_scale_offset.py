@@ -250,3 +250,12 @@ def test_a_wrong_center_is_seen_in_variables(rng):
     tools.check_scales(some, [()], scale_offset=0.0)
     with pytest.warns(UserWarning, match="about 0 in 1 of 1"):
         tools.check_scales(some, [("RMSNorm_0",)], scale_offset=0.0)
+
+
+@pytest.mark.parametrize("layers", [["norm"], ("decoder", "norm"), "norm"])
+def test_a_path_is_a_tuple(layers, as_users_run_it):
+    """A string would be taken letter by letter."""
+    with refused("layers", "with the comma"):
+        tools.check_scales(PARAMS, layers, scale_offset=0.0)
+    with refused("norms", "with the comma"):
+        tools.normalization_mask(PARAMS, norms=layers)

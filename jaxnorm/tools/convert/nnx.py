@@ -29,6 +29,7 @@ def variables_from_nnx(
       Nested dicts: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
+      TypeError: If a path is no tuple.
       ValueError: If a path fits no leaf, or two leaves have one place.
 
     Example:
@@ -40,7 +41,7 @@ def variables_from_nnx(
       >>> variables["batch_stats"]
       {'norm': {'mean': 2, 'var': 3}}
     """
-    _check_distinct(paths)
+    _check_paths(paths)
     leaves = list(walk(state))
     measured = {path[:-1] for path in leaves if path[-1] in ("mean", "var")}
     new_paths = _rename(leaves, paths or {})
@@ -68,6 +69,7 @@ def variables_to_nnx(
       Nested dicts, in which a layer's params and batch_stats stand together.
 
     Raises:
+      TypeError: If a path is no tuple.
       ValueError: If there is another collection, a path fits no leaf, or two leaves
         have one place.
 
@@ -84,7 +86,7 @@ def variables_to_nnx(
             f"variables must have the collections params and batch_stats, got "
             f"{sorted(others)} too. Convert those by themselves."
         )
-    _check_distinct(paths)
+    _check_paths(paths)
     inverse = {new: old for old, new in (paths or {}).items()}
     located = [(key, path) for key in variables for path in walk(variables[key])]
     new_paths = _rename([path for _, path in located], inverse)
@@ -111,11 +113,20 @@ def _rename(
             renamed[leaf] = leaf
     unused = [path for path in paths if path not in used]
     if unused:
-        raise ValueError(f"There is no leaf below {unused}, of which paths speak.")
+        raise ValueError(
+            f"paths must name nodes, and there is no leaf below {unused}. There are "
+            f"{leaves[:9]}."
+        )
     return renamed
 
 
-def _check_distinct(paths: Mapping[AnyPath, AnyPath] | None) -> None:
+def _check_paths(paths: Mapping[AnyPath, AnyPath] | None) -> None:
+    for path in (part for pair in (paths or {}).items() for part in pair):
+        if not isinstance(path, tuple):
+            raise TypeError(
+                f"paths must be of tuples to tuples, got {path!r}. For one part write "
+                f"({path!r},), with the comma."
+            )
     new = list((paths or {}).values())
     if len(set(new)) < len(new):
         raise ValueError(f"The new paths of paths must differ, got {new}.")
