@@ -1,4 +1,4 @@
-"""The one derivative rule: x less its own mean, over its own standard deviation.
+"""The derivative rule: x less its own mean, over its own standard deviation.
 
 Differentiating the forward pass operation by operation would save several arrays of the
 size of x. Here the tangent is written out. With k = scale * rstd, and M the weighted
