@@ -5,7 +5,8 @@ One file to copy: put your arrays into `load_data`, and start it.
   python train_linen.py
   python train_linen.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
 
-A second start with the same --workdir goes on from its last checkpoint.
+A second start with the same --workdir goes on from its last checkpoint; another model
+needs another directory.
 Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
