@@ -72,8 +72,7 @@ class MappedAxes:
                 f"axis_name={axis_name!r}. Name the one axis that the groups split."
             )
         groups = tuple(tuple(group) for group in axis_index_groups)
-        with _bound(names):
-            size = lax.axis_size(names[0])
+        size = _axis_size(names)
         equal = len({len(group) for group in groups}) == 1
         if not equal or sorted(sum(groups, ())) != list(range(size)):
             raise ValueError(
@@ -97,8 +96,7 @@ class MappedAxes:
         names = self._varying_names(x)
         if self.groups is not None:
             return len(self.groups[0])
-        with _bound(names):
-            return lax.axis_size(names) if names else 1
+        return _axis_size(names)
 
     def sum(self, values: Sequence[Array]) -> tuple[Array, ...]:
         """Sums each value over the instances, all of them in one collective."""
@@ -128,8 +126,7 @@ class MappedAxes:
           axis: The axis of the results along which the runs follow each other.
           length: Instances of a run; divides their number. 1 gathers the values.
         """
-        with _bound(self.names):
-            instances = lax.axis_size(self.names) if self.names else 1
+        instances = _axis_size(self.names)
         number = instances // length
         if number == 1:
             return self.sum(values)
@@ -211,6 +208,14 @@ def pcast_stacked(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
         for i, value in zip(indices, _unstack(stacked, together), strict=True):
             moved[i] = lax.slice(value, (0,) * value.ndim, values[i].shape)
     return tuple(moved)
+
+
+def _axis_size(names: tuple[str, ...]) -> int:
+    """Returns the number of instances along mapped axes; 1 where none is named."""
+    if not names:
+        return 1
+    with _bound(names):
+        return lax.axis_size(names)
 
 
 @contextlib.contextmanager
