@@ -142,9 +142,12 @@ def insert(tree: dict[Any, Any], path: Path, leaf: Any) -> None:
 
 
 def is_box(node: object) -> bool:
-    """Whether it holds an array as `value`, as Flax's metadata and variables do."""
+    """Whether it holds an array as `value`, as Flax's metadata and variables do.
+
+    A module may have a part called value, too: the projection of an attention.
+    """
     # not by hasattr, since NNX warns of whoever reads it
-    return inspect.getattr_static(node, "value", node) is not node
+    return _has(node, "value") and (_has(node, "unbox") or _has(node, "get_metadata"))
 
 
 def unboxed(leaf: Any) -> Any:
@@ -158,6 +161,10 @@ def unboxed(leaf: Any) -> Any:
 def boxed_like(old: Any, new: Any) -> Any:
     """Returns a new leaf in the box that the old one is in, or as it is."""
     return old.replace_boxed(unboxed(new)) if hasattr(old, "replace_boxed") else new
+
+
+def _has(node: object, name: str) -> bool:
+    return inspect.getattr_static(node, name, node) is not node
 
 
 def _key(entry: object) -> Key:

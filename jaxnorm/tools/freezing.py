@@ -1,7 +1,7 @@
 """Optimizers that leave normalizers alone."""
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -64,7 +64,7 @@ def freeze_parameters(
     mask = normalization_mask(
         variables, norms=norms, only_with_statistics=only_with_statistics
     )
-    frozen = {path for path, marked in leaves(mask).items() if marked}
+    frozen = _places(variables, mask)
     if not frozen:
         raise ValueError(
             "variables must have normalizers to freeze, and have none"
@@ -84,7 +84,21 @@ def freeze_parameters(
     )
 
 
-def _marked(params: PyTree, frozen: Collection[Path]) -> PyTree[bool]:
+def _places(variables: PyTree, mask: PyTree[bool]) -> list[set[Path]]:
+    """Returns the paths of each marked parameter.
+
+    One, unless the variable of an NNX module is shared; its state has the first alone.
+    """
+    has_params = isinstance(variables, Mapping) and "params" in variables
+    marked = leaves(mask)
+    places: dict[object, set[Path]] = {}
+    for path, leaf in leaves(variables["params"] if has_params else variables).items():
+        if marked[path]:  # one array in two places is two parameters
+            places.setdefault(id(leaf) if is_box(leaf) else path, set()).add(path)
+    return [*places.values()]
+
+
+def _marked(params: PyTree, frozen: list[set[Path]]) -> PyTree[bool]:
     """Marks what is frozen in the parameters as the optimizer has them.
 
     By path, since their containers may be others than those of the variables.
@@ -96,10 +110,12 @@ def _marked(params: PyTree, frozen: Collection[Path]) -> PyTree[bool]:
 
     flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_leaf)
     paths = [keys(path) for path, _ in flat]
-    if missing := sorted(set(frozen) - set(paths), key=str):
+    if missing := [places for places in frozen if places.isdisjoint(paths)]:
+        first = min((path for places in missing for path in places), key=str)
         raise ValueError(
-            f"The parameters that are trained must have {missing[0]}, which is to be "
+            f"The parameters that are trained must have {first}, which is to be "
             f"frozen, got {paths}. Pass freeze_parameters the variables of the same "
             "model."
         )
-    return jax.tree.unflatten(structure, [path in frozen for path in paths])
+    marked = set().union(*frozen)
+    return jax.tree.unflatten(structure, [path in marked for path in paths])

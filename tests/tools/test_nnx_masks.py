@@ -102,6 +102,31 @@ def test_an_optimizer_of_nnx_leaves_them_alone(form):
     assert same == {f"layers/1/{name}" for name in ("scale", "bias", "mean", "var")}
 
 
+class Nested(nnx.Module):
+    """A part that is called value, as in attention, and one that is used twice."""
+
+    def __init__(self, rngs):
+        self.value = nnx.Sequential(
+            nnx.Linear(4, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        )
+        self.once = nnx.BatchNorm(4, rngs=rngs)
+        self.twice = self.once
+
+
+@pytest.mark.parametrize("form", AS)
+def test_parts_called_value_and_parts_that_are_shared(form):
+    model = Nested(nnx.Rngs(0))
+    frozen = freeze_parameters(optax.sgd(0.1), AS[form](model))
+    optimizer = nnx.Optimizer(model, frozen, wrt=nnx.Param)
+
+    before = pure(model)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    moved = marked(
+        jax.tree.map(lambda a, b: not np.array_equal(a, b), before, pure(model))
+    )
+    assert moved == {f"value/layers/0/{name}" for name in ("kernel", "bias")}
+
+
 def test_what_is_frozen_must_be_among_what_is_trained(model):
     optimizer = freeze_parameters(optax.sgd(0.1), model)
     with refused("bias_alone", "same model"):
