@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -36,9 +37,10 @@ def merge_batch_stats(
       trees: The collections `batch_stats`, one a replica; or, with `axis_name`, that of
         this replica alone.
       counts: How much data each saw, at least 0 each and not all 0: one number a tree,
-        or this replica's with `axis_name`. Equal by default. Statistics of count 0 are
-        ignored, whatever they are. Traced counts are not known before they run: where
-        one is negative or NaN, or all are 0, all statistics come out NaN.
+        in a sequence or an array, or this replica's with `axis_name`. Equal by default.
+        Statistics of count 0 are ignored, whatever they are. Traced counts are not
+        known before they run: where one is negative or NaN, or all are 0, all
+        statistics come out NaN.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) along
         which the replicas lie.
 
@@ -111,6 +113,8 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
         raise ValueError("trees must hold at least one collection, got none.")
     if counts is None:
         return jnp.ones(number, jnp.float32)
+    if isinstance(counts, np.ndarray | Array) and counts.ndim == 1:
+        counts = [*counts]
     if not isinstance(counts, Sequence) or len(counts) != number:
         raise ValueError(
             f"counts must hold one number a tree, {number} in all, got {counts}."

@@ -44,6 +44,16 @@ def test_as_the_pooled_data(parts):
     check(merged["norm"], parts)
 
 
+@pytest.mark.parametrize("array", [np.array, jnp.array])
+def test_counts_as_an_array(array, parts):
+    trees = [tree_of(x) for x in parts]
+    check(merge_batch_stats(trees, counts=array(SIZES))["norm"], parts)
+    merged = jax.jit(lambda trees, counts: merge_batch_stats(trees, counts=counts))(
+        trees, array(SIZES)
+    )
+    check(merged["norm"], parts)
+
+
 def test_counts_are_equal_by_default(parts):
     parts = [np.asarray(x)[:2] for x in parts]
     merged = jax.jit(merge_batch_stats)([tree_of(x) for x in parts])
@@ -152,6 +162,7 @@ def test_counts_that_are_none(counts, traced, parts):
         ({"norm": {"mean": zeros(1)}}, {}, "axis_name"),
         ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": [1]}, "one number a tree"),
         ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": 3}, "one number a tree"),
+        ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": ones(3)}, "one number a tree"),
         ([{"norm": {"mean": zeros(1)}}, {}], {}, "norm has statistics"),
         (
             [{"n": {"mean": zeros(1)}}, {"n": {"var": ones(1)}}],
