@@ -11,7 +11,7 @@ from jaxnorm._core.arguments.validation import check_epsilon, check_flags
 from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.moments.moments import Moments, merge_moments
 from jaxnorm._core.running.momentum import Schedule, resolve_momentum
-from jaxnorm._core.running.update_running import update_running
+from jaxnorm._core.running.update_running import average, update_running
 from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, named
 
 
@@ -68,6 +68,9 @@ def apply_batch_moments(
         var  = momentum * var  + (1 - momentum) * moments.var
         std  = momentum * std  + (1 - momentum) * sqrt(moments.var + epsilon)
 
+    The number of elements that `RunningNorm` has seen moves likewise, towards that of
+    the moments.
+
     Args:
       batch_stats: Running statistics: nested dicts in which a layer has `mean`, `var`
         (or, of batch renorm, `std`) and perhaps `count`, the number of its updates.
@@ -103,16 +106,19 @@ def apply_batch_moments(
     def update(layer: Layer, moments: Moments) -> Layer:
         if "count" in layer and layer["count"].ndim:  # one set of each time step
             return jax.vmap(update)(layer, moments)
+        weight = resolve_momentum(momentum, layer)
         new = update_running(
-            layer,
-            moments,
-            weight=resolve_momentum(momentum, layer),
-            unbiased=unbiased,
-            epsilon=epsilon,
+            layer, moments, weight=weight, unbiased=unbiased, epsilon=epsilon
         )
-        # Of a stream, what was to be added to the old values is not to the new ones.
+        if "count_rest" not in layer:
+            return new
+        # A stream counts elements, and what was to be added to the old values is not to
+        # the new ones.
         nonempty = moments.count > 0
-        rests = {f"{name}_rest" for name in STATISTICS & layer.keys()} & layer.keys()
+        new["count"] = average(
+            layer["count"], moments.count, weight=weight, nonempty=nonempty
+        )
+        rests = {f"{name}_rest" for name in STATISTICS | {"count"}} & layer.keys()
         zeros = {
             name: where(nonempty, jnp.zeros_like(layer[name]), layer[name])
             for name in rests

@@ -64,7 +64,8 @@ def recalibrate(
 
     Returns:
       A new collection `batch_stats`, of the structure and dtypes of the old one. Counts
-      of updates move on by one each pass.
+      of updates move on by one each pass; `RunningNorm`, which counts elements, has
+      those of the data.
 
     Raises:
       TypeError: If a number is none.

@@ -99,7 +99,7 @@ def test_a_stream_takes_the_place_of_another(x):
     """Nothing is added any more to what its mean and variance were."""
     rest = place(np.full(4, 1e-3))
     stream = jaxnorm.init_running_moments(4)
-    stream = stream._replace(mean_rest=rest, var_rest=rest)
+    stream = stream._replace(count_rest=rest, mean_rest=rest, var_rest=rest)
     moments = moments_of(x)
     new = apply_batch_moments(
         {"norm": stream._asdict()}, {"norm": moments._asdict()}, momentum=0.0
@@ -107,7 +107,31 @@ def test_a_stream_takes_the_place_of_another(x):
     new = jaxnorm.RunningMoments(**new["norm"])
     np.testing.assert_array_equal(new.mean, moments.mean)
     np.testing.assert_array_equal(new.var, moments.var)
-    np.testing.assert_array_equal(new.mean_rest + new.var_rest, 0)
+    np.testing.assert_array_equal(new.count, moments.count)
+    for rest in (new.count_rest, new.mean_rest, new.var_rest):
+        np.testing.assert_array_equal(rest, 0)
+
+
+def test_a_stream_that_was_recalibrated_goes_on(x):
+    """What was recalibrated weighs as much as the data that it is of."""
+    start = {"norm": jaxnorm.init_running_moments(4)._asdict()}
+    moments = moments_of(x)
+    new = apply_batch_moments(start, {"norm": moments._asdict()}, momentum=0.0)
+    others = x + 3
+    _, after = jaxnorm.running_norm(
+        others, jaxnorm.RunningMoments(**new["norm"]), update=True
+    )
+    seen = np.concatenate([x, others]).reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose(after.mean, seen.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(after.var, seen.var(0), rtol=1e-5)
+
+
+def test_a_stream_stays_where_nothing_was_seen(x):
+    start = {"norm": jaxnorm.init_running_moments(4)._asdict()}
+    start["norm"]["count"] = place(np.full(4, 7))
+    empty = jaxnorm.Moments(*(place(np.zeros(4)) for _ in range(3)))
+    new = apply_batch_moments(start, {"norm": empty._asdict()}, momentum=0.0)
+    np.testing.assert_array_equal(new["norm"]["count"], 7)
 
 
 @pytest.mark.parametrize("name", ["mean", "var"])
