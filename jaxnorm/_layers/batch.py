@@ -92,8 +92,8 @@ class MeanOnlyBatchNorm(BatchLayer):
 
     Attributes:
       use_fast_variance: Without effect, as there is no variance.
-      unbiased: Likewise.
-      epsilon: Likewise.
+      unbiased: Without effect, as there is no variance.
+      epsilon: Without effect, as there is no variance.
       scale_init: Without effect, as there is no scale.
     """
 
@@ -138,7 +138,7 @@ class RunningNorm(BatchLayer):
       use_fast_variance: Without effect: there always are two passes.
       unbiased: Must be False.
       scale_init: Without effect, as there are no parameters.
-      bias_init: Likewise.
+      bias_init: Without effect, as there are no parameters.
     """
 
     epsilon: float = 1e-8
