@@ -37,7 +37,8 @@ def replace_norms(
     statistics where both have them. Others are initialized, or dropped.
 
     Args:
-      model: The model, which stays as it is.
+      model: The model, which stays as it is; without `nn.jit` around any part, since
+        what was traced before stays as it was. Compile what comes back.
       replacements: `{BatchNorm: lambda norm: GroupNorm(num_groups=8)}`: functions of
         the module that they replace, by its class. The first class that it is an
         instance of counts.
@@ -83,7 +84,8 @@ def replace_norms(
     if not found:
         raise ValueError(
             f"model must have normalizers of {[c.__name__ for c in replacements]}, and "
-            "its call had none. Are these the classes that it is made of?"
+            "its call had none. Are these the classes that it is made of? A part "
+            "within nn.jit stays as it was traced before."
         )
     return replaced(model.apply, replacements), _keep(variables, new)
 

@@ -134,6 +134,12 @@ def test_nothing_to_replace(x):
         linen.replace_norms(
             model, {nn.LayerNorm: lambda n: linen.RMSNorm()}, model.init(KEY, x), x
         )
+    compiled = nn.jit(nn.LayerNorm)()
+    variables = compiled.init(KEY, x)  # traces it
+    with refused("LayerNorm", "nn.jit"):
+        linen.replace_norms(
+            compiled, {nn.LayerNorm: lambda n: linen.RMSNorm()}, variables, x
+        )
     with refused("compiled"):
         linen.replaced(jax.jit(model.apply), {})
 
