@@ -52,8 +52,8 @@ def replace_norms(
       model is `replaced(model.init, replacements)`.)
 
     Raises:
-      TypeError: If the model is no Linen module, a replacement is no
-        function, or one returns no module.
+      TypeError: If the model is no Linen module, a replacement is no function, or one
+        returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:

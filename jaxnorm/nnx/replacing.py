@@ -20,7 +20,8 @@ def replace_norms(
     Batch norm by group norm, by ghost batch norm, or by one with an `axis_name`;
     Flax's by those of this library. A replacement has the variables of the module that
     it replaces where both have one of the same name, kind and shape: scale and bias,
-    and statistics where both have them.
+    and statistics where both have them. It is in the mode that its function gives it:
+    call `eval()` of the new model, too, where the old one is in evaluation.
 
     Args:
       model: The model, whose structure stays as it is.
@@ -32,8 +33,8 @@ def replace_norms(
       of the old one, shared as by `nnx.view`.
 
     Raises:
-      TypeError: If the model is no NNX module, a replacement is no
-        function, or one returns no module.
+      TypeError: If the model is no NNX module, a replacement is no function, or one
+        returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
