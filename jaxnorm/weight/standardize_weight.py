@@ -110,5 +110,7 @@ def standardize_weight(
     constant = divisor < float(jnp.finfo(divisor.dtype).eps) ** 3
     inverse = lax.rsqrt(jnp.where(constant, jnp.ones_like(divisor), divisor))
     if least:
-        inverse = jnp.where(constant, unit / least, inverse)
+        # Less than infinity, times which 0 is NaN, by room for cotangents.
+        most = float(jnp.finfo(divisor.dtype).max) / 2**16
+        inverse = jnp.where(constant, jnp.minimum(unit / least, most), inverse)
     return (centered * inverse.astype(wide)).astype(result)

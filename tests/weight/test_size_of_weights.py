@@ -73,3 +73,14 @@ def test_a_constant_weight_of_any_size_has_its_gradient(name, rng):
     for exponent in (-100, 0, 35, 43, 100):
         w = place(np.full((3, 4, 5), 2.0**exponent))
         np.testing.assert_allclose(gradient(w), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_a_constant_weight_at_the_end_of_the_range_is_0(name, rng):
+    """Where what its gradient is multiplied by overflows."""
+    w, dw = place(np.full((3, 4, 5), 2.0**127)), draw(rng, (3, 4, 5))
+    y, gradient = jax.jit(
+        lambda w: (FUNCTIONS[name][0](w), jax.vjp(FUNCTIONS[name][0], w)[1](dw)[0])
+    )(w)
+    np.testing.assert_array_equal(y, 0)
+    assert np.isfinite(gradient).all()
