@@ -15,7 +15,7 @@ def unit_of(
     least: Array | float = 0.0,
     mapped_axes: MappedAxes = ALONE,
 ) -> tuple[Array, Array]:
-    """Returns a power of two near the largest absolute value along `axes`.
+    """Returns a power of two near the largest real or imaginary part along `axes`.
 
     And its reciprocal, by which to multiply. Neither rounds anything, so that the size
     of a weight leaves no trace in what does not depend on it. Both are constants to the
@@ -25,11 +25,14 @@ def unit_of(
     Args:
       w: Weight, in the dtype to compute in.
       axes: Axes to reduce, which have size 1 in the result; None: all.
-      least: What the largest absolute value counts as at least; a scalar.
+      least: What the largest part counts as at least; a scalar.
       mapped_axes: Mapped axes over which `axes` are divided.
     """
-    largest = jnp.abs(lax.stop_gradient(w)).max(axes, keepdims=True, initial=least)
-    largest = mapped_axes.max(largest)
+    w = lax.stop_gradient(w)
+    size = jnp.abs(w.real)
+    if jnp.iscomplexobj(w):  # parts, since the absolute value may overflow
+        size = jnp.maximum(size, jnp.abs(w.imag))
+    largest = mapped_axes.max(size.max(axes, keepdims=True, initial=least))
     kind = jnp.finfo(real_dtype(w.dtype))
     # Without mantissa bits a power of two is left. Neither it nor its reciprocal may be
     # subnormal, since many processors take such numbers for 0: a fourth of the largest

@@ -84,3 +84,21 @@ def test_a_constant_weight_at_the_end_of_the_range_is_0(name, rng):
     )(w)
     np.testing.assert_array_equal(y, 0)
     assert np.isfinite(gradient).all()
+
+
+COMPLEX = {
+    "unit_norm": functools.partial(jaxnorm.unit_norm, axes=(0, 1)),
+    "weight_norm": FUNCTIONS["weight_norm"][0],
+    "standardize_weight": FUNCTIONS["standardize_weight"][0],
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_numbers_whose_absolute_value_overflows(name, rng):
+    """Both of whose parts do not."""
+    signs = rng.choice([-1, 1], (2, 3, 4, 5))
+    w = 1.5 * (signs[0] + 1j * signs[1])
+    function = jax.jit(COMPLEX[name])
+    huge = function(place(2.0**127 * w, np.complex64))
+    np.testing.assert_array_equal(huge, function(place(w, np.complex64)))
+    assert np.abs(huge).max() > 0.1
