@@ -3,6 +3,7 @@
 NORM = "weight/test_weight_norm.py"
 STANDARDIZE = "weight/test_standardize_weight.py"
 SPECTRAL = "weight/test_spectral_norm.py"
+SIZE = "weight/test_size_of_weights.py"
 
 MUTANTS = {
     "weight/weight_norm.py": [
@@ -57,6 +58,12 @@ MUTANTS = {
     ],
     "weight/unit.py": [
         (
+            "the unit of complex numbers from absolute values",
+            "size = jnp.maximum(size, jnp.abs(w.imag))",
+            "size = jnp.abs(w)",
+            f"{SIZE}::test_complex_numbers_whose_absolute_value_overflows",
+        ),
+        (
             "weights in units of 1",
             "unit = jnp.maximum(unit, kind.tiny)",
             "unit = jnp.ones_like(unit)",
@@ -70,6 +77,12 @@ MUTANTS = {
         ),
     ],
     "weight/standardize_weight.py": [
+        (
+            "constant units times infinity",
+            "jnp.minimum(unit / least, most)",
+            "unit / least",
+            f"{SIZE}::test_a_constant_weight_at_the_end_of_the_range_is_0",
+        ),
         (
             "fan-in ignored",
             "divisor = jnp.maximum(fan_in * var, least_square)",
