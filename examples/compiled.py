@@ -102,7 +102,7 @@ class Case:
         """Compiles a step for one device, and for each number of devices."""
         alone = measure(step, devices[1], memory)
         in_x = None
-        if not PROGRAMS[self.program].learns:  # whose images are no activation
+        if not PROGRAMS[self.program].learns:  # whose images are not activations
             x_bytes = math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
             in_x = alone.counts.traffic / x_bytes
         record = {

@@ -350,7 +350,7 @@ def test_core(name):
     fails(Bad(name, says, {}), jax.eval_shape, function, ones((4, 5)))
 
 
-# ---- what is no array
+# ---- what is not an array
 
 NO_ARRAYS = {"None": None, "a string": "ones", "a ragged list": [[1.0], [1.0, 2.0]]}
 

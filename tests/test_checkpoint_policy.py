@@ -23,7 +23,7 @@ WIDTH = 2 * FEATURES  # of what the matrix products around a normalizer take and
 def kept_features(function, *args):
     """How many features of each example and place are kept, of each dtype.
 
-    Moments, which are in float32, are no feature where they are one number.
+    Moments, which are in float32, are not a feature where they are one number.
     """
     backward = jax.eval_shape(lambda *args: jax.vjp(function, *args)[1], *args)
     features = collections.Counter()

@@ -21,7 +21,7 @@ class Array:
     """An array as it lies in memory.
 
     Attributes:
-      bits: of an element; 0 for tokens, which are no data.
+      bits: of an element; 0 for tokens, which are not data.
       sizes: of the axes.
       layout: axes from minor to major, then tiles and memory space, as HLO writes them.
     """
@@ -127,7 +127,7 @@ def parse(text: str) -> Module:
             if computation[1]:
                 entry = computation[2]
     if entry is None:
-        raise ValueError("a compiled program must have an ENTRY; this is no HLO")
+        raise ValueError("a compiled program must have an ENTRY; this is not HLO")
     return Module(computations, entry)
 
 

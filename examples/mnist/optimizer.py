@@ -19,7 +19,7 @@ def create_optimizer(
         learning_rate = optax.cosine_decay_schedule(learning_rate, num_steps)
 
     def kernels(params):
-        # Scales and biases are few, and zero is no natural value for a scale.
+        # Scales and biases are few, and zero is not a natural value for a scale.
         return traverse_util.path_aware_map(
             lambda path, _: path[-1] == "kernel", params
         )

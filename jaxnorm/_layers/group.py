@@ -66,7 +66,7 @@ class CausalGroupNorm(MomentLayer):
     """Causal group norm.
 
     The moments of a stream are passed in and out, as the carry of a recurrent cell is,
-    and are no variables: so a model serves any number of streams.
+    and are not variables: so a model serves any number of streams.
 
     Attributes:
       time_axis: The axis of the steps.

@@ -120,7 +120,7 @@ class DomainBatchNorm(IndexedBatchNorm):
           The normalized input, of the shape of x.
 
         Raises:
-          TypeError: If the domain is no integer.
+          TypeError: If the domain is not an integer.
           ValueError: If it is of another shape, or known while tracing and out of
             range.
         """

@@ -63,7 +63,7 @@ def adaptive_batch_norm(
       collective forward and one backward.
 
     Raises:
-      TypeError: If x is not real, strength is no number, or as in `batch_norm`.
+      TypeError: If x is not real, strength is not a number, or as in `batch_norm`.
       ValueError: If strength is negative or NaN, or as in `batch_norm`.
 
     Reference:

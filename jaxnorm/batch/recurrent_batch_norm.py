@@ -87,7 +87,7 @@ def recurrent_batch_norm(
       moved; `stats` itself in inference.
 
     Raises:
-      TypeError: If step is no integer, or as in `jaxnorm.batch_norm`.
+      TypeError: If step is not an integer, or as in `jaxnorm.batch_norm`.
       ValueError: If step is of another shape, or known to be negative, the statistics
         have no axis of steps or steps of different number, or as in
         `jaxnorm.batch_norm`.

@@ -49,7 +49,7 @@ def warmup_renorm(
       Two functions of the number of updates, for `r_max=` and `d_max=`.
 
     Raises:
-      TypeError: If an argument is no Python number.
+      TypeError: If an argument is not a Python number.
       ValueError: If one is out of its range.
 
     Reference:

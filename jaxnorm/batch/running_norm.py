@@ -145,7 +145,7 @@ def _masks_of(x: PyTree[Array], mask: PyTree[Array] | None) -> list[Array | None
     """Returns the mask of each array.
 
     Raises:
-      ValueError: If their structure is no prefix of that of the arrays.
+      ValueError: If their structure is not a prefix of that of the arrays.
     """
     masks: list[Array | None] = []
 

@@ -66,7 +66,7 @@ def virtual_batch_norm(
       y, of the shape of x.
 
     Raises:
-      TypeError: If x is an integer array, or the reference is no `Moments`.
+      TypeError: If x is an integer array, or the reference is not a `Moments`.
       ValueError: If the reference has another width than x, reference_size is below 1,
         or a shape or an axis does not fit.
 

@@ -101,7 +101,7 @@ def check_instance_features(instance_features: object, features: int) -> int:
     """Returns how many of the features are normalized by instance.
 
     Raises:
-      TypeError: If it is no Python integer.
+      TypeError: If it is not a Python integer.
       ValueError: If there are fewer features.
     """
     number = check_integer(instance_features, "instance_features")

@@ -32,8 +32,8 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       A function of the same arguments. It may be compiled, or called in what is.
 
     Raises:
-      TypeError: If `apply` is no function, or compiled; and when called, if there is a
-        `flax.linen.BatchNorm`, which it does not reach.
+      TypeError: If `apply` is not a function, or compiled; and when called, if there is
+        a `flax.linen.BatchNorm`, which it does not reach.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

@@ -52,8 +52,8 @@ def replace_norms(
       model is `replaced(model.init, replacements)`.)
 
     Raises:
-      TypeError: If the model is no Linen module, a replacement is no function, or one
-        returns no module.
+      TypeError: If the model is not a Linen module, a replacement is not a function, or
+        one returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -101,7 +101,7 @@ def replaced(
       replacements: As in `replace_norms`, which brings variables along.
 
     Raises:
-      TypeError: If the function is compiled, or a replacement no function.
+      TypeError: If the function is compiled, or a replacement is not a function.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

@@ -103,8 +103,8 @@ class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
     """Causal group normalization: each step of a sequence by all steps up to it.
 
     A stream comes in chunks: the moments that a call returns are those that the next
-    one takes. They are no variables; parameters are `scale` and `bias`. The mathematics
-    is that of `jaxnorm.causal_group_norm`.
+    one takes. They are not variables; parameters are `scale` and `bias`. The
+    mathematics is that of `jaxnorm.causal_group_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

@@ -43,7 +43,7 @@ def call_with_params(
         return nn.meta.replace_boxed(value, changed)
 
     def change_all(variables: PyTree) -> PyTree:
-        # A box is no part of a name, which is the same once it is taken off.
+        # A box is not a part of a name, which is the same once it is taken off.
         return jax.tree_util.tree_map_with_path(
             name_and_change, variables, is_leaf=_is_box
         )

@@ -29,7 +29,7 @@ def collecting(
       `train` static; and the variables, pure dicts under "params" and "batch_stats".
 
     Raises:
-      TypeError: If the model is no NNX module.
+      TypeError: If the model is not an NNX module.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx, jaxnorm.tools

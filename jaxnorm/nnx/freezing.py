@@ -23,8 +23,8 @@ def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
       frozen: False: they are as before again.
 
     Raises:
-      TypeError: If `model` is no NNX module, or has a `flax.nnx.BatchNorm`, which it
-        does not reach.
+      TypeError: If `model` is not an NNX module, or has a `flax.nnx.BatchNorm`, which
+        it does not reach.
       ValueError: If there is no batch normalizer.
 
     Example:

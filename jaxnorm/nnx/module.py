@@ -107,7 +107,7 @@ class Module(Described):
                 value = init(self.rngs.params(), shape, self.param_dtype)
                 variable = nnx.Param(value, **metadata)
             setattr(self, name, variable)
-        # What made the variables is no part of the model, whose graph would differ.
+        # What made the variables is not a part of the model, whose graph would differ.
         for name in [*vars(self)]:
             if name == "rngs" or name.endswith(("_init", "_metadata")):
                 delattr(self, name)

@@ -33,8 +33,8 @@ def replace_norms(
       of the old one, shared as by `nnx.view`.
 
     Raises:
-      TypeError: If the model is no NNX module, a replacement is no function, or one
-        returns no module.
+      TypeError: If the model is not an NNX module, a replacement is not a function, or
+        one returns no module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:

@@ -20,7 +20,7 @@ def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
       pure_dict: As `nnx.to_pure_dict(nnx.state(model))` has been saved.
 
     Raises:
-      TypeError: If it is no dict.
+      TypeError: If it is not a dict.
       ValueError: If the model has no such variable, or one of another shape.
 
     Example:

@@ -138,7 +138,7 @@ class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
     """Causal group normalization: each step of a sequence by all steps up to it.
 
     A stream comes in chunks: the moments that a call returns are those that the next
-    one takes. They are no variables. The mathematics is that of
+    one takes. They are not variables. The mathematics is that of
     `jaxnorm.causal_group_norm`.
 
     Example:

@@ -72,8 +72,9 @@ def graph_norm(
       variance, and comes out as `bias`.
 
     Raises:
-      TypeError: If x is an integer array, `segment_ids` is none, `num_segments` is no
-        Python integer, `mean_scale` is complex, or `dtype` is real for complex input.
+      TypeError: If x is an integer array, `segment_ids` is not one, `num_segments` is
+        not a Python integer, `mean_scale` is complex, or `dtype` is real for complex
+        input.
       ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
         positive, or epsilon is negative.
       NameError: If `axis_name` is not bound.

@@ -151,7 +151,7 @@ def check_divisor(value: object, features: int, name: str) -> int:
     """Returns `value` as a Python integer that divides the number of features.
 
     Raises:
-      TypeError: If it is no integer.
+      TypeError: If it is not an integer.
       ValueError: If it does not divide them.
     """
     number = check_integer(value, name)

@@ -65,7 +65,7 @@ def rms_norm(
 
     Raises:
       TypeError: If x is an integer array, `dtype` is real for complex input, or
-        `round_before_scale` is no Python bool.
+        `round_before_scale` is not a Python bool.
       ValueError: If a shape, an axis or the groups do not fit, or epsilon is negative.
       NameError: If `axis_name` is not bound.
 

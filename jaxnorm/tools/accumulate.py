@@ -54,7 +54,7 @@ def full_batch_value_and_grad(
       `jaxnorm.tools.apply_batch_moments` moves the running statistics once.
 
     Raises:
-      TypeError: If depth is no integer.
+      TypeError: If depth is not an integer.
       ValueError: If depth is below 1, or a layer collects no moments.
 
     Reference:

@@ -80,7 +80,7 @@ def diagnose(
       The comparison, by layer and feature, and how far the outputs are apart.
 
     Raises:
-      TypeError: If `variables` are no dict.
+      TypeError: If `variables` is not a dict.
       ValueError: If there are no running statistics, or a layer collects no moments.
 
     Example:

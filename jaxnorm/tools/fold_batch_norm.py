@@ -72,7 +72,7 @@ def fold_batch_norm(
       kernel's.
 
     Raises:
-      TypeError: If an array is not floating, `stats` are no statistics of batch norm,
+      TypeError: If an array is not floating, `stats` are not statistics of batch norm,
         or they are complex and the kernel is not.
       ValueError: If shapes do not fit, epsilon is negative, or the norm stands first
         and its bias cannot be folded exactly.

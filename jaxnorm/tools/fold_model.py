@@ -86,7 +86,7 @@ def fold_model(
       layer that has taken one up.
 
     Raises:
-      TypeError: If variables are in boxes, or a path is no tuple.
+      TypeError: If variables are in boxes, or a path is not a tuple.
       ValueError: If a path leads nowhere, or not to a layer or batch norm; if shapes do
         not fit; or if the outputs differ.
 

@@ -38,7 +38,7 @@ def freeze_parameters(
         running statistics, or all normalizers.
 
     Raises:
-      TypeError: If `optimizer` is none of optax.
+      TypeError: If `optimizer` is not a transformation of optax.
       ValueError: If there is nothing to freeze; and from the optimizer, if what it
         trains lacks a parameter that is to be frozen.
 

@@ -41,7 +41,7 @@ class LayerDiagnosis(NamedTuple):
 
     @property
     def ill_conditioned(self) -> np.ndarray:
-        """Whether it is no constant, and its mean above 1,000 standard deviations."""
+        """Whether it varies, and its mean is above 1,000 standard deviations."""
         return (self.condition > _CONDITION) & ~self.dead
 
 

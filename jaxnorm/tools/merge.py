@@ -50,7 +50,7 @@ def merge_batch_stats(
 
     Raises:
       NameError: If `axis_name` is not bound.
-      TypeError: If a count is no real number, or trees is no sequence.
+      TypeError: If a count is not a real number, or trees is not a sequence.
       ValueError: If the trees or the counts do not fit each other, a count is negative
         or not finite, all are 0, or a layer keeps a variance without its mean (EvoNorm
         B0), which cannot be merged exactly.

@@ -38,7 +38,7 @@ def normalization_mask(
       alpha, beta, shift, v;
     * a scale or gain of a weight: Dense_0/kernel/scale of `WeightNorm`.
 
-    So the bias of a dense layer, which stands beside a kernel, is none. What has
+    So the bias of a dense layer, which stands beside a kernel, is not one. What has
     neither statistics nor a telling name cannot be told: name a layer norm with a bias
     alone, or one of your own classes, in `norms`. A layer of another kind whose only
     parameter is called scale is taken for a normalizer.
@@ -61,7 +61,7 @@ def normalization_mask(
       place of the box.
 
     Raises:
-      TypeError: If `variables` are no tree, or a path of `norms` is no tuple.
+      TypeError: If `variables` is not a tree, or a path of `norms` is not a tuple.
       ValueError: If no parameter is at or below a path of `norms`.
 
     Example:

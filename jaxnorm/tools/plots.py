@@ -50,7 +50,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
 
     Raises:
       ImportError: If rich is not installed; the extra `jaxnorm[show]` has it.
-      TypeError: If it is none.
+      TypeError: If it is not a diagnosis.
     """
     _check_diagnosis(diagnosis, "diagnosis")
     with _import_for("diagnosis_table"):

@@ -68,7 +68,7 @@ def recalibrate(
       those of the data.
 
     Raises:
-      TypeError: If a number is none.
+      TypeError: If what must be a number is not one.
       ValueError: If there are no running statistics, or no batch, `batches` cannot be
         gone through again, a layer collects no moments, or a number is out of range.
 

@@ -42,8 +42,8 @@ def shift_scales(variables: PyTree, layers: Collection[Path], by: float) -> PyTr
       Variables of the same structure, with other scales.
 
     Raises:
-      TypeError: If a scale is neither floating nor complex, `by` is no number, or a
-        path is no tuple.
+      TypeError: If a scale is neither floating nor complex, `by` is not a number, or a
+        path is not a tuple.
       ValueError: If there is no scale at or below a path, or `by` is not finite.
 
     Example:

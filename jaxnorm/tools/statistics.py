@@ -77,7 +77,7 @@ def batch_stats_of(variables: Tree) -> Tree:
     """Returns the collection `batch_stats` of a model's variables.
 
     Raises:
-      TypeError: If the variables are no dict.
+      TypeError: If `variables` is not a dict.
       ValueError: If there is none, or no layer in it has statistics.
     """
     if not isinstance(variables, Mapping):

@@ -62,7 +62,7 @@ def spectral_norm(
       wider, whose gradient in w is v u'.
 
     Raises:
-      TypeError: If w or u is not real and floating, or n_steps is no integer.
+      TypeError: If w or u is not real and floating, or n_steps is not an integer.
       ValueError: If w has fewer than two axes, u is not of shape (features,), n_steps
         is less than 1, or epsilon is negative.
 

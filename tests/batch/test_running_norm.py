@@ -197,7 +197,7 @@ def test_the_past_is_forgotten(rng):
 
 
 def test_a_limit_between_numbers_of_a_narrow_count(rng):
-    """0.7 is no number of bfloat16; its two parts are, nearly."""
+    """bfloat16 has no 0.7; in two parts it does, nearly."""
     x = rng.normal(size=(2, 3)).astype(np.float32)
     moments = started(50.0, np.zeros(3), np.ones(3))
     moments = jax.tree.map(lambda v: v.astype(jnp.bfloat16), moments)

@@ -81,7 +81,7 @@ def test_two_passes(batches, params):
 
 
 def test_the_variables(batches):
-    """Initialization takes its batch for the reference; it is no parameter."""
+    """Initialization takes its batch for the reference; it is not a parameter."""
     variables = initial()
     assert set(variables) == {"params", "reference"}
     for layer, width in enumerate(WIDTHS):

@@ -3,7 +3,7 @@
 With the arguments of the functions that they stand for. A mask is weights (bool and
 integer: 0 and 1), and weighs the moments; a masked element that is not finite comes
 out as the mean would, and an example or a group without valid elements as `bias`.
-Examples lie along the first axis that is no feature axis, space along the others.
+Examples lie along the first axis that is not a feature axis, space along the others.
 `directional` gives derivatives.
 """
 

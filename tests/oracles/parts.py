@@ -42,7 +42,7 @@ class Data(NamedTuple):
     x: np.ndarray  # 0 where it is not usable
     weights: np.ndarray
     usable: np.ndarray  # False where the mask hides what is not finite
-    others: tuple[int, ...]  # the axes that are no feature axes
+    others: tuple[int, ...]  # the axes that are not feature axes
     space: tuple[int, ...]  # those but the first
 
 

@@ -65,7 +65,7 @@ OWN = {
     "layer_norm": REDUCED,
     "rms_norm": REDUCED
     | {
-        "rounding that is no flag": (
+        "rounding that is not a flag": (
             dict(round_before_scale=1),
             ("round_before_scale", "Python bool", "got 1"),
         ),
@@ -85,7 +85,7 @@ OWN = {
             dict(activation="relu"),
             ("activation", "'silu'", "'sigmoid'", "'relu'"),
         ),
-        "an order that is no flag": (dict(gate_first=1), ("gate_first", "bool")),
+        "an order that is not a flag": (dict(gate_first=1), ("gate_first", "bool")),
         "groups that do not divide": (dict(num_groups=4), ("num_groups", "divide")),
         "both": (
             dict(num_groups=3, group_size=2),

@@ -211,7 +211,7 @@ BAD = {
         ("num_segments", "static_argnames"),
     ),
     "no segments": ({"num_segments": 0}, ("num_segments", "0")),
-    "ids that are no array": ({"segment_ids": "none"}, ("segment_ids", "array")),
+    "ids that are not an array": ({"segment_ids": "none"}, ("segment_ids", "array")),
 }
 
 

@@ -26,7 +26,7 @@ class NnxNet(nnx.Module):
         self.norms = nnx.List(
             [nnx.BatchNorm(b, momentum=0.9, rngs=rngs) for _, b in pairs]
         )
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)  # whose state is no variable
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)  # whose state is not a variable
 
     def __call__(self, x):
         for conv, norm in zip(self.convs, self.norms, strict=True):

@@ -70,7 +70,7 @@ def align_parameter(
       ValueError: If its shape is none of these.
     """
     value = check_inexact(value, name)
-    check_real("it is no factor", **{name: value})
+    check_real("it is not a factor", **{name: value})
     if value.ndim == 0:
         return jnp.reshape(value, (1,) * x.ndim)
     return align(value, x, feature_axes, name)
@@ -122,7 +122,7 @@ def align_mask(mask: ArrayLike | None, x: Array) -> Array | None:
       x: The input.
 
     Raises:
-      TypeError: If `mask` is no array, or complex.
+      TypeError: If `mask` is not an array, or complex.
       ValueError: If it does not broadcast to x.
     """
     if mask is None:

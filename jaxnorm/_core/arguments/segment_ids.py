@@ -32,7 +32,7 @@ def parse_segments(
       the number; and a mask with the rank of x.
 
     Raises:
-      TypeError: If ids are no integers, or the number is no Python integer.
+      TypeError: If ids are not integers, or the number is not a Python integer.
       ValueError: If ids do not lie along leading axes, a feature axis is among these,
         or the number is not positive.
     """
@@ -76,7 +76,7 @@ def reduced_axes(
     """Returns canonical axes that are reduced beside the positions.
 
     Raises:
-      TypeError: If an axis is no integer.
+      TypeError: If an axis is not an integer.
       ValueError: If one is out of range, or holds positions.
     """
     axes = canonical_axes(reduction_axes, ndim, "reduction_axes")

@@ -43,8 +43,8 @@ def check_index(index: ArrayLike, name: str, size: int | None = None) -> Array:
       size: What it must be below; None: there is no bound, and a traced one stays.
 
     Raises:
-      TypeError: If it is no integer.
-      ValueError: If it is no scalar, or known while tracing and out of range.
+      TypeError: If it is not an integer.
+      ValueError: If it is not a scalar, or known while tracing and out of range.
     """
     array = as_array(index, name)
     if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -70,7 +70,7 @@ def check_epsilon(epsilon: float) -> float:
     """Returns `epsilon` as a Python number.
 
     Raises:
-      TypeError: If it is no number that is known while tracing.
+      TypeError: If it is not a number that is known while tracing.
       ValueError: If it is negative or not finite.
     """
     if not isinstance(epsilon, int | float | np.number):
@@ -90,7 +90,7 @@ def check_integer(value: object, name: str) -> int:
     """Returns `value` as a Python integer.
 
     Raises:
-      TypeError: If it is none that is known while tracing.
+      TypeError: If it is not one, or not known while tracing.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         traced = isinstance(value, jax.core.Tracer)
@@ -103,7 +103,7 @@ def check_shape(shape: object, name: str) -> tuple[int, ...]:
     """Returns a shape, of which an integer is one of a single axis.
 
     Raises:
-      TypeError: If a size is no integer.
+      TypeError: If a size is not an integer.
       ValueError: If one is negative.
     """
     given = shape if isinstance(shape, tuple | list) else (shape,)
@@ -117,7 +117,7 @@ def check_number(value: object, name: str, least: float = -np.inf) -> float:
     """Returns `value` as a Python number.
 
     Raises:
-      TypeError: If it is none that is known while tracing.
+      TypeError: If it is not one, or not known while tracing.
       ValueError: If it is NaN or below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
@@ -132,7 +132,7 @@ def check_finite(value: object, name: str, least: float = -np.inf) -> float:
     """Returns `value` as a finite Python number.
 
     Raises:
-      TypeError: If it is none that is known while tracing.
+      TypeError: If it is not one, or not known while tracing.
       ValueError: If it is NaN, infinite or below `least`.
     """
     number = check_number(value, name, least)
@@ -145,8 +145,8 @@ def check_scalar(value: ArrayLike, name: str) -> np.ndarray | Array:
     """Returns a real scalar: a NumPy one where it is known while tracing.
 
     Raises:
-      TypeError: If it is no real number.
-      ValueError: If it is no scalar.
+      TypeError: If it is not a real number.
+      ValueError: If it is not a scalar.
     """
     array = value if isinstance(value, jax.core.Tracer) else np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.kind not in "iu":

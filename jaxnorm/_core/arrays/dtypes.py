@@ -62,7 +62,7 @@ def check_dtype(dtype: DTypeLike, name: str = "dtype") -> jnp.dtype:
     """Returns a dtype as JAX has it: without 64 bits where these are not enabled.
 
     Raises:
-      TypeError: If it is none.
+      TypeError: If it is not a dtype.
     """
     try:
         return jax.dtypes.canonicalize_dtype(dtype)
@@ -123,7 +123,7 @@ def check_inexact(value: ArrayLike, name: str) -> Array:
     """Returns `value` as an array of floating or complex dtype.
 
     Raises:
-      TypeError: If it is no array, or its dtype is neither.
+      TypeError: If it is not an array, or its dtype is neither.
     """
     array = as_array(value, name)
     if not jnp.issubdtype(array.dtype, jnp.inexact):

@@ -1,6 +1,6 @@
 """Numbers that are known while tracing, of which nothing is left to be computed later.
 
-A count without a mask is one, and a momentum that is no schedule. They are NumPy
+A count without a mask is one, and a momentum that is not a schedule. They are NumPy
 arrays; under `jax.jit` every operation of `jax.numpy` would make them traced.
 """
 

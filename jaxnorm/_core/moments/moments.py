@@ -178,7 +178,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       Moments of the same shape; the variance is biased, as those of `a` and `b`.
 
     Raises:
-      TypeError: If one is no `Moments`.
+      TypeError: If one is not a `Moments`.
       ValueError: If the shapes differ.
 
     Reference:

@@ -87,8 +87,8 @@ def check_momentum(momentum: ArrayLike) -> Known:
     """Returns `momentum`, the weight of the old value, as a scalar array.
 
     Raises:
-      TypeError: If it is no real number.
-      ValueError: If it is no scalar, or known while tracing and outside [0, 1].
+      TypeError: If it is not a real number.
+      ValueError: If it is not a scalar, or known while tracing and outside [0, 1].
     """
     if momentum is None:
         raise TypeError(

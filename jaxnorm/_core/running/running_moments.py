@@ -96,7 +96,7 @@ def check_running_moments(
 def cap_count(moments: RunningMoments, max_count: float) -> RunningMoments:
     """Returns moments with their count capped at `max_count`."""
     more = moments.count > max_count
-    # In two parts as well: 0.7 is no number of bfloat16.
+    # In two parts as well: bfloat16 has no 0.7.
     limit = np.asarray(max_count, moments.count.dtype)
     rest = jnp.full_like(moments.count_rest, max_count - float(limit))
     return moments._replace(

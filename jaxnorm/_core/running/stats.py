@@ -182,7 +182,7 @@ def check_running_stats(
       dtype: Dtype of the input, or of its mean.
 
     Raises:
-      TypeError: If they are no running statistics, or complex for real input.
+      TypeError: If they are not running statistics, or complex for real input.
       ValueError: If one has another shape.
     """
     if not isinstance(stats, kinds):

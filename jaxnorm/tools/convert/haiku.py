@@ -65,7 +65,7 @@ def norms_from_haiku(
         offset about 2; see `check_scales`.
 
     Raises:
-      TypeError: If a path is no tuple of strings, or an array not floating.
+      TypeError: If a path is not a tuple of strings, or an array not floating.
       ValueError: If no layer is found, one that is named is not there, has an array of
         another name, lacks an average, or its shapes differ.
 

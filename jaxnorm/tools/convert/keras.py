@@ -79,7 +79,7 @@ def norms_from_keras(
         offset about 2; see `check_scales`.
 
     Raises:
-      TypeError: If a path is no tuple of strings, or an array not floating.
+      TypeError: If a path is not a tuple of strings, or an array not floating.
       ValueError: If no layer is found, one that is named is not there, has an array of
         another name, lacks one of mean and variance, or its shapes differ; if the two
         pairs of batch renormalization differ, or it comes without a count.

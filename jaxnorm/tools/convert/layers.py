@@ -72,8 +72,8 @@ def check_layer(layer: Layer, name: str) -> Layer:
 
     Raises:
       TypeError: If scale, bias or a statistic is neither floating nor complex.
-      ValueError: If it is empty, its shapes differ, the count is no scalar, or a mean
-        is without a variance or the reverse.
+      ValueError: If it is empty, its shapes differ, the count is not a scalar, or a
+        mean is without a variance or the reverse.
     """
     arrays = {key: value for key, value in layer.items() if key != "count"}
     if not arrays:
@@ -108,7 +108,7 @@ def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
       sought: What layers are found by, for the error message.
 
     Raises:
-      TypeError: If a path is no tuple of strings.
+      TypeError: If a path is not a tuple of strings.
       ValueError: If there is none, or two layers have one path.
     """
     if not paths:

@@ -25,7 +25,7 @@ def momentum_from_torch(momentum: float | None) -> float | Schedule:
       momentum: A number in [0, 1], or None.
 
     Raises:
-      TypeError: If it is no Python number.
+      TypeError: If it is not a Python number.
       ValueError: If it is outside [0, 1].
 
     Example:
@@ -83,7 +83,7 @@ def momentum_from_haiku(decay_rate: float) -> Schedule:
       A function from the number of updates to the momentum, for layers with a count.
 
     Raises:
-      TypeError: If the decay rate is no Python number.
+      TypeError: If the decay rate is not a Python number.
       ValueError: If it is outside (0, 1).
 
     Reference:
@@ -104,7 +104,7 @@ def check_decay_rate(decay_rate: float) -> None:
     """Checks that a decay rate of Haiku is one.
 
     Raises:
-      TypeError: If it is no Python number.
+      TypeError: If it is not a Python number.
       ValueError: If it is outside (0, 1).
     """
     if not 0 < check_number(decay_rate, "decay_rate") < 1:

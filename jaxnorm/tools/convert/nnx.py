@@ -29,7 +29,7 @@ def variables_from_nnx(
       Nested dicts: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-      TypeError: If a path is no tuple.
+      TypeError: If a path is not a tuple.
       ValueError: If a path fits no leaf, or two leaves have one place.
 
     Example:
@@ -69,7 +69,7 @@ def variables_to_nnx(
       Nested dicts, in which a layer's params and batch_stats stand together.
 
     Raises:
-      TypeError: If a path is no tuple.
+      TypeError: If a path is not a tuple.
       ValueError: If there is another collection, a path fits no leaf, or two leaves
         have one place.
 

@@ -79,7 +79,7 @@ def norms_from_torch(
         offset about 2; see `check_scales`.
 
     Raises:
-      TypeError: If a path is no tuple of strings, or an array not floating.
+      TypeError: If a path is not a tuple of strings, or an array not floating.
       ValueError: If no layer is found, one that is named is not there, has an array of
         another name, lacks one of mean, variance and the count that is asked for, or
         its shapes differ; or `elements` do not fit.
