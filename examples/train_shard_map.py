@@ -6,7 +6,8 @@ of the whole batch, and `lax.psum` in the loss. A CPU can simulate several devic
   XLA_FLAGS=--xla_force_host_platform_device_count=4 python train_shard_map.py
 
 One file to copy: put your arrays into `load_data`, and start it. A second start with
-the same --workdir goes on from its last checkpoint, on any number of devices.
+the same --workdir goes on from its last checkpoint, on any number of devices; another
+model needs another directory.
 Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
