@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnorm.tools._trees import insert, node_at, walk
+from jaxnorm.tools._trees import as_paths, insert, node_at, walk
 from jaxnorm.tools.convert.layers import COLLECTIONS, Variables
 
 AnyPath = tuple[str | int, ...]
@@ -121,12 +121,8 @@ def _rename(
 
 
 def _check_paths(paths: Mapping[AnyPath, AnyPath] | None) -> None:
-    for path in (part for pair in (paths or {}).items() for part in pair):
-        if not isinstance(path, tuple):
-            raise TypeError(
-                f"paths must be of tuples to tuples, got {path!r}. For one part write "
-                f"({path!r},), with the comma."
-            )
-    new = list((paths or {}).values())
+    paths = paths or {}
+    as_paths(paths, "paths")
+    new = as_paths(paths.values(), "paths")
     if len(set(new)) < len(new):
         raise ValueError(f"The new paths of paths must differ, got {new}.")
