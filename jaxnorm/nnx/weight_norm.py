@@ -1,6 +1,6 @@
 """Weight normalization as a Flax NNX wrapper of a layer."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from flax import nnx
 from flax.typing import Initializer
@@ -8,22 +8,16 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
-from jaxnorm.nnx.variables import (
-    PromoteDtype,
-    as_static,
-    keep_dtypes,
-    read,
-    show_signature,
-)
-from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
+from jaxnorm._core.arguments.axes import Axes, sizes
+from jaxnorm.nnx.variables import PromoteDtype, keep_dtypes, read, show_signature
+from jaxnorm.nnx.wrapping import KERNELS, Filter, Path, UnitWrapper, own
 from jaxnorm.weight.weight_norm import weight_magnitude, weight_norm
 
 Initialization = Literal["scale_init", "preserve"]
 
 
 @show_signature
-class WeightNorm(nnx.Module):
+class WeightNorm(UnitWrapper):
     """Weight normalization of the layer that it wraps.
 
     A drop-in superset of `flax.nnx.WeightNorm`: the same arguments, defaults and names
@@ -77,64 +71,36 @@ class WeightNorm(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         _check_initialization(initialization, use_scale)
-        self.layer_instance = layer_instance
-        self.feature_axes = () if feature_axes is None else as_static(feature_axes)
+        axes = () if feature_axes is None else feature_axes
+        super().__init__(layer_instance, axes, variable_filter)
         self.use_scale = use_scale
         self.scale_init = scale_init
         self.epsilon = epsilon
         self.dtype = dtype
         self.param_dtype = param_dtype
-        self.variable_filter = nnx.All(variable_filter)
         self.promote_dtype = promote_dtype
 
-        def init_scale(value: Array) -> nnx.Param[Array]:
+        def init_scale(value: Array) -> Array:
             features = self._features(value)
             if initialization == "preserve":
                 length = weight_magnitude(value, feature_axes=features)
-                return nnx.Param(length.astype(param_dtype))
-            shape = sizes(value.shape, features)
-            return nnx.Param(scale_init(rngs.params(), shape, param_dtype))
+                return length.astype(param_dtype)
+            return scale_init(rngs.params(), sizes(value.shape, features), param_dtype)
 
-        self.scales: dict[Any, nnx.Param[Array]] | None = nnx.data(None)
-        if use_scale:
-            values = params_of(layer_instance, self.variable_filter)
-            self.scales = nnx.data({path: init_scale(v) for path, v in values.items()})
+        self.scales: dict[Path, nnx.Param[Array]] | None = (
+            self._init_each(init_scale) if use_scale else nnx.data(None)
+        )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the wrapped layer with normalized parameters.
-
-        Args:
-          *args: Arguments of the wrapped layer.
-          **kwargs: Keyword arguments of the wrapped layer.
-
-        Returns:
-          What the wrapped layer returns.
-
-        Raises:
-          ValueError: If the layer has parameters that it had not when it was wrapped.
-        """
-
-        def normalize(path: Any, value: Array) -> Array:
-            features = self._features(value)
-            if self.scales is None:
-                scale = jnp.ones(sizes(value.shape, features), value.dtype)
-            else:
-                scale = read(own(self.scales, path))
-            value, scale = self.promote_dtype((value, scale), dtype=self.dtype)
-            return weight_norm(
-                value,
-                scale,
-                feature_axes=features,
-                epsilon=self.epsilon,
-                dtype=self.dtype,
-            )
-
-        values = params_of(self.layer_instance, self.variable_filter)
-        normalized = {path: normalize(path, value) for path, value in values.items()}
-        return call_with_params(self.layer_instance, normalized, args, kwargs)
-
-    def _features(self, value: Array) -> tuple[int, ...]:
-        return canonical_axes(self.feature_axes, value.ndim)
+    def _normalize(self, path: Path, value: Array) -> Array:
+        features = self._features(value)
+        if self.scales is None:
+            scale = jnp.ones(sizes(value.shape, features), value.dtype)
+        else:
+            scale = read(own(self.scales, path))
+        value, scale = self.promote_dtype((value, scale), dtype=self.dtype)
+        return weight_norm(
+            value, scale, feature_axes=features, epsilon=self.epsilon, dtype=self.dtype
+        )
 
 
 def _check_initialization(initialization: str, use_scale: bool) -> None:

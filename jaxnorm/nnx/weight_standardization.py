@@ -1,21 +1,19 @@
 """Weight standardization as a Flax NNX wrapper of a layer."""
 
-from typing import Any
-
 from flax import nnx
 from flax.typing import Initializer
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
-from jaxnorm.nnx.variables import as_static, read, show_signature
-from jaxnorm.nnx.wrapping import KERNELS, Filter, call_with_params, own, params_of
+from jaxnorm._core.arguments.axes import Axes, sizes
+from jaxnorm.nnx.variables import read, show_signature
+from jaxnorm.nnx.wrapping import KERNELS, Filter, Path, UnitWrapper, own
 from jaxnorm.weight.standardize_weight import standardize_weight
 
 
 @show_signature
-class WeightStandardization(nnx.Module):
+class WeightStandardization(UnitWrapper):
     """Weight standardization of the layer that it wraps, plain or scaled.
 
     The mathematics is that of `jaxnorm.standardize_weight`. A call never changes the
@@ -59,50 +57,26 @@ class WeightStandardization(nnx.Module):
         variable_filter: Filter = KERNELS,
         rngs: nnx.Rngs,
     ) -> None:
-        self.layer_instance = layer_instance
+        super().__init__(layer_instance, feature_axes, variable_filter)
         self.epsilon = epsilon
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.use_gain = use_gain
-        self.feature_axes = as_static(feature_axes)
-        self.variable_filter = nnx.All(variable_filter)
 
-        def init_gain(value: Array) -> nnx.Param[Array]:
+        def init_gain(value: Array) -> Array:
             shape = sizes(value.shape, self._features(value))
-            return nnx.Param(gain_init(rngs.params(), shape, param_dtype))
+            return gain_init(rngs.params(), shape, param_dtype)
 
-        self.gains: dict[Any, nnx.Param[Array]] | None = nnx.data(None)
-        if use_gain:
-            values = params_of(layer_instance, self.variable_filter)
-            self.gains = nnx.data({path: init_gain(v) for path, v in values.items()})
+        self.gains: dict[Path, nnx.Param[Array]] | None = (
+            self._init_each(init_gain) if use_gain else nnx.data(None)
+        )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the wrapped layer with standardized parameters.
-
-        Args:
-          *args: Arguments of the wrapped layer.
-          **kwargs: Keyword arguments of the wrapped layer.
-
-        Returns:
-          What the wrapped layer returns.
-
-        Raises:
-          ValueError: If the layer has parameters that it had not when it was wrapped.
-        """
-
-        def standardize(path: Any, value: Array) -> Array:
-            return standardize_weight(
-                value,
-                feature_axes=self._features(value),
-                epsilon=self.epsilon,
-                gain=None if self.gains is None else read(own(self.gains, path)),
-                allow_single_value="warn",
-                dtype=self.dtype,
-            )
-
-        values = params_of(self.layer_instance, self.variable_filter)
-        changed = {path: standardize(path, value) for path, value in values.items()}
-        return call_with_params(self.layer_instance, changed, args, kwargs)
-
-    def _features(self, value: Array) -> tuple[int, ...]:
-        return canonical_axes(self.feature_axes, value.ndim)
+    def _normalize(self, path: Path, value: Array) -> Array:
+        return standardize_weight(
+            value,
+            feature_axes=self._features(value),
+            epsilon=self.epsilon,
+            gain=None if self.gains is None else read(own(self.gains, path)),
+            allow_single_value="warn",
+            dtype=self.dtype,
+        )

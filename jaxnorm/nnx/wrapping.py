@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from flax import nnx
 from jax import Array
 
-from jaxnorm.nnx.variables import read
+from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm.nnx.variables import as_static, read
 
 if TYPE_CHECKING:
     from flax.nnx.filterlib import Filter as Filter
@@ -79,3 +80,55 @@ def own(
             f"wrapped, where there were {list(variables)}. Wrap it when it is whole."
         )
     return variables[path]
+
+
+class UnitWrapper(nnx.Module):
+    """Normalizes each output unit of the parameters of the layer that it wraps.
+
+    Attributes:
+      layer_instance: The wrapped layer.
+      feature_axes: The axes of the output units, in each parameter.
+      variable_filter: Which parameters are normalized.
+    """
+
+    def __init__(
+        self, layer_instance: nnx.Module, feature_axes: Axes, variable_filter: Filter
+    ) -> None:
+        self.layer_instance = layer_instance
+        self.feature_axes = as_static(feature_axes)
+        self.variable_filter = nnx.All(variable_filter)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the wrapped layer with normalized parameters.
+
+        Args:
+          *args: Arguments of the wrapped layer.
+          **kwargs: Keyword arguments of the wrapped layer.
+
+        Returns:
+          What the wrapped layer returns.
+
+        Raises:
+          ValueError: If the layer has parameters that it had not when it was wrapped.
+        """
+        normalized = {
+            path: self._normalize(path, value) for path, value in self._values().items()
+        }
+        return call_with_params(self.layer_instance, normalized, args, kwargs)
+
+    def _normalize(self, path: Path, value: Array) -> Array:
+        raise NotImplementedError
+
+    def _init_each(
+        self, init: Callable[[Array], Array]
+    ) -> dict[Path, nnx.Param[Array]]:
+        """Returns a variable for each parameter, by its path."""
+        return nnx.data(
+            {path: nnx.Param(init(value)) for path, value in self._values().items()}
+        )
+
+    def _values(self) -> dict[Path, Array]:
+        return params_of(self.layer_instance, self.variable_filter)
+
+    def _features(self, value: Array) -> tuple[int, ...]:
+        return canonical_axes(self.feature_axes, value.ndim)
