@@ -16,8 +16,15 @@ def check_replacements(
       module: The class of all modules of the framework.
 
     Raises:
-      TypeError: If one is a module, the class of one, or no function.
+      TypeError: If they are not a dict, or one is a module, the class of one, or no
+        function.
     """
+    if not isinstance(replacements, Mapping):
+        given = getattr(replacements, "__name__", type(replacements).__name__)
+        raise TypeError(
+            f"replacements must be a dict of functions by the class each replaces, "
+            f"got {given}. Write {{BatchNorm: lambda norm: GroupNorm(...)}}, say."
+        )
     for cls, make in replacements.items():
         is_class = isinstance(make, type) and issubclass(make, module)
         if is_class or isinstance(make, module) or not callable(make):

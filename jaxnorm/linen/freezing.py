@@ -45,10 +45,17 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       >>> y.round(2).ravel(), updates["batch_stats"]["mean"]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
-    if isinstance(apply, nn.Module) or not callable(apply):
+    is_flax = hasattr(type(apply), "sow")  # a module, of NNX too
+    if is_flax or isinstance(apply, type) or not callable(apply):
+        fix = (
+            ""
+            if isinstance(apply, nn.Module) or not is_flax
+            else (" Of an NNX model it is jaxnorm.nnx.freeze_statistics(model).")
+        )
         raise TypeError(
             "apply must be a function, such as model.apply, got "
-            f"{type(apply).__name__}. Pass model.apply."
+            f"{getattr(apply, '__name__', type(apply).__name__)}. Pass model.apply."
+            f"{fix}"
         )
     if isinstance(apply, jax.stages.Wrapped):
         raise TypeError(

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from jaxnorm.tools._apply import check_apply, collecting_moments
 from jaxnorm.tools.layer_diagnosis import LayerDiagnosis, advise, compare_layer
 from jaxnorm.tools.statistics import Tree, batch_stats_of, layers, named
 
@@ -80,7 +81,8 @@ def diagnose(
       The comparison, by layer and feature, and how far the outputs are apart.
 
     Raises:
-      TypeError: If `variables` is not a dict.
+      TypeError: If `apply` is not a function or does not return two things, or
+        `variables` is not a dict.
       ValueError: If there are no running statistics, or a layer collects no moments.
 
     Example:
@@ -102,15 +104,26 @@ def diagnose(
       >>> print(diagnosis.explain()[1][:52])
       The running statistics were never updated: mean 0 an
     """
+    check_apply(
+        apply, "apply", "a function of variables, batch and whether the model trains"
+    )
     running = layers(batch_stats_of(variables))
-    outputs, moments = apply(variables, batch, True)
+    with collecting_moments(apply):
+        found = apply(variables, batch, True)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            "apply must return a tuple of two, the output of the model and its "
+            f"collection batch_moments, got {type(found).__name__}. With "
+            'mutable=["batch_moments"], model.apply returns both.'
+        )
+    outputs, moments = found
     collected = layers(moments)
     if missing := [path for path in running if path not in collected]:
         raise ValueError(
             f"{named(missing[0])} collected no moments. Is the "
             'collection "batch_moments" mutable in apply, does training use the layer, '
             "and is it one of jaxnorm's? Flax's own collect none; take "
-            "jaxnorm.linen.BatchNorm, which has the same variables."
+            "jaxnorm's BatchNorm, which has the same variables."
         )
     trained, inferred = (
         np.asarray(y, np.float64) for y in (outputs, apply(variables, batch, False)[0])

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm._core.running.stats import BatchStats
+from jaxnorm.tools._apply import check_apply
 from jaxnorm.tools._trees import (
     Key,
     Node,
@@ -107,6 +108,8 @@ def fold_model(
       >>> jax.tree.map(jnp.shape, folded)
       {'params': {'layers_0': {'bias': (3,), 'kernel': (2, 3)}}}
     """
+    check_apply(apply, "apply", "model.apply, with train=False if it takes that")
+    check_apply(folded_apply, "folded_apply", "that of the model without the norms")
     folded = _fold(variables, tuple(folds))
     # Else a GPU or TPU rounds products to fewer bits, in other places than before.
     with jax.default_matmul_precision("highest"):

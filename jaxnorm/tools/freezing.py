@@ -13,6 +13,11 @@ from jaxnorm.tools.normalization_mask import normalization_mask
 if TYPE_CHECKING:
     import optax
 
+_FIX = (
+    'Pass {"params": ..., "batch_stats": ...}, or of an NNX model the model itself, '
+    "since batch norms are told by their statistics."
+)
+
 
 def freeze_parameters(
     optimizer: "optax.GradientTransformation",
@@ -38,7 +43,8 @@ def freeze_parameters(
         running statistics, or all normalizers.
 
     Raises:
-      TypeError: If `optimizer` is not a transformation of optax.
+      TypeError: If `optimizer` is not a transformation of optax, or `variables` is a
+        list or a tuple.
       ValueError: If there is nothing to freeze; and from the optimizer, if what it
         trains lacks a parameter that is to be frozen.
 
@@ -61,6 +67,11 @@ def freeze_parameters(
             "optimizer must be a gradient transformation of optax, such as "
             f"optax.adamw(1e-3), got {type(optimizer).__name__}."
         )
+    if isinstance(variables, list | tuple):
+        raise TypeError(
+            "variables must be those of one model, got a "
+            f"{type(variables).__name__}. {_FIX}"
+        )
     mask = normalization_mask(
         variables, norms=norms, only_with_statistics=only_with_statistics
     )
@@ -69,7 +80,7 @@ def freeze_parameters(
         raise ValueError(
             "variables must have normalizers to freeze, and have none"
             + (" with running statistics" if only_with_statistics else "")
-            + '. Pass {"params": ..., "batch_stats": ...}, or name paths in norms.'
+            + f". {_FIX} Or name paths in norms."
         )
 
     def is_frozen(params: PyTree) -> PyTree[bool]:

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxnorm._core.arguments.validation import check_finite, check_integer
 from jaxnorm._core.moments.moments import Moments, merge_moments
+from jaxnorm.tools._apply import check_apply, collecting_moments
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
 from jaxnorm.tools.statistics import Tree, batch_stats_of, map_layers
 
@@ -68,7 +69,7 @@ def recalibrate(
       those of the data.
 
     Raises:
-      TypeError: If what must be a number is not one.
+      TypeError: If `apply` is not a function, or what must be a number is not one.
       ValueError: If there are no running statistics, or no batch, `batches` cannot be
         gone through again, a layer collects no moments, or a number is out of range.
 
@@ -91,6 +92,7 @@ def recalibrate(
       >>> stats["mean"], stats["var"].round(2)
       (Array([5.], dtype=float32), Array([7.6], dtype=float32))
     """
+    check_apply(apply, "apply", "a function of variables and one batch")
     if check_integer(passes, "passes") < 1:
         raise ValueError(f"passes must be at least 1, got {passes}.")
     check_finite(prior_examples, "prior_examples", least=0.0)
@@ -103,7 +105,8 @@ def recalibrate(
     for _ in range(passes):
         moments, examples = None, jnp.zeros((), jnp.float32)
         for batch in batches:
-            new = apply({**variables, "batch_stats": stats}, batch)
+            with collecting_moments(apply):
+                new = apply({**variables, "batch_stats": stats}, batch)
             moments = new if moments is None else merge_batch_moments([moments, new])
             if prior_examples:
                 number = (count_examples or _first_axis)(batch)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from flax import nnx
 from support import family
 from support.drawing import place
 from support.family_entries import program
@@ -196,11 +197,20 @@ def test_what_is_compiled_already_is_an_error():
         jaxnorm.linen.frozen_statistics(jax.jit(Model().apply))
 
 
+def test_what_are_no_variables_of_one_model_is_an_error(variables):
+    for wrong in ([variables], (None, variables)):
+        with refused("variables", type(wrong).__name__, "model"):
+            freeze_parameters(optax.sgd(0.1), wrong)
+
+
 def test_what_is_no_function_is_an_error(variables):
     optimizer = optax.sgd(0.1)
-    for apply in (Model(), nn.Sequential([nn.Dense(3)]), variables):
+    for apply in (Model(), nn.Sequential([nn.Dense(3)]), Model, variables):
         with refused("apply", "model.apply"):
             jaxnorm.linen.freeze_batch_norms(apply, optimizer, variables)
+    in_nnx = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    with refused("apply", "jaxnorm.nnx.freeze_statistics"):
+        jaxnorm.linen.freeze_batch_norms(in_nnx, optimizer, variables)
     with refused("optimizer", "dict"):
         jaxnorm.linen.freeze_batch_norms(Model().apply, variables, optimizer)
 

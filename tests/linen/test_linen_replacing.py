@@ -150,6 +150,8 @@ def test_what_is_no_function_of_the_module(x, made):
     model = nn.LayerNorm()
     with refused("replacements", "LayerNorm: lambda norm"):
         linen.replace_norms(model, {nn.LayerNorm: made}, model.init(KEY, x), x)
+    with refused("replacements", "dict", "LayerNorm"):
+        linen.replace_norms(model, nn.LayerNorm, model.init(KEY, x), x)
     with refused("return a module", "NoneType"):
         linen.replace_norms(
             model, {nn.LayerNorm: lambda norm: None}, model.init(KEY, x), x

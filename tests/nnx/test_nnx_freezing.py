@@ -89,6 +89,9 @@ def test_what_cannot_be_frozen():
     for model in (linen, Model(nnx.Rngs(0)).__call__, optax.sgd(0.1)):
         with refused("model", "nnx.Module", "jaxnorm.linen"):
             jaxnorm.nnx.freeze_batch_norms(model, optax.sgd(0.1))
+    of_parameters = nnx.state(Model(nnx.Rngs(0)), nnx.Param)
+    with refused("variables", "the model itself"):
+        jaxnorm.tools.freeze_parameters(optax.sgd(0.1), of_parameters)
     with refused("optimizer", "dict"):
         jaxnorm.nnx.freeze_batch_norms(Model(nnx.Rngs(0)), {})
 

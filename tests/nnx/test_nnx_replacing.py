@@ -88,6 +88,8 @@ def test_nothing_to_replace(model):
 def test_what_is_no_function_of_the_module(model, made):
     with refused("replacements", "BatchNorm: lambda norm"):
         jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: made})
+    with refused("replacements", "dict", "BatchNorm"):
+        jaxnorm.nnx.replace_norms(model, nnx.BatchNorm)
     with refused("return a module", "NoneType"):
         jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: lambda norm: None})
 

@@ -30,6 +30,12 @@ FROM_TORCH = {
         r"none named 'zz'. There are \['bn1'\]",
     ),
     "a checkpoint": ({"model": layer(), "epoch": 3}, {}, r"holds dicts .*\['model'\]"),
+    "a checkpoint, with the layers named": (
+        {"model": layer(), "epoch": 3},
+        {"layers": BN},
+        r"holds dicts .*\['model'\]",
+    ),
+    "an empty one": ({}, {"layers": BN}, "It is empty"),
     "no variance": (layer(running_var=None), {}, "A mean needs one of var and std"),
     "no mean": (layer(running_mean=None), {"layers": BN}, "A mean needs one of var"),
     "another array": (layer(gate=np.ones(3)), {}, r"'bn1' has \['gate'\]"),
@@ -76,7 +82,12 @@ def variables(**changes):
 
 TO_TORCH = {
     "nothing found": ({"params": {}}, {}, "no batch norm"),
-    "no such layer": (variables(), {"layers": {"bn": ("BatchNorm_1",)}}, "none of"),
+    "no such layer": (
+        variables(),
+        {"layers": {"bn": ("BatchNorm_1",)}},
+        r"none at \('BatchNorm_1',\).*There are \[\('bn',\)\]",
+    ),
+    "parameters alone": ({"bn": {"scale": np.ones(3)}}, {"layers": BN}, '"params"'),
     "another array": (variables(gate=np.ones(3)), {}, "'gate'.*no place"),
     "no variance": (variables(var=None), {}, "A mean needs"),
     "steps": (variables(count=np.ones(2)), {}, "must be a scalar"),
@@ -109,11 +120,29 @@ class Network:
         (tools.norms_to_torch, "batch_stats"),
         (tools.norms_to_keras, "batch_stats"),
         (tools.weights_to_torch, "batch_stats"),
+        (lambda net: tools.insert_variables(net, {}), "batch_stats"),
+        (lambda net: tools.insert_variables({}, net), "norms_from_torch"),
     ],
 )
 def test_a_model_in_place_of_its_arrays(convert, says):
     with refused("dict of arrays", "Network", says):
         convert(Network())
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda layers: tools.norms_from_torch(layer(), layers),
+        lambda layers: tools.norms_to_torch(variables(), layers),
+        lambda layers: tools.weights_from_torch({}, layers),
+        lambda layers: tools.weights_to_torch({}, layers),
+        lambda layers: tools.norms_from_keras({}, layers),
+        lambda layers: tools.norms_from_haiku({}, {}, layers),
+    ],
+)
+def test_names_of_layers_without_their_paths(convert):
+    with refused("layers", "must be a dict", "list"):
+        convert(["bn1"])
 
 
 MODEL = {
@@ -130,6 +159,11 @@ NO_PLACE = {
         ("counted=False", "momentum"),
     ),
     "another path": ({"params": {"bn1": {"scale": np.ones(3)}}}, ("('stem', 'bn')",)),
+    "an array that no layer has": (
+        {"params": {"bn1": {"gate": np.ones(3)}}},
+        ("No layer has a gate", "('stem', 'bn')"),
+    ),
+    "no collection": ({"Dense_0": {"kernel": np.ones((3, 4))}}, ('{"params": ...}',)),
     "a dense kernel": ({"params": {"Dense_0": {"kernel": np.ones((4, 3))}}}, (".T",)),
     "a convolution": (
         {"params": {"Conv_0": {"kernel": np.ones((4, 1, 3, 3))}}},

@@ -190,6 +190,8 @@ def test_bad_input(apply, variables, images):
         diagnose(apply, {"params": {}}, images)
     with pytest.raises(ValueError, match=r"BatchNorm_0 collected no .*Flax's own"):
         diagnose(lambda *_: (jnp.zeros(2), {}), variables, images)
+    with pytest.raises(TypeError, match="tuple of two"):
+        diagnose(lambda *_: jnp.zeros(2), variables, images)
     with pytest.raises(ValueError, match="at least one diagnosis"):
         diagnosis_figure([])
 

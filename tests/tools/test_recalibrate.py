@@ -225,3 +225,38 @@ def test_what_are_no_variables(images, what):
         recalibrate(collect(True), make(), [images])
     with refused("variables", says):
         diagnose(apply, make(), images)
+
+
+class FlaxNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.BatchNorm(use_running_average=not train)(x)
+
+
+def of_flax(variables, images, train=True):
+    return FlaxNet().apply(variables, images, train, mutable=["batch_moments"])
+
+
+def with_no_collection(variables, images, train=True):
+    return NET.apply(variables, images, train)
+
+
+NO_APPLY = {
+    "a Linen model": (NET, "Net"),
+    "an NNX model": (make_nnx(), "BatchNorm"),
+    "a TrainState": (make_state(), "TrainState"),
+    "a model with Flax's norms": (of_flax, "jaxnorm.linen.BatchNorm"),
+    "nothing mutable": (with_no_collection, 'mutable=["batch_moments"]'),
+}
+
+
+@pytest.mark.parametrize("what", NO_APPLY)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_what_is_no_function_that_collects(variables, images, what):
+    apply, says = NO_APPLY[what]
+    if apply is of_flax:
+        variables = FlaxNet().init(jax.random.key(0), images, False)
+    with refused("must", says):
+        recalibrate(apply, variables, [images])
+    with refused("must", says):
+        diagnose(apply, variables, images)

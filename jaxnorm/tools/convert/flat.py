@@ -53,12 +53,12 @@ class FlatNames:
         if layers is None:
             found = [layer for layer, node in nodes.items() if self.mean in node]
             layers = split(found, self.separator)
-            inner = [name for name, value in arrays.items() if is_node(value)]
-            if inner and not layers:
-                raise ValueError(
-                    f"{self.argument} must hold arrays by their names, and holds dicts "
-                    f"at {inner}. Pass one of these: [{inner[0]!r}]."
-                )
+        inner = [name for name, value in arrays.items() if is_node(value)]
+        if inner and not any(layer in nodes for layer in layers):
+            raise ValueError(
+                f"{self.argument} must hold arrays by their names, and holds dicts "
+                f"at {inner}. Pass one of these: [{inner[0]!r}]."
+            )
         paths = check_paths(layers, self.mean)
         return {layer: self._layer(layer, nodes) for layer in paths}, paths
 
@@ -83,6 +83,7 @@ class FlatNames:
         if name not in nodes:
             near = difflib.get_close_matches(name, nodes, n=3, cutoff=0.3)
             layers = f"Near it: {near}" if near else f"There are {list(nodes)[:5]}"
+            layers = layers if nodes else "It is empty"
             raise ValueError(
                 f"{self.argument} must have the layers that are named, and has none "
                 f"named {name!r}. {layers}."

@@ -14,7 +14,7 @@ from jaxnorm.tools._trees import (
     walk,
     with_children,
 )
-from jaxnorm.tools.convert.layers import Variables
+from jaxnorm.tools.convert.layers import LINEN, Variables, check_mapping
 
 
 def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:
@@ -32,6 +32,7 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
       partitioned parameters, where these were.
 
     Raises:
+      TypeError: If one of the two is not a dict, but a model for instance.
       ValueError: If a new leaf is not in `variables`, or has another shape there.
 
     Example:
@@ -41,6 +42,8 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
       >>> jaxnorm.tools.insert_variables(variables, new)["params"]["bn"]
       {'scale': array([3., 4.]), 'bias': array([0., 0.])}
     """
+    check_mapping(variables, "variables", LINEN)
+    check_mapping(new, "new", "what a converter returns, norms_from_torch for instance")
     leaves = dict.fromkeys(walk(variables))
     for path in walk(new):
         node = node_at(variables, path[:-1])
@@ -69,9 +72,18 @@ def _no_place(path: tuple[Any, ...], leaves: list[tuple[Any, ...]]) -> str:
             "as jaxnorm.warmup_momentum(). For one whose momentum is a number, convert "
             "with counted=False."
         )
+    collections = list(dict.fromkeys(leaf[0] for leaf in leaves))
+    if path[0] not in collections:
+        return (
+            f"{lacking} They start with {collections}: put what is new below one of "
+            'these, {"params": ...} for instance.'
+        )
     alike = [
         leaf[1:-1] for leaf in leaves if (leaf[0], leaf[-1]) == (path[0], path[-1])
     ]
+    if not alike:
+        layers = list(dict.fromkeys(leaf[1:-1] for leaf in leaves))
+        return f"{lacking} No layer has a {path[-1]}; there are {layers[:8]}."
     return (
         f"{lacking} There is a {path[-1]} at {alike[:8]}{' ...' * (len(alike) > 8)}. "
         "Name the path of each layer in the model: layers={'its name': "

@@ -100,6 +100,23 @@ def check_layer(layer: Layer, name: str) -> Layer:
     return layer
 
 
+def check_layers(layers: object, example: str) -> None:
+    """Checks that the layers which a user named are a dict.
+
+    Args:
+      layers: What the user passed.
+      example: Such a dict as code, for the error message.
+
+    Raises:
+      TypeError: If they are a list of names, for instance.
+    """
+    if not isinstance(layers, Mapping):
+        raise TypeError(
+            "layers must be a dict, which gives the path in the variables by the name "
+            f"of each layer, got {type(layers).__name__}. Write {example}."
+        )
+
+
 def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
     """Returns the path in the variables of each layer, by its name in a checkpoint.
 
@@ -108,9 +125,10 @@ def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
       sought: What layers are found by, for the error message.
 
     Raises:
-      TypeError: If a path is not a tuple of strings.
+      TypeError: If they are not a dict, or a path is not a tuple of strings.
       ValueError: If there is none, or two layers have one path.
     """
+    check_layers(paths, "{'bn1': ('BatchNorm_0',)}")
     if not paths:
         raise ValueError(
             f"There is no batch norm, which is a layer with {sought}. Is this the "

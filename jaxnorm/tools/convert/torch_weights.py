@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from jaxnorm.tools._trees import Path, insert, node_at, walk
-from jaxnorm.tools.convert.layers import LINEN, Variables, as_array, check_mapping
+from jaxnorm.tools.convert.layers import (
+    LINEN,
+    Variables,
+    as_array,
+    check_layers,
+    check_mapping,
+)
 
 Pair = tuple[Path, Path]
 """The path of a wrapper in the variables, and that of its layer."""
@@ -29,6 +35,7 @@ _SPECTRAL_NORM = (
     },
     {"w": "weight_orig", "u": "weight_u", "v": "weight_v"},
 )
+_EXAMPLE = "{'fc': (('WeightNorm_0',), ('Dense_0',))}"
 _FOUND_BY = re.compile(
     r"(?:(?P<name>.+)\.)?(?:parametrizations\.weight\.original1?|weight_g|weight_orig)"
 )
@@ -81,6 +88,7 @@ def weights_from_torch(
         matches = (_FOUND_BY.fullmatch(key) for key in state_dict)
         names = dict.fromkeys(match["name"] or "" for match in matches if match)
         layers = {name: _default_pair(name) for name in names}
+    check_layers(layers, _EXAMPLE)
     if not layers:
         raise ValueError(
             "There must be a layer with weight or spectral norm, found none. Is this "
@@ -144,11 +152,11 @@ def weights_to_torch(
             ".".join(map(str, path)): (path, (*path, "layer_instance"))
             for path in found
         }
+    check_layers(layers, _EXAMPLE)
     if not layers:
         raise ValueError(
             "There must be a layer with weight or spectral norm, found none. Name the "
-            "paths of wrapper and layer: layers={'fc': (('WeightNorm_0',), "
-            "('Dense_0',))}."
+            f"paths of wrapper and layer: layers={_EXAMPLE}."
         )
     result = {}
     for name, (wrapper, layer) in layers.items():

@@ -76,6 +76,13 @@ def from_variables(
                         f"most, got {key!r}, for which there is no place elsewhere."
                     )
                 layer[key] = as_array(value, f"{key} of {path}")
+        if not layer:
+            nodes = {leaf[1:-1] for leaf in walk(variables) if leaf[-1] in COLLECTIONS}
+            raise ValueError(
+                f"variables must have the layers that are named, and have none at "
+                f"{path}, in params or in batch_stats. There are {sorted(nodes)[:8]}. "
+                f"Pass {LINEN}."
+            )
         result[name] = check_layer(layer, f"the variables at {path}")
     offsets.to_theirs(result)
     return result

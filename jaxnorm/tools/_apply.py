@@ -1,0 +1,47 @@
+"""The function with which a user runs a model: what is often wrong with it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+def check_apply(apply: object, name: str, example: str) -> None:
+    """Checks that what runs a model is a function, and not the model.
+
+    Args:
+      apply: What the user passed.
+      name: Of the argument.
+      example: A function that is right, for the error message.
+
+    Raises:
+      TypeError: If it is a module of Flax, or cannot be called.
+    """
+    # Modules of Linen and of NNX have a method sow. Flax is not imported here.
+    if not callable(apply) or hasattr(type(apply), "sow"):
+        raise TypeError(
+            f"{name} must be a function that runs the model, got "
+            f"{type(apply).__name__}. Pass {example}. Of an NNX model, "
+            "jaxnorm.nnx.collecting(model) returns a function to start from."
+        )
+
+
+@contextlib.contextmanager
+def collecting_moments(apply: Callable[..., object]) -> Iterator[None]:
+    """Says what to do where a layer writes other statistics than its moments.
+
+    Raises:
+      ValueError: In place of Flax's error that the collection "batch_stats" is
+        immutable.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_flax = type(error).__name__ == "ModifyScopeVariableError"
+        if not is_flax or '"batch_stats" is immutable' not in str(error):
+            raise
+        name = getattr(apply, "__name__", type(apply).__name__)
+        raise ValueError(
+            f"{name} must collect the moments of each layer, and a layer moved its "
+            'running statistics. Write model.apply(..., mutable=["batch_moments"]). '
+            "If it is written so, the layer is Flax's own, which collects none: take "
+            "jaxnorm.linen.BatchNorm, which has the same variables."
+        ) from error
