@@ -108,6 +108,9 @@ def main(argv=None):
     print("checkpoints:", workdir)
 
     (images, labels), (test_images, test_labels) = load_data()
+    if images.ndim != 4 or labels.ndim != 1:
+        shapes = f"{images.shape} and {labels.shape}"
+        parser.error(f"shapes must be as load_data says (images[..., None]?): {shapes}")
     model = CNN(num_classes=int(labels.max()) + 1)
     variables = model.init(jax.random.key(0), images[:1], train=False)
     state = TrainState.create(apply_fn=model.apply, tx=optax.adam(3e-3), **variables)

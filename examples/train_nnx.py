@@ -106,6 +106,9 @@ def main(argv=None):
     print("checkpoints:", workdir)
 
     (images, labels), (test_images, test_labels) = load_data()
+    if images.ndim != 4 or labels.ndim != 1:
+        shapes = f"{images.shape} and {labels.shape}"
+        parser.error(f"shapes must be as load_data says (images[..., None]?): {shapes}")
     model = CNN(images.shape[-1], int(labels.max()) + 1, rngs=nnx.Rngs(0))
     transform = optax.adam(3e-3)
     # To fine-tune while batch norms stay as they are, parameters and statistics:

@@ -130,6 +130,9 @@ def main(argv=None):
 
     train, test = load_data()
     images, labels = train
+    if images.ndim != 4 or labels.ndim != 1:
+        shapes = f"{images.shape} and {labels.shape}"
+        parser.error(f"shapes must be as load_data says (images[..., None]?): {shapes}")
     model = CNN(num_classes=int(labels.max()) + 1)
     variables = model.init(
         jax.random.key(0), images[:1], jnp.ones(1, bool), train=False

@@ -56,7 +56,7 @@ def diagnose(workdir: Path, split: str, num_images: int) -> list[str]:
 
 
 def main() -> None:
-    """Parses the command line; a mistake in it is one line and exit code 2."""
+    """Parses the command line; a mistake in it is told, with exit code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

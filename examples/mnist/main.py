@@ -71,6 +71,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         if FLAGS.config is None:
             sys.exit(_complain(_NO_CONFIG, 2))
         FLAGS.config.keys()  # A file that could not be loaded fails when looked at.
+    except (AttributeError, SyntaxError) as error:
+        sys.exit(_complain(f"--config must be a file with a get_config(): {error}", 2))
     except flags.UnrecognizedFlagError as error:
         if error.flagname.startswith("config."):
             sys.exit(_complain(_NO_CONFIG, 2))

@@ -78,7 +78,7 @@ def accuracies(workdir: Path, num_images: int) -> dict[str, tuple[float, float]]
 
 
 def main() -> None:
-    """Parses the command line; a mistake in it is one line and exit code 2."""
+    """Parses the command line; a mistake in it is told, with exit code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

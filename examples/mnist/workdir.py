@@ -38,19 +38,24 @@ def claim(
       A lock, held until it is released or the process ends, however it ends.
 
     Raises:
-      ConfigError: another process uses the directory; or it holds something else, or a
-        run of another model or configuration.
+      ConfigError: it cannot be made or written to; another process uses it; or it holds
+        something else, or a run of another model or configuration.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is not a directory")
-    workdir.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(workdir / ".lock", blocking=False)
     try:
+        workdir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
         raise ConfigError(
             f"--workdir={workdir} is in use by another run; wait for its end, or name "
             "another directory"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be made, or written to: {error.strerror}; "
+            "name another directory"
         ) from None
     path = workdir / DESCRIPTION
     description = _describe(config, state)

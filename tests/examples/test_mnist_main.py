@@ -168,6 +168,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
                 (["--config.batch_size=many"], "batch_size"),
                 (["--config.learning_rat=1"], "did you mean learning_rate?"),
                 (["--config=missing.py"], "missing.py"),
+                ([f"--config={signal.__file__}"], "a file with a get_config()"),
                 (["--num_processes=2"], "--process_id go together"),
                 (["--config.dataset=mnist", "--config.data_dir=none"], "no MNIST in"),
             ]

@@ -75,3 +75,9 @@ def test_a_file(tmp_path, get_config):
     path.touch()
     with pytest.raises(ConfigError, match="not a directory"):
         claim(path, get_config())
+
+
+def test_one_that_cannot_be_made(tmp_path, get_config):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"below cannot be made.*name another"):
+        claim(tmp_path / "file" / "below", get_config())

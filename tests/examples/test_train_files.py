@@ -75,6 +75,17 @@ def test_trains_on_other_arrays_and_goes_on(stem, start, tmp_path):
 
 
 @each_file
+def test_arrays_of_another_shape_are_refused(file, monkeypatch, capsys, tmp_path):
+    module = importlib.import_module(file.stem)
+    images, labels = np.zeros((4, 9, 7)), np.zeros(4, int)
+    for wrong in ((images, labels), (images[..., None], labels[:, None])):
+        monkeypatch.setattr(module, "load_data", lambda wrong=wrong: (wrong, wrong))
+        with pytest.raises(SystemExit):
+            module.main([f"--workdir={tmp_path}"])
+        assert f"{wrong[0].shape} and {wrong[1].shape}" in capsys.readouterr().err
+
+
+@each_file
 def test_stands_alone(file):
     imported = set()
     for node in ast.walk(ast.parse(file.read_text())):
