@@ -16,7 +16,7 @@ from jaxnorm._core.batch_call import exact_moments
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.reductions.collectives import Groups
 from jaxnorm._core.reductions.reduction import Reduction
-from jaxnorm._core.running.momentum import Schedule
+from jaxnorm._core.running.momentum import Schedule, evaluate_schedule
 from jaxnorm._layers.fields import Arrays, Layer, description
 
 
@@ -94,6 +94,18 @@ class BatchLayer(Layer):
     @property
     def _stats_dtype(self) -> DTypeLike:
         return jnp.float32 if self.force_float32_reductions else self.param_dtype
+
+    def _counts_updates(self) -> bool:
+        """Returns whether the statistics count their updates, when they are made.
+
+        Raises:
+          TypeError: If momentum is what makes schedules, and not a schedule; else only
+            the first step of training would say so.
+        """
+        if not callable(self.momentum):
+            return False
+        evaluate_schedule(self.momentum, jnp.zeros((), jnp.float32), "momentum")
+        return True
 
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
         """Returns the running statistics before the first update, a NamedTuple.

@@ -142,7 +142,7 @@ class BatchModule(Module):
         self.inference = inference
         layer = self._layer
         self.stats = eqx.nn.StateIndex(
-            layer._initial_stats(self._feature_shape, counted=callable(layer.momentum))
+            layer._initial_stats(self._feature_shape, counted=layer._counts_updates())
         )
 
     def _normalize(

@@ -103,7 +103,9 @@ class BatchModule(Module, _BatchLayer):
         self._collect(lambda: self._moments(x, options))
         # Inference has no use for the number of updates, and loads what lacks it.
         inference = use_running_average and not self.is_initializing()
-        counted = callable(self.momentum) and not inference
+        starts = self.is_initializing()
+        counted = self._counts_updates() if starts else callable(self.momentum)
+        counted = counted and not inference
         initial = self._initial_stats(features, counted=counted)
         stats = initial._replace(**self._read(initial._asdict()))
         y, new = self._forward(x, stats, self._params(features), options)

@@ -47,9 +47,8 @@ class BatchModule(Module, _BatchLayer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        initial = self._initial_stats(
-            self._feature_shape, counted=callable(self.momentum)
-        )
+        counted = self._counts_updates()
+        initial = self._initial_stats(self._feature_shape, counted=counted)
         self._stats_type = type(initial)
         for name, value in initial._asdict().items():
             setattr(self, name, nnx.BatchStat(value))

@@ -6,6 +6,7 @@ import inspect
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from support import family
 from support.drawing import place
 from support.family import close
@@ -15,7 +16,9 @@ from support.refusals import refused
 from support.tiers import matrix
 
 import jaxnorm
+import jaxnorm.equinox
 import jaxnorm.linen
+import jaxnorm.nnx
 from jaxnorm import tools
 
 KEY = jax.random.key(0)
@@ -48,6 +51,17 @@ def test_a_maker_of_schedules_is_no_schedule(name, x):
             init = functools.partial(module.init, KEY, x, *entry.extra)
             apply = functools.partial(entry.apply, module, mutable=COLLECTIONS)
             jax.eval_shape(apply, jax.eval_shape(init), x)
+
+
+def test_a_maker_of_schedules_is_told_before_training(x):
+    """Inference does not ask for the momentum, so that a mistake would sleep there."""
+    says, maker = "momentum=warmup_momentum()", {"momentum": jaxnorm.warmup_momentum}
+    with refused(says):
+        jax.eval_shape(jaxnorm.linen.BatchNorm(True, **maker).init, KEY, x)
+    with refused(says):
+        jaxnorm.nnx.BatchNorm(3, **maker, rngs=nnx.Rngs(0))
+    with refused(says):
+        jaxnorm.equinox.BatchNorm(3, **maker)
 
 
 def test_a_maker_of_bounds_is_no_bound(x):
