@@ -161,11 +161,20 @@ if not TYPE_CHECKING:
             return importlib.import_module(f"jaxnorm.{name}")
         message = f"module 'jaxnorm' has no attribute {name!r}."
         if not name.startswith("_"):
-            places = [
-                f"jaxnorm.{package}.{name}"
+            known = {
+                f"jaxnorm.{package}.{there}": there
                 for package in _SUBPACKAGES[1:]  # Equinox need not be installed
-                if name in importlib.import_module(f"jaxnorm.{package}").__all__
-            ]
+                for there in importlib.import_module(f"jaxnorm.{package}").__all__
+            }
+            places = [place for place, there in known.items() if there == name]
+            if not places:  # batchnorm, Batch_norm
+                plain = name.replace("_", "").lower()
+                known |= {f"jaxnorm.{here}": here for here in __all__}
+                places = [
+                    place
+                    for place, there in known.items()
+                    if there.replace("_", "").lower() == plain
+                ]
             if places:
                 message += f" Did you mean {' or '.join(places)}?"
         raise AttributeError(message, name=name)

@@ -56,6 +56,20 @@ def test_a_tool_that_is_sought_in_the_package_is_found(name):
         getattr(jaxnorm, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("batchnorm", ["jaxnorm.batch_norm", "jaxnorm.linen.BatchNorm"]),
+        ("LayerNORM", ["jaxnorm.layer_norm", "jaxnorm.nnx.LayerNorm"]),
+        ("Recalibrate", ["jaxnorm.tools.recalibrate"]),
+    ],
+)
+def test_a_name_in_another_spelling_is_found(name, places):
+    with pytest.raises(AttributeError, match="Did you mean") as caught:
+        getattr(jaxnorm, name)
+    assert all(place in str(caught.value) for place in places)
+
+
 @pytest.mark.parametrize("name", ["BatchNrom", "_private", "__wrapped__"])
 def test_what_is_nowhere_is_no_attribute(name):
     assert not hasattr(jaxnorm, name)

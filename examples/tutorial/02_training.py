@@ -238,7 +238,7 @@ print("its cosine to x hat:", jnp.abs(along).max())
 #
 # ## Why the gradient has to pass through the statistics
 #
-# The two subtracted terms are no detail. Ioffe and Szegedy tell of an attempt without
+# The two subtracted terms are not details. Ioffe and Szegedy tell of an attempt without
 # them, where mean and variance were treated as constants. A bias $b$ before the norm is
 # the simplest case: the update changes $b$, the norm takes the change out again, the
 # loss is what it was, and the next update does the same. Below, a layer of ten units

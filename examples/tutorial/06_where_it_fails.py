@@ -247,7 +247,7 @@ plt.show()
 # brightness, and they are wrong. Fifty digits give new ones, even better for clean
 # digits (the running ones lag). Adaptive batch norm needs no second digit; it gains a
 # few points where the look has changed, and loses three on clean digits. Nothing helps
-# against inversion: bright strokes that turn dark are no change of mean and scale. More
+# against inversion, a change of sign: a division by the deviation keeps it. More
 # looks, and instance norm, are in the study
 # [domain_shift](../studies/README.md#domain_shift).
 #

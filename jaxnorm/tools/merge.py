@@ -78,6 +78,12 @@ def merge_batch_stats(
             f"trees must be a sequence of collections, got {type(trees).__name__}. "
             "Pass list(trees)."
         )
+    if any("params" in tree and "batch_stats" in tree for tree in trees):
+        raise ValueError(
+            "trees must be collections of statistics, got the variables of whole "
+            'models. Pass [variables["batch_stats"] for variables in ...]; parameters '
+            "are not merged."
+        )
     weights = _weights(counts, len(trees), alone=axis_name is None)
 
     def merge(path: tuple[Any, ...], *layers: Tree) -> Layer:

@@ -170,6 +170,7 @@ def test_counts_that_are_none(counts, traced, parts):
             "same statistics",
         ),
         ([{"evo": {"var": ones(1)}}] * 2, {}, "evo keeps a variance without"),
+        ([{"params": {}, "batch_stats": {}}] * 2, {}, "variables of whole models"),
     ],
 )
 def test_bad_input(arguments, options, message):
