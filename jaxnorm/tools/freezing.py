@@ -19,6 +19,21 @@ _FIX = (
 )
 
 
+def check_optimizer(optimizer: object) -> None:
+    """Checks that it is of optax, and not the model or the optimizer of NNX.
+
+    Raises:
+      TypeError: If it is something else.
+    """
+    import optax
+
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "optimizer must be a gradient transformation of optax, such as "
+            f"optax.adamw(1e-3), got {type(optimizer).__name__}."
+        )
+
+
 def freeze_parameters(
     optimizer: "optax.GradientTransformation",
     variables: PyTree,
@@ -62,11 +77,7 @@ def freeze_parameters(
     """
     import optax
 
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "optimizer must be a gradient transformation of optax, such as "
-            f"optax.adamw(1e-3), got {type(optimizer).__name__}."
-        )
+    check_optimizer(optimizer)
     if isinstance(variables, list | tuple):
         raise TypeError(
             "variables must be those of one model, got a "

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm.sample.unit_norm import unit_norm
+from jaxnorm.tools.freezing import check_optimizer
 
 if TYPE_CHECKING:
     import optax
@@ -32,8 +33,8 @@ def unit_weights(
     The state is that of the optimizer.
 
     Start on the sphere too, by `jaxnorm.unit_norm` of the initial weights: the first
-    step leads there from anywhere, but then it is no small one. Weights whose length
-    says nothing need no weight decay. What follows in an `optax.chain` would lead away
+    step leads there from anywhere, and then is not small. Weights whose length says
+    nothing need no weight decay. What follows in an `optax.chain` would lead away
     again: wrap the whole chain.
 
     Args:
@@ -45,7 +46,8 @@ def unit_weights(
         filters of a convolution. Rows, as of an embedding: -1. For both, wrap twice.
 
     Raises:
-      TypeError: While tracing, if a weight holds integers.
+      TypeError: If `optimizer` is not a transformation of optax; while tracing, if a
+        weight holds integers.
       ValueError: If the mask is true nowhere; while tracing, if there are no
         parameters, a weight has one axis and `axes` is None, or an axis does not fit.
 
@@ -67,6 +69,7 @@ def unit_weights(
     """
     import optax
 
+    check_optimizer(optimizer)
     optimizer = optax.with_extra_args_support(optimizer)
 
     def chosen(params: PyTree) -> PyTree[bool]:

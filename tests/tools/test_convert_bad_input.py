@@ -120,6 +120,8 @@ class Network:
         (tools.norms_to_torch, "batch_stats"),
         (tools.norms_to_keras, "batch_stats"),
         (tools.weights_to_torch, "batch_stats"),
+        (tools.variables_from_nnx, "nnx.to_pure_dict"),
+        (tools.variables_to_nnx, "batch_stats"),
         (lambda net: tools.insert_variables(net, {}), "batch_stats"),
         (lambda net: tools.insert_variables({}, net), "norms_from_torch"),
     ],

@@ -142,3 +142,9 @@ def test_an_empty_mask_is_refused_at_once(rng):
     optimizer = tools.unit_weights(optax.sgd(0.1), lambda params: False)
     with refused("mask", "none"):
         jax.eval_shape(optimizer.init, draw_params(rng))
+
+
+def test_what_is_no_optimizer(rng, as_users_run_it):
+    params = draw_params(rng)
+    with refused("optimizer", "optax.adamw", "dict"):
+        tools.unit_weights(params, optax.sgd(0.1))

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnorm.tools._trees import as_paths, insert, node_at, walk
-from jaxnorm.tools.convert.layers import COLLECTIONS, Variables
+from jaxnorm.tools._trees import as_paths, insert, is_node, node_at, walk
+from jaxnorm.tools.convert.layers import (
+    COLLECTIONS,
+    LINEN,
+    Variables,
+    check_mapping,
+)
 
 AnyPath = tuple[str | int, ...]
 """Names, and the indices of lists, from the root of a tree to a node."""
@@ -29,7 +34,7 @@ def variables_from_nnx(
       Nested dicts: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-      TypeError: If a path is not a tuple.
+      TypeError: If it is a model in place of its arrays, or a path is not a tuple.
       ValueError: If a path fits no leaf, or two leaves have one place.
 
     Example:
@@ -41,6 +46,8 @@ def variables_from_nnx(
       >>> variables["batch_stats"]
       {'norm': {'mean': 2, 'var': 3}}
     """
+    if not is_node(state):
+        check_mapping(state, "state", "nnx.to_pure_dict(nnx.state(model))")
     _check_paths(paths)
     leaves = list(walk(state))
     measured = {path[:-1] for path in leaves if path[-1] in ("mean", "var")}
@@ -69,7 +76,7 @@ def variables_to_nnx(
       Nested dicts, in which a layer's params and batch_stats stand together.
 
     Raises:
-      TypeError: If a path is not a tuple.
+      TypeError: If it is a model in place of its arrays, or a path is not a tuple.
       ValueError: If there is another collection, a path fits no leaf, or two leaves
         have one place.
 
@@ -80,6 +87,7 @@ def variables_to_nnx(
       ... )
       {'bn': {'scale': 1, 'mean': 2}}
     """
+    check_mapping(variables, "variables", LINEN)
     others = variables.keys() - {"params", "batch_stats"}
     if others:
         raise ValueError(
