@@ -86,6 +86,15 @@ def test_help_describes_every_argument(api, name):
     assert not [name for name in arguments if f"\n  {name}: Likewise." in described]
 
 
+@pytest.mark.parametrize(("api", "name"), MODULES)
+def test_calls_have_the_name_of_their_class(api, name):
+    """By which Python's errors about their arguments name them."""
+    call = getattr(api, name).__call__
+    assert call.__qualname__ == f"{name}.__call__"
+    if hasattr(call, "method_handler_wrapped"):  # by Flax
+        assert call.__wrapped__.__qualname__ == f"{name}.__call__"
+
+
 @pytest.mark.parametrize("api", [jaxnorm.linen, jaxnorm.nnx, jaxnorm.equinox])
 def test_every_function_has_a_module(api):
     names = {
@@ -129,12 +138,21 @@ def test_classes_of_users():
     class AlsoOfEquinox(jaxnorm.equinox.LayerNorm):
         """Mine."""
 
+    class Doubled(jaxnorm.nnx.GroupNorm):
+        def __call__(self, x, *, mask=None):
+            return 2 * super().__call__(x, mask=mask)
+
+    class Both(AlsoOfNNX, Doubled):
+        """Its call is that of the second base, since the first has none of its own."""
+
     assert OfLinen(factor=3.0).momentum == 0.99
     assert "My own" in OfLinen.__doc__
     module = OfNNX(4, rngs=nnx.Rngs(0))
     assert module.momentum == 0.5 and module.factor == 2.0
     assert AlsoOfNNX(4, 2, rngs=nnx.Rngs(0)).num_groups == 2
-    x = jax.numpy.ones((2, 4))
+    x = jax.numpy.ones((2, 4)).at[0, 0].set(0)
+    both, first = (cls(4, 2, rngs=nnx.Rngs(0)) for cls in (Both, AlsoOfNNX))
+    assert (both(x) == 2 * first(x)).all()
     assert OfEquinox(4)(x).shape == AlsoOfEquinox(4)(x).shape == module(x).shape
     for cls in (OfNNX, AlsoOfNNX, OfEquinox, AlsoOfEquinox):
         assert cls.__doc__ == "Mine."

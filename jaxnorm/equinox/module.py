@@ -8,7 +8,8 @@ import jax
 from jax import Array
 from jaxtyping import PRNGKeyArray, Shaped
 
-from jaxnorm._core.arguments.validation import check_shape
+from jaxnorm._core.arguments.validation import check_flags, check_shape
+from jaxnorm._layers.call import own_call
 from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Layer
@@ -34,6 +35,7 @@ class Module(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        own_call(cls)
         if "_description" not in vars(cls):
             return
         construct = cls.__init__
@@ -157,6 +159,7 @@ class BatchModule(Module):
         of_features = [v for name, v in stats._asdict().items() if name != "count"]
         layer, x = self._layer_and_input(x, *of_features)
         inference = self.inference if inference is None else inference
+        check_flags(inference=inference)
         options = layer._options(x, inference, mask) | inputs
         y, new = layer._forward(x, stats, self.params, options)
         layer._warn_of_single_values(x, options)

@@ -10,8 +10,10 @@ from jax import numpy as jnp
 
 import jaxnorm
 from jaxnorm._core.arguments.axes import sizes
+from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers.batch_layer import BatchLayer
+from jaxnorm._layers.call import own_call
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
 from jaxnorm._layers.sample import SampleLayer
@@ -32,6 +34,7 @@ class Module(nn.Module, _Layer):
     """A Linen module with the parameters of a layer."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        own_call(cls)
         super().__init_subclass__(**kwargs)
         document_fields(cls)
 
@@ -97,6 +100,7 @@ class BatchModule(Module, _BatchLayer):
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
+        check_flags(use_running_average=use_running_average)
         if statistics_are_frozen.get():
             use_running_average = True
         options = self._mapped(self._options(x, use_running_average, mask)) | given
