@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxnorm.nnx.variables import check_model
 from jaxnorm.tools._trees import node_at, walk
 
 
@@ -20,7 +21,7 @@ def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
       pure_dict: As `nnx.to_pure_dict(nnx.state(model))` has been saved.
 
     Raises:
-      TypeError: If it is not a dict.
+      TypeError: If it is not a dict, or the model is not one of NNX.
       ValueError: If the model has no such variable, or one of another shape.
 
     Example:
@@ -40,6 +41,7 @@ def set_values(
     model: nnx.Module, pure_dict: Mapping[Any, Any], kind: type[nnx.Variable[Any]]
 ) -> None:
     """Gives variables of a kind the values of a pure dict; its keys may be strings."""
+    check_model(model, "pass the dict to model.apply, which takes all variables")
     if not isinstance(pure_dict, Mapping):
         raise TypeError(
             "variables must be a dict, as nnx.to_pure_dict(nnx.state(model)) returns "

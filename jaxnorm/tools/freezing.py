@@ -28,9 +28,12 @@ def check_optimizer(optimizer: object) -> None:
     import optax
 
     if not isinstance(optimizer, optax.GradientTransformation):
+        fix = ""
+        if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+            fix = " Pass its optimizer.gradient_transformation()."
         raise TypeError(
             "optimizer must be a gradient transformation of optax, such as "
-            f"optax.adamw(1e-3), got {type(optimizer).__name__}."
+            f"optax.adamw(1e-3), got {type(optimizer).__name__}.{fix}"
         )
 
 

@@ -122,6 +122,15 @@ def test_parameters_alone(variables, x):
     assert everything - changed == {("params", name) for name in BATCH_NORMS}
 
 
+def test_parameters_alone_over_several_steps(variables, x):
+    steps = optax.MultiSteps(adamw(), every_k_schedule=1)
+    with refused("optimizer", "MultiSteps", "gradient_transformation"):
+        freeze_parameters(steps, variables)
+    optimizer = freeze_parameters(steps.gradient_transformation(), variables)
+    changed, everything = moved(Model().apply, optimizer, variables, x)
+    assert everything - changed == {("params", name) for name in BATCH_NORMS}
+
+
 def test_parameters_of_all_normalizers(variables):
     optimizer = freeze_parameters(optax.sgd(0.1), variables, only_with_statistics=False)
     params = variables["params"]

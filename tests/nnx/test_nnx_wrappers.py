@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint
 import pytest
+from flax import linen as nn
 from flax import nnx
 from support.drawing import place
 from support.refusals import refused
@@ -166,6 +167,8 @@ def test_a_checkpoint_of_another_model():
     for restore in (restore_pure_dict, set_batch_stats):
         with refused("variables must be a dict", "NoneType"):
             restore(model, None)
+        with refused("model", "flax.nnx.Module", "model.apply"):
+            restore(nn.BatchNorm(), {"params": {}, "batch_stats": {}})
 
 
 def test_bad_wrappers(x, as_users_run_it):
