@@ -7,6 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._core.reductions.collectives import Groups
 
@@ -30,9 +31,10 @@ def stream_options(options: BatchOptions) -> StreamOptions:
     """Returns the options of a module for batches as those of a stream.
 
     Raises:
-      TypeError: If a momentum is given.
+      TypeError: If a momentum is given, or `use_running_average` is not a bool.
       ValueError: If the variance is to be unbiased.
     """
+    check_flags(use_running_average=options["use_running_average"])
     if options["momentum"] != _DEFAULT_MOMENTUM:
         raise TypeError(
             "momentum as a function or a number has no place where all that was seen "

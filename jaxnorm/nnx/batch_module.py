@@ -8,6 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 
 import jaxnorm
+from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm.nnx.module import Module
 from jaxnorm.nnx.variables import read
 
@@ -111,6 +112,8 @@ class BatchModule(Module, _BatchLayer):
         return y
 
     def _uses_running_average(self, said: bool | None) -> bool:
+        if said is not None:
+            check_flags(use_running_average=said)
         if self.frozen_statistics:
             return True
         use_running_average = self.use_running_average if said is None else said

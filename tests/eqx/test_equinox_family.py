@@ -201,3 +201,7 @@ def test_bad_input():
         jaxnorm.equinox.BatchNorm(2, use_running_average=True)
     with pytest.raises(TypeError, match="virtual_batch_size"):
         jaxnorm.equinox.GhostBatchNorm(2)
+    for cls in (jaxnorm.equinox.BatchNorm, jaxnorm.equinox.RunningNorm):
+        norm, state = eqx.nn.make_with_state(cls)(3)
+        with refused("inference", "Python bool"):
+            norm(x, state, inference=1)

@@ -187,6 +187,14 @@ def test_training_without_mutable_statistics_is_an_error(x):
         jax.eval_shape(norm.apply, variables, x)
 
 
+@pytest.mark.parametrize("cls", [OURS, jaxnorm.linen.RunningNorm])
+@pytest.mark.parametrize("flag", [np.ones((4, 1), bool), 1], ids=["mask", "number"])
+def test_a_mask_by_position_is_refused(cls, flag, x, as_users_run_it):
+    says = "by keyword: mask=" if np.ndim(flag) else "must be a Python bool, .* got 1"
+    with pytest.raises(TypeError, match=says):
+        jax.eval_shape(lambda: cls().init(jax.random.key(0), x, flag))
+
+
 def test_momentum_as_a_schedule_counts_its_updates_in_batch_stats(x):
     norm = OURS(use_running_average=False, momentum=lambda t: t / (t + 1))
     variables = jax.jit(norm.init)(jax.random.key(0), x)

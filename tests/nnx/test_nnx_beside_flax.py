@@ -323,6 +323,28 @@ BAD = {
         TypeError,
         "use_running_average must be a Python bool",
     ),
+    "mask by position": (
+        lambda: OURS(8, rngs=nnx.Rngs(0))(jnp.ones(SHAPE), jnp.ones((6, 4, 1), bool)),
+        TypeError,
+        r"got an array of shape \(6, 4, 1\) and dtype bool. .* by keyword: mask=",
+    ),
+    "mask by position of frozen statistics": (
+        lambda: frozen(OURS(8, rngs=nnx.Rngs(0)))(jnp.ones(SHAPE), jnp.ones((6, 4, 1))),
+        TypeError,
+        "by keyword: mask=",
+    ),
+    "mask by position of a stream": (
+        lambda: jaxnorm.nnx.RunningNorm(8, rngs=nnx.Rngs(0))(
+            jnp.ones(SHAPE), jnp.ones((6, 4, 1), bool)
+        ),
+        TypeError,
+        "by keyword: mask=",
+    ),
+    "flag of a stream": (
+        lambda: jaxnorm.nnx.RunningNorm(8, rngs=nnx.Rngs(0))(jnp.ones(SHAPE), 1),
+        TypeError,
+        "use_running_average must be a Python bool",
+    ),
     "late schedule": (
         lambda: late_schedule(OURS(8, rngs=nnx.Rngs(0))),
         TypeError,
@@ -344,6 +366,11 @@ BAD = {
         "inputs must be real, since .* got complex64",
     ),
 }
+
+
+def frozen(norm):
+    jaxnorm.nnx.freeze_statistics(norm)
+    return norm
 
 
 def late_schedule(norm):

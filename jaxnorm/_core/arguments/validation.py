@@ -25,9 +25,12 @@ def check_flags(**flags: object) -> None:
     """
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
+            fix = "Under jax.jit pass it through static_argnames."
+            if getattr(value, "ndim", 0):
+                fix = "Is it a mask? Pass it by keyword: mask=..."
             raise TypeError(
                 f"{name} must be a Python bool, since it chooses what is compiled, got "
-                f"{shown(value)}. Under jax.jit pass it through static_argnames."
+                f"{shown(value)}. {fix}"
             )
 
 
