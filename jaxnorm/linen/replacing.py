@@ -52,8 +52,8 @@ def replace_norms(
       model is `replaced(model.init, replacements)`.)
 
     Raises:
-      TypeError: If the model is not a Linen module, a replacement is not a function, or
-        one returns no module.
+      TypeError: If the model is not a Linen module, a replacement is not a function,
+        one returns no module, or a module that does not take the arguments of the call.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -173,11 +173,20 @@ class _Interceptor:
         return self._made[id(scope)][1]
 
     def _run(self, new: nn.Module, old: nn.Module, arguments: dict[str, Any]) -> Any:
-        takes = inspect.signature(type(new).__call__).parameters
-        if "use_running_average" not in takes:
+        signature = inspect.signature(type(new).__call__)
+        if "use_running_average" not in signature.parameters:
             arguments.pop("use_running_average", None)
-        x = arguments.pop("x")
+        x = arguments.pop(next(iter(arguments), "x"), None)  # by whatever name
         given = {name: v for name, v in arguments.items() if v is not None}
+        try:
+            signature.bind(new, x, **given)
+        except TypeError as error:
+            raise TypeError(
+                f"{type(new).__name__} in place of {type(old).__name__} must take the "
+                f"arguments of its call, {', '.join(['x', *given])}, got {error}. Let "
+                "the replacement be a subclass whose __call__ takes them, and calls "
+                "super().__call__ with its own."
+            ) from None
         return new(x, **given)
 
 

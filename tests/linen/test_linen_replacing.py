@@ -158,6 +158,46 @@ def test_what_is_no_function_of_the_module(x, made):
         )
 
 
+class ByDomain(linen.BatchNorm):
+    """Takes what a domain batch norm is called with."""
+
+    def __call__(self, x, domain):
+        return super().__call__(x)
+
+
+def test_other_arguments_of_the_call(x):
+    model = linen.DomainBatchNorm(num_domains=2, use_running_average=True)
+    variables = jax.jit(model.init)(KEY, x, 0)
+    without = {linen.DomainBatchNorm: lambda norm: linen.BatchNorm()}
+    with refused("BatchNorm in place of DomainBatchNorm", "domain", "super"):
+        linen.replace_norms(model, without, variables, x, 0)
+    without = {linen.DomainBatchNorm: lambda norm: ByDomain(use_running_average=True)}
+    apply, variables = linen.replace_norms(model, without, variables, x, 0)
+    assert variables["batch_stats"]["mean"].shape == x.shape[-1:]
+    assert apply(variables, x, 0).shape == x.shape
+    with refused("GraphNorm in place of LayerNorm", "segment_ids"):
+        without = {nn.LayerNorm: lambda norm: linen.GraphNorm()}
+        linen.replace_norms(nn.LayerNorm(), without, variables, x)
+
+
+class OfInputs(nn.Module):
+    """A user's norm, with another name for x."""
+
+    @nn.compact
+    def __call__(self, inputs, mask=None):
+        return nn.LayerNorm()(inputs, mask=mask)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_class_that_calls_its_input_otherwise(by_name, x):
+    args, kwargs = ((), {"inputs": x}) if by_name else ((x,), {})
+    without = {OfInputs: lambda norm: linen.RMSNorm()}
+    apply, variables = linen.replace_norms(OfInputs(), without, {}, *args, **kwargs)
+    assert set(variables["params"]) == {"scale"}
+    expected = linen.RMSNorm().apply(variables, x)
+    np.testing.assert_array_equal(apply(variables, *args, **kwargs), expected)
+
+
 def test_a_model_of_nnx(x):
     with refused("Linear", "jaxnorm.nnx.replace_norms"):
         linen.replace_norms(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {}, {}, x)
