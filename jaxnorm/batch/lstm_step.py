@@ -79,9 +79,15 @@ def inputs_and_mask(
       mask: (batch, 1), or None: all sequences that have not ended.
 
     Raises:
-      TypeError: If the inputs are not real and floating.
-      ValueError: If the mask does not fit, or there are two.
+      TypeError: If the inputs are not real and floating, or the carry is another.
+      ValueError: If the carry or the mask does not fit, or there are two masks.
     """
+    if not isinstance(carry, LSTMCarry):
+        raise TypeError(
+            "carry must be the LSTMCarry of the time step before, got "
+            f"{type(carry).__name__}. At the start it is cell.initialize_carry(...), "
+            "with _replace for other values of c and h."
+        )
     if isinstance(inputs, MaskedInputs):
         if mask is not None:
             raise ValueError(
@@ -91,6 +97,12 @@ def inputs_and_mask(
         inputs, mask = inputs
     inputs = check_inexact(inputs, "inputs")
     check_real("a gate lets through a share of 0 to 1", inputs=inputs)
+    if carry.step.shape != inputs.shape[:-1]:
+        raise ValueError(
+            f"inputs must have the batch of the carry, {carry.step.shape}, before one "
+            f"axis of features, got the shape {inputs.shape}. In an RNN the time is "
+            "one more axis: nn.RNN(cell), nnx.RNN(cell)."
+        )
     counts = jnp.expand_dims(carry.step < carry.length, -1)
     mask = align_mask(mask, inputs)
     if mask is not None:

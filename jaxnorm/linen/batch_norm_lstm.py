@@ -123,8 +123,10 @@ class BatchNormLSTMCell(nn.RNNCellBase):
           The new carry, and its h.
 
         Raises:
-          TypeError: If the inputs are not real and floating.
-          ValueError: If the mask does not fit, or there are two.
+          TypeError: If the inputs are not real and floating, or the carry is not an
+            `LSTMCarry`.
+          ValueError: If the inputs, the carry or the mask do not fit each other, or
+            there are two masks.
         """
         x, counts = inputs_and_mask(carry, inputs, mask)
         now = jnp.max(carry.step)

@@ -156,10 +156,18 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
           The new carry, and its h.
 
         Raises:
-          TypeError: If the inputs are not real and floating.
-          ValueError: If the mask does not fit, or there are two.
+          TypeError: If the inputs are not real and floating, or the carry is not an
+            `LSTMCarry`.
+          ValueError: If the inputs, the carry or the mask do not fit each other, or
+            there are two masks.
         """
         x, counts = inputs_and_mask(carry, inputs, mask)
+        if x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"inputs must have in_features={self.in_features} along the last axis, "
+                f"got the shape {x.shape}. Make the cell for its inputs: "
+                f"BatchNormLSTMCell({x.shape[-1]}, {self.hidden_features}, ...)."
+            )
         now = jnp.max(carry.step)
         gates = self.norm_h(self.recurrent(carry.h), now, mask=counts)
         gates = gates + self.norm_x(self.input(x), now, mask=counts)

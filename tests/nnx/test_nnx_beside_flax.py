@@ -360,6 +360,21 @@ BAD = {
         TypeError,
         "inputs must be floating or complex, got int32",
     ),
+    "features of an LSTM": (
+        lambda: lstm_of(jnp.ones((2, 3, 5))),
+        ValueError,
+        r"inputs must have in_features=4 .* BatchNormLSTMCell\(5, 2, \.\.\.\)",
+    ),
+    "carry of another LSTM": (
+        lambda: lstm_step((jnp.ones((2, 2)), jnp.ones((2, 2)))),
+        TypeError,
+        "carry must be the LSTMCarry .* got tuple. .* cell.initialize_carry",
+    ),
+    "carry of another batch": (
+        lambda: lstm_step(LSTM.initialize_carry((3, 4))),
+        ValueError,
+        r"must have the batch of the carry, \(3,\), .* got the shape \(2, 4\)",
+    ),
     "complex numbers for an LSTM": (
         lambda: lstm_of(jnp.ones((2, 3, 4), jnp.complex64)),
         TypeError,
@@ -376,6 +391,13 @@ def frozen(norm):
 def late_schedule(norm):
     norm.set_attributes(momentum=jaxnorm.warmup_momentum())
     norm(jnp.ones(SHAPE))
+
+
+LSTM = jaxnorm.nnx.BatchNormLSTMCell(4, 2, max_steps=3, rngs=nnx.Rngs(0))
+
+
+def lstm_step(carry):
+    return nnx.eval_shape(lambda: nnx.clone(LSTM)(carry, jnp.ones((2, 4))))
 
 
 def lstm_of(x):
