@@ -87,8 +87,8 @@ class WeightNorm(UnitWrapper):
                 return length.astype(param_dtype)
             return scale_init(rngs.params(), sizes(value.shape, features), param_dtype)
 
-        self.scales: dict[Path, nnx.Param[Array]] | None = (
-            self._init_each(init_scale) if use_scale else nnx.data(None)
+        self.scales: dict[Path, nnx.Param[Array]] | None = nnx.data(
+            self._init_each(init_scale) if use_scale else None
         )
 
     def _normalize(self, path: Path, value: Array) -> Array:

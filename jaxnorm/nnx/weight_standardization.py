@@ -67,8 +67,8 @@ class WeightStandardization(UnitWrapper):
             shape = sizes(value.shape, self._features(value))
             return gain_init(rngs.params(), shape, param_dtype)
 
-        self.gains: dict[Path, nnx.Param[Array]] | None = (
-            self._init_each(init_gain) if use_gain else nnx.data(None)
+        self.gains: dict[Path, nnx.Param[Array]] | None = nnx.data(
+            self._init_each(init_gain) if use_gain else None
         )
 
     def _normalize(self, path: Path, value: Array) -> Array:

@@ -7,6 +7,7 @@ from flax import nnx
 from jax import Array
 
 from jaxnorm._core.arguments.axes import Axes, canonical_axes
+from jaxnorm._layers.call import own_call
 from jaxnorm.nnx.variables import as_static, read
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class UnitWrapper(nnx.Module):
       variable_filter: Which parameters are normalized.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own_call(cls)
+
     def __init__(
         self, layer_instance: nnx.Module, feature_axes: Axes, variable_filter: Filter
     ) -> None:
@@ -123,9 +128,7 @@ class UnitWrapper(nnx.Module):
         self, init: Callable[[Array], Array]
     ) -> dict[Path, nnx.Param[Array]]:
         """Returns a variable for each parameter, by its path."""
-        return nnx.data(
-            {path: nnx.Param(init(value)) for path, value in self._values().items()}
-        )
+        return {path: nnx.Param(init(value)) for path, value in self._values().items()}
 
     def _values(self) -> dict[Path, Array]:
         return params_of(self.layer_instance, self.variable_filter)
