@@ -82,11 +82,14 @@ def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
 
 
 def _is_short_row(x: Array, reduction: Reduction) -> bool:
-    rows = range(x.ndim - len(reduction.axes), x.ndim)
+    """Returns whether rows along the last axis are reduced, and short.
+
+    XLA reduces several axes in more than one kernel, but for those of size 1.
+    """
     size = math.prod(sizes(x.shape, reduction.axes))
     return (
         reduction.blocks is None
-        and set(reduction.axes) == set(rows)
+        and x.ndim - 1 in reduction.axes
         and isinstance(size, int)
-        and size <= _GPU_ROW
+        and size == x.shape[-1] <= _GPU_ROW
     )
