@@ -162,14 +162,19 @@ def _tangent(
     slope = rstd * (tscale - k * (rstd * spec.reduction.broadcast_back(cov)))
     offset = -k * spec.reduction.broadcast_back(tmean)
     slope, offset, tbias = pcast_stacked((slope, offset, tbias), like=x)
-    offset = zero_masked_nonfinite(mask, x, offset)
+    if mask is None:
+        offset = offset + tbias
     slope = _barrier_between_reductions(slope, tscale, x)
-    offset = _barrier_between_reductions(offset + tbias, tbias, x)
+    offset = _barrier_between_reductions(offset, tbias, x)
     slope, offset = (
         broadcast_to_staged_sum(value, x, spec.reduction.axes)
         for value in (slope, offset)
     )
-    return (k * tx + centered * slope + offset).astype(spec.dtype)
+    y = k * tx + centered * slope + offset
+    if mask is not None:
+        # All at once, so that what the backward pass sums is selected once.
+        y = zero_masked_nonfinite(mask, x, y) + tbias
+    return y.astype(spec.dtype)
 
 
 def _apart_from_forward_pass(x: Array) -> Array:

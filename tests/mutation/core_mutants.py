@@ -544,8 +544,8 @@ MUTANTS = {
         ),
         (
             "gradients of the mean where a masked number is not finite",
-            "offset = zero_masked_nonfinite(mask, x, offset)",
-            "pass",
+            "y = zero_masked_nonfinite(mask, x, y) + tbias",
+            "y = y + tbias",
             f"{NORM}::test_not_finite_under_the_mask",
         ),
     ],
