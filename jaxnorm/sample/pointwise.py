@@ -4,16 +4,19 @@ import functools
 from collections.abc import Callable
 
 import jax
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxnorm._core.arguments.align import align_affine, align_parameter
 from jaxnorm._core.arguments.axes import Axes, canonical_axes
 from jaxnorm._core.arrays.dtypes import accumulation_dtype, output_dtype
+from jaxnorm._core.arrays.platforms import by_platform
+
+_Curve = Callable[..., Array]
 
 
 def bend(
-    curve: Callable[..., Array],
+    curve: _Curve,
     x: Array,
     parameters: dict[str, Array],
     scale: Array | None,
@@ -39,19 +42,57 @@ def bend(
     scale, bias = align_affine(x, scale, bias, features)
     # Else the curve's values would be kept beside x, both in float32.
     apply = jax.checkpoint(functools.partial(_bend, curve, result))
-    return apply(x, own, scale, bias)
+    return apply(x, *own, scale, bias)
 
 
-def _bend(
-    curve: Callable[..., Array],
-    result: DTypeLike,
-    x: Array,
-    parameters: list[Array],
-    scale: Array,
-    bias: Array,
-) -> Array:
+def _bend(curve: _Curve, result: DTypeLike, x: Array, *parameters: Array) -> Array:
     wide = accumulation_dtype(result, x.dtype)
-    x, parameters, scale, bias = jax.tree.map(
-        lambda value: value.astype(wide), (x, parameters, scale, bias)
-    )
-    return (curve(x, *parameters) * scale + bias).astype(result)
+    return _evaluate(curve, wide, x, *parameters).astype(result)
+
+
+def _formula(curve: _Curve, wide: DTypeLike, x: Array, *parameters: Array) -> Array:
+    x, *own, scale, bias = (value.astype(wide) for value in (x, *parameters))
+    return curve(x, *own) * scale + bias
+
+
+_evaluate = jax.custom_jvp(_formula, nondiff_argnums=(0, 1))
+
+
+@_evaluate.defjvp
+def _evaluate_jvp(
+    curve: _Curve,
+    wide: DTypeLike,
+    primals: tuple[Array, ...],
+    tangents: tuple[Array, ...],
+) -> tuple[Array, Array]:
+    """Differentiates in each argument with a copy of x of its own.
+
+    The backward pass sums for the parameters, over different axes, and not for x. XLA
+    for GPUs computes these in several kernels; the curve's values, which all need, it
+    would write to memory in float32, although each kernel reads x anyway.
+    """
+    x, *parameters = primals
+    terms = []
+    for i, copy in enumerate(_copies_for_kernels(x, len(primals))):
+        arguments = [copy, *parameters]
+
+        def of_one(value: Array, i: int = i, given: list[Array] = arguments) -> Array:
+            return _formula(curve, wide, *given[:i], value, *given[i + 1 :])
+
+        terms.append(jax.jvp(of_one, (arguments[i],), (tangents[i],))[1])
+    return _evaluate(curve, wide, *primals), functools.reduce(lax.add, terms)
+
+
+def _copies_for_kernels(x: Array, number: int) -> tuple[Array, ...]:
+    """Returns x several times, such that XLA for GPUs takes each for another array.
+
+    XLA removes the barriers once it has chosen the kernels, so that each reads x once.
+    """
+
+    def distinct(x: Array) -> tuple[Array, ...]:
+        copies = [lax.optimization_barrier(x)]
+        while len(copies) < number:  # equal barriers of one array would be merged
+            copies.append(lax.optimization_barrier(copies[-1]))
+        return tuple(copies)
+
+    return by_platform(x, gpu=distinct, default=lambda x: (x,) * number)
