@@ -1,9 +1,15 @@
 """The unit in which the squares of a weight neither overflow nor underflow."""
 
+import functools
+from typing import NamedTuple
+
+import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.arrays.dtypes import real_dtype
+from jaxnorm._core.arrays.platforms import by_platform
+from jaxnorm._core.arrays.rematerialization import tag_for_remat
+from jaxnorm._core.arrays.safe_math import real_inner_product
 from jaxnorm._core.reductions.collectives import MappedAxes
 
 ALONE = MappedAxes.none()
@@ -28,19 +34,117 @@ def unit_of(
       least: What the largest part counts as at least; a scalar.
       mapped_axes: Mapped axes over which `axes` are divided.
     """
-    w = lax.stop_gradient(w)
-    size = jnp.abs(w.real)
-    if jnp.iscomplexobj(w):  # parts, since the absolute value may overflow
-        size = jnp.maximum(size, jnp.abs(w.imag))
-    largest = mapped_axes.max(size.max(axes, keepdims=True, initial=least))
-    kind = jnp.finfo(real_dtype(w.dtype))
+    largest = mapped_axes.max(_largest(lax.stop_gradient(w), axes, least))
+    return _power_of_two(largest, largest / 4)
+
+
+def _power_of_two(largest: Array, size: Array) -> tuple[Array, Array]:
+    """Returns the power of two near a size, and its reciprocal; 1 and 0 for zeros."""
+    kind = jnp.finfo(size.dtype)
     # Without mantissa bits a power of two is left. Neither it nor its reciprocal may be
     # subnormal, since many processors take such numbers for 0: a fourth of the largest
     # number is rounded to 1 / tiny.
-    unit = lax.reduce_precision(largest / 4, kind.nexp, mantissa_bits=0)
+    unit = lax.reduce_precision(size, kind.nexp, mantissa_bits=0)
     unit = jnp.maximum(unit, kind.tiny)
     zero = largest == 0
     return (
         jnp.where(zero, jnp.ones_like(unit), unit),
         jnp.where(zero, jnp.zeros_like(unit), 1 / unit),
     )
+
+
+def _largest(w: Array, axes: tuple[int, ...] | None, least: Array | float) -> Array:
+    size = jnp.abs(w.real)
+    if jnp.iscomplexobj(w):  # parts, since the absolute value may overflow
+        size = jnp.maximum(size, jnp.abs(w.imag))
+    return size.max(axes, keepdims=True, initial=least)
+
+
+class SquaredLength(NamedTuple):
+    """The squared lengths of vectors.
+
+    Attributes:
+      unit: The power of two that the vectors are measured in.
+      reciprocal: Its reciprocal; 0 for a vector of zeros.
+      square: The squared length in this unit.
+    """
+
+    unit: Array
+    reciprocal: Array
+    square: Array
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def squared_length(
+    axes: tuple[int, ...],
+    chained: bool,
+    mapped_axes: MappedAxes,
+    v: Array,
+    least: Array,
+) -> SquaredLength:
+    """Returns the squared lengths of vectors along `axes`, in units of their size.
+
+    Either the largest element gives the unit, and then the squares are summed; or, in
+    one pass over v, squares are summed in three units, among which the largest element
+    chooses. The latter on accelerators; on the CPU each sum is a pass.
+
+    Args:
+      axes: Axes of the vectors; they have size 1 in the result.
+      chained: Whether XLA for GPUs can keep vectors on the chip, where one sum after
+        the other costs nothing. With a derivative it cannot.
+      mapped_axes: Mapped axes over which the vectors are divided.
+      v: Vectors, in the dtype to compute in.
+      least: What the largest part counts as at least; a scalar.
+    """
+
+    def in_turn(v: Array, least: Array) -> SquaredLength:
+        unit, reciprocal = unit_of(v, axes, least, mapped_axes)
+        v = v * reciprocal.astype(v.dtype)
+        (square,) = mapped_axes.sum((_sum_of_squares(v, axes),))
+        return SquaredLength(unit, reciprocal, square)
+
+    def at_once(v: Array, least: Array) -> SquaredLength:
+        largest = _largest(v, axes, least)
+        kind = jnp.finfo(largest.dtype)
+        # Squares of numbers between its reciprocal and it may be summed; of all others
+        # after a product with its square, or with the reciprocal of that.
+        limit = 2.0 ** (kind.maxexp // 3)
+        units = 1.0, limit**2, limit**-2
+        squares = [_sum_of_squares(v * (1 / unit), axes) for unit in units]
+        which = jnp.where(largest > limit, 1, jnp.where(largest < 1 / limit, 2, 0))
+        square = lax.select_n(which, *squares)
+        chosen = lax.select_n(which, *(jnp.full_like(square, unit) for unit in units))
+        # In a unit near its root, the derivatives of the square do not overflow either.
+        size = jnp.maximum(chosen * (jnp.sqrt(square) / 2), least / 4)
+        unit, reciprocal = _power_of_two(largest, jnp.minimum(size, 1 / kind.tiny))
+        reciprocal = reciprocal + 0 * largest  # NaN, if that is not finite
+        return SquaredLength(unit, reciprocal, square * (chosen * reciprocal) ** 2)
+
+    if mapped_axes.names:
+        return in_turn(v, least)
+    gpu = in_turn if chained else at_once
+    return by_platform(v, least, gpu=gpu, cpu=in_turn, default=at_once)
+
+
+@squared_length.defjvp
+def _squared_length_jvp(
+    axes: tuple[int, ...],
+    chained: bool,
+    mapped_axes: MappedAxes,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array, Array],
+) -> tuple[SquaredLength, SquaredLength]:
+    del chained
+    v, least = primals
+    result = squared_length(axes, False, mapped_axes, v, least)
+    # Named here, since the derivative has them from here.
+    result = SquaredLength(result.unit, *tag_for_remat(result[1:]))
+    reciprocal = result.reciprocal.astype(v.dtype)
+    product = real_inner_product(v * reciprocal, tangents[0] * reciprocal)
+    (half,) = mapped_axes.sum((jnp.sum(product, axes, keepdims=True),))
+    zero = jnp.zeros_like(result.unit)
+    return result, SquaredLength(zero, zero, 2 * half)
+
+
+def _sum_of_squares(v: Array, axes: tuple[int, ...]) -> Array:
+    return jnp.sum(real_inner_product(v, v), axes, keepdims=True)

@@ -2,7 +2,7 @@
 
 import math
 
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
@@ -14,11 +14,11 @@ from jaxnorm._core.arrays.dtypes import (
     accumulation_dtype,
     check_inexact,
     output_dtype,
+    real_dtype,
 )
-from jaxnorm._core.arrays.rematerialization import tag_for_remat
 from jaxnorm._core.moments.moments import batch_moments
 from jaxnorm._core.reductions.collectives import MappedAxes
-from jaxnorm.weight.unit import ALONE, unit_of
+from jaxnorm.weight.unit import ALONE, squared_length
 
 
 def weight_norm(
@@ -222,12 +222,14 @@ def direction_and_length(
       least: Its square is added to the squared norm; a scalar, at least 0.
       mapped_axes: Mapped axes over which the vectors are divided.
     """
-    unit, reciprocal = unit_of(v, axes, least, mapped_axes)
-    reciprocal = tag_for_remat(reciprocal)
+    none_added = isinstance(least, float) and least == 0
+    measured = squared_length(
+        axes, none_added, mapped_axes, v, jnp.asarray(least, real_dtype(v.dtype))
+    )
+    unit, reciprocal, square = measured
+    unit, reciprocal = lax.stop_gradient((unit, reciprocal))
     v = v * reciprocal.astype(v.dtype)
-    square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True)
-    (square,) = tag_for_remat(mapped_axes.sum((square,)))
-    if not (isinstance(least, float) and least == 0):
+    if not none_added:
         square = square + (least * reciprocal) ** 2
     # Below 1 are only squares of zeros, and of subnormal numbers, which many processors
     # take for zeros. With a select in its place, GPUs would need several kernels.

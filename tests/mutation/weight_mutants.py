@@ -21,8 +21,9 @@ MUTANTS = {
         ),
         (
             "squares that overflow",
-            "unit, reciprocal = unit_of(v, axes, least, mapped_axes)",
-            "unit = reciprocal = jnp.ones_like(unit_of(v, axes)[0])",
+            "unit, reciprocal, square = measured",
+            "unit = reciprocal = jnp.ones_like(measured.unit)\n"
+            "    square = jnp.sum(jnp.abs(v) ** 2, axes, keepdims=True)",
             f"{NORM}::test_lengths_whose_squares_leave_float32",
         ),
         (
@@ -30,12 +31,6 @@ MUTANTS = {
             "inverse = 1 / jnp.sqrt(jnp.maximum(square, 1))",
             "inverse = 1 / jnp.sqrt(square)",
             f"{NORM}::test_a_unit_of_zeros",
-        ),
-        (
-            "the norm without conj",
-            "square = jnp.sum((v * jnp.conj(v)).real, axes, keepdims=True)",
-            "square = jnp.sum((v * v).real, axes, keepdims=True)",
-            f"{NORM}::test_magnitude_of_half_precision_and_complex",
         ),
         (
             "the new bias not divided by the deviation",
@@ -58,6 +53,18 @@ MUTANTS = {
     ],
     "weight/unit.py": [
         (
+            "the norm without conj",
+            "return jnp.sum(real_inner_product(v, v), axes, keepdims=True)",
+            "return jnp.sum((v * v).real, axes, keepdims=True)",
+            f"{NORM}::test_magnitude_of_half_precision_and_complex",
+        ),
+        (
+            "vectors of large numbers measured in units of 1 in one pass",
+            "which = jnp.where(largest > limit, 1, ",
+            "which = jnp.where(largest > limit, 0, ",
+            f"{SIZE}::test_squares_in_one_pass_are_those_in_two",
+        ),
+        (
             "the unit of complex numbers from absolute values",
             "size = jnp.maximum(size, jnp.abs(w.imag))",
             "size = jnp.abs(w)",
@@ -71,8 +78,8 @@ MUTANTS = {
         ),
         (
             "a unit whose reciprocal is subnormal",
-            "lax.reduce_precision(largest / 4, kind.nexp, mantissa_bits=0)",
-            "lax.reduce_precision(largest / 2, kind.nexp, mantissa_bits=0)",
+            "return _power_of_two(largest, largest / 4)",
+            "return _power_of_two(largest, largest / 2)",
             "sample/test_unit_norm.py::test_at_the_ends_of_the_range",
         ),
     ],

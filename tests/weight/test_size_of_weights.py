@@ -11,6 +11,7 @@ from support.drawing import draw, place
 from support.tiers import diagonal, matrix
 
 import jaxnorm
+from jaxnorm.weight import unit
 
 ONES = place(np.ones(5))
 FUNCTIONS = {  # and the exponents of two at which they do not depend on the size
@@ -102,3 +103,41 @@ def test_complex_numbers_whose_absolute_value_overflows(name, rng):
     huge = function(place(2.0**127 * w, np.complex64))
     np.testing.assert_array_equal(huge, function(place(w, np.complex64)))
     assert np.abs(huge).max() > 0.1
+
+
+@pytest.mark.parametrize("exponent", [-124, -85, -43, -42, -1, 0, 41, 42, 43, 85, 126])
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_squares_in_one_pass_are_those_in_two(kind, exponent, rng, monkeypatch):
+    """As programs for TPUs sum them, and those for GPUs that have a derivative."""
+    v = draw(rng, (6, 5), np.complex64 if kind == "complex" else np.float32)
+    v = place(
+        np.ldexp(np.asarray(v).view(np.float32), exponent - 2).view(v.dtype), v.dtype
+    )
+    v = v.at[:, 3].set(0)
+    dw = draw(rng, (6, 5), v.dtype)
+
+    def derivatives():
+        def normalized(v):
+            y = jaxnorm.unit_norm(v, axes=0, epsilon=0.0)
+            return y, jaxnorm.unit_norm(v, axes=0, epsilon=1e-12)
+
+        def pull(v):
+            y, back = jax.vjp(normalized, v)
+            return y, back((dw, dw))[0] * 2.0 ** min(exponent, 80)
+
+        return jax.jit(lambda v: (pull(v), jax.jvp(pull, (v,), (v,))[1]))(v)
+
+    expected = derivatives()
+    monkeypatch.setattr(unit, "by_platform", lambda *of, default, **_: default(*of))
+    both = map(jax.tree.leaves, (derivatives(), expected))
+    for actual, other in zip(*both, strict=True):
+        assert np.isfinite(other).all()
+        np.testing.assert_allclose(actual, other, rtol=1e-6, atol=1e-6)
+    assert np.abs(expected[0][0][0]).max() > 0.3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_in_one_pass_a_vector_that_is_not_finite_is_nan(value, monkeypatch):
+    monkeypatch.setattr(unit, "by_platform", lambda *of, default, **_: default(*of))
+    y = jax.jit(lambda v: jaxnorm.unit_norm(v))(place([[1.0, value], [3.0, 4.0]]))
+    np.testing.assert_allclose(y, [[np.nan, np.nan], [0.6, 0.8]], rtol=1e-6)
