@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from support.counting import count_all_reduces
 from support.drawing import draw, place
 from support.tiers import matrix
 
@@ -101,9 +102,7 @@ def test_sums_over_examples_are_of_each_example_s_sums(norm):
 
 
 def collectives(function, *args):
-    """How many all-reduces the compiled program has."""
-    compiled = jax.jit(function).lower(*args).compile().as_text()
-    return len(re.findall(r" all-reduce(?:-start)?\(", compiled))
+    return count_all_reduces(jax.jit(function).lower(*args).compile())
 
 
 def loss(x, stats, scale, bias, **options):
@@ -180,8 +179,7 @@ def test_one_collective_forward_and_one_backward_in_pmap():
         return jax.pmap(function, axis_name="data", devices=jax.devices("cpu"))
 
     def count(function):
-        text = mapped(function).lower(*args).compile().as_text()
-        return len(re.findall(r" all-reduce(?:-start)?\(", text))
+        return count_all_reduces(mapped(function).lower(*args).compile())
 
     assert count(functools.partial(training_norm, axis_name="data")) == 2
     assert count(gradient(axis_name="data")) == 3
@@ -220,7 +218,7 @@ def test_remat_with_named_moments_repeats_no_reduction():
             out_specs=(P("data"), P(), P()),
         )
         # StableHLO: the CPU's compiler removes the repetition by itself
-        return jax.jit(mapped).lower(*args).as_text().count("stablehlo.all_reduce")
+        return count_all_reduces(jax.jit(mapped).lower(*args))
 
     named = jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)
     assert count(named) == 2

@@ -147,7 +147,7 @@ def test_complex_gradient(rng, x64):
         check(ours, plain, functools.partial(jax.grad, argnums=(0, 1, 2)), args)
 
 
-def test_no_gradient_through_a_variance_that_rounding_holds_up(rng):
+def test_a_clamped_variance_has_no_gradient(rng):
     """Far from the shift the variance is rounding noise, and to x a constant."""
     x, weight = rng.normal(0, 0.3, (2, 8, 2)).astype(np.float32)
     x = x + np.float32(1000)

@@ -26,7 +26,7 @@ UNDOCUMENTED = [
 @pytest.mark.parametrize(
     ("module", "name", "needed_by"), UNDOCUMENTED, ids=lambda x: x.split(",")[0]
 )
-def test_it_is_there(module, name, needed_by):
+def test_an_undocumented_interface_still_exists(module, name, needed_by):
     found = hasattr(importlib.import_module(module), name)
     assert found, f"{module} has no {name} any more: {needed_by}"
 

@@ -25,7 +25,7 @@ import jaxnorm
     ],
     ids=str,
 )
-def test_a_mask_that_fits_the_first_axes_too(shape, mask, taken, other):
+def test_an_ambiguous_mask_warns_and_takes_the_last_axes(shape, mask, taken, other):
     """Which ones it is taken for is said, and how to write either."""
 
     def read(mask):

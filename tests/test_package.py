@@ -35,14 +35,14 @@ def test_subpackages_are_imported_at_their_first_use():
     assert result.stdout.strip() == importlib.metadata.version("jaxnorm")
 
 
-def test_dir_shows_what_is_there():
+def test_dir_shows_the_api_and_its_subpackages():
     shown = {name for name in dir(jaxnorm) if not name.startswith("_")}
     assert shown == {*jaxnorm.__all__, *LAZY}
     assert "__version__" in dir(jaxnorm)
 
 
 @pytest.mark.parametrize("name", jaxnorm.linen.__all__)
-def test_a_module_that_is_sought_in_the_package_is_found(name):
+def test_the_error_for_a_module_says_which_subpackage_has_it(name):
     places = [p for p in ("linen", "nnx") if name in getattr(jaxnorm, p).__all__]
     with pytest.raises(AttributeError) as caught:
         getattr(jaxnorm, name)
@@ -51,7 +51,7 @@ def test_a_module_that_is_sought_in_the_package_is_found(name):
 
 
 @pytest.mark.parametrize("name", sorted({*jaxnorm.tools.__all__} - {*jaxnorm.__all__}))
-def test_a_tool_that_is_sought_in_the_package_is_found(name):
+def test_the_error_for_a_tool_says_that_tools_has_it(name):
     with pytest.raises(AttributeError, match=rf"jaxnorm\.tools\.{name}\?"):
         getattr(jaxnorm, name)
 
@@ -64,14 +64,14 @@ def test_a_tool_that_is_sought_in_the_package_is_found(name):
         ("Recalibrate", ["jaxnorm.tools.recalibrate"]),
     ],
 )
-def test_a_name_in_another_spelling_is_found(name, places):
+def test_the_error_for_another_spelling_suggests_the_name(name, places):
     with pytest.raises(AttributeError, match="Did you mean") as caught:
         getattr(jaxnorm, name)
     assert all(place in str(caught.value) for place in places)
 
 
 @pytest.mark.parametrize("name", ["BatchNrom", "_private", "__wrapped__"])
-def test_what_is_nowhere_is_no_attribute(name):
+def test_an_unknown_name_is_an_attribute_error(name):
     assert not hasattr(jaxnorm, name)
     with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\.$"):
         getattr(jaxnorm, name)

@@ -79,7 +79,7 @@ def test_no_warning(api):
             trace(api, name, one)
 
 
-def test_other_devices_count():
+def test_no_warning_if_several_devices_have_one_example_each():
     """With one example on each of them, there are several."""
 
     def apply(x):

@@ -71,7 +71,7 @@ def measure(
         lowered = traced.lower()
         times.append(time.perf_counter())
     given = jax.tree.leaves((step.variables, step.batch))
-    _fits(sum(x.size * x.dtype.itemsize for x in given), memory)
+    _check_fits(sum(x.size * x.dtype.itemsize for x in given), memory)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -80,11 +80,12 @@ def measure(
     needed = compiled.memory_analysis()
     temporary = needed.temp_size_in_bytes
     results = needed.output_size_in_bytes - needed.alias_size_in_bytes
-    _fits(needed.argument_size_in_bytes + results + temporary, memory)
+    _check_fits(needed.argument_size_in_bytes + results + temporary, memory)
     return Compiled(count(compiled.as_text()), temporary, *np.diff(times).tolist())
 
 
-def _fits(needed: int, memory: int | None) -> None:
+def _check_fits(needed: int, memory: int | None) -> None:
+    # Both in bytes.
     if memory is not None and needed > memory:
         raise CompilationError(
             f"the program must fit into {memory / 2**30:,.0f} GiB of memory, and needs "

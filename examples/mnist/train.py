@@ -108,7 +108,7 @@ def describe(
     """Returns some lines on what is trained, and on what."""
     simulated = " (simulated)" if devices[0].platform == "cpu" else ""
     several = f" of {jax.process_count()} processes" * (jax.process_count() > 1)
-    kind = "synchronized" if config.sync else "of each device its own"
+    kind = "synchronized" if config.sync else "separate on each device"
     return (
         f"workdir: {workdir}\n"
         f"devices: {len(devices)} x {devices[0].device_kind}{simulated}{several}\n"

@@ -1,4 +1,4 @@
-"""The arguments of one call of a batch normalizer, and what all do with them."""
+"""The arguments of one call of a batch normalizer, and the steps common to all."""
 
 import dataclasses
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -46,11 +46,11 @@ class BatchCall(Call):
     """The checked arguments of one call of a batch normalizer.
 
     Attributes:
-      use_running_average: As in `BatchOptions`, like all that follow.
+      use_running_average: As in `BatchOptions`, as are the fields below.
       momentum: A number or a schedule.
-      use_fast_variance: One pass, or two.
+      use_fast_variance: Whether moments take one pass over x instead of two.
       unbiased: Whether running variances are unbiased.
-      skip_nonfinite: Whether to keep the state where it would not be finite.
+      skip_nonfinite: Whether to keep the old state if the new one is not finite.
     """
 
     use_running_average: bool
@@ -67,7 +67,7 @@ class BatchCall(Call):
         bias: Array | None,
         options: BatchOptions,
     ) -> "BatchCall":
-        """Checks what the user passed, and brings it to the rank of x."""
+        """Checks the arguments of the user, and aligns them with x."""
         check_options(options)
         given = DEFAULTS | dict(options)
         flags = {name: given[name] for name in _FLAGS}
@@ -89,11 +89,11 @@ class BatchCall(Call):
         return cls(**vars(call), momentum=given["momentum"], **flags)
 
     def average_replicas(self, state: _State) -> _State:
-        """Returns the state, the same on all instances that share statistics."""
+        """Returns the state, made equal on all instances that share statistics."""
         return self.reduction.mapped_axes.average_replicas(state)
 
     def compute_moments(self, shift: Array) -> ShiftedMoments:
-        """Returns the moments of x, given the feature-shaped mean to shift by."""
+        """Returns the moments of x, given an estimate of the mean, of feature shape."""
         return compute_moments(
             self.x,
             self.reduction,
@@ -105,15 +105,16 @@ class BatchCall(Call):
     def pool_moments(
         self, parts: ShiftedMoments, reduction: Reduction, shift: Array
     ) -> ShiftedMoments:
-        """Returns the moments of parts of x together, merged from theirs.
+        """Merges the moments of parts of x.
 
-        One collective; two in two passes, where the first finds the mean of all.
+        Uses one collective, or two if moments take two passes: the first then finds the
+        mean of all parts.
 
         Args:
           parts: Moments of parts of x.
-          reduction: The axes along which the parts lie, and other instances.
-          shift: What to take them about, or the mean of what no part has an element of;
-            aligned.
+          reduction: The axes along which the parts lie, and mapped axes.
+          shift: Shift of the result; with two passes, the mean of features without
+            valid elements. Aligned.
         """
         shift = lax.stop_gradient(safe_shift(shift.astype(parts.shift.dtype)))
         if self.use_fast_variance:
@@ -132,11 +133,10 @@ class BatchCall(Call):
         """Normalizes x with given statistics, differentiated by JAX itself.
 
         Args:
-          mean: Of the feature shape; with a shift its distance from that, of the rank
-            of x.
-          var: Likewise.
-          shift: The first part of the mean, which is subtracted first.
-          epsilon: By default that of the call.
+          mean: Mean, of the feature shape. With a shift: mean - shift, of x's rank.
+          var: Variance, of the same shape.
+          shift: First part of the mean, subtracted from x before the second.
+          epsilon: Defaults to that of the call.
           nonempty: Where it is False, y is the bias.
         """
         epsilon = self.spec.epsilon if epsilon is None else epsilon
@@ -152,7 +152,7 @@ class BatchCall(Call):
         )
 
     def per_feature(self, moments: ShiftedMoments) -> Moments:
-        """Returns moments of x as public ones, of the feature shape."""
+        """Converts moments of x to the public type, of the feature shape."""
         return per_feature(moments, self.x.shape, self.features)
 
     def update(
@@ -169,7 +169,7 @@ class BatchCall(Call):
           state: Running statistics, the same on all instances.
           moments: Moments of the batch, of the feature shape.
           weight: Weight of the old statistics; by default the momentum.
-          updates: How many updates this one stands for; by default 1.
+          updates: How many updates to count; 1 by default.
         """
         running = state._asdict()
         if weight is None:
@@ -188,13 +188,13 @@ class BatchCall(Call):
 
 
 def exact_moments(x: Array, options: BatchOptions) -> Moments:
-    """Returns the moments of what a call with these options normalizes.
+    """Returns the moments of the elements that a call with these options normalizes.
 
-    In two passes, so that they are exact whatever the running statistics are.
+    Takes two passes, so that they are exact whatever the running statistics are.
 
     Args:
       x: Input.
-      options: Of the call; all those that say which elements belong together.
+      options: Options of the call: at least feature axes, mask and mapped axes.
     """
     return batch_moments(
         x,

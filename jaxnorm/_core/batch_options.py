@@ -17,16 +17,17 @@ class BatchOptions(TypedDict, total=False):
 
     Attributes:
       use_running_average: False in training, True in inference.
-      momentum: Weight of the old statistics, in [0, 1]; 0.99.
-      epsilon: Added to the variance; 1e-5.
-      feature_axes: The axes that keep their own statistics; the last.
-      mask: Which elements count, or their weights; all.
-      axis_name: Mapped axes over which statistics are shared; none.
-      axis_index_groups: Groups of indices of the one axis; all.
-      use_fast_variance: One pass over x, or two; True.
-      unbiased: Whether running variances take the factor n / (n - 1); False.
-      skip_nonfinite: Whether the state is kept where it would not be finite; False.
-      dtype: Dtype of y; what x, scale and bias promote to.
+      momentum: Weight of the old statistics, in [0, 1]; default 0.99.
+      epsilon: Added to the variance; default 1e-5.
+      feature_axes: The axes that keep their own statistics; default the last.
+      mask: Which elements count, or their weights; default all elements.
+      axis_name: Mapped axes over which statistics are shared; default none.
+      axis_index_groups: Groups of indices of the one axis; default one group.
+      use_fast_variance: Whether moments take one pass over x (default) or two.
+      unbiased: Whether running variances take the factor n / (n - 1); default False.
+      skip_nonfinite: Whether to keep the old state if the new one is not finite;
+        default False.
+      dtype: Dtype of y; default what x, scale and bias promote to.
     """
 
     use_running_average: Required[bool]
@@ -57,10 +58,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def check_options(options: BatchOptions) -> None:
-    """Checks the names of options, of which Python only knows that there may be any.
+    """Checks the names of keyword options, which Python itself does not check.
 
     Raises:
-      TypeError: If one is unknown, or none says whether this is training.
+      TypeError: If one is unknown, or `use_running_average` is missing.
     """
     known = BatchOptions.__annotations__
     for name in options.keys() - known.keys():

@@ -26,15 +26,15 @@ _Call = TypeVar("_Call", bound="Call")
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What every normalizer is given; all arrays have the rank of x.
+    """The arguments that all normalizers take; arrays have the rank of x.
 
     Attributes:
       x: Input.
       scale: Multiplies the normalized input; size 1 where shared.
-      bias: Is added to it; likewise.
+      bias: Added to it; size 1 where shared.
       mask: Booleans or weights, or None.
       features: Canonical feature axes: those of scale and bias.
-      spec: Over what x is reduced, epsilon, and the dtype of the result.
+      spec: The reduction, epsilon, and the dtype of the result.
     """
 
     x: Array
@@ -55,7 +55,7 @@ class Call:
         spec: Standardization,
         scale_offset: float = 0.0,
     ) -> "Call":
-        """Checks what the user passed, and brings it to the rank of x.
+        """Checks the arguments of the user, and aligns them with x.
 
         Args:
           x: Input, checked to be inexact.
@@ -63,8 +63,8 @@ class Call:
           bias: Likewise; 0 where None.
           mask: Broadcasts to x, or None.
           features: Canonical feature axes.
-          spec: Its epsilon is as the user gives it.
-          scale_offset: Is added to a given scale, in float32 or wider.
+          spec: Static part; its epsilon is not checked yet.
+          scale_offset: Added to `scale`, if given, in float32 or wider.
         """
         x = tag_input_for_remat(x)
         spec = dataclasses.replace(spec, epsilon=check_epsilon(spec.epsilon))
@@ -73,7 +73,7 @@ class Call:
 
     @property
     def reduction(self) -> Reduction:
-        """Over what x is reduced."""
+        """The axes, blocks and devices over which x is reduced."""
         return self.spec.reduction
 
     @property
@@ -86,7 +86,7 @@ class Call:
         return align(value, self.x, self.features, name)
 
     def own_moments(self) -> ShiftedMoments:
-        """Returns the moments of x, without a prior estimate of its mean."""
+        """Returns the moments of x, given no estimate of its mean."""
         compute = compute_own_moments if self.spec.center else compute_mean_square
         return compute(self.x, self.reduction, mask=self.mask)
 
@@ -97,10 +97,10 @@ class Call:
     def rematerialize(self: _Call, compute: Callable[[_Call], _Result]) -> _Result:
         """Returns `compute(self)`, differentiated by JAX as one operation on x.
 
-        x is cast to float32 or wider once, and so the cotangents that its moments and
-        its normalization have are added before they are rounded. What is saved for the
-        backward pass is x as it is, and the sums that the moments are made of: neither
-        a reduction nor a collective is repeated there.
+        x is cast to float32 or wider once, so that the cotangents from its moments and
+        from its normalization are added before they are rounded. The backward pass
+        needs x in its own dtype and the sums behind the moments, which are saved; it
+        repeats neither a reduction nor a collective.
         """
 
         def run(x: Array) -> _Result:

@@ -97,18 +97,18 @@ def denormalize(
 
         x = (y - bias) / scale * sqrt(var + epsilon) + mean
 
-    computed in float32 or wider, and differentiated in all five arrays. What a network
-    says of normalized quantities becomes one of the quantities themselves.
+    computed in float32 or wider, and differentiated in all five arrays. It turns a
+    prediction of a normalized quantity into one of the quantity itself.
 
     Args:
       y: Normalized input of any shape; floating or complex.
       mean: Feature shape (sizes of the feature axes, ascending), or the rank of y with
         1 where it is shared.
       var: Likewise; real and non-negative.
-      scale: Likewise; 1 where None. Where it is 0, nothing of x is left in y, and the
+      scale: Likewise; 1 where None. Where it is 0, y does not depend on x, and the
         result is not finite.
       bias: Likewise; 0 where None.
-      epsilon: Was added to the variance; at least 0.
+      epsilon: The number that was added to the variance; at least 0.
       feature_axes: The axis or axes that have their own statistics.
       dtype: Dtype of the result; by default what y, scale and bias promote to.
 
@@ -156,7 +156,7 @@ def _check_complex(mean: Array, value: Array, result: DTypeLike) -> None:
     """Checks that no imaginary part of the mean is dropped.
 
     Raises:
-      TypeError: If the mean is complex, and what is computed with it is real.
+      TypeError: If the mean is complex and the result real.
     """
     if jnp.iscomplexobj(mean) and not jnp.issubdtype(result, jnp.complexfloating):
         raise TypeError(
@@ -187,7 +187,7 @@ def normalize_with(
 ) -> Array:
     """Returns `(x - mean) * rstd * scale + bias` of aligned arrays.
 
-    Where x is not `valid` (see `masking.valid_or_finite`), `bias`.
+    The result is `bias` where x is not `valid` (see `masking.valid_or_finite`).
     """
     dtype = accumulation_dtype(result, x.dtype)
     _check_complex(mean, x, result)

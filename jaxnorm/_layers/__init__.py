@@ -7,5 +7,5 @@ statistics that it starts with, the function that it applies, and how it is call
     class GhostBatchNorm(BatchModule, batch.GhostBatchNorm):
         ...
 
-`jaxnorm.equinox` makes one in each call, of the fields that its module holds.
+`jaxnorm.equinox` makes one in each call, from the fields of its module.
 """

@@ -128,14 +128,14 @@ class EvoNormB0(BatchLayer):
 
 @description
 class RunningNorm(BatchLayer):
-    """Normalization by the moments of all that was seen.
+    """Normalization by the moments of all inputs so far.
 
     Attributes:
       momentum: Must be left out.
-      max_abs: The result is clipped to [-max_abs, max_abs]; not clipped where None.
-      max_count: The past weighs as much as that many elements at most; where None, all
-        that was seen weighs the same.
-      use_fast_variance: Without effect: there always are two passes.
+      max_abs: The result is clipped to [-max_abs, max_abs]; with None, it is not.
+      max_count: The past weighs at most as much as this many elements; with None, all
+        elements weigh the same.
+      use_fast_variance: Without effect: moments always take two passes.
       unbiased: Must be False.
       scale_init: Without effect, as there are no parameters.
       bias_init: Without effect, as there are no parameters.

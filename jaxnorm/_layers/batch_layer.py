@@ -39,7 +39,7 @@ class BatchLayer(Layer):
       use_fast_variance: One pass over the input, or two; see `jaxnorm.batch_norm`.
       force_float32_reductions: Whether the statistics are stored in float32; False:
         in `param_dtype`. They are computed in float32 or wider in any case.
-      unbiased: Whether the running variance takes the batch's times n / (n - 1).
+      unbiased: Whether running variances average batch variances times n / (n - 1).
       skip_nonfinite: Whether all statistics of the layer stay as they were when the
         batch's are not finite.
     """
@@ -62,7 +62,7 @@ class BatchLayer(Layer):
     skip_nonfinite: bool = False
 
     _axes_field = "axis"
-    # Whether something is left of a batch of a single value for each feature.
+    # Whether y still depends on x if a batch has a single value for each feature.
     _keeps_single_values = False
 
     def __call__(
@@ -88,7 +88,7 @@ class BatchLayer(Layer):
     def _normalize(
         self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any
     ) -> Array:
-        """Reads the variables, calls `_forward` and stores what is new, in a module."""
+        """Reads variables, calls `_forward`, stores statistics. Modules define it."""
         raise NotImplementedError
 
     @property
@@ -96,11 +96,11 @@ class BatchLayer(Layer):
         return jnp.float32 if self.force_float32_reductions else self.param_dtype
 
     def _counts_updates(self) -> bool:
-        """Returns whether the statistics count their updates, when they are made.
+        """Returns whether new statistics count their updates, as schedules need.
 
         Raises:
-          TypeError: If momentum is what makes schedules, and not a schedule; else only
-            the first step of training would say so.
+          TypeError: If momentum is a factory of schedules, and not a schedule. Without
+            this check, only the first step of training would raise it.
         """
         if not callable(self.momentum):
             return False
@@ -112,7 +112,7 @@ class BatchLayer(Layer):
 
         Args:
           features: Sizes of the feature axes.
-          counted: Whether to count the updates, as a function for a momentum needs.
+          counted: Whether to count the updates, as a momentum schedule needs.
         """
         return jaxnorm.init_batch_stats(features, self._stats_dtype, counted=counted)
 
@@ -135,17 +135,17 @@ class BatchLayer(Layer):
         }
 
     def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
-        """Returns the exact moments that move the statistics, in their shape."""
+        """Returns the exact moments of x, in the shape of the running statistics."""
         return exact_moments(x, options)
 
     def _warn_of_single_values(self, x: Array, options: BatchOptions) -> None:
-        """Warns, in training, where each mean is of a single value and erases it."""
+        """Warns in training if each mean is of a single value, which it erases."""
         if not (self._keeps_single_values or options["use_running_average"]):
             fix = "Train on more examples at once"
             self._reduction(x, options).check_several(x, "warn", fix)
 
     def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
-        """Returns what a mean of the batch is taken over."""
+        """Returns the axes and devices that a mean of the batch is taken over."""
         features = canonical_axes(options["feature_axes"], x.ndim)
         names, groups = options["axis_name"], options["axis_index_groups"]
         return Reduction.over(x, other_axes(features, x.ndim), names, groups)

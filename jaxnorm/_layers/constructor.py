@@ -1,4 +1,4 @@
-"""Constructors that say which arguments they take."""
+"""Constructors with explicit signatures."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -8,11 +8,11 @@ from typing import Any
 def with_parameters(
     construct: Callable[..., None], parameters: Iterable[inspect.Parameter]
 ) -> Callable[..., None]:
-    """Returns an `__init__` of the given parameters, self among them.
+    """Returns an `__init__` with the given parameters, including self.
 
     Args:
-      construct: Takes them by keyword.
-      parameters: Those of the signature, in its order.
+      construct: Called with the arguments as keywords.
+      parameters: Parameters of the signature, in order.
     """
     signature = inspect.Signature([*parameters])
 

@@ -15,17 +15,17 @@ def document_fields(cls: type, description: type = object) -> None:
 
     Args:
       cls: The module, whose docstring is replaced.
-      description: That of the layer, where the module does not inherit it.
+      description: Description of the layer, if the module does not inherit it.
     """
     if cls.__doc__ is None or not cls.__module__.startswith("jaxnorm"):
-        return  # under python -OO; a class of a user's
+        return  # under python -OO, or a class of a user
     described: dict[str, str] = {}
     variables: dict[str, str] = {}
     for base in reversed((*cls.__mro__, *description.__mro__)):
         if base.__module__.startswith("jaxnorm"):
             listed = _attributes(vars(base).get("__doc__") or "")[1]
             described |= listed
-            # Descriptions without a framework know of no variables.
+            # Descriptions without a framework do not list variables.
             if not base.__module__.startswith("jaxnorm._layers"):
                 variables |= listed
     arguments = inspect.signature(cls).parameters

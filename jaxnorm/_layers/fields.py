@@ -13,7 +13,7 @@ from jaxnorm._core.arrays.dtypes import check_dtype, check_inexact, floating_inp
 
 
 class Parameter(NamedTuple):
-    """A learned array before it is made.
+    """A learned array that is yet to be made.
 
     Attributes:
       init: Its initializer.
@@ -34,12 +34,12 @@ Arrays = dict[str, Any]
 # To type checkers all fields are keywords, as they are in NNX.
 @dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
 def description(cls: type[_T]) -> type[_T]:
-    """Makes a class a dataclass whose equality is identity."""
+    """Makes a class a dataclass that is compared by identity."""
     return dataclasses.dataclass(eq=False, repr=False)(cls)
 
 
 class Layer:
-    """A layer without a framework. The classes that are ones have all its fields.
+    """A layer without a framework. Subclasses define those of its fields they use.
 
     Attributes:
       dtype: Dtype of the result; by default what the input and parameters promote to.
@@ -56,17 +56,17 @@ class Layer:
     _function: ClassVar[Callable[..., Any]]
     """The function that the layer calls."""
     _own_options: ClassVar[tuple[str, ...]] = ()
-    """Fields that this function takes, and those of similar layers do not."""
+    """Fields that this function takes, unlike those of similar layers."""
     _axes_field: ClassVar[str] = "feature_axes"
     _optional: ClassVar[tuple[str, ...]] = ("scale", "bias")
     """Parameters with a field `use_...`, whose initializer is the field `..._init`."""
     _required: ClassVar[tuple[str, ...]] = ()
-    """Parameters that are always there, likewise initialized."""
+    """Parameters that always exist; their initializer is the field `..._init`."""
     _takes_integers: ClassVar[bool] = True
     """Whether integers are converted to float32, as in Flax."""
 
     def _call(self, *arrays: Any, **options: Any) -> Any:
-        """Calls the function; the given options go before fields of the same name."""
+        """Calls the function; given options override fields of the same name."""
         own = {name: getattr(self, name) for name in self._own_options}
         return self._function(*arrays, **(own | options))
 
@@ -113,22 +113,22 @@ class Layer:
     ) -> None:
         """Checks that x has the features that the layer was made for.
 
-        Arrays may differ from that: on a device that has a part of the features, or
-        with one scale an example. The functions check x against those.
+        Arrays of the layer may have other sizes: on a device with part of the features,
+        or with one scale for each example. The functions check x against the arrays.
 
         Args:
           x: Input.
           features: The sizes of the feature axes.
-          held: What the layer has of these features; None is passed over.
+          held: Arrays of the layer that have these features; None is skipped.
 
         Raises:
-          ValueError: If x has another number.
+          ValueError: If x has other sizes.
         """
         axes = self._feature_axes(x)
         given = sizes(x.shape, axes)
         rank = len(axes)  # before the features of statistics there may be time steps
         shapes = [value.shape[-rank:] for value in held if value is not None]
-        # without either, nothing else tells
+        # without arrays and mapped axes, nothing else checks x
         may_differ = shapes or getattr(self, "axis_name", None)
         if given != features and (features in shapes or not may_differ):
             expected, number = (

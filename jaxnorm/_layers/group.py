@@ -22,11 +22,10 @@ class GroupNorm(MomentLayer):
     """Group norm.
 
     Attributes:
-      num_groups: Into how many groups to cut the features; None if `group_size` is
-        given.
-      group_size: How many features make a group; needs `num_groups=None`.
-      reduction_axes: The axes to average over, among them that of the features; by
-        default all but the first, which is the batch.
+      num_groups: Number of groups of features; None if `group_size` is given.
+      group_size: Number of features in a group; needs `num_groups=None`.
+      reduction_axes: The axes to average over, including the feature axis; by default
+        all but the first, which is the batch.
       feature_axes: The one axis of the features.
     """
 
@@ -70,11 +69,11 @@ class CausalGroupNorm(MomentLayer):
 
     Attributes:
       time_axis: The axis of the steps.
-      num_groups: Into how many groups to cut the features; None if `group_size` is
-        given. One makes it the cumulative layer norm of speech models.
-      group_size: How many features make a group; needs `num_groups=None`.
-      reduction_axes: The axes to average over at each step, among them that of the
-        features; by default all but the time and the first, which is the batch.
+      num_groups: Number of groups of features; None if `group_size` is given. With 1,
+        the layer is the cumulative layer norm of speech models.
+      group_size: Number of features in a group; needs `num_groups=None`.
+      reduction_axes: The axes to average over at each step, including the feature
+        axis; by default all but the time and the first, which is the batch.
       feature_axes: The one axis of the features.
     """
 
@@ -109,11 +108,11 @@ class CausalGroupNorm(MomentLayer):
 
         Args:
           x: Sequences, for instance of shape (batch, time, features).
-          moments: Of the steps before x: those that the last call returned. Where None,
-            x is the start.
+          moments: Moments of the steps before x, which the last call returned; None if
+            x is the start of the streams.
           mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
 
         Returns:
-          The normalized sequences, and the moments to go on with.
+          The normalized sequences, and the moments to pass to the next call.
         """
         return self._normalize(x, mask, moments=moments)

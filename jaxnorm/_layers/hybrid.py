@@ -33,14 +33,14 @@ class SwitchableNorm(BatchLayer):
     """A learned mixture of instance, layer and batch statistics.
 
     Attributes:
-      logits_init: Initializer of the logits; 1, so that all three count alike.
+      logits_init: Initializer of the logits; 1, which gives all three the same weight.
     """
 
     logits_init: Initializer = initializers.ones
 
     _function = staticmethod(jaxnorm.switchable_norm)
     _required = ("mean_logits", "var_logits")
-    _keeps_single_values = True  # beside others in the layer's mean
+    _keeps_single_values = True  # the layer's mean has other values too
 
     def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:
         return (3,) if name in self._required else features

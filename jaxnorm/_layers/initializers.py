@@ -10,7 +10,7 @@ from jax.nn.initializers import Initializer
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class MadeInitializer:
-    """What `factory(*arguments)` is, which makes it anew at each call.
+    """The initializer `factory(*arguments)`, which is made in each call.
 
     JAX's factories return local functions. A module that has one as a default cannot
     be sent to another process.

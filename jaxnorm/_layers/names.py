@@ -1,4 +1,4 @@
-"""The names of what normalizers learn, those of all layers together."""
+"""The names of the parameters of all layers together."""
 
 from jaxnorm._layers import (
     batch,

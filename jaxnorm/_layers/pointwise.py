@@ -1,4 +1,4 @@
-"""Layers without statistics, which bend each element, described once."""
+"""Layers without statistics, which apply a curve to each element, described once."""
 
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from jaxnorm._layers.sample import SampleLayer
 
 
 class PointwiseLayer(SampleLayer):
-    """A layer with the parameters of a curve, scalars, and a scale and a bias.
+    """A layer with scalar parameters of a curve, and a scale and a bias.
 
     Attributes:
       alpha_init: Initializer of alpha, the slope, a scalar.
@@ -33,13 +33,13 @@ class PointwiseLayer(SampleLayer):
         return () if name in self._required else features
 
     def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]
-        """Bends each element of x by a curve.
+        """Applies a curve to each element of x, then scale and bias.
 
         Args:
           x: Input of any shape.
 
         Returns:
-          What the curve makes of the input, of the shape of x.
+          The result, of the shape of x.
         """
         return self._normalize(x)
 

@@ -1,4 +1,4 @@
-"""Layers with several sets of running statistics, of which a call names one."""
+"""Layers with several sets of running statistics; a call selects among them."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,7 @@ from jaxnorm.batch.batch_norm_by_index import check_indices, moments_by_index
 class IndexedBatchNorm(BatchLayer):
     """Batch norm with statistics along a leading axis: time steps, domains.
 
-    The options have the index besides, as `step`. One beyond the last means the last.
+    Its options include the index, as `step`. One beyond the last means the last.
     """
 
     _function = staticmethod(jaxnorm.recurrent_batch_norm)
@@ -54,7 +54,7 @@ class RecurrentBatchNorm(IndexedBatchNorm):
     """Batch norm inside a recurrent cell, with statistics for each time step.
 
     Attributes:
-      max_steps: For how many time steps statistics are kept, at least 1; those beyond
+      max_steps: Number of time steps with their own statistics, at least 1; later steps
         use the last ones.
     """
 
@@ -74,7 +74,7 @@ class RecurrentBatchNorm(IndexedBatchNorm):
           x: Input of one time step.
           step: Index of the time step, from 0; an integer scalar, traced or not.
           use_running_average: False in training, True in inference.
-          mask: Which elements count, those of sequences that go on; see
+          mask: Which elements count: those of sequences that have not ended; see
             `jaxnorm.batch_norm`.
 
         Returns:
@@ -109,10 +109,10 @@ class DomainBatchNorm(IndexedBatchNorm):
         Args:
           x: Input of shape (batch, ...).
           domain: Index of the domain in [0, num_domains): an integer scalar, or an
-            array with one for each example, whose statistics are then those of its
-            domain alone. One that is traced cannot be refused: out of range it counts
-            as the last, and of a scalar
-            `checkify.checkify(f, errors=checkify.index_checks)` reports it.
+            array with one for each example, which then uses only the statistics of its
+            domain. A traced index that is out of range raises no error: it counts as
+            the last, and `checkify.checkify(f, errors=checkify.index_checks)` reports
+            it if it is a scalar.
           use_running_average: False in training, True in inference.
           mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
 

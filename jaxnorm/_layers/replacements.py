@@ -1,4 +1,4 @@
-"""What users give to replace one normalizer by another."""
+"""Checks of what users pass to replace one normalizer by another."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -9,30 +9,30 @@ _Module = TypeVar("_Module")
 def check_replacements(
     replacements: Mapping[type[Any], Any], module: type[Any]
 ) -> None:
-    """Checks that classes are mapped to functions, and to no modules themselves.
+    """Checks that classes are mapped to functions, and not to modules.
 
     Args:
       replacements: What the user passed.
       module: The class of all modules of the framework.
 
     Raises:
-      TypeError: If they are not a dict, or one is a module, the class of one, or no
-        function.
+      TypeError: If they are not a dict, or a value is a module, the class of one, or
+        not a function.
     """
     if not isinstance(replacements, Mapping):
         given = getattr(replacements, "__name__", type(replacements).__name__)
         raise TypeError(
             f"replacements must be a dict of functions by the class each replaces, "
-            f"got {given}. Write {{BatchNorm: lambda norm: GroupNorm(...)}}, say."
+            f"got {given}. For example, {{BatchNorm: lambda norm: GroupNorm(...)}}."
         )
     for cls, make in replacements.items():
         is_class = isinstance(make, type) and issubclass(make, module)
         if is_class or isinstance(make, module) or not callable(make):
             given = make if is_class else type(make)
             raise TypeError(
-                f"replacements must hold functions of the module to be replaced, got "
-                f"{given.__name__} for {cls.__name__}. Write {cls.__name__}: lambda "
-                "norm: GroupNorm(...), say."
+                f"replacements must hold functions of the module to replace, got "
+                f"{given.__name__} for {cls.__name__}. For example, {cls.__name__}: "
+                "lambda norm: GroupNorm(...)."
             )
 
 
@@ -42,7 +42,7 @@ def make_replacement(
     """Returns the module that takes the place of another.
 
     Raises:
-      TypeError: If the function returns none.
+      TypeError: If the function does not return a module.
     """
     new = make(old)
     if not isinstance(new, module):

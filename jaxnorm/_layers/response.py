@@ -19,10 +19,10 @@ class ResponseLayer(SampleLayer):
     """A layer that takes the place of a normalization, and needs floating input.
 
     Attributes:
-      epsilon: Added to what is divided by; at least 0.
+      epsilon: Added to the divisor; at least 0.
       feature_axes: The axis or axes of the features.
-      reduction_axes: The axes of space; by default all but the first, which is the
-        batch, and those of the features.
+      reduction_axes: The spatial axes; by default all but the first, which is the
+        batch, and the feature axes.
     """
 
     epsilon: float
@@ -47,9 +47,9 @@ class FilterResponseNorm(ResponseLayer):
 
     Attributes:
       epsilon: Added to the mean square; at least 0.
-      use_threshold: Whether the TLU follows. False for another activation.
-      use_learned_epsilon: Whether the absolute value of a learned one is added to
-        epsilon, for layers without space, or with little.
+      use_threshold: Whether to apply the TLU. False for another activation.
+      use_learned_epsilon: Whether to add the absolute value of a learned parameter to
+        epsilon, for layers with few spatial positions or none.
       threshold_init: Initializer of the threshold; by default the TLU starts as a ReLU.
       learned_epsilon_init: Initializer of the learned epsilon.
     """
@@ -100,12 +100,12 @@ class EvoNormS0(ResponseLayer):
     """EvoNorm-S0.
 
     Attributes:
-      num_groups: Into how many groups to cut the features; divides their number.
+      num_groups: Number of groups of features; divides the number of features.
       epsilon: Added to the variance; at least 0.
       v_init: Initializer of v, the slope of the gate.
       feature_axes: The one axis of the features.
-      reduction_axes: The axes to average over, among them that of the features; by
-        default all but the first, which is the batch.
+      reduction_axes: The axes to average over, including the feature axis; by default
+        all but the first, which is the batch.
     """
 
     num_groups: int = 32

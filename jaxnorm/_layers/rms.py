@@ -27,7 +27,7 @@ class RMSNorm(ScaleLayer):
       reduction_axes: The axis or axes to average over.
       round_before_scale: Whether the normalized input is rounded to its dtype before
         the product with scale, as in Hugging Face's Llama.
-      use_fast_variance: Without effect: without a mean there is but one way.
+      use_fast_variance: Without effect, since there is no mean to subtract.
     """
 
     reduction_axes: Axes = -1
@@ -53,11 +53,11 @@ class GatedRMSNorm(ScaleLayer):
       gate_first: Whether the input is gated before it is normalized (Mamba 2, Zamba2),
         and not after (gated DeltaNet, Qwen3-Next).
       activation: Of the gate: "silu" or "sigmoid".
-      num_groups: Into how many groups to cut the features; with neither this nor
-        `group_size`, they are one.
-      group_size: How many features make a group.
-      reduction_axes: The axis or axes to average over; with groups, among them that of
-        the features.
+      num_groups: Number of groups of features; with neither this nor `group_size`, all
+        features are one group.
+      group_size: Number of features in a group.
+      reduction_axes: The axis or axes to average over; with groups, they include the
+        feature axis.
       feature_axes: The axis or axes of scale; with groups, the one feature axis.
     """
 
@@ -92,7 +92,7 @@ class GatedRMSNorm(ScaleLayer):
 
         Args:
           x: Input of any shape.
-          gate: What the activation is taken of, of the shape of x; real.
+          gate: Input of the activation, of the shape of x; real.
           mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
 
         Returns:
@@ -106,12 +106,12 @@ class SeedNorm(MomentLayer):
     """Self-rescaled dynamic normalization.
 
     Attributes:
-      num_heads: Into how many heads to cut the features; divides their number.
+      num_heads: Number of heads of features; divides the number of features.
       epsilon: Added to the mean square; at least 0.
       alpha_init: Initializer of alpha, how far the scale follows the input.
       beta_init: Initializer of beta, the weights of the sum that it follows.
       reduction_axes: The axis or axes to sum and to average over; with several heads,
-        among them that of the features.
+        they include the feature axis.
       feature_axes: The axis or axes of the parameters; with several heads, the one
         feature axis.
     """

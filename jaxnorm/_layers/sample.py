@@ -27,7 +27,7 @@ class SampleLayer(Layer):
 
         Args:
           x: Input of any shape, (batch, ...) where examples are told apart.
-          mask: Which elements count, or their weights (Flax takes floating values for
+          mask: Which elements count, or their weights (Flax treats floating values as
             booleans); see `jaxnorm.layer_norm`.
 
         Returns:
@@ -36,11 +36,11 @@ class SampleLayer(Layer):
         return self._normalize(x, mask)
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
-        """Reads the parameters and calls `_forward`, in a module."""
+        """Reads the parameters and calls `_forward`. Modules define it."""
         raise NotImplementedError
 
     def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:
-        """Returns the keyword options of the function that are not of one class."""
+        """Returns the keyword options of the function besides `_own_options`."""
         raise NotImplementedError
 
     def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Any:
@@ -79,12 +79,12 @@ class MomentLayer(MappedLayer):
     Attributes:
       epsilon: Added to the variance; at least 0.
       feature_axes: The axis or axes of the parameters.
-      scale_offset: Is added to the stored scale, in float32 or wider: 1 for models
-        that store the distance from 1, so that weight decay pulls towards the identity.
+      scale_offset: Added to the stored scale, in float32 or wider: 1 for models that
+        store the distance from 1, so that weight decay pulls towards the identity.
       scale_init: Initializer of the stored scale. By default the layer starts at a
         factor of 1: from ones, or from zeros if `scale_offset` is 1.
-      use_fast_variance: Without effect: the variance is exact however large the mean,
-        which that of Flax's one pass is not.
+      use_fast_variance: Without effect: the variance is exact however large the mean
+        is, unlike that of Flax's one pass.
       force_float32_reductions: Without effect: statistics are always computed in
         float32 or wider.
     """
@@ -111,7 +111,7 @@ class MomentLayer(MappedLayer):
 
 @description
 class AffineLayer(MomentLayer):
-    """One of them with a scale and a bias."""
+    """A `MomentLayer` with a scale and a bias."""
 
     epsilon: float = 1e-6
     dtype: DTypeLike | None = None
@@ -124,7 +124,7 @@ class AffineLayer(MomentLayer):
 
 @description
 class ScaleLayer(MomentLayer):
-    """One of them without a bias, and without a mean.
+    """A `MomentLayer` without a bias, which does not subtract the mean.
 
     Attributes:
       epsilon: Added to the mean square; at least 0.
@@ -140,9 +140,9 @@ class ScaleLayer(MomentLayer):
 
 
 def warning_of_single_values(function: Callable[..., Any]) -> Any:
-    """Returns the function of a layer that warns where a mean is of a single value.
+    """Returns a function for a layer, made to warn if a mean is of a single value.
 
-    Flax's modules erase it without a word.
+    Flax's modules erase such a value silently.
     """
     return staticmethod(functools.partial(function, allow_single_value="warn"))
 
@@ -172,10 +172,10 @@ class InstanceNorm(AffineLayer):
     """Instance norm.
 
     Attributes:
-      feature_axes: The axis or axes that keep their own statistics; not the first,
-        which is the batch, without `reduction_axes`.
-      reduction_axes: The axes of space; by default all but the first, which is the
-        batch, and those of the features.
+      feature_axes: The axis or axes that keep their own statistics; without
+        `reduction_axes` not the first axis, which is the batch.
+      reduction_axes: The spatial axes; by default all but the first, which is the
+        batch, and the feature axes.
     """
 
     feature_axes: Axes = -1
@@ -191,7 +191,7 @@ class InstanceNorm(AffineLayer):
 
     def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Any:
         if self.reduction_axes is None and 0 in self._feature_axes(x):
-            # begins in the words of Flax, which callers may look for
+            # starts as Flax's message, which callers may match
             raise ValueError(
                 "The channel axes cannot include the leading dimension as this is "
                 f"assumed to be the batch axis. Got feature_axes={self.feature_axes}. "
@@ -235,9 +235,9 @@ class ReversibleInstanceNorm(MomentLayer):
         Args:
           x: Series, for instance of shape (batch, time, features). Integers are
             converted to float32.
-          mask: Which values are there, or their weights; see `jaxnorm.layer_norm`.
+          mask: Which values exist, or their weights; see `jaxnorm.layer_norm`.
 
         Returns:
-          The normalized series, and the function that brings forecasts back.
+          The normalized series, and the function that denormalizes forecasts.
         """
         return self._normalize(x, mask)

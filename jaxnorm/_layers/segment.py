@@ -17,7 +17,7 @@ from jaxnorm._layers.sample import AffineLayer, MomentLayer, ScaleLayer
 
 
 class SegmentLayer(MomentLayer):
-    """A layer whose call is told which segment each position is in.
+    """A layer whose call takes the segment of each position.
 
     Attributes:
       axis_name: Mapped axis or axes over which positions are divided. Under `jax.jit` a
@@ -40,7 +40,7 @@ class SegmentLayer(MomentLayer):
           x: Input of shape (positions, ..., features).
           segment_ids: The segment of each position, of the shape of leading axes of x;
             see `jaxnorm.segment_layer_norm`.
-          num_segments: Bound of the ids; a Python integer.
+          num_segments: Number of segments, above all ids; a Python integer.
           mask: Which elements count, or their weights.
 
         Returns:
@@ -57,8 +57,8 @@ class GraphNorm(SegmentLayer):
 
     Attributes:
       epsilon: Added to the mean square; at least 0. PyTorch Geometric's is 1e-5.
-      use_mean_scale: Whether a learned share of the mean is subtracted. False: all of
-        it, which makes the layer an instance norm of segments.
+      use_mean_scale: Whether to subtract a learned share of the mean. False: all of it,
+        which makes the layer an instance norm of segments.
       mean_scale_init: Initializer of that share.
     """
 
@@ -85,7 +85,7 @@ class SegmentLayerNorm(SegmentLayer, AffineLayer):
     """Layer norm of segments.
 
     Attributes:
-      reduction_axes: The axis or axes to average over, beside the positions.
+      reduction_axes: The axis or axes to average over besides the positions.
     """
 
     reduction_axes: Axes = -1
@@ -103,7 +103,7 @@ class SegmentRMSNorm(SegmentLayer, ScaleLayer):
     """Root mean square norm of segments.
 
     Attributes:
-      reduction_axes: The axis or axes to average over, beside the positions.
+      reduction_axes: The axis or axes to average over besides the positions.
     """
 
     reduction_axes: Axes = -1

@@ -49,13 +49,13 @@ class VirtualBatchNorm(Layer):
           The normalized input, of the shape of x.
 
         Raises:
-          ValueError: If there is no reference batch yet, as far as it is known while
+          ValueError: If there is no reference batch yet, and this is known while
             tracing.
         """
         return self._normalize(x, mask)
 
     def _normalize(self, x: Any, mask: Array | None) -> Array:
-        """Reads the variables and calls one of the two below, in a module."""
+        """Reads variables, and calls one of the next methods. Modules define it."""
         raise NotImplementedError
 
     def _options(self, x: Array, mask: Array | None) -> dict[str, Any]:

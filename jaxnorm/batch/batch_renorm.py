@@ -131,8 +131,8 @@ def batch_renorm(
         )
     make = f"init_renorm_stats({call.feature_shape})"
     check_running_stats(stats, (RenormStats,), make, call.feature_shape, call.x.dtype)
-    r_max = _bound(r_max, "r_max", 1.0, stats.count)
-    d_max = _bound(d_max, "d_max", 0.0, stats.count)
+    r_max = _evaluate_bound(r_max, "r_max", 1.0, stats.count)
+    d_max = _evaluate_bound(d_max, "d_max", 0.0, stats.count)
     epsilon = call.spec.epsilon
     if call.use_running_average:
         std = stats.std.astype(accumulation_dtype(call.x.dtype))
@@ -183,7 +183,10 @@ def _at_least_epsilon(std: Array, epsilon: float) -> Array:
     return jnp.maximum(std, jnp.asarray(epsilon**0.5, std.dtype))
 
 
-def _bound(value: ArrayLike | Schedule, name: str, least: float, count: Array) -> Array:
+def _evaluate_bound(
+    value: ArrayLike | Schedule, name: str, least: float, count: Array
+) -> Array:
+    """Returns `r_max` or `d_max` as an array, checked to be at least `least`."""
     if callable(value):
         value = evaluate_schedule(value, count, name)
     known = check_scalar(value, name)

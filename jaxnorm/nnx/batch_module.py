@@ -111,12 +111,12 @@ class BatchModule(Module, _BatchLayer):
                 getattr(self, name).set_value(value)
         return y
 
-    def _uses_running_average(self, said: bool | None) -> bool:
-        if said is not None:
-            check_flags(use_running_average=said)
+    def _uses_running_average(self, argument: bool | None) -> bool:
+        if argument is not None:
+            check_flags(use_running_average=argument)
         if self.frozen_statistics:
             return True
-        use_running_average = self.use_running_average if said is None else said
+        use_running_average = self.use_running_average if argument is None else argument
         if use_running_average is None:
             # begins in the words of Flax, which callers may look for
             raise ValueError(

@@ -81,9 +81,9 @@ def causal_group_norm(
       bias: Likewise; 0 where None.
       time_axis: The axis of the steps, which is whole on each device of a mapped axis.
         (Under `jax.jit` it may be sharded; the moments of all steps are then gathered.)
-      num_groups: Into how many groups to cut the features; divides their number. None
-        if `group_size` is given.
-      group_size: How many features make a group; divides their number. Needs
+      num_groups: Number of groups of features; divides the number of features. None if
+        `group_size` is given.
+      group_size: Number of features in a group; divides the number of features. Needs
         `num_groups=None`.
       reduction_axes: The axes to average over at each step, among them the feature
         axis; by default all but the time and the first, which is the batch. For one

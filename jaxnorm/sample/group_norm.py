@@ -54,9 +54,9 @@ def group_norm(
         wider.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
       bias: Likewise; 0 where None.
-      num_groups: Into how many groups to cut the features; divides their number. None
-        if `group_size` is given.
-      group_size: How many features make a group; divides their number. Needs
+      num_groups: Number of groups of features; divides the number of features. None if
+        `group_size` is given.
+      group_size: Number of features in a group; divides the number of features. Needs
         `num_groups=None`.
       reduction_axes: The axes to average over, among them the feature axis; by default
         all but the first, which is the batch. For one example without an axis for it,

@@ -12,7 +12,7 @@ from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.moments.moments import Moments, merge_moments
 from jaxnorm._core.running.momentum import Schedule, resolve_momentum
 from jaxnorm._core.running.update_running import average, update_running
-from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, named
+from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, path_text
 
 
 def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
@@ -135,7 +135,7 @@ def apply_batch_moments(
 def _as_moments(layer: Tree, path: tuple[Any, ...]) -> Moments:
     if missing := set(Moments._fields) - set(layer):
         raise ValueError(
-            f"{named(path)} must have the moments count, mean and "
+            f"{path_text(path)} must have the moments count, mean and "
             f"var, but {', '.join(sorted(missing))} is missing. Pass a collection "
             "batch_moments."
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnorm.tools._apply import check_apply, collecting_moments
 from jaxnorm.tools.layer_diagnosis import LayerDiagnosis, advise, compare_layer
-from jaxnorm.tools.statistics import Tree, batch_stats_of, layers, named
+from jaxnorm.tools.statistics import Tree, batch_stats_of, layers, path_text
 
 Batch = TypeVar("Batch")
 _GAP = 0.1  # of the outputs' standard deviation
@@ -120,7 +120,7 @@ def diagnose(
     collected = layers(moments)
     if missing := [path for path in running if path not in collected]:
         raise ValueError(
-            f"{named(missing[0])} collected no moments. Is the "
+            f"{path_text(missing[0])} collected no moments. Is the "
             'collection "batch_moments" mutable in apply, does training use the layer, '
             "and is it one of jaxnorm's? Flax's own collect none; take "
             "jaxnorm's BatchNorm, which has the same variables."

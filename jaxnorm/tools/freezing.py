@@ -138,9 +138,8 @@ def _marked(params: PyTree, frozen: list[set[Path]]) -> PyTree[bool]:
     if missing := [places for places in frozen if places.isdisjoint(paths)]:
         first = min((path for places in missing for path in places), key=str)
         raise ValueError(
-            f"The parameters that are trained must have {first}, which is to be "
-            f"frozen, got {paths}. Pass freeze_parameters the variables of the same "
-            "model."
+            f"The parameters to train must include {first}, which is to be frozen, "
+            f"got {paths}. Pass freeze_parameters the variables of the same model."
         )
     marked = set().union(*frozen)
     return jax.tree.unflatten(structure, [path in marked for path in paths])

@@ -83,7 +83,7 @@ def advise(layers: dict[str, LayerDiagnosis]) -> list[str]:
     return sentences
 
 
-# Each says of a layer nothing (None), or what is to stand behind its name.
+# Each returns None if it does not apply to a layer, else text to put after its name.
 
 
 def _not_finite(layer: LayerDiagnosis) -> str | None:

@@ -13,7 +13,7 @@ from jaxnorm._core.arguments.validation import check_scalar
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm._core.moments.total_variance import mean_square_about
 from jaxnorm._core.reductions.collectives import MappedAxes
-from jaxnorm.tools.statistics import Layer, Tree, map_layers, named
+from jaxnorm.tools.statistics import Layer, Tree, map_layers, path_text
 
 
 def merge_batch_stats(
@@ -89,12 +89,12 @@ def merge_batch_stats(
     def merge(path: tuple[Any, ...], *layers: Tree) -> Layer:
         if any(set(layer) != set(layers[0]) for layer in layers):
             raise ValueError(
-                f"{named(path)} must keep the same statistics in all trees, got "
+                f"{path_text(path)} must keep the same statistics in all trees, got "
                 f"{sorted({tuple(sorted(layer)) for layer in layers})}."
             )
         if {"var", "std"} & set(layers[0]) and "mean" not in layers[0]:
             raise ValueError(
-                f"{named(path)} keeps a variance without its mean, so that how far "
+                f"{path_text(path)} keeps a variance without its mean, so that how far "
                 "the replicas' means lie apart is unknown, and their variances cannot "
                 "be merged. Recalibrate it with data: jaxnorm.tools.recalibrate."
             )

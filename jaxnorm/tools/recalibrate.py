@@ -129,7 +129,7 @@ def _first_axis(batch: Any) -> int:
 def _with_prior(
     source: Tree, moments: Tree, prior: Array, epsilon: float
 ) -> dict[Any, Any]:
-    """Returns moments merged with the old statistics, which count `prior` as much."""
+    """Merges moments with old statistics, whose count is `prior` times as large."""
 
     def merge(
         path: tuple[Any, ...], layer: dict[Any, Any], old: Tree

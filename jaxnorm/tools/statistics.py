@@ -102,8 +102,8 @@ def batch_stats_of(variables: Tree) -> Tree:
     return found
 
 
-def named(path: tuple[object, ...]) -> str:
-    """Returns a path as a text; names are strings, or the integers of a list."""
+def path_text(path: tuple[object, ...]) -> str:
+    """Returns a path as text, for error messages: names and list indices."""
     return "/".join(map(str, path)) or "the layer"
 
 
@@ -112,7 +112,7 @@ def _check_shapes(path: tuple[Any, ...], *layers: Tree) -> None:
         shapes = [jnp.shape(layer[name]) for layer in layers if name in layer]
         if len(set(shapes)) > 1:
             raise ValueError(
-                f"{name} of {named(path)} must have one shape in all trees, got "
+                f"{name} of {path_text(path)} must have one shape in all trees, got "
                 f"{' and '.join(map(str, dict.fromkeys(shapes)))}. Are they of the "
                 "same model?"
             )
@@ -122,7 +122,7 @@ def _below(other: Tree, name: Any, path: tuple[Any, ...], part: Any) -> Any:
     found = other.get(name, {})
     if not found and (lacking := layers(part)):
         raise ValueError(
-            f"{named((*path, name, *next(iter(lacking))))} has statistics in one "
+            f"{path_text((*path, name, *next(iter(lacking))))} has statistics in one "
             "tree and none in the other. Are both of the same model, and is each of "
             "its layers one of jaxnorm's, called in every pass?"
         )

@@ -302,6 +302,6 @@ def test_groups_and_ghosts():
         (("feature_shape", "-1"), lambda: jaxnorm.init_var_stats(-1)),
     ],
 )
-def test_what_makes_states_and_schedules(says, make):
+def test_bad_arguments_of_initializers_and_schedules(says, make):
     with refused(*says):
         make()

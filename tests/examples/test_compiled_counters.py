@@ -66,7 +66,7 @@ kind=kLoop, calls=%fused.2, metadata={op_name="jit(f)/add" stack_frame_id=3}
     assert module.computations["fused.2"]["q"].arguments == "1"
 
 
-def test_what_is_no_program():
+def test_text_without_an_entry_is_an_error():
     with pytest.raises(ValueError, match="must have an ENTRY"):
         hlo.parse("module @jit_f { func.func public @main() }")
 
@@ -208,7 +208,7 @@ def test_a_loop_counts_as_often_as_it_is_repeated(trips, times):
     assert counts.cycles == 7 + 30 * times
 
 
-def test_what_is_called_counts():
+def test_the_kernels_of_a_called_computation_count():
     entry = "%x = f32[100]{0} parameter(0)\n"
     entry += "ROOT %y = f32[100]{0} call(%x), to_apply=%turn"
     assert count(program(entry, *BODIES)).kernels == 1

@@ -97,7 +97,7 @@ def test_a_run_is_diagnosed_and_recalibrated(start, tmp_path, capsys):
     assert all(0 <= x <= 1 for pair in found.values() for x in pair)
 
 
-def test_what_is_no_finished_run(tmp_path):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"holds no run: there is no run\.json"):
         diagnose.diagnose(tmp_path, "test", num_images=64)
 
@@ -113,7 +113,7 @@ def test_devices_drift_apart_without_sync(start, tmp_path):
     )
     output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors
-    assert "statistics of each device its own" in output
+    assert "statistics separate on each device" in output
     assert read_lines(tmp_path / "metrics.jsonl")[0]["stats_spread"] > 1e-3
 
 

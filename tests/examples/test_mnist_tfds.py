@@ -67,7 +67,7 @@ def test_the_first_of_mnist():
 @pytest.mark.slow
 @pytest.mark.tfds
 @pytest.mark.usefixtures("mnist_dir")
-def test_the_whole_of_mnist():
+def test_all_of_mnist_has_its_known_sizes_and_moments():
     (images, labels), (test_images, test_labels) = tfds_mnist.load_arrays(None)
     assert images.shape == (60_000, 28, 28, 1)
     assert test_images.shape == (10_000, 28, 28, 1)

@@ -33,12 +33,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("option", workdir.MAY_DIFFER)
-def test_what_may_differ(tmp_path, get_config, option):
+def test_options_that_may_change_when_a_run_goes_on(tmp_path, get_config, option):
     claim(tmp_path, get_config())
     claim(tmp_path, get_config(**{option: CHANGES[option]}))
 
 
-def test_what_may_not_differ_is_told(tmp_path, get_config):
+def test_the_error_names_options_that_may_not_change(tmp_path, get_config):
     claim(tmp_path, get_config())
     changed = get_config(seed=3, norm="group", num_epochs=9)
     message = "norm was batch, and is group; its config seed was 0, and is 3;"

@@ -26,7 +26,7 @@ def problem(rng):
 
 
 @pytest.mark.parametrize("inference", [True, False])
-def test_gates_of_one_and_zero(inference, problem, make_mask):
+def test_gates_of_1_and_0_are_batch_and_instance_norm(inference, problem, make_mask):
     x, _, scale, bias = problem
     mask = make_mask("bool", SHAPE)
     options = {"use_running_average": inference}

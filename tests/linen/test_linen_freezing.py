@@ -201,18 +201,18 @@ def test_frozen_statistics_are_used_and_kept(name):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_what_is_compiled_already_is_an_error():
+def test_a_compiled_apply_is_an_error():
     with pytest.raises(TypeError, match="must not be compiled"):
         jaxnorm.linen.frozen_statistics(jax.jit(Model().apply))
 
 
-def test_what_are_no_variables_of_one_model_is_an_error(variables):
+def test_variables_of_several_models_are_an_error(variables):
     for wrong in ([variables], (None, variables)):
         with refused("variables", type(wrong).__name__, "model"):
             freeze_parameters(optax.sgd(0.1), wrong)
 
 
-def test_what_is_no_function_is_an_error(variables):
+def test_an_apply_or_optimizer_of_another_type_is_an_error(variables):
     optimizer = optax.sgd(0.1)
     for apply in (Model(), nn.Sequential([nn.Dense(3)]), Model, variables):
         with refused("apply", "model.apply"):

@@ -145,7 +145,7 @@ def test_nothing_to_replace(x):
 
 
 @pytest.mark.parametrize("made", [linen.RMSNorm, linen.RMSNorm(), "RMSNorm"])
-def test_what_is_no_function_of_the_module(x, made):
+def test_a_replacement_that_is_not_a_function_is_an_error(x, made):
     """The class itself would take the old module for its first argument."""
     model = nn.LayerNorm()
     with refused("replacements", "LayerNorm: lambda norm"):

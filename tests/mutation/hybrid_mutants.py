@@ -34,7 +34,7 @@ MUTANTS = {
             "the gate the wrong way round",
             "scale=scale * (1 - gate),",
             "scale=scale * gate,",
-            f"{BATCH_INSTANCE}::test_gates_of_one_and_zero",
+            f"{BATCH_INSTANCE}::test_gates_of_1_and_0_are_batch_and_instance_norm",
         ),
         (
             "both parts rounded before they are added",

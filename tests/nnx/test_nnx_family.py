@@ -359,7 +359,7 @@ def test_bfloat16_result_and_float32_statistics(name):
         often=("BatchNorm", "RecurrentBatchNorm", "EvoNormB0"),
     ),
 )
-def test_shared_over_devices(name):
+def test_statistics_over_eight_devices_equal_those_of_one(name):
     """Eight devices, one of them empty, are one."""
     rng = np.random.default_rng(0)
     mask = np.arange(16).reshape(16, 1, 1) < 14

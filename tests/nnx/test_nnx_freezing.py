@@ -80,7 +80,7 @@ def test_training_moves_all_but_the_batch_norms(rng):
     assert not any(jax.tree.leaves(same))
 
 
-def test_what_cannot_be_frozen():
+def test_freezing_another_type_is_an_error():
     with refused("jaxnorm.nnx.BatchNorm", "norm"):
         jaxnorm.nnx.freeze_statistics(Model(nnx.Rngs(0), nnx.BatchNorm))
     with refused("none", "Linear"):

@@ -44,7 +44,7 @@ def test_the_program_of_a_step_is_that_of_linen(train):
 
 
 @pytest.mark.full  # in Linen in the default tier
-def test_sequences_of_unequal_length(rng):
+def test_sequences_of_unequal_length_match_linen(rng):
     x = rng.normal(size=(4, 5, 4))
     x[1, 3:] = np.nan
     x = place(x)

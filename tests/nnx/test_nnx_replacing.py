@@ -85,7 +85,7 @@ def test_nothing_to_replace(model):
 
 
 @pytest.mark.parametrize("made", [jaxnorm.nnx.GroupNorm, nnx.Dropout(0.5), None])
-def test_what_is_no_function_of_the_module(model, made):
+def test_a_replacement_that_is_not_a_function_is_an_error(model, made):
     with refused("replacements", "BatchNorm: lambda norm"):
         jaxnorm.nnx.replace_norms(model, {nnx.BatchNorm: made})
     with refused("replacements", "dict", "BatchNorm"):

@@ -88,10 +88,7 @@ def compiled(function, *arguments, as_written=False):
     """Results and collectives, also before the compiler joins some of them."""
     lowered = jax.jit(function).lower(*arguments)
     program = lowered.compile()
-    if as_written:
-        count = lowered.as_text().count("stablehlo.all_reduce")
-    else:
-        count = count_all_reduces(program)
+    count = count_all_reduces(lowered if as_written else program)
     return program(*arguments), count
 
 

@@ -186,7 +186,7 @@ def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
         ],
     ),
 )
-def test_examples_divided_over_devices_in_shard_map(name, check_vma, rng):
+def test_gradients_in_shard_map_equal_those_of_one_device(name, check_vma, rng):
     function, x, parameters = problem(name, rng, (8, 3, 4))
     mapped = jax.shard_map(
         lambda x, parameters: function(x, **parameters),

@@ -32,7 +32,7 @@ def formula(x, scale):
 
 
 @scales
-def test_equal_to_the_bit(dtype, rng):
+def test_it_equals_llama_bit_for_bit(dtype, rng):
     x, scale = draw(rng, SHAPE, jnp.bfloat16, std=2), draw(rng, 96, dtype, loc=1)
     y, usual = (
         np.asarray(jitted(jaxnorm.rms_norm, round_before_scale=r)(x, scale))

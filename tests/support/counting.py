@@ -48,6 +48,7 @@ def saved_for_backward(shape, function, *arguments):
     return large, sum(leaf.size for leaf in kept if leaf.size != size)
 
 
-def count_all_reduces(compiled):
-    """How many all-reduces a compiled program has."""
-    return len(re.findall(r" all-reduce(?:-start)?\(", compiled.as_text()))
+def count_all_reduces(program):
+    """How many all-reduces a program has, compiled or only lowered."""
+    all_reduce = r"stablehlo\.all_reduce| all-reduce(?:-start)?\("
+    return len(re.findall(all_reduce, program.as_text()))

@@ -179,7 +179,7 @@ def draw_call(seed):
         options["epsilon"] = float(rng.choice([none, 1e-6, 1e-3, seen]))
     ours_alone = {k: options.pop(k) for k in OURS_ALONE if k in options}
     if rng.uniform() < 0.3:
-        ours_alone["dtype"] = _draw_result(rng, dtype)
+        ours_alone["dtype"] = _draw_result_dtype(rng, dtype)
 
     shift, state = None, ()
     if row.state == "vector":
@@ -236,7 +236,7 @@ def _draw_dtype(rng, row):
     return jnp.dtype(rng.choice(kinds))
 
 
-def _draw_result(rng, dtype):
+def _draw_result_dtype(rng, dtype):
     if dtype == jnp.complex64:
         return jnp.dtype(jnp.complex64)
     return jnp.dtype(rng.choice(["float32", "bfloat16", "float16"]))

@@ -53,7 +53,7 @@ FROM_TORCH = {
     "one path twice": (
         layer() | {"bn2.weight": np.ones(3)},
         {"layers": {"bn1": ("b",), "bn2": ("b",)}},
-        "'bn1' and 'bn2' have one path",
+        "'bn1' and 'bn2' must have different paths",
     ),
     "a layer within an array": (
         layer() | {"bn2.weight": np.ones(3)},

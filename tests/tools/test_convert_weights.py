@@ -159,7 +159,7 @@ def test_within_a_model(rng):
     chex.assert_trees_all_equal(back, state_dict)
 
 
-def test_what_is_not_there(rng):
+def test_layers_that_are_not_found_are_an_error(rng):
     arrays, _ = torch_layer("weight", (4, 3), rng)
     with refused("weights_from_torch"):
         tools.norms_from_torch({f"a.{k}": v for k, v in arrays.items()}, {"a": ("a",)})

@@ -206,6 +206,6 @@ def test_bad_input(apply, variables, images):
         (diagnosis_figure, [1], "pairs"),
     ],
 )
-def test_what_is_no_diagnosis(show, argument, says, as_users_run_it):
+def test_a_wrong_type_of_diagnosis_is_an_error(show, argument, says, as_users_run_it):
     with refused(says):
         show(argument)

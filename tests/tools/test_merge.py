@@ -94,7 +94,7 @@ def test_in_shard_map(parts, check_vma):
     check(merged["norm"], parts)
 
 
-def test_what_else_layers_keep(parts):
+def test_std_count_and_a_mean_alone_are_merged(parts):
     trees = []
     for number, x in enumerate(parts[:2]):
         mean, var = (tree_of(x)["norm"][name] for name in ("mean", "var"))

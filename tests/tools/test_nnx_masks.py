@@ -58,7 +58,7 @@ def collections(model):
     }
 
 
-def test_masks(model):
+def test_parameters_of_norms_are_marked(model):
     pure = nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))
     for variables in (pure, nnx.state(model), collections(model)):
         assert marked(normalization_mask(variables)) == BATCH | EXAMPLE
@@ -127,7 +127,7 @@ def test_parts_called_value_and_parts_that_are_shared(form):
     assert moved == {f"value/layers/0/{name}" for name in ("kernel", "bias")}
 
 
-def test_what_is_frozen_must_be_among_what_is_trained(model):
+def test_frozen_parameters_must_be_among_the_trained_ones(model):
     optimizer = freeze_parameters(optax.sgd(0.1), model)
     with refused("bias_alone", "same model"):
         optimizer.init(nnx.state(model.norms, nnx.Param))
@@ -141,7 +141,7 @@ class NoTree(nnx.Module, pytree=False):
         self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
 
 
-def test_what_is_no_tree():
+def test_a_module_that_is_not_a_tree_is_an_error():
     with refused("variables", "NoTree", "nnx.state"):
         freeze_parameters(optax.sgd(0.1), NoTree())
     freeze_parameters(optax.sgd(0.1), nnx.state(NoTree()))

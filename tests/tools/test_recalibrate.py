@@ -212,14 +212,14 @@ NO_VARIABLES = {
         ("prior_examples", -1),
     ],
 )
-def test_what_are_no_numbers(images, name, value):
+def test_passes_and_prior_examples_must_be_numbers(images, name, value):
     with refused(name, str(value)):
         recalibrate(collect(True), {"params": {}}, [images], **{name: value})
 
 
 @pytest.mark.parametrize("what", NO_VARIABLES)
 @pytest.mark.usefixtures("as_users_run_it")
-def test_what_are_no_variables(images, what):
+def test_variables_of_another_type_are_an_error(images, what):
     make, says = NO_VARIABLES[what]
     with refused("variables", says):
         recalibrate(collect(True), make(), [images])
@@ -252,7 +252,7 @@ NO_APPLY = {
 
 @pytest.mark.parametrize("what", NO_APPLY)
 @pytest.mark.usefixtures("as_users_run_it")
-def test_what_is_no_function_that_collects(variables, images, what):
+def test_an_apply_that_collects_no_moments_is_an_error(variables, images, what):
     apply, says = NO_APPLY[what]
     if apply is of_flax:
         variables = FlaxNet().init(jax.random.key(0), images, False)

@@ -144,7 +144,7 @@ def test_an_empty_mask_is_refused_at_once(rng):
         jax.eval_shape(optimizer.init, draw_params(rng))
 
 
-def test_what_is_no_optimizer(rng, as_users_run_it):
+def test_an_optimizer_of_another_type_is_an_error(rng, as_users_run_it):
     params = draw_params(rng)
     with refused("optimizer", "optax.adamw", "dict"):
         tools.unit_weights(params, optax.sgd(0.1))

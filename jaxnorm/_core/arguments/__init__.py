@@ -1,1 +1,1 @@
-"""What users pass beside x: checked, and aligned with it."""
+"""The arguments that accompany x: their checks, and their alignment with x."""

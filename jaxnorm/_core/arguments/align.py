@@ -1,4 +1,4 @@
-"""What users pass beside x, checked and given the rank of x.
+"""Checks the arguments that accompany x, and gives them the rank of x.
 
 Inside the package every statistic, parameter and mask has the rank of x, with size 1
 where it is shared. These functions bring what a user passes into that form.
@@ -35,7 +35,7 @@ def align_affine(
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
       bias: Likewise; 0 where None.
       feature_axes: Canonical feature axes.
-      scale_offset: Is added to a given scale, in float32 or wider.
+      scale_offset: Added to `scale`, if given, in float32 or wider.
     """
     scale_offset = check_finite(scale_offset, "scale_offset")
     one = (1,) * x.ndim
@@ -67,7 +67,7 @@ def align_parameter(
 
     Raises:
       TypeError: If it is not real and floating.
-      ValueError: If its shape is none of these.
+      ValueError: If it has another shape.
     """
     value = check_inexact(value, name)
     check_real("it is not a factor", **{name: value})
@@ -89,7 +89,7 @@ def align(
       name: The argument's name, for the error message.
 
     Raises:
-      ValueError: If the shape of `value` is neither.
+      ValueError: If `value` has another shape.
     """
     return shard_as(x, _expand(value, x, feature_axes, name))
 
@@ -111,14 +111,14 @@ def _expand(
 
 
 def align_mask(mask: ArrayLike | None, x: Array) -> Array | None:
-    """Returns `mask` with the rank of x: booleans, or floating weights; None as it is.
+    """Returns `mask` with the rank of x, as booleans or floating weights, or None.
 
-    One of lower rank lies along the last axes, as NumPy broadcasts; a warning says so
-    where it fits the first ones as well.
+    A mask of lower rank lies along the last axes, as NumPy broadcasts. If it fits the
+    first axes as well, a warning says so.
 
     Args:
-      mask: An array that broadcasts to x. Booleans and integers (nonzero: a member)
-        become booleans; floating values are weights and stay.
+      mask: An array that broadcasts to x, or None. Booleans and integers (valid where
+        nonzero) become booleans; floating values are weights and stay.
       x: The input.
 
     Raises:
@@ -147,23 +147,23 @@ def align_mask(mask: ArrayLike | None, x: Array) -> Array | None:
 
 
 def _how_to_align(mask: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """Returns what to do with a mask that does not broadcast to a shape."""
+    """Returns the fix for a mask that does not broadcast, for the error message."""
     others = len(shape) - len(mask)
     if mask and others > 0 and broadcasts(mask, shape[: len(mask)]):
         index = _index_of_leading(others)
         return f"One of the leading axes needs trailing axes of size 1: mask[{index}]."
-    return "Where it does not tell elements of an axis apart, its size is 1 there."
+    return "Give it size 1 along each axis whose elements it treats alike."
 
 
 def broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    """Returns whether a shape has the same rank, and size 1 wherever sizes differ."""
+    """Returns whether `small` has the rank of `large`, and size 1 where they differ."""
     if len(small) != len(large):
         return False
     return all(a in (1, b) for a, b in zip(small, large, strict=True))
 
 
 def _warn_if_ambiguous(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """Warns of a mask that broadcasts to a shape, and fits its first axes as well."""
+    """Warns if a mask that broadcasts to a shape fits its first axes as well."""
     others = len(shape) - len(mask)
     ones = (1,) * others
     if ones + mask == mask + ones or not broadcasts(mask, shape[: len(mask)]):
@@ -178,4 +178,5 @@ def _warn_if_ambiguous(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
 
 
 def _index_of_leading(others: int) -> str:
+    """Returns the index that puts a mask along the first axes, as code."""
     return ", ".join(["...", *["None"] * others])

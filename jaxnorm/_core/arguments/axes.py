@@ -65,20 +65,22 @@ def canonical_axis(axis: Axes, ndim: int, name: str = "feature_axes") -> int:
     """
     axes = canonical_axes(axis, ndim, name)
     if len(axes) != 1:
-        raise ValueError(f"{name} must be one axis here, got {axis!r}.")
+        raise ValueError(
+            f"{name} must be one axis here, got {axis!r}. Pass one integer."
+        )
     return axes[0]
 
 
 def batch_axis(feature_axes: tuple[int, ...]) -> int:
-    """Returns the axis along which the examples lie: the first.
+    """Returns the axis of the examples: the first.
 
     Raises:
       ValueError: If it is among the canonical feature axes.
     """
     if 0 in feature_axes:
         raise ValueError(
-            "feature_axes must not include the first axis, which is that of the "
-            f"examples, got {feature_axes}. For a single example add one: x[None]."
+            "feature_axes must not include the first axis, which is the batch, got "
+            f"{feature_axes}. For a single example add a batch axis: x[None]."
         )
     return 0
 
@@ -95,8 +97,8 @@ def space_axes(
       ndim: Rank of the input.
 
     Raises:
-      ValueError: If a feature axis is among those given; or the first axis is, and none
-        are given.
+      ValueError: If the given axes include a feature axis; or none are given, and the
+        first axis is a feature axis.
     """
     if reduction_axes is None:
         return other_axes((batch_axis(feature_axes), *feature_axes), ndim)
@@ -120,6 +122,7 @@ def _as_sequence(axes: Axes) -> Sequence[int]:
 
 
 def _index(axis: int) -> int:
+    """Returns an axis as a Python integer, or raises a TypeError."""
     if isinstance(axis, bool):  # which would be the axis 0 or 1
         raise TypeError
     return operator.index(axis)

@@ -18,18 +18,18 @@ def parse_segments(
     mask: ArrayLike | None,
     feature_axes: tuple[int, ...],
 ) -> tuple[Array, int, Array]:
-    """Returns ids, the number of segments, and the mask of what is in one and counts.
+    """Checks segment ids; returns them, their number, and the mask of valid elements.
 
     Args:
-      segment_ids: As the user gives it.
-      num_segments: Likewise.
+      segment_ids: As the user passes it.
+      num_segments: As the user passes it.
       x: Input.
-      mask: Likewise, or None.
+      mask: As the user passes it.
       feature_axes: Canonical feature axes.
 
     Returns:
-      Ids of the shape of `segment_ids`, `num_segments` where they were out of range;
-      the number; and a mask with the rank of x.
+      Ids of the shape of `segment_ids`, with `num_segments` in place of those out of
+      range; the number; and a mask with the rank of x, 0 outside of all segments.
 
     Raises:
       TypeError: If ids are not integers, or the number is not a Python integer.
@@ -73,11 +73,11 @@ def parse_segments(
 def reduced_axes(
     reduction_axes: Axes, segment_ids: ArrayLike, ndim: int
 ) -> tuple[int, ...]:
-    """Returns canonical axes that are reduced beside the positions.
+    """Returns the canonical axes that are reduced in addition to the positions.
 
     Raises:
       TypeError: If an axis is not an integer.
-      ValueError: If one is out of range, or holds positions.
+      ValueError: If one is out of range, or an axis of positions.
     """
     axes = canonical_axes(reduction_axes, ndim, "reduction_axes")
     leading = jnp.ndim(segment_ids)

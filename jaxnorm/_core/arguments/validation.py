@@ -1,4 +1,4 @@
-"""Checks of what users pass, at trace time, with errors that say what must hold."""
+"""Checks of arguments at trace time, with errors that say what must hold."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxnorm._core.arrays.dtypes import as_array
 
 
 def shown(value: object) -> str:
-    """Returns what a message says was passed: of an array its shape and dtype."""
+    """Describes a value for an error message: an array by its shape and dtype."""
     traced = isinstance(value, jax.core.Tracer)
     if isinstance(value, Array | np.ndarray) and value.ndim and not traced:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
@@ -37,13 +37,13 @@ def check_flags(**flags: object) -> None:
 def check_index(index: ArrayLike, name: str, size: int | None = None) -> Array:
     """Returns an index as an integer scalar array, in [0, size).
 
-    One that is traced and out of range becomes the last, seen by
-    `jax.experimental.checkify` with its `index_checks` alone.
+    A traced index that is out of range becomes the last one; only
+    `jax.experimental.checkify` with its `index_checks` reports it.
 
     Args:
       index: An integer scalar, traced or not.
       name: Its name.
-      size: What it must be below; None: there is no bound, and a traced one stays.
+      size: The index must be below it. None: no bound; a traced index is not changed.
 
     Raises:
       TypeError: If it is not an integer.
@@ -62,10 +62,10 @@ def check_index(index: ArrayLike, name: str, size: int | None = None) -> Array:
         return array
     if size is None:
         return array
-    # A lookup, which is checked: a check of our own has an effect, which costs each
-    # call of a compiled function 0.3 ms.
+    # checkify checks this lookup. A check of our own would be an effect, which costs
+    # each call of a compiled function 0.3 ms.
     array = array.astype(jnp.int32)
-    start = jnp.where(array < 0, size, array)  # which else counts from the end
+    start = jnp.where(array < 0, size, array)  # a negative one would count from the end
     return lax.squeeze(lax.dynamic_slice(jnp.arange(size), (start,), (1,)), (0,))
 
 
@@ -103,7 +103,7 @@ def check_integer(value: object, name: str) -> int:
 
 
 def check_shape(shape: object, name: str) -> tuple[int, ...]:
-    """Returns a shape, of which an integer is one of a single axis.
+    """Returns a shape as a tuple; an integer n means (n,).
 
     Raises:
       TypeError: If a size is not an integer.
@@ -145,7 +145,7 @@ def check_finite(value: object, name: str, least: float = -np.inf) -> float:
 
 
 def check_scalar(value: ArrayLike, name: str) -> np.ndarray | Array:
-    """Returns a real scalar: a NumPy one where it is known while tracing.
+    """Returns a real scalar as an array, of NumPy if it is known while tracing.
 
     Raises:
       TypeError: If it is not a real number.
@@ -160,10 +160,10 @@ def check_scalar(value: ArrayLike, name: str) -> np.ndarray | Array:
 
 
 def check_unbiased(unbiased: bool, mask: Array) -> None:
-    """Checks that an unbiased variance is not asked of fractional weights.
+    """Checks that `unbiased` is not combined with fractional weights.
 
     Raises:
-      ValueError: If it is.
+      ValueError: If both are given.
     """
     if unbiased and jnp.issubdtype(mask.dtype, jnp.floating):
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Warnings that point to the line of the user, wherever in the package they arise."""
+"""Warnings that point to the user's line, wherever in the package they arise."""
 
 import sys
 import warnings
 
-# Between the user's line and ours lie layers of frameworks, and transformations.
+# Their frames may lie between the user's line and ours.
 _PACKAGES = frozenset(
     {
         "beartype",
@@ -19,7 +19,7 @@ _PACKAGES = frozenset(
 
 
 def warn_caller(message: str) -> None:
-    """Warns, and names the line that called the package."""
+    """Warns, and points to the line that called the package."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and _package(frame.f_globals) in _PACKAGES:
         frame, level = frame.f_back, level + 1

@@ -1,1 +1,1 @@
-"""Dtypes, shardings and platforms of arrays, and arithmetic that holds at the edges."""
+"""Dtypes, shardings and platforms of arrays, and arithmetic that is safe at 0."""

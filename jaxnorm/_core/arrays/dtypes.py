@@ -9,8 +9,8 @@ from jax.typing import ArrayLike, DTypeLike
 def promote(*dtypes: DTypeLike) -> jnp.dtype:
     """Returns the common dtype under standard promotion, whatever mode is configured.
 
-    Only explicit casts follow from it, so strict dtype promotion holds in the package.
-    JAX promotes 8-bit floats to nothing; here they give way to every other dtype.
+    The package casts to it explicitly, so it works under strict dtype promotion. JAX
+    does not promote 8-bit floats; here every other dtype takes precedence over them.
     """
     distinct = list(dict.fromkeys(jnp.dtype(dtype) for dtype in dtypes))
     if len(distinct) > 1:
@@ -40,8 +40,8 @@ def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dty
       **inputs: Arrays by their argument's name; None where not given.
 
     Raises:
-      TypeError: If an input or `dtype` is neither floating nor complex, or `dtype` real
-        for complex inputs.
+      TypeError: If an input or `dtype` is neither floating nor complex, or `dtype` is
+        real for complex inputs.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     inferred = promote(*(check_inexact(given[name], name).dtype for name in given))
@@ -59,7 +59,7 @@ def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dty
 
 
 def check_dtype(dtype: DTypeLike, name: str = "dtype") -> jnp.dtype:
-    """Returns a dtype as JAX has it: without 64 bits where these are not enabled.
+    """Returns the dtype that JAX uses for a dtype: 32 bits for 64 unless x64 is on.
 
     Raises:
       TypeError: If it is not a dtype.
@@ -92,10 +92,10 @@ def _is_complex(dtype: DTypeLike) -> bool:
 
 
 def as_array(value: ArrayLike, name: str = "the value") -> jax.Array:
-    """Returns value as an array; one as it is.
+    """Returns value as an array; a JAX array is returned as it is.
 
-    Under `jax.grad`, `jnp.asarray` copies it, and JAX's debuggers, which look at the
-    result of each operation, trip over NaN in the copy that a mask would hide.
+    Under `jax.grad`, `jnp.asarray` would copy it. JAX's debuggers inspect the result of
+    each operation, so they would report a NaN in the copy that a mask would hide.
 
     Args:
       value: An array or numbers.

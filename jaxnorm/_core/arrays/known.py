@@ -1,14 +1,14 @@
-"""Numbers that are known while tracing, of which nothing is left to be computed later.
+"""Numbers that are known while tracing, so that no program has to compute them.
 
-A count without a mask is one, and a momentum that is not a schedule. They are NumPy
-arrays; under `jax.jit` every operation of `jax.numpy` would make them traced.
+A count without a mask is one, and so is a constant momentum. They are NumPy arrays,
+since under `jax.jit` every operation of `jax.numpy` returns a traced array.
 """
 
 import numpy as np
 from jax import Array
 
 Known = Array | np.ndarray
-"""An array, perhaps known while tracing."""
+"""An array; one of NumPy if it is known while tracing."""
 
 
 def is_known(value: object) -> bool:

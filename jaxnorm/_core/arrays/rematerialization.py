@@ -13,14 +13,14 @@ from jaxnorm._core.arrays.known import Known, is_known
 _Tree = TypeVar("_Tree")
 
 MOMENTS_NAME = "jaxnorm_moments"
-"""The name of what moments are made of, for rematerialization policies.
+"""The name of the sums behind moments, for rematerialization policies.
 
 Under `jax.checkpoint_policies.save_only_these_names(jaxnorm.MOMENTS_NAME)` a
 rematerialized block repeats neither the reductions nor the collective.
 """
 
 INPUT_NAME = "jaxnorm_input"
-"""The name of what is normalized, for rematerialization policies.
+"""The name of the inputs of normalizers, for rematerialization policies.
 
 See `jaxnorm.checkpoint_policy`, which keeps it.
 """
@@ -28,7 +28,7 @@ See `jaxnorm.checkpoint_policy`, which keeps it.
 _policies = jax.checkpoint_policies
 
 KEEP_MOMENTS = _policies.save_only_these_names(MOMENTS_NAME)
-"""The policy of what a normalizer computes again itself: all but its reductions."""
+"""The policy inside of a normalizer: recompute all but its reductions."""
 
 _POLICY = _policies.save_from_both_policies(
     _policies.dots_saveable,
@@ -37,11 +37,12 @@ _POLICY = _policies.save_from_both_policies(
 
 
 def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
-    """Returns values under a name that policies know; by default, that of moments.
+    """Tags values with a name for rematerialization policies, by default of moments.
 
-    Of moments, the sums are named, so that what is made of them is made again, and no
-    reduction: a derivative needs numbers in between, which no name of the moments
-    themselves would keep. What is known while tracing needs no name.
+    Tag the sums behind moments rather than the moments: a derivative also needs
+    intermediate values, which are recomputed from the sums without a reduction, and
+    which a policy that keeps only the moments would lose. Values known while tracing
+    need no tag.
     """
     return jax.tree.map(functools.partial(_tag, name=name), values)
 
@@ -55,12 +56,12 @@ def _tag(value: Known, name: str) -> Known:
 
 
 def tag_input_for_remat(x: Array) -> Array:
-    """Returns the input of a normalizer under the name that policies know.
+    """Tags the input of a normalizer with `INPUT_NAME`.
 
-    To be used from then on in place of x. A policy that keeps x would keep it once more
-    for each `jax.checkpoint` inside the normalizer, which hands on what is kept as an
-    output of its own. The second name, which no policy asks for, prevents that: it is
-    what is made again from the first, by no operation.
+    Use the result in place of x from there on. With that tag alone, a policy that keeps
+    x would keep it again for each `jax.checkpoint` inside of the normalizer, which
+    returns what it keeps as an output of its own. The second name prevents that: no
+    policy keeps it, and recomputing it from the first takes no operation.
     """
     return tag_for_remat(tag_for_remat(x, INPUT_NAME), f"{INPUT_NAME}_again")
 
@@ -68,15 +69,15 @@ def tag_input_for_remat(x: Array) -> Array:
 def checkpoint_policy(primitive: Any, *avals: Any, **params: Any) -> bool:
     """A policy for `jax.checkpoint` that keeps one activation a layer.
 
-    For whole models. Kept are the results of convolutions and matrix products, the
-    inputs of normalizers (`jaxnorm.INPUT_NAME`), and the sums of which their moments
-    are made (`jaxnorm.MOMENTS_NAME`); of these, what the backward pass needs. So a
-    convolution, a normalizer and an activation function in a row keep one array in
-    place of two or more, and the output of the activation function is made again:
-    without a convolution, a reduction of the normalizer, or a collective.
+    For whole models. It keeps the results of convolutions and matrix products, the
+    inputs of normalizers (`jaxnorm.INPUT_NAME`) and the sums behind their moments
+    (`jaxnorm.MOMENTS_NAME`), as far as the backward pass needs them. So a convolution,
+    a normalizer and an activation function in a row keep one array in place of two or
+    more. The output of the activation function is recomputed, but no convolution, no
+    reduction of the normalizer and no collective is repeated.
 
-    The function is passed as it is; JAX calls it. What is neither kept nor
-    elementwise is made again as well, such as max-pooling.
+    Pass the function itself; JAX calls it. Other operations are recomputed too, even
+    those that are not elementwise, such as max-pooling.
 
     Args:
       primitive: The operation.

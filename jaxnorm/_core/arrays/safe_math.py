@@ -1,4 +1,4 @@
-"""Roots, quotients and products that hold at the edges: at 0, and out of range."""
+"""Roots, quotients and products that are safe at 0 and near overflow."""
 
 import numpy as np
 from jax import Array, lax
@@ -15,21 +15,20 @@ def inverse_std(
 ) -> Array:
     """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where `nonempty` is False.
 
-    And where both are 0: what is divided by nothing is the distance of equal numbers
-    from their mean, which is 0 as well.
+    Also 0 where var and epsilon are both 0: x - mean is 0 there as well.
 
-    Not by rsqrt, whose derivative in JAX has its cube, which underflows from a standard
-    deviation of 1e13 on.
+    It does not use rsqrt, whose derivative in JAX contains its cube, which underflows
+    for standard deviations above 1e13.
 
     Args:
       var: Variance.
-      epsilon: Is added to it.
-      dtype: A complex one means its real part's.
-      nonempty: Where there is an element; None for everywhere.
+      epsilon: Added to it.
+      dtype: Dtype of the result; of a complex one, that of its real part.
+      nonempty: Where there are valid elements; None for everywhere.
     """
     square = var.astype(real_dtype(dtype)) + epsilon
     if epsilon == 0:
-        positive = square != 0  # True for NaN, which so spreads
+        positive = square != 0  # True for NaN, which thus propagates
         nonempty = positive if nonempty is None else nonempty & positive
     if nonempty is None:
         return 1 / jnp.sqrt(square)
@@ -39,8 +38,8 @@ def inverse_std(
 
 
 def safe_sqrt(square: Array) -> Array:
-    """Returns the root; 0 with derivatives 0, of any order, where it is below 1e-19."""
-    zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which so spreads
+    """Returns the square root; 0, with all derivatives 0, where it is below 1e-19."""
+    zero = square < jnp.finfo(square.dtype).tiny  # False for NaN, which propagates
     # Selected before the root too: its slope at 0 is infinite, and 0 times that is NaN.
     positive = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
     return jnp.where(zero, jnp.zeros_like(positive), positive)
@@ -52,16 +51,16 @@ def real_inner_product(a: Array, b: Array) -> Array:
 
 
 def safe_count(count: Known) -> Known:
-    """Returns `count`, and 1 in place of 0, to divide sums that are 0 there."""
+    """Returns `count` with 1 in place of 0, as a divisor of sums that are 0 there."""
     if is_known(count):
         return np.maximum(count, 1)
     return jnp.where(count > 0, count, jnp.ones_like(count))
 
 
 def nan_if_overflowed(var: Array) -> Array:
-    """Returns `var`, and NaN where the sum of squares exceeded the range of its dtype.
+    """Returns `var`, with NaN where the sum of squares exceeded the range of its dtype.
 
-    An infinite variance would normalize to 0, as if nothing had happened. (And a select
-    would have to be kept, or done again, for the backward pass.)
+    An infinite variance would silently normalize x to 0. (A select in place of this sum
+    would have to be saved, or repeated, for the backward pass.)
     """
     return var + 0 * lax.stop_gradient(var)

@@ -1,7 +1,7 @@
 """Shardings that are part of an array's type, on meshes with Explicit axes.
 
-There XLA does not choose: a sum may stay as it is, but a reshape or a running product
-along a sharded axis has to say how its result is sharded.
+There XLA does not choose shardings: a sum needs no change, but a reshape or a running
+product along a sharded axis has to say how its result is sharded.
 """
 
 import math
@@ -21,38 +21,39 @@ Names = str | tuple[str, ...] | None
 
 
 def axis_names(value: Array) -> list[Names] | None:
-    """Returns the mesh axes along each axis of value; None if types do not say."""
+    """Returns the mesh axes along each axis of value; None if its type has none."""
     sharding = jax.typeof(value).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return None
     return list(sharding.spec)
 
 
-def sharding_of(value: Array, names: Sequence[Names]) -> NamedSharding:
-    """Returns the sharding with those names on the mesh of value."""
+def named_sharding(value: Array, names: Sequence[Names]) -> NamedSharding:
+    """Returns a sharding on the mesh of value, given mesh axes for each axis."""
     return NamedSharding(jax.typeof(value).sharding.mesh, PartitionSpec(*names))
 
 
 def number_of_shards(value: Array, names: Names) -> int:
-    """Returns into how many parts the mesh axes of one axis of value divide it."""
+    """Returns the number of shards along an axis of value that has these mesh axes."""
     mesh = jax.typeof(value).sharding.mesh
     names = (names,) if isinstance(names, str) else names or ()
     return math.prod(mesh.shape[name] for name in names)
 
 
 def gather(value: Array, axis: int) -> Array:
-    """Returns value whole along an axis, where types say that it is sharded."""
+    """Returns value unsharded along an axis, if its type says that it is sharded."""
     names = axis_names(value)
     if names is None or names[axis] is None:
         return value
     names[axis] = None
-    return jax.sharding.reshard(value, sharding_of(value, names))
+    return jax.sharding.reshard(value, named_sharding(value, names))
 
 
 def split(value: Array, index: int, axis: int) -> tuple[Array, Array]:
-    """Returns value before and from an index of an axis.
+    """Splits value in two at an index of an axis.
 
-    It is whole there first, where types say that a part does not lie on all shards.
+    If its type says that a part would not divide into the shards of the axis, value is
+    gathered along it first.
     """
     names, sizes = axis_names(value), (index, value.shape[axis] - index)
     if names and any(size % number_of_shards(value, names[axis]) for size in sizes):
@@ -62,7 +63,7 @@ def split(value: Array, index: int, axis: int) -> tuple[Array, Array]:
 
 
 def shard_as(value: Array, smaller: Array) -> Array:
-    """Returns an array that broadcasts to value, sharded as value is."""
+    """Returns `smaller`, which broadcasts to value, sharded as value is."""
     names = axis_names(value)
     if names is None:
         return smaller
@@ -70,11 +71,11 @@ def shard_as(value: Array, smaller: Array) -> Array:
 
 
 def where(condition: Known | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
-    """Returns `jnp.where(condition, a, b)`, of operands that broadcast.
+    """Returns `jnp.where(condition, a, b)`, whatever the shardings of its operands.
 
-    Arithmetic finds the sharding of its result where types tell it; a selection takes
-    operands of one shape and sharding alone. Nothing is selected where the condition is
-    known.
+    Where shardings are part of types, arithmetic infers that of its result, but a
+    select needs operands of one shape and sharding. A condition that is known, and the
+    same everywhere, needs no select.
     """
     if is_known(condition) and np.all(condition) == np.any(condition):
         selected = a if np.all(condition) else b
@@ -92,7 +93,7 @@ def where(condition: Known | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
         for axis, name in enumerate(axis_names(value) or (), len(shape) - value.ndim):
             names[axis] = names[axis] or name
     # Sharded while small: the gradient is then summed before it crosses devices.
-    whole = sharding_of(typed[0], names)
+    whole = named_sharding(typed[0], names)
     condition, a, b = (
         jnp.broadcast_to(_reshard(v, typed[0], names), shape, out_sharding=whole)
         for v in operands
@@ -101,10 +102,10 @@ def where(condition: Known | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def _reshard(value: Array, like: Array, names: Sequence[Names]) -> Array:
-    """Returns value with names along its last axes, none along those of size 1."""
+    """Returns value sharded along its axes by the last `names`, but not at size 1."""
     last = names[len(names) - value.ndim :]
     sizes = zip(last, value.shape, strict=True)
     shared = [name if size > 1 else None for name, size in sizes]
     if axis_names(value) == shared:  # a constraint that XLA need not look at
         return value
-    return jax.sharding.reshard(value, sharding_of(like, shared))
+    return jax.sharding.reshard(value, named_sharding(like, shared))

@@ -34,10 +34,10 @@ _Compute = Callable[_Arguments, ShiftedMoments]
 def _traced_once(
     *static: str,
 ) -> Callable[[_Compute[_Arguments]], _Compute[_Arguments]]:
-    """Traces, and differentiates, layers of the same shapes once for all, under jit.
+    """Returns a decorator with which JAX traces layers of the same shapes once.
 
-    Inlined, since XLA for TPUs makes more kernels of functions that are called. The
-    count is taken outside, where it stays known.
+    The function is inlined, since XLA for TPUs makes more kernels of called functions.
+    The count is added outside of jit, where it stays known.
     """
 
     def decorate(compute: _Compute[_Arguments]) -> _Compute[_Arguments]:
@@ -72,13 +72,13 @@ def compute_moments(
       mask: Aligned mask or weights, or None.
       shift: What to subtract before summing, with the rank of x, the same on all
         instances; 0 is used where it is not finite or so large that squares overflow.
-      use_fast_variance: One pass, exact to rounding while the shift is within some
-        standard deviations of the mean; otherwise a first pass, with a collective of
-        its own, makes the mean the shift.
+      use_fast_variance: Whether to take one pass, which is exact to rounding while the
+        shift is within a few standard deviations of the mean. Otherwise a first pass,
+        with its own collective, finds the mean, which is then the shift.
     """
     dtype = accumulation_dtype(x.dtype)
     shift = lax.stop_gradient(safe_shift(shift.astype(dtype)))
-    # Selected before any arithmetic: NaN under the mask reaches no derivative either.
+    # Before any arithmetic, so that a masked NaN reaches no derivative either.
     x = zero_masked(mask, x).astype(dtype)
     if not use_fast_variance:
         # Not relative to the given shift: far from the mean, that would round x away.
@@ -92,9 +92,9 @@ def compute_moments(
 def compute_own_moments(
     x: Array, reduction: Reduction, *, mask: Array | None
 ) -> ShiftedMoments:
-    """Returns the moments of x, without a prior estimate of its mean."""
+    """Returns the moments of x, given no estimate of its mean."""
     dtype = accumulation_dtype(x.dtype)
-    if mask is not None:  # a part may see nothing
+    if mask is not None:  # a part may have no valid element
         shift = jnp.zeros((1,) * x.ndim, dtype)
         return compute_moments(
             x, reduction, mask=mask, shift=shift, use_fast_variance=False
@@ -122,8 +122,8 @@ def compute_mean_square(
 ) -> ShiftedMoments:
     """Returns moments about 0: the mean square in place of the variance.
 
-    It is infinite, not NaN, where squares overflow: with a second use of it, XLA for
-    GPUs would make two kernels more of RMS norm.
+    Where squares overflow it is infinite, not NaN: making it NaN would use it a second
+    time, for which XLA for GPUs would split RMS norm into two more kernels.
     """
     dtype = accumulation_dtype(x.dtype)
     x = zero_masked(mask, x).astype(dtype)

@@ -27,7 +27,7 @@ class Moments(NamedTuple):
     """Mean and variance of each feature of a batch, and its number of elements.
 
     Attributes:
-      count: Elements, or weight, that each feature saw; float32 or wider.
+      count: Number of elements of each feature, or their weight; float32 or wider.
       mean: Mean of each feature; float32 or wider, complex for complex input.
       var: Biased variance (divided by `count`) of each feature, E|x - mean|^2; real.
     """
@@ -56,9 +56,9 @@ def batch_moments(
         var   = sum(w |d|^2) / count - |sum(w d) / count|^2
 
     summed over all axes but `feature_axes` and over `axis_name`, in one collective.
-    Exact to rounding while s is within some standard deviations of the mean; further
-    away the variance is kept above its own rounding noise, `4 eps |mean - s|^2`, and
-    carries no gradient where that is what holds it up.
+    Exact to rounding while s is within a few standard deviations of the mean. Further
+    away the variance is clamped to at least its rounding noise, `4 eps |mean - s|^2`; a
+    clamped variance has zero derivative.
 
     To normalize x itself use `jaxnorm.batch_norm`, which keeps the mean in two parts:
     with these moments and `jaxnorm.normalize` the rounding of the float32 mean remains,
@@ -68,15 +68,15 @@ def batch_moments(
       x: Input of any shape; floating or complex. Computed in float32 or wider.
       feature_axes: The axis or axes that keep their own statistics.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
-        floating values are non-negative weights. What is under the mask, NaN included,
-        reaches nothing. Weights are not differentiated.
+        floating values are non-negative weights. Masked elements have no effect, even
+        where they are NaN. Weights are not differentiated.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which to sum as well. Under `jax.jit` a sharded x needs none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
         each with moments of its own.
       shift: Feature shape; a guess of the mean, 0 by default. Not differentiated.
-      use_fast_variance: One pass. False: a first pass, and a collective, for the mean,
-        which then is the shift.
+      use_fast_variance: Whether to take one pass. False: a first pass, with its own
+        collective, finds the mean, which is then the shift.
 
     Returns:
       Moments of the feature shape (sizes of the feature axes, ascending), float32 or
@@ -125,8 +125,8 @@ def per_feature(
 ) -> Moments:
     """Returns moments of the rank of x as moments of the feature shape.
 
-    A count that is known is one number for all features, see `count_of_each`, if there
-    are any.
+    A known count stays one number for all features (see `count_of_each`), unless there
+    are no features.
     """
     reduced = other_axes(feature_axes, len(shape))
     mean, var = (jnp.squeeze(value, reduced) for value in (moments.mean, moments.var))
@@ -138,12 +138,12 @@ def per_feature(
 
 
 def count_of_each(moments: Moments) -> Moments:
-    """Returns moments as users see them, with the count of each feature."""
+    """Returns moments for users, with a count for each feature."""
     return moments._replace(count=moments.count + jnp.zeros_like(moments.var))
 
 
 def check_moments(moments: object, name: str) -> None:
-    """Checks that what the user passed are moments.
+    """Checks that the user passed `Moments`.
 
     Raises:
       TypeError: If they are not, or their mean or variance holds integers.
@@ -200,13 +200,13 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
             f"moments must have the same shape to be merged, got {jnp.shape(a.mean)} "
             f"and {jnp.shape(b.mean)}. Are they of the same features?"
         )
-    # Beginning with the one that has at least half, which 1 - weight does not cancel.
+    # a has at least half of the count, so that 1 - weight does not cancel.
     more = a.count >= b.count
     a, b = _choose(more, a, b), _choose(more, b, a)
     count = a.count + b.count
     weight = b.count / safe_count(count)
-    # Moments of nothing may be anything. Selected before any arithmetic, so that they
-    # reach no derivative either.
+    # Moments of count 0 may hold any numbers. Selected before any arithmetic, so that
+    # they reach no derivative either.
     nonempty = b.count > 0
     b_mean, b_var = (where(nonempty, v, jnp.zeros_like(v)) for v in (b.mean, b.var))
     difference = b_mean - where(nonempty, a.mean, jnp.zeros_like(a.mean))

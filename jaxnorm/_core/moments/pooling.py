@@ -1,4 +1,4 @@
-"""Moments of several parts of x together: of examples, of ghosts, of features."""
+"""Merges the moments of parts of x: of examples, ghost batches or features."""
 
 from jax import Array, lax
 from jax import numpy as jnp
@@ -14,11 +14,11 @@ from jaxnorm._core.reductions.reduction import Reduction
 
 
 def pool_moments(parts: ShiftedMoments, reduction: Reduction) -> ShiftedMoments:
-    """Returns the moments of several parts together, in one collective.
+    """Merges the moments of parts that have one shift, in one collective.
 
     Args:
       parts: Moments of parts of x; `shift` is the same for all.
-      reduction: The axes along which the parts lie, and other instances.
+      reduction: The axes along which the parts lie, and mapped axes.
     """
     count, weight = _weights(parts)
     square = mean_square_about(parts.var, parts.delta)
@@ -29,10 +29,10 @@ def pool_moments(parts: ShiftedMoments, reduction: Reduction) -> ShiftedMoments:
 def pool_moments_about_mean(
     parts: ShiftedMoments, reduction: Reduction, shift: Array
 ) -> ShiftedMoments:
-    """Returns the same of parts whose shifts may differ, in a collective more.
+    """Merges the moments of parts whose shifts may differ, in two collectives.
 
-    The first finds the mean of all, which then is the shift: exact, however far apart
-    the shifts are.
+    The first finds the mean of all parts, which is then the shift, so that the result
+    is exact however far apart the shifts are.
 
     Args:
       parts: Moments of parts of x.
@@ -42,7 +42,7 @@ def pool_moments_about_mean(
     count, weight = _weights(parts)
     number, total = reduction.sums(*lax.stop_gradient((count, weight * parts.mean)))
     shift = mean_as_shift(number, total, shift.astype(total.dtype))
-    # A shift that is not finite would reach the parts whose shifts are.
+    # A shift that is not finite would spread to parts whose own shifts are finite.
     shift = jnp.where(jnp.isfinite(shift), shift, jnp.zeros_like(shift))
     return pool_moments(parts.with_shift(tag_for_remat(shift)), reduction)
 

@@ -1,9 +1,9 @@
-"""What the normalizers of segments share: moments of positions that have one id.
+"""Moments of segments (the positions that have one id), and normalization with them.
 
-A sum over segments is a scatter, and what is known of each segment reaches its
-positions by a gather. Each is the other's transpose, so that JAX's own derivatives are
-the ones that would be written by hand: for the backward pass are kept x, the ids, and
-the sums of each segment, and the sums of the backward pass cross devices once.
+A sum over segments is a scatter, and statistics of segments return to their positions
+by a gather. Each is the other's transpose, so that JAX's own derivatives are the ones
+that one would write by hand: the backward pass needs x, the ids and the sums of each
+segment, and its own sums cross devices once.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxnorm._core.arrays.safe_math import (
     real_inner_product,
     safe_count,
 )
-from jaxnorm._core.arrays.sharding import axis_names, shard_as, sharding_of
+from jaxnorm._core.arrays.sharding import axis_names, named_sharding, shard_as
 from jaxnorm._core.moments.shifted_moments import (
     ShiftedMoments,
     mean_as_shift,
@@ -37,19 +37,19 @@ from jaxnorm._core.reductions.reduction import Reduction
 
 @dataclasses.dataclass(frozen=True)
 class SegmentNormSpec:
-    """The static part: what is reduced, what is done with it, the result.
+    """The static arguments of the normalizers of segments.
 
-    What is known of each segment has the rank of x: (segments, 1, ..., features), with
-    size 1 along the axes of positions but the first, and along those that are reduced.
+    Statistics of segments have the rank of x, (segments, 1, ..., features): segments
+    along the first axis of positions, size 1 along the others and along reduced axes.
 
     Attributes:
-      number: How many segments there are.
-      leading: Along how many of the first axes of x positions lie.
-      reduction: The other axes that are reduced, and over which instances.
+      number: Number of segments.
+      leading: Number of leading axes of x that hold positions.
+      reduction: The other reduced axes, and mapped axes.
       epsilon: Added to the variance.
       dtype: Dtype of the result.
-      center: Whether the mean is subtracted. If not, the moments are those about 0.
-      use_fast_variance: Whether one pass is made, about a running mean.
+      center: Whether the mean is subtracted. If not, the moments are about 0.
+      use_fast_variance: Whether to take one pass, with the running mean as shift.
     """
 
     number: int
@@ -61,37 +61,37 @@ class SegmentNormSpec:
     use_fast_variance: bool = False
 
     def sum(self, ids: Array, value: Array) -> Array:
-        """Sums a value over segments and reduced axes, on this instance alone."""
+        """Sums a value within segments and over reduced axes, on this device alone."""
         value = self.reduction.local_sum(value)
         parts, part = self._partial_sum_slots(ids)
         shape = (parts, self.number, *value.shape[self.leading :])
         names, sharding = axis_names(value), None
         if names is not None:
-            sharding = sharding_of(value, [None, None, *names[self.leading :]])
+            sharding = named_sharding(value, [None, None, *names[self.leading :]])
         zeros = jnp.zeros(shape, value.dtype, out_sharding=sharding)
         sums = zeros.at[part, ids].add(value, mode="drop", out_sharding=sharding)
         return jnp.expand_dims(jnp.sum(sums, 0), tuple(range(1, self.leading)))
 
     def broadcast_back(self, ids: Array, value: Array, x: Array) -> Array:
-        """Returns what is known of segments for each position of x; 0 in none."""
+        """Returns the value of each position's segment; 0 outside of all segments."""
         value = jnp.squeeze(value, tuple(range(1, self.leading)))
         parts, part = self._partial_sum_slots(ids)
         names, sharding = axis_names(x), None
         if names is not None:
             others = axis_names(value) or [None] * value.ndim
-            sharding = sharding_of(x, [*names[: self.leading], *others[1:]])
+            sharding = named_sharding(x, [*names[: self.leading], *others[1:]])
         copies = jnp.repeat(value[None], parts, 0)
         return copies.at[part, ids].get(
             mode="fill", fill_value=0, out_sharding=sharding
         )
 
     def _partial_sum_slots(self, ids: Array) -> tuple[int, Array]:
-        """Returns in how many parts segments are summed, and that of each position.
+        """Returns the number of partial sums of a segment, and that of each position.
 
-        A scatter adds one number after the other, which for long segments loses digits
-        with their length. So each segment has several sums, which are added at the end:
-        one for some 32 positions, since all of them are written and read. Neighbors are
-        in different parts, since the positions of a segment often lie together.
+        A scatter adds one number after the other, which loses accuracy over long
+        segments. So each segment has several sums, which are added at the end: about
+        one for 32 positions, since all of them are written and read. Neighbors go to
+        different sums, since the positions of a segment are often adjacent.
         """
         size = ids.size
         known = isinstance(size, int)  # and not symbolic
@@ -123,13 +123,13 @@ def normalize_segments(
       spec: Static part.
       x: Input.
       ids: The segment of each position, from `parse_segments`, like the mask.
-      mask: What is in a segment and counts, or its weight.
+      mask: Which elements are in a segment and valid, or their weights.
       scale: Multiplies the normalized input; the rank of x, 1 where shared.
-      bias: Is added; likewise.
-      mean_scale: What share of the mean is subtracted; of the rank of x, with 1 along
+      bias: Added; likewise.
+      mean_scale: The share of the mean to subtract; of the rank of x, with 1 along
         all axes but those of features. None: all of it.
-      running: Mean and variance of each segment before, for those of which nothing
-        counts; or None.
+      running: Running mean and variance of each segment, for segments without valid
+        elements; or None.
 
     Returns:
       The normalized input, and the moments.
@@ -160,10 +160,10 @@ def normalize_segments(
 def _compute_moments(
     spec: SegmentNormSpec, x: Array, ids: Array, mask: Array, running_mean: Array | None
 ) -> tuple[Array, ShiftedMoments]:
-    """Returns x less the shift of its segment, and the moments of segments.
+    """Returns x minus the shift of its segment, and the moments of segments.
 
-    The first of two passes gives the means, which are the shifts of the second. A part
-    of a segment would not serve: it may be one position, unlike all others.
+    The first of two passes gives the means, which are the shifts of the second. The
+    mean of a part of a segment would not do: the part may be one outlier.
     """
     x = x.astype(accumulation_dtype(x.dtype))
     share, sums = spec.reduction.mapped_axes.sum, functools.partial(spec.sum, ids)
@@ -190,6 +190,7 @@ def _compute_moments(
 
 
 def _local_count(spec: SegmentNormSpec, x: Array, ids: Array, mask: Array) -> Array:
+    """Returns the count, or weight, of each segment on this device alone."""
     dtype = real_dtype(x.dtype)
     # Integers, since adding ones in float32 stops at 2**24.
     weights = lax.stop_gradient(zero_masked(mask, mask))

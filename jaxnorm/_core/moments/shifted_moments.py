@@ -1,4 +1,4 @@
-"""Moments as the package carries them: of the rank of x, the mean in two parts."""
+"""The moments that the package computes with: their mean is in two parts."""
 
 from typing import NamedTuple
 
@@ -15,16 +15,16 @@ from jaxnorm._core.arrays.sharding import where
 
 
 class ShiftedMoments(NamedTuple):
-    """Moments as the package carries them: of the rank of x, the mean in two parts.
+    """Moments that have the rank of x, with the mean in two parts.
 
     The mean is `shift + delta`. A float32 mean of 1e4 is off by up to 5e-4, and so is
-    all that is normalized with it; `(x - shift) - delta` is not.
+    everything normalized with it; `(x - shift) - delta` is not.
 
     Attributes:
-      count: Elements, or weight, that each feature saw; known where there is no mask.
-      shift: What was subtracted before the sums.
+      count: Number of elements of each feature, or their weight; known without a mask.
+      shift: Subtracted from x before it is summed.
       delta: Mean of `x - shift`.
-      var: Biased variance, at least its own rounding noise.
+      var: Biased variance, clamped to at least its rounding noise.
     """
 
     count: Known  # type: ignore[assignment]  # hides tuple.count
@@ -43,10 +43,10 @@ class ShiftedMoments(NamedTuple):
         return self._replace(shift=shift.astype(self.shift.dtype), delta=delta)
 
     def with_var_where_empty(self, var: Array) -> "ShiftedMoments":
-        """Returns them with another variance for features without valid elements.
+        """Returns the moments, with `var` for features without valid elements.
 
-        Their mean is the shift already. They count as nonempty, so that they are
-        normalized with these, and not to 0.
+        The mean of these features is the shift already. Their count becomes 1, so that
+        they are normalized with this mean and variance, and not set to 0.
         """
         var = where(self.count > 0, self.var, var.astype(self.var.dtype))
         return self._replace(count=safe_count(self.count), var=var)
@@ -66,7 +66,7 @@ def moments_from_sums(
 
 
 def mean_as_shift(count: Known, total: Array, shift: Array) -> Array:
-    """Returns the mean, rounded as a shift; `shift` where there is no element."""
+    """Returns the mean, rounded as a shift; `shift` where no element is valid."""
     mean = total / safe_count(count).astype(total.dtype)
     return where(count > 0, round_last_bit(mean), shift)
 
@@ -81,11 +81,11 @@ def safe_shift(shift: Array) -> Array:
 def round_last_bit(shift: Array) -> Array:
     """Returns the shift rounded to one bit less than its dtype has.
 
-    XLA may repeat the division that gave it in the kernel that subtracts it, and then
-    contracts both to one operation without the rounding between them: there, x would be
-    shifted by another number than here. An explicit rounding forbids that, and unlike a
-    barrier does not keep the whole of layer norm from being one kernel on GPUs. As a
-    shift, any number near the mean will do.
+    XLA may repeat the division that gave the shift in the kernel that subtracts it, and
+    contract both into one operation without rounding in between. That kernel would then
+    subtract a different number from x. Explicit rounding prevents this, and unlike a
+    barrier leaves layer norm in one kernel on GPUs. Any number near the mean will do as
+    a shift.
     """
     if jnp.iscomplexobj(shift):
         return lax.complex(round_last_bit(shift.real), round_last_bit(shift.imag))

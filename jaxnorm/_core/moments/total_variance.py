@@ -1,4 +1,4 @@
-"""The law of total variance: what lies within groups, and what lies between them."""
+"""The law of total variance: variance within groups and between them."""
 
 from jax import Array
 
@@ -6,10 +6,10 @@ from jaxnorm._core.arrays.safe_math import real_inner_product
 
 
 def mean_square_about(var: Array, distance: Array) -> Array:
-    """Returns E|x - c|^2, of a variance and the distance of the mean of x from c.
+    """Returns E|x - c|^2, given the variance of x and the distance of its mean from c.
 
-    Its average over groups, by their counts, with c the mean of all, is the variance of
-    all.
+    If c is the mean of several groups together, the average of this over the groups,
+    weighted by their counts, is the variance of all.
     """
     return var + real_inner_product(distance, distance)
 
@@ -21,7 +21,7 @@ def variance_of_two(a: Array, b: Array, distance: Array, weight: Array) -> Array
       a: Variance of the first.
       b: Variance of the second.
       distance: Between their means.
-      weight: The share of the second in all.
+      weight: The share of the second group in the count of both.
     """
     between = real_inner_product(distance, distance) * weight * (1 - weight)
     return a * (1 - weight) + b * weight + between

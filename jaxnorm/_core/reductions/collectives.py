@@ -1,7 +1,7 @@
 """The one file that talks to other devices.
 
 Sums cross devices, never means: with unequal masks, or a device that holds no valid
-element, the result is the one of the whole batch on one device.
+element, the result is that of the whole batch on one device.
 
 Inside `jax.shard_map` with `check_vma=True`, JAX tracks over which mesh axes a value
 varies, and transposes each implicit move from invariant to varying into a collective
@@ -31,8 +31,8 @@ class MappedAxes:
     Attributes:
       names: Axis names; none where nothing is shared.
       groups: Indices within the one axis that share statistics, or None for all.
-      tracked: Mesh axes for which types tell whether a value varies over them. Over
-        those on which it does not, there is nothing to sum.
+      tracked: Mesh axes for which types tell whether a value varies over them. If it
+        does not, there is nothing to sum.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class MappedAxes:
 
         Raises:
           NameError: If there are groups, and the name is not bound.
-          TypeError: If `axis_name` is neither.
+          TypeError: If `axis_name` is none of these.
           ValueError: If the groups do not split the one axis into equal parts.
         """
         if not isinstance(axis_name, str | Sequence | None):
@@ -84,15 +84,15 @@ class MappedAxes:
 
     @classmethod
     def none(cls) -> "MappedAxes":
-        """Returns the one over which nothing is shared."""
+        """Returns mapped axes without a name: nothing is shared."""
         return cls((), None, frozenset())
 
     def where_varying(self, x: Array) -> "MappedAxes":
-        """Returns those axes over which x may vary: whose indices hold parts of it."""
+        """Returns the axes over which x may vary, whose instances hold parts of it."""
         return dataclasses.replace(self, names=self._varying_names(x))
 
     def size(self, x: Array) -> int:
-        """How many instances hold a part of x of their own, and share statistics."""
+        """Number of instances that share statistics, and hold different parts of x."""
         names = self._varying_names(x)
         if self.groups is not None:
             return len(self.groups[0])
@@ -109,22 +109,24 @@ class MappedAxes:
         return self.sum((value,))[0] / self.size(value) if self.names else value
 
     def max(self, value: Array) -> Array:
-        """Returns the largest value of all instances; it is not differentiated."""
+        """Returns the largest value of all instances, not differentiated."""
         return self._reduce(lax.pmax, lax.stop_gradient(value))
 
     def sum_by_run(
         self, values: Sequence[Array], axis: int, length: int
     ) -> tuple[Array, ...]:
-        """Sums over each run of adjacent instances; all learn the sums of all runs.
+        """Sums over each run of adjacent instances; each gets the sums of all runs.
 
-        One collective, a psum of one slot a run, which unlike an all-gather gives what
-        types know to be the same everywhere, and unlike groups works in every mode.
+        It takes one psum, with one slot for each run. Unlike that of an all-gather, the
+        type of its result says that it is the same on all instances; unlike groups, it
+        works in every mode.
 
         Args:
-          values: The parts of this instance. One that types know to be the same on all
-            instances is a part of each of them as well.
-          axis: The axis of the results along which the runs follow each other.
-          length: Instances of a run; divides their number. 1 gathers the values.
+          values: Terms of this instance. A value that is the same on all instances by
+            its type is a term of each of them.
+          axis: The axis of the results along which the runs lie.
+          length: Instances in a run; divides the number of all. With 1, values are
+            gathered.
         """
         instances = _axis_size(self.names)
         number = instances // length
@@ -133,7 +135,7 @@ class MappedAxes:
         stacked = _stack(values)
         slots = jnp.arange(number).reshape(-1, *(1,) * stacked.ndim)
         own = slots == self._index() // length
-        # Selected, not multiplied by 0: what is not finite stays in its own slot.
+        # Selected, not multiplied by 0: NaN and infinity stay in their own slot.
         placed = jnp.where(own, stacked, jnp.zeros_like(stacked))
         summed = jnp.moveaxis(self._psum(placed), 0, axis + 1)
         shape = list(stacked.shape)
@@ -141,19 +143,19 @@ class MappedAxes:
         return _unstack(summed.reshape(shape), values)
 
     def own_run(self, value: Array, axis: int, length: int) -> Array:
-        """Returns the part of what `sum_by_run` gave that is of this instance's run."""
+        """Returns the result of `sum_by_run` for the run of this instance."""
         if value.shape[axis] == 1:
             return value
         return lax.dynamic_slice_in_dim(value, self._index() // length, 1, axis)
 
     def average_replicas(self, stats: _Tree) -> _Tree:
-        """Returns `stats`, the same on all instances.
+        """Returns `stats`, made equal on all instances.
 
         Where the types of `jax.shard_map` already say that `stats` are the same, they
         are returned as they are. Elsewhere (pmap, vmap, `check_vma=False`) replicas may
-        have drifted apart, so the average is taken, over those that are finite. It
-        depends on no data, and XLA joins those of all layers into one collective at the
-        start of the step.
+        have drifted apart, so their average is taken, without values that are not
+        finite. It does not depend on data, so XLA joins the averages of all layers into
+        one collective at the start of the step.
         """
         return jax.tree.map(self._average, stats)
 
@@ -177,11 +179,12 @@ class MappedAxes:
         return self._reduce(lax.psum, value)
 
     def _reduce(self, reduce: Callable[..., Array], value: Array) -> Array:
+        """Applies `lax.psum` or `lax.pmax` over the axes on which value may vary."""
         names = self._varying_names(value)
         if not names:
             return value
         try:
-            with _bound(names):
+            with _explain_unbound(names):
                 return reduce(value, names, axis_index_groups=self.groups)
         except NotImplementedError as error:
             if self.groups is None:
@@ -196,7 +199,7 @@ class MappedAxes:
 def pcast_stacked(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
     """Returns `values` varying over the mesh axes that `like` varies over.
 
-    The transpose of one such move is one psum, whatever the number of values. Outside
+    The transpose of one such cast is one psum, whatever the number of values. Outside
     of `jax.shard_map` with `check_vma=True` there is nothing to do.
     """
     moved = list(values)
@@ -211,16 +214,16 @@ def pcast_stacked(values: Sequence[Array], like: Array) -> tuple[Array, ...]:
 
 
 def _axis_size(names: tuple[str, ...]) -> int:
-    """Returns the number of instances along mapped axes; 1 where none is named."""
+    """Returns the number of instances along mapped axes; 1 without names."""
     if not names:
         return 1
-    with _bound(names):
+    with _explain_unbound(names):
         return lax.axis_size(names)
 
 
 @contextlib.contextmanager
-def _bound(names: tuple[str, ...]) -> Iterator[None]:
-    """Says what to do where JAX finds that one of the names is not bound."""
+def _explain_unbound(names: tuple[str, ...]) -> Iterator[None]:
+    """Adds a fix to JAX's error for an axis name that is not bound."""
     try:
         yield
     except NameError as error:
@@ -237,8 +240,9 @@ def _manual_axes() -> frozenset[str]:
 
 
 def _varying(value: Array) -> frozenset[str]:
-    # Where no axis is manual, no value varies. Types are not asked, so that a change of
-    # JAX's interface to them reaches only those who map.
+    """Returns the mesh axes over which value varies, by its type."""
+    # Without manual axes no value varies. Types are not read then, so that a change of
+    # that interface of JAX reaches only users who map.
     if not _manual_axes():
         return frozenset()
     return frozenset(jax.typeof(value).manual_axis_type.varying)

@@ -1,4 +1,4 @@
-"""The algebra of masks and weights: what counts, and what may be looked at."""
+"""Masks and weights: which elements count, and which are safe to compute with."""
 
 from jax import Array, lax
 from jax import numpy as jnp
@@ -13,7 +13,7 @@ def is_valid(mask: Array) -> Array:
 
 
 def zero_masked(mask: Array | None, value: Array) -> Array:
-    """Returns `value`; 0 where it is masked out, even if it is NaN there."""
+    """Returns `value`, set to 0 where it is masked out, even if it is NaN there."""
     if mask is None:
         return value
     return where(is_valid(mask), value, jnp.zeros_like(value))
@@ -28,10 +28,10 @@ def apply_weights(mask: Array | None, value: Array) -> Array:
 
 
 def valid_or_finite(mask: Array | None, x: Array) -> Array | None:
-    """Returns where x is not masked, or at least neither NaN nor about to overflow.
+    """Returns where x is valid, or masked but finite and small enough to be squared.
 
-    That is a mask as well, by which to select before any arithmetic: JAX's debuggers
-    look for NaN and infinity in the result of each operation.
+    It is the mask to apply before any arithmetic: JAX's debuggers look for NaN and
+    infinity in the result of each operation.
     """
     if mask is None:
         return None
@@ -43,7 +43,7 @@ def valid_or_finite(mask: Array | None, x: Array) -> Array | None:
 
 
 def zero_masked_nonfinite(mask: Array | None, x: Array, value: Array) -> Array:
-    """Returns `value`; 0 where x is masked, and NaN or so large as to overflow."""
+    """Returns `value`, set to 0 where x is masked and NaN or too large to square."""
     return zero_masked(valid_or_finite(mask, x), value)
 
 

@@ -1,4 +1,4 @@
-"""Over what a statistic is taken: axes of x, blocks of an axis, other devices."""
+"""What a statistic is reduced over: axes of x, blocks of an axis, other devices."""
 
 import dataclasses
 import math
@@ -17,28 +17,28 @@ from jaxnorm._core.arrays.known import Known
 from jaxnorm._core.arrays.sharding import (
     axis_names,
     gather,
+    named_sharding,
     number_of_shards,
-    sharding_of,
 )
 from jaxnorm._core.reductions.collectives import Groups, MappedAxes
 from jaxnorm._core.reductions.masking import apply_weights, zero_masked
 from jaxnorm._core.reductions.staged_sums import staged_sum
 
 SingleValue = bool | Literal["warn"]
-"""Whether a centered statistic may be of one value, which it erases."""
+"""Whether a mean may be of one value, which subtracting it erases."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """An axis of x cut into blocks of adjacent elements, each reduced by itself.
 
-    The channels of a group, the examples of a ghost batch. What is reduced has the
-    number of blocks as its size there. Only arrays that are reduced already along the
-    other axes are reshaped, never x.
+    A block is a group of channels, or the examples of a ghost batch. Results have one
+    element for each block along the axis. Only arrays that are already reduced along
+    the other axes are reshaped, never x.
 
     Attributes:
       axis: The axis.
-      size: Elements of a block; divides the axis.
+      size: Number of elements in a block; divides the size of the axis.
     """
 
     axis: int
@@ -57,13 +57,14 @@ class Blocks:
         if names is None:
             return jnp.sum(jnp.reshape(value, shape), axis + 1)
         if blocks[0] % number_of_shards(value, names[axis]):
-            value, names[axis] = gather(value, axis), None  # a block on several shards
+            # A block would lie on several shards.
+            value, names[axis] = gather(value, axis), None
         names.insert(axis + 1, None)
-        split = jnp.reshape(value, shape, out_sharding=sharding_of(value, names))
+        split = jnp.reshape(value, shape, out_sharding=named_sharding(value, names))
         return jnp.sum(split, axis + 1)
 
     def broadcast_back(self, value: Array) -> Array:
-        """Repeats what is known of each block for each of its elements."""
+        """Repeats the value of each block for each of its elements."""
         axis, number = self.axis, value.shape[self.axis]
         if number == 1:
             return value
@@ -75,19 +76,19 @@ class Blocks:
         if names is None:
             return jnp.reshape(repeated, shape)
         del names[axis + 1]
-        return jnp.reshape(repeated, shape, out_sharding=sharding_of(value, names))
+        return jnp.reshape(repeated, shape, out_sharding=named_sharding(value, names))
 
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
     """Instances of the mapped axes cut into runs of adjacent ones, each reduced.
 
-    A ghost batch that spans several devices. Every instance learns the results of all
-    runs.
+    A run is a ghost batch that spans several devices. Every instance gets the results
+    of all runs.
 
     Attributes:
-      axis: A reduced axis; along it lie the results of the runs.
-      length: Instances of a run; divides their number.
+      axis: A reduced axis, along which the results of the runs lie.
+      length: Number of instances in a run; divides the number of all.
     """
 
     axis: int
@@ -96,16 +97,16 @@ class Runs:
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """What is averaged over.
+    """The axes, blocks and devices that a statistic is reduced over.
 
-    Its results have the rank of x: size 1 along reduced axes, the number of blocks or
-    runs along the axis of those.
+    Results have the rank of x, with size 1 along reduced axes, and one element for each
+    block or run along the axis of blocks or runs.
 
     Attributes:
       axes: Axes of x that are reduced as a whole.
       mapped_axes: Instances of mapped axes that are reduced as well.
-      blocks: An axis of which each block is reduced, or None.
-      runs: Runs of the instances, each of which is reduced, or None for all together.
+      blocks: Blocks of an axis, each reduced by itself; or None.
+      runs: Runs of instances, each reduced by itself; None for all together.
     """
 
     axes: tuple[int, ...]
@@ -129,12 +130,12 @@ class Reduction:
           axes: Canonical axes that are reduced as a whole.
           axis_name: A name, several, or None.
           axis_index_groups: Groups of indices of the one mapped axis, or None.
-          blocks: An axis of which each block is reduced, or None.
+          blocks: Blocks of an axis, each reduced by itself; or None.
         """
         return cls(axes, MappedAxes.parse(axis_name, axis_index_groups, x), blocks)
 
     def size(self, x: Array) -> int:
-        """Elements that each statistic of x is made of, over all instances."""
+        """Number of elements behind each statistic of x, over all instances."""
         block = 1 if self.blocks is None else self.blocks.size
         instances = self.mapped_axes.size(x) if self.runs is None else self.runs.length
         return instances * math.prod(sizes(x.shape, self.axes)) * block
@@ -146,13 +147,13 @@ class Reduction:
         fix: str = "Reduce other axes",
         effect: str = "x - mean is 0 and the result the bias, whatever x is",
     ) -> None:
-        """Checks that a centered statistic is of more than one value.
+        """Checks that each mean is of more than one value.
 
         Args:
           x: Input.
           allow_single_value: Whether it may be; or "warn".
-          fix: What to do about it.
-          effect: What becomes of a single value.
+          fix: What to do about it, for the message.
+          effect: What happens to a single value, for the message.
 
         Raises:
           TypeError: If the flag is neither a Python bool nor a string.
@@ -169,11 +170,11 @@ class Reduction:
                 f"{allow_single_value!r}."
             )
         size = self.size(x)
-        if not isinstance(size, int) or size != 1:  # one that is symbolic is not known
+        if not isinstance(size, int) or size != 1:  # a symbolic size is not known
             return
         message = (
-            f"each mean must be of at least two values, else {effect}; got the input's "
-            f"shape {x.shape}, of which the axes {self.axes} are reduced"
+            f"each mean must be of at least two values, else {effect}; got an input of "
+            f"shape {x.shape} with the axes {self.axes} reduced"
             + (f" and blocks of size {self.blocks.size}" if self.blocks else "")
             + f". {fix}"
         )
@@ -193,7 +194,7 @@ class Reduction:
         return jnp.full(one, size, dtype)
 
     def count(self, x: Array, mask: Array | None) -> Known:
-        """Returns how many elements each statistic is of, or what they weigh."""
+        """Returns the number of elements behind each statistic, or their weight."""
         if mask is None:
             return self.unmasked_count(x)
         return self.all_reduce([self._local_count(mask, x)])[0]
@@ -208,6 +209,7 @@ class Reduction:
         return self.all_reduce([counted, *map(self.local_sum, weighted)])
 
     def _local_count(self, mask: Array, x: Array) -> Array:
+        """Returns the count, or weight, on this instance alone, given a mask."""
         dtype = real_dtype(x.dtype)
         # Adding ones in float32 stops at 2**24. Integers do not, but under jit their
         # sum does not join the collective of the others. A size may be symbolic.
@@ -227,22 +229,22 @@ class Reduction:
         return math.prod(shared)
 
     def sums(self, *values: Array) -> tuple[Array, ...]:
-        """Sums of each value, in at most one collective."""
+        """Sums each value, in at most one collective."""
         return self.all_reduce([self.local_sum(value) for value in values])
 
     def all_reduce(self, values: Sequence[Array]) -> tuple[Array, ...]:
-        """Sums what is summed on each instance, in one collective."""
+        """Adds up the local sums of all instances, in one collective."""
         if self.runs is None:
             return self.mapped_axes.sum(values)
         return self.mapped_axes.sum_by_run(values, self.runs.axis, self.runs.length)
 
     def local_sum(self, value: Array) -> Array:
-        """Sum on this instance alone."""
+        """Sums a value on this instance alone."""
         value = staged_sum(value, self.axes)
         return value if self.blocks is None else self.blocks.sum(value)
 
     def local_mean(self, value: Array) -> Array:
-        """Mean on this instance alone."""
+        """Averages a value on this instance alone."""
         block = 1 if self.blocks is None else self.blocks.size
         return self.local_sum(value) / (
             math.prod(sizes(value.shape, self.axes)) * block

@@ -1,11 +1,11 @@
 """Sums over several axes of x that GPUs compute in two stages.
 
-XLA for GPUs gives each block of threads some columns of a sum over axes before the
-last, as those of instance, group and batch norm are. Where these are few, and too short
-to be cut, it expects so little of the sum that it does not fuse it with what goes into
-it: `x - shift`, or its product with a cotangent, is written to memory, often in
-float32, and read again. Sums over the last of the reduced axes are many, and fused.
-What is left to sum then is small.
+Instance, group and batch norm sum over axes before the last. XLA for GPUs gives each
+block of threads some columns of such a sum. If columns are few, and too short to be
+split, it estimates that the sum is slow and does not fuse it with its input: `x -
+shift`, or its product with a cotangent, is written to memory, often in float32, and
+read again. If only the last of these axes is summed first, there are many sums, which
+are fused. The sum that remains is small.
 """
 
 import functools
@@ -35,7 +35,7 @@ def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
 
     def in_stages(value: Array) -> Array:
         # XLA merges a sum of sums, unless there is something between them. Halving and
-        # doubling do not round, but for subnormal numbers.
+        # doubling do not round, except for subnormal numbers.
         sums = jnp.sum(value, first, keepdims=True)
         return 2 * jnp.sum(sums / 2, second, keepdims=True)
 
@@ -43,7 +43,7 @@ def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
 
 
 def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Array:
-    """Returns a value that broadcasts to x, so that its cotangent is a staged sum.
+    """Broadcasts a value part of the way to x, so that its cotangent is a staged sum.
 
     Args:
       value: Of the rank of x, at most half the largest number of its dtype. If its size
@@ -68,7 +68,7 @@ def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Ar
 
 
 def _first_stage(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the axes that are summed first; none where one stage is as good."""
+    """Returns the axes that are summed first; none if one stage is as good."""
     if (
         not axes
         or x.ndim - 1 in axes  # rows, each of which has threads of its own

@@ -18,7 +18,7 @@ Schedule = Callable[[Array], Array | float]
 
 
 def warmup_momentum(limit: float = 0.99) -> Schedule:
-    """Returns a momentum for which a running average is right from the start.
+    """Returns a momentum schedule that makes running averages right from the start.
 
     At update t (from 0) it is::
 
@@ -53,7 +53,7 @@ def warmup_momentum(limit: float = 0.99) -> Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class _WarmupMomentum:
-    """A function that equals another of the same limit, so that nothing retraces."""
+    """A schedule that equals another of the same limit, so that nothing retraces."""
 
     limit: float
 
@@ -63,7 +63,7 @@ class _WarmupMomentum:
 
 
 def evaluate_schedule(schedule: Schedule, count: Array, name: str) -> Array | float:
-    """Returns what a schedule says for the next update.
+    """Returns the value of a schedule at the next update.
 
     Args:
       schedule: The function of the number of updates.
@@ -71,7 +71,7 @@ def evaluate_schedule(schedule: Schedule, count: Array, name: str) -> Array | fl
       name: The argument that the schedule was given for.
 
     Raises:
-      TypeError: If that is a function, since a maker of schedules was given.
+      TypeError: If the value is a function: a factory of schedules was given.
     """
     value = schedule(count)
     if callable(value):
@@ -118,7 +118,7 @@ def resolve_momentum(
 
     Raises:
       TypeError: If it is a function and the statistics do not count, or returns one.
-      ValueError: If it is outside [0, 1] or no scalar.
+      ValueError: If it is outside [0, 1] or not a scalar.
     """
     if not callable(momentum):
         return check_momentum(momentum)

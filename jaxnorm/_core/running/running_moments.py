@@ -1,9 +1,9 @@
 """The moments of a stream: as exact after 1e8 updates as after the first.
 
-In float32 a count stops growing by one at 2**24. A mean and a variance stop earlier,
-where what a batch adds, about 1 / count of them, is less than half a unit in the last
-place; and rounding a skewed addition up or to nothing makes the variance drift. So each
-number is the unevaluated sum of two.
+In float32, a count of 2**24 does not grow by adding 1. A mean and a variance stop
+earlier: a batch changes them by about 1 / count, which becomes less than half a unit in
+the last place. Rounding skewed changes, up or to 0, also makes the variance drift. So
+each number is stored as the unevaluated sum of two.
 """
 
 from typing import NamedTuple
@@ -23,19 +23,19 @@ from jaxnorm._core.running.stats import check_statistic, init_batch_stats
 
 
 class RunningMoments(NamedTuple):
-    """Moments of all that was seen of a stream, each as the sum of two numbers.
+    """Moments of a stream so far, each as the sum of two numbers.
 
-    All have the feature shape; float32 unless initialized otherwise. The first three
-    are what a reader needs; with the others, which are rounding errors of these, they
-    hold twice as many digits.
+    All have the feature shape; float32 unless initialized otherwise. To read them, the
+    first three are enough. The others are their rounding errors, with which they hold
+    twice as many digits.
 
     Attributes:
-      count: Elements, or weight, that each feature saw. Starts at 0.
+      count: Number of elements of each feature, or their weight. Starts at 0.
       mean: Mean. Starts at 0. Complex after an update with complex input.
       var: Biased variance (divided by `count`), E|x - mean|^2; real. Starts at 1.
-      count_rest: What is to be added to `count`.
-      mean_rest: What is to be added to `mean`.
-      var_rest: What is to be added to `var`.
+      count_rest: Correction, to be added to `count`.
+      mean_rest: Correction, to be added to `mean`.
+      var_rest: Correction, to be added to `var`.
     """
 
     count: Array  # type: ignore[assignment]  # hides tuple.count
@@ -49,7 +49,7 @@ class RunningMoments(NamedTuple):
 def init_running_moments(
     feature_shape: int | tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> RunningMoments:
-    """Returns the moments of a stream of which nothing was seen.
+    """Returns the moments of a stream before its first element.
 
     The count is 0, the mean 0 and the variance 1, so that x is normalized to itself.
 
@@ -61,7 +61,7 @@ def init_running_moments(
         `_replace`.)
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
+      TypeError: If `dtype` is not real and floating, or a size not an integer.
       ValueError: If a size is negative.
 
     Example:
@@ -77,7 +77,7 @@ def init_running_moments(
 def check_running_moments(
     moments: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks that what the user passed are moments of a stream, and fit the input.
+    """Checks that the user passed `RunningMoments` that fit the input.
 
     Raises:
       TypeError: If they are not, hold integers, or are complex for real input.
@@ -96,7 +96,7 @@ def check_running_moments(
 def cap_count(moments: RunningMoments, max_count: float) -> RunningMoments:
     """Returns moments with their count capped at `max_count`."""
     more = moments.count > max_count
-    # In two parts as well: bfloat16 has no 0.7.
+    # In two parts as well: bfloat16 cannot represent 0.7.
     limit = np.asarray(max_count, moments.count.dtype)
     rest = jnp.full_like(moments.count_rest, max_count - float(limit))
     return moments._replace(
@@ -106,20 +106,20 @@ def cap_count(moments: RunningMoments, max_count: float) -> RunningMoments:
 
 
 def merge_running_moments(a: RunningMoments, b: RunningMoments) -> RunningMoments:
-    """Returns the moments of both, by `jaxnorm.merge_moments`' formula.
+    """Merges the moments of two streams, by the formula of `jaxnorm.merge_moments`.
 
     Args:
       a: Moments in float32 or wider.
       b: Moments of the same dtypes.
     """
-    # Beginning with the one that has at least half: what is added then has an error
-    # that is small beside the standard deviation, however far apart the means are.
+    # a has at least half of the count. What is added then has an error that is small
+    # relative to the standard deviation, however far apart the means are.
     more = a.count >= b.count
     a, b = _choose(more, a, b), _choose(more, b, a)
-    # Moments of nothing may be anything.
+    # Moments of count 0 may hold any numbers.
     b = _choose(b.count > 0, b, jax.tree.map(jnp.zeros_like, b))
     weight = b.count / safe_count(a.count + b.count)
-    # The mean's two parts apart: beside a large mean, the second is what counts.
+    # The mean's two parts separately: if the mean is large, the second matters.
     far, near = b.mean - a.mean, b.mean_rest - a.mean_rest
     between = real_inner_product(far + near, far + near) * (1 - weight)
     within = (b.var - a.var) + (b.var_rest - a.var_rest)
@@ -135,11 +135,11 @@ def merge_running_moments(a: RunningMoments, b: RunningMoments) -> RunningMoment
 
 
 def running_moments_of(batch: ShiftedMoments) -> RunningMoments:
-    """Returns the moments of a batch as those of a stream that has seen it alone.
+    """Returns the moments of a stream that consists of one batch.
 
-    The second part of the mean is rounded explicitly: it is a quotient, and XLA may
-    contract it with the addition that makes the first part in one kernel and not in
-    another, which would then subtract another mean.
+    The second part of the mean is rounded explicitly. It is a quotient, which XLA may
+    contract with the addition that gives the first part, in one kernel and not in
+    another; the two kernels would then subtract different means.
     """
     zero = jnp.zeros_like(batch.var)
     # Added rather than broadcast, so that each is sharded as the variance is.
@@ -153,7 +153,7 @@ def running_moments_of(batch: ShiftedMoments) -> RunningMoments:
 def add_batch(moments: RunningMoments, batch: RunningMoments) -> RunningMoments:
     """Returns the moments of a stream after a batch, in the wider dtype of the two.
 
-    No gradient flows into them. They are sharded as those before.
+    No gradient flows into them. They are sharded as `moments` are.
     """
     moments, batch = lax.stop_gradient((moments, batch))
     batch = RunningMoments(*map(shard_as, moments, batch))
@@ -162,10 +162,10 @@ def add_batch(moments: RunningMoments, batch: RunningMoments) -> RunningMoments:
 
 
 def cast_moments(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
-    """Returns moments in another dtype: the two parts together hold what they can.
+    """Casts moments, and divides each sum anew between its two parts.
 
-    Moments whose parts were cast one by one have a second part that is not small beside
-    the last digit of the first; it becomes so here.
+    Casting the parts one by one would leave a second part that is not small relative to
+    the last digit of the first. Moments that were cast so are repaired here.
     """
     real = real_dtype(dtype)
     total, rest = Moments(*moments[:3]), Moments(*moments[3:])
@@ -188,11 +188,11 @@ def _choose(
 
 
 def _add(value: Array, rest: Array, increment: Array) -> tuple[Array, Array]:
-    """Returns `value + rest + increment` in two parts, of which the second is small.
+    """Returns `value + rest + increment` as the sum of two parts, the second small.
 
-    Additions alone, whose result is the same wherever XLA computes them again. A
-    product as the increment has to be rounded explicitly, lest XLA contract it with one
-    of them (see `round_last_bit`).
+    It uses only additions, which give the same result wherever XLA repeats them. If the
+    increment is a product, round it explicitly first; otherwise XLA may contract it
+    with an addition (see `round_last_bit`).
 
     Reference:
       Knuth, 1997, The Art of Computer Programming, volume 2, section 4.2.2, theorem B;

@@ -1,4 +1,4 @@
-"""Running statistics of normalizers that keep a mean alone, or a variance alone."""
+"""Running statistics of normalizers that keep only a mean, or only a variance."""
 
 from typing import Literal, NamedTuple, TypeVar, overload
 
@@ -83,7 +83,7 @@ def init_mean_stats(
       `CountedMeanStats` if `counted`, else `MeanStats`.
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
+      TypeError: If `dtype` is not real and floating, or a size not an integer.
       ValueError: If a size is negative.
 
     Example:
@@ -119,7 +119,7 @@ def init_var_stats(
       `CountedVarStats` if `counted`, else `VarStats`.
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
+      TypeError: If `dtype` is not real and floating, or a size not an integer.
       ValueError: If a size is negative.
 
     Example:
@@ -136,7 +136,7 @@ def init_var_stats(
 def check_mean_stats(
     stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks what the user passed as a running mean, as `check_running_stats` does."""
+    """Checks a running mean that the user passed; see `check_running_stats`."""
     check_running_stats(
         stats,
         (MeanStats, CountedMeanStats),
@@ -149,7 +149,7 @@ def check_mean_stats(
 def check_var_stats(
     stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks running variances that the user passed, as `check_running_stats` does."""
+    """Checks a running variance that the user passed; see `check_running_stats`."""
     check_running_stats(
         stats,
         (VarStats, CountedVarStats),

@@ -72,7 +72,7 @@ def init_batch_stats(
       `CountedBatchStats` if `counted`, else `BatchStats`.
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
+      TypeError: If `dtype` is not real and floating, or a size not an integer.
       ValueError: If a size is negative.
 
     Example:
@@ -120,7 +120,7 @@ def update_batch_stats(
 
     Raises:
       TypeError: If a schedule is given with statistics that do not count.
-      ValueError: If momentum is outside [0, 1] or no scalar, or shapes differ.
+      ValueError: If momentum is outside [0, 1] or not a scalar, or shapes differ.
 
     Reference:
       Ioffe and Szegedy, 2015, Batch Normalization, section 3.1
@@ -143,10 +143,10 @@ def update_batch_stats(
 def check_stats_shape(
     feature_shape: int | tuple[int, ...], dtype: DTypeLike
 ) -> tuple[int, ...]:
-    """Returns the shape of running statistics to be made, with a dtype that suits.
+    """Checks the shape and dtype of new running statistics; returns the shape.
 
     Raises:
-      TypeError: If `dtype` is not real and floating, or a size no integer.
+      TypeError: If `dtype` is not real and floating, or a size not an integer.
       ValueError: If a size is negative.
     """
     if not jnp.issubdtype(check_dtype(dtype), jnp.floating):
@@ -160,7 +160,7 @@ def check_stats_shape(
 def check_stats(
     stats: object, feature_shape: tuple[int, ...], dtype: DTypeLike
 ) -> None:
-    """Checks batch norm's running statistics, as `check_running_stats` does."""
+    """Checks running statistics of batch norm; see `check_running_stats`."""
     kinds, make = (BatchStats, CountedBatchStats), f"init_batch_stats({feature_shape})"
     check_running_stats(stats, kinds, make, feature_shape, dtype)
 
@@ -172,12 +172,12 @@ def check_running_stats(
     feature_shape: tuple[int, ...],
     dtype: DTypeLike,
 ) -> None:
-    """Checks that running statistics are such, and fit the input.
+    """Checks that running statistics have an accepted type, and fit the input.
 
     Args:
       stats: What the user passed.
-      kinds: The types of which it may be; all fields but `count` are statistics.
-      make: What makes them, as code.
+      kinds: The accepted types; all of their fields but `count` are statistics.
+      make: Code that makes them, for the error message.
       feature_shape: The sizes of the feature axes.
       dtype: Dtype of the input, or of its mean.
 
@@ -203,9 +203,9 @@ def check_statistic(
 
     Args:
       value: What the user passed.
-      name: What to call it.
+      name: Its name, for the error message.
       feature_shape: The sizes of the feature axes.
-      dtype: A complex one if it may be complex.
+      dtype: A complex dtype if the statistic may be complex.
 
     Raises:
       TypeError: If it holds integers, or is complex and must not be.

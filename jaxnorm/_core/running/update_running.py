@@ -39,10 +39,9 @@ def update_running(
       moments: Moments of the batch, of the feature shape.
       weight: Weight of the old statistics, in [0, 1]; a scalar, or of that shape.
       unbiased: Whether `moments.var` is multiplied by count / (count - 1).
-      epsilon: What `std` includes.
-      skip_nonfinite: Whether all stay as they were where one would not be finite.
-      updates: How many updates this one stands for; 1 where None, and 0 for an empty
-        batch.
+      epsilon: Added to the variance inside of `std`.
+      skip_nonfinite: Whether to keep all old ones if a new one is not finite.
+      updates: How many updates to count; None for 1, or for 0 if the batch is empty.
 
     Returns:
       The same statistics, in the same order and dtypes.
@@ -77,10 +76,10 @@ def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) ->
       old: Running statistic.
       new: That of the batch.
       weight: Weight of the old one, in [0, 1]. With 0 it is forgotten, even if NaN.
-      nonempty: Where the batch has an element at all; elsewhere `old` stays. None for
+      nonempty: Where the batch has valid elements; elsewhere `old` stays. None for
         everywhere.
     """
-    # Where nothing is traced, in one program; else what is known remains so.
+    # Outside of jit, as one program. Inside, without jit: known values stay known.
     traced = any(isinstance(value, jax.core.Tracer) for value in (old, new))
     compute = _average if traced else jax.jit(_average)
     return compute(old, new, weight=weight, nonempty=nonempty)
@@ -94,7 +93,7 @@ def _average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -
     weight = weight.astype(real_dtype(dtype))
     if isinstance(weight, Array):
         weight = shard_as(old, lax.stop_gradient(weight))
-    # Selected before multiplied: what has no weight may be NaN.
+    # Selected before multiplying: a value of weight 0 may be NaN.
     if nonempty is not None:
         nonempty = shard_as(old, nonempty)
         weight = where(nonempty, weight, 1)
@@ -107,7 +106,7 @@ def _average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -
 
 
 def unbiased_factor(count: Known) -> Known:
-    """Returns count / (count - 1), which makes a variance unbiased; 1 up to 1."""
+    """Returns count / (count - 1), which makes a variance unbiased; 1 if count <= 1."""
     if is_known(count):
         return np.where(count > 1, count / np.maximum(count - 1, 1), 1)
     more_than_one = count > 1
@@ -116,9 +115,9 @@ def unbiased_factor(count: Known) -> Known:
 
 
 def skip_if_nonfinite(batch: object, new: _State, old: _State) -> _State:
-    """Returns `new`; `old` if the batch, or a new statistic alone, is not finite.
+    """Returns `new`; or `old`, if the batch is not finite, or the update overflows.
 
-    All statistics of the layer are kept, or none.
+    The old statistics of the layer are kept all together, or not at all.
 
     Args:
       batch: The statistics of the batch; arrays in any structure.

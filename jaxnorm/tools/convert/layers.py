@@ -41,14 +41,14 @@ def as_array(value: object, name: str) -> np.ndarray:
       TypeError: If it is not numeric.
     """
     value = unboxed(value)
-    if hasattr(value, "detach"):  # PyTorch hands no NumPy what requires a gradient
+    if hasattr(value, "detach"):  # NumPy takes no tensor that requires a gradient
         value = value.detach()
     try:
         array = np.array(np.asarray(value))
     except TypeError:
         if not hasattr(value, "__dlpack__"):
             raise
-        # PyTorch hands bfloat16 to no NumPy
+        # PyTorch does not give bfloat16 to NumPy
         array = np.array(dlpack.from_dlpack(value))
     if not jnp.issubdtype(array.dtype, jnp.number):
         raise TypeError(f"{name} must be a numeric array, got {array.dtype}.")
@@ -126,12 +126,12 @@ def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
 
     Raises:
       TypeError: If they are not a dict, or a path is not a tuple of strings.
-      ValueError: If there is none, or two layers have one path.
+      ValueError: If there is none, or two layers have the same path.
     """
     check_layers(paths, "{'bn1': ('BatchNorm_0',)}")
     if not paths:
         raise ValueError(
-            f"There is no batch norm, which is a layer with {sought}. Is this the "
+            f"There is no batch norm (a layer with {sought}). Is this the "
             "whole tree? Layers without statistics must be named: "
             "layers={'norm': ('LayerNorm_0',)}."
         )
@@ -143,7 +143,10 @@ def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
                 "one part write ('BatchNorm_0',), with the comma."
             )
         if path in owners:
-            raise ValueError(f"{owners[path]!r} and {name!r} have one path, {path}.")
+            raise ValueError(
+                f"{owners[path]!r} and {name!r} must have different paths, got {path} "
+                "for both."
+            )
         owners[path] = name
     return dict(paths)
 

@@ -197,8 +197,8 @@ def _insert_layer(
     else:
         raise ValueError(
             f"{name!r} must have {list(_WEIGHT_NORM[0].values())}, "
-            f"{list(_SPECTRAL_NORM[0].values())} or the older names of these, and has "
-            "not all of any. Is it the name of the layer in the state_dict?"
+            f"{list(_SPECTRAL_NORM[0].values())} or their older names, and lacks some "
+            "of each. Is it the name of the layer in the state_dict?"
         )
     of_kernel = f"{layer[-1]}/kernel"
     if "g" in found:

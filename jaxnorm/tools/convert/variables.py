@@ -73,7 +73,7 @@ def from_variables(
                     raise ValueError(
                         f"{collection} of {path} must hold "
                         f"{[k for k, c in COLLECTIONS.items() if c == collection]} at "
-                        f"most, got {key!r}, for which there is no place elsewhere."
+                        f"most, got {key!r}, which other libraries do not store."
                     )
                 layer[key] = as_array(value, f"{key} of {path}")
         if not layer:
