@@ -384,8 +384,8 @@ def test_no_array(name, bad):
     [
         ((6,), "mask[..., None, None]"),
         ((6, 5), "mask[..., None]"),
-        ((6, 5, 2), "its size is 1 there"),
-        ((1, 6, 5, 4), "its size is 1 there"),
+        ((6, 5, 2), "Give it size 1"),
+        ((1, 6, 5, 4), "Give it size 1"),
     ],
     ids=str,
 )

@@ -88,7 +88,7 @@ TO_TORCH = {
         r"none at \('BatchNorm_1',\).*There are \[\('bn',\)\]",
     ),
     "parameters alone": ({"bn": {"scale": np.ones(3)}}, {"layers": BN}, '"params"'),
-    "another array": (variables(gate=np.ones(3)), {}, "'gate'.*no place"),
+    "another array": (variables(gate=np.ones(3)), {}, "'gate'.*do not store"),
     "no variance": (variables(var=None), {}, "A mean needs"),
     "steps": (variables(count=np.ones(2)), {}, "must be a scalar"),
     "renorm": (variables(var=None, std=np.ones(3)), {}, "std.*PyTorch has no place"),
