@@ -126,7 +126,7 @@ def test_values_are_those_of_one_device(name):
 
 
 @pytest.mark.full
-def test_values_without_jit():
+def test_values_without_jit_are_those_of_one_device():
     """Of the forward pass; the slow tier has gradients, of all."""
     mesh = mesh_of(AxisType.Explicit, SIZES, AXES)
     with jax.set_mesh(mesh):

@@ -113,14 +113,14 @@ def _traffic(instruction: Instruction, scope: Computation, module: Module) -> in
         _read(name, instruction, scope, module)
         for name in set(instruction.operands)
     )
-    return read + _in_main_memory(instruction.arrays)
+    return read + _bytes_in_main_memory(instruction.arrays)
 
 
 def _read(
     name: str, instruction: Instruction, scope: Computation, module: Module
 ) -> int:
     """Returns the bytes that an instruction reads of an operand."""
-    whole = _in_main_memory(scope[name].arrays)
+    whole = _bytes_in_main_memory(scope[name].arrays)
     if instruction.opcode != "fusion":
         return whole
     (called,) = instruction.called
@@ -137,5 +137,5 @@ def _read(
     return min(whole, sum(array.nbytes for user in users for array in user.arrays))
 
 
-def _in_main_memory(arrays: list[Array]) -> int:
+def _bytes_in_main_memory(arrays: list[Array]) -> int:
     return sum(array.stored_bytes for array in arrays if array.in_main_memory)

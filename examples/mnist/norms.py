@@ -62,14 +62,14 @@ def _by_example(module: type[nn.Module], **more) -> Make:
     return make
 
 
-def _in_groups(module: type[nn.Module]) -> Make:
+def _with_num_groups(module: type[nn.Module]) -> Make:
     def make(options: NormOptions, train: bool) -> Normalize:
         return _by_example(module, num_groups=options.num_groups)(options, train)
 
     return make
 
 
-def _in_heads(options: NormOptions, train: bool) -> Normalize:
+def _seed_norm(options: NormOptions, train: bool) -> Normalize:
     # With one head the sum over all features of a relu, none of them negative, soon
     # leaves the tanh at -1, and so the layer at 0.
     return _by_example(jl.SeedNorm, num_heads=options.num_groups)(options, train)
@@ -118,11 +118,11 @@ def _gain(options: NormOptions, train: bool) -> Normalize:
     return lambda x, mask: gain(x)
 
 
-def _nothing(options: NormOptions, train: bool) -> Normalize:
+def _identity(options: NormOptions, train: bool) -> Normalize:
     return lambda x, mask: x
 
 
-def _bare(layer: nn.Module, train: bool) -> nn.Module:
+def _unwrapped(layer: nn.Module, train: bool) -> nn.Module:
     return layer
 
 
@@ -156,17 +156,17 @@ class Norm(NamedTuple):
     text: str
     make: Make
     make_dense: Make | None = None
-    wrap: Callable[[nn.Module, bool], Callable[[jax.Array], jax.Array]] = _bare
+    wrap: Callable[[nn.Module, bool], Callable[[jax.Array], jax.Array]] = _unwrapped
     activates: bool = False
 
 
 _BATCH = _over_batch(jl.BatchNorm)
 _LAYER = _by_example(jl.LayerNorm)
-_GROUP = _in_groups(jl.GroupNorm)
+_GROUP = _with_num_groups(jl.GroupNorm)
 _MEAN_ONLY = _over_batch(jl.MeanOnlyBatchNorm)
 
 NORMS: dict[str, Norm] = {
-    "none": Norm("no normalization", _nothing),
+    "none": Norm("no normalization", _identity),
     # Statistics of the batch.
     "batch": Norm("batch norm", _BATCH),
     "renorm": Norm("batch renorm, with the paper's schedule in this run", _renorm),
@@ -188,7 +188,9 @@ NORMS: dict[str, Norm] = {
     # Of each example.
     "layer": Norm("layer norm, over the features of a position", _LAYER),
     "rms": Norm("layer norm without the mean", _by_example(jl.RMSNorm)),
-    "seed": Norm("RMS norm whose scale follows its input, num_groups heads", _in_heads),
+    "seed": Norm(
+        "RMS norm whose scale follows its input, num_groups heads", _seed_norm
+    ),
     "group": Norm("group norm, in num_groups groups", _GROUP),
     "instance": Norm("instance norm", _by_example(jl.InstanceNorm), _LAYER),
     "filter_response": Norm(
@@ -209,7 +211,7 @@ NORMS: dict[str, Norm] = {
     "dynamic_erf": Norm("dynamic erf", _by_example(jl.DynamicErf)),
     "evo_s0": Norm(
         "EvoNorm S0, in num_groups groups, in place of the relu",
-        _in_groups(jl.EvoNormS0),
+        _with_num_groups(jl.EvoNormS0),
         activates=True,
     ),
     # Mixtures.

@@ -35,7 +35,7 @@ def _by_example(module: type[nnx.Module], **more) -> Make:
     return make
 
 
-def _in_groups(module: type[nnx.Module]) -> Make:
+def _with_num_groups(module: type[nnx.Module]) -> Make:
     def make(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
         groups = options.num_groups
         return _by_example(module, num_groups=groups)(options, features, rngs)
@@ -43,7 +43,7 @@ def _in_groups(module: type[nnx.Module]) -> Make:
     return make
 
 
-def _in_heads(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
+def _seed_norm(options: NormOptions, features: int, rngs: nnx.Rngs) -> nnx.Module:
     heads = options.num_groups
     return _by_example(jn.SeedNorm, num_heads=heads)(options, features, rngs)
 
@@ -70,7 +70,7 @@ class Gain(nnx.Module):
         return x * self.gain[...].astype(x.dtype)
 
 
-def _bare(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
+def _unwrapped(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
     return layer
 
 
@@ -99,12 +99,12 @@ class Norm(NamedTuple):
     make: Make
     make_dense: Make | None = None
     masked: bool = False
-    wrap: Callable[[nnx.Module, nnx.Rngs], nnx.Module] = _bare
+    wrap: Callable[[nnx.Module, nnx.Rngs], nnx.Module] = _unwrapped
 
 
 _BATCH = _over_batch(jn.BatchNorm)
 _LAYER = _by_example(jn.LayerNorm)
-_GROUP = _in_groups(jn.GroupNorm)
+_GROUP = _with_num_groups(jn.GroupNorm)
 _MEAN_ONLY = _over_batch(jn.MeanOnlyBatchNorm)
 
 NORMS: dict[str, Norm] = {
@@ -118,7 +118,7 @@ NORMS: dict[str, Norm] = {
     "evo_b0": Norm(_over_batch(jn.EvoNormB0), masked=True),
     "layer": Norm(_LAYER),
     "rms": Norm(_by_example(jn.RMSNorm)),
-    "seed": Norm(_in_heads),
+    "seed": Norm(_seed_norm),
     "group": Norm(_GROUP),
     "instance": Norm(_by_example(jn.InstanceNorm), _LAYER),
     "filter_response": Norm(
@@ -132,7 +132,7 @@ NORMS: dict[str, Norm] = {
     "global_response": Norm(_by_example(jn.GlobalResponseNorm)),
     "dynamic_tanh": Norm(_by_example(jn.DynamicTanh)),
     "dynamic_erf": Norm(_by_example(jn.DynamicErf)),
-    "evo_s0": Norm(_in_groups(jn.EvoNormS0)),
+    "evo_s0": Norm(_with_num_groups(jn.EvoNormS0)),
     "switchable": Norm(_over_batch(jn.SwitchableNorm), _BATCH, masked=True),
     "batch_instance": Norm(_over_batch(jn.BatchInstanceNorm), _BATCH, masked=True),
     "instance_batch": Norm(_over_batch(jn.InstanceBatchNorm), _BATCH, masked=True),

@@ -73,7 +73,7 @@ def with_pmap(
         train_step=pmap(partial(train_step, axis_name=AXIS), donate_argnums=0),
         eval_step=pmap(partial(eval_step, axis_name=AXIS)),
         fetch=lambda tree: jax.tree.map(lambda x: x[0], _first_shard(tree)),
-        fetch_statistics=lambda state: _concatenated(state.batch_stats),
+        fetch_statistics=lambda state: _gather_and_concatenate(state.batch_stats),
     )
 
 
@@ -104,7 +104,7 @@ def with_jit(
         ),
         eval_step=jax.jit(partial(eval_step, axis_name=None), out_shardings=replicated),
         fetch=_first_shard,
-        fetch_statistics=lambda state: _stacked(state.batch_stats),
+        fetch_statistics=lambda state: _gather_and_stack(state.batch_stats),
     )
 
 
@@ -149,7 +149,7 @@ def with_shard_map(
     def place_batch(take, size):
         return _place_rows(take, _deal(size, len(devices)).ravel(), per_device)
 
-    fetch_statistics = _stacked if sync else _concatenated
+    fetch_statistics = _gather_and_stack if sync else _gather_and_concatenate
     return Parallel(
         place_state=place_state,
         place_variables=partial(_place, sharding=replicated),
@@ -244,10 +244,10 @@ def _first_shard(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data), tree)
 
 
-def _concatenated(tree: Any) -> Any:
+def _gather_and_concatenate(tree: Any) -> Any:
     return jax.tree.map(lambda x: gather(np.concatenate(_shards(x))), tree)
 
 
-def _stacked(tree: Any) -> Any:
+def _gather_and_stack(tree: Any) -> Any:
     # Reads what each device holds, although all copies should be equal.
     return jax.tree.map(lambda x: gather(np.stack(_shards(x))), tree)

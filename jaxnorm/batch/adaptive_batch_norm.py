@@ -114,12 +114,12 @@ def _normalize(
     batch_delta, batch_var = reference.delta, var
     if strength == 0:  # clip shares its gradient between values that are equal
         batch_delta, batch_var = instances.delta, own_var
-    delta = _nearest(batch_delta, instances.delta, mean_limit)
+    delta = _clip_to_within(batch_delta, instances.delta, mean_limit)
     delta = where(known, delta, reference.delta)
-    var = where(known, _nearest(batch_var, own_var, var_limit), var)
+    var = where(known, _clip_to_within(batch_var, own_var, var_limit), var)
     return call.normalize(delta, var, shift=instances.shift)
 
 
-def _nearest(batch: Array, own: Array, limit: Array) -> Array:
-    """Returns what lies within `limit` of `own`, and is nearest to `batch`."""
+def _clip_to_within(batch: Array, own: Array, limit: Array) -> Array:
+    """Returns `batch`, clipped to lie within `limit` of `own`."""
     return jnp.clip(batch, own - limit, own + limit)

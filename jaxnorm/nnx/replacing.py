@@ -63,7 +63,7 @@ def replace_norms(
             if isinstance(node, cls):
                 new = make_replacement(make, node, nnx.Module)
                 found.append(path)
-                _take_over(new, node)
+                _take_variables(new, node)
                 return new
         return node
 
@@ -76,8 +76,8 @@ def replace_norms(
     return result
 
 
-def _take_over(new: nnx.Module, old: nnx.Module) -> None:
-    """Gives a module the variables of another that it has, too."""
+def _take_variables(new: nnx.Module, old: nnx.Module) -> None:
+    """Sets variables of `new` to those of `old`, where both have them."""
     for name, variable in vars(new).items():
         given: Any = getattr(old, name, None)
         if not isinstance(variable, nnx.Variable) or type(given) is not type(variable):

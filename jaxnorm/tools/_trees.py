@@ -30,7 +30,7 @@ def keys(path: tuple[object, ...]) -> Path:
 
 
 def as_paths(paths: Iterable[Any], name: str) -> list[Path]:
-    """Returns what a user gave as paths, as tuples.
+    """Returns the paths that a user gave, as tuples.
 
     Raises:
       TypeError: If one is a single name or index, as where a comma is missing.
@@ -57,11 +57,11 @@ def nested(flat: Leaves) -> Node:
 
 
 def nodes(flat: Leaves, roots: tuple[Path, ...] = ((),)) -> dict[Path, Node]:
-    """Returns by its path each node that has arrays, and these by their names.
+    """Returns the nodes that hold arrays, by path, each as a dict of its arrays.
 
     Args:
       flat: Leaves by their paths.
-      roots: Where the trees start that are seen as one, collections for instance.
+      roots: Paths of subtrees to merge into one tree, such as collections.
     """
     found: dict[Path, Node] = {}
     for path, leaf in flat.items():
@@ -73,7 +73,7 @@ def nodes(flat: Leaves, roots: tuple[Path, ...] = ((),)) -> dict[Path, Node]:
 
 
 def roots(variables: object) -> tuple[Path, ...]:
-    """Returns where parameters start, and statistics if they are apart from them."""
+    """Returns the paths of the collections; the root, if there are none."""
     if isinstance(variables, Mapping) and "params" in variables:
         return (("params",), ("batch_stats",))
     return ((),)

@@ -56,7 +56,7 @@ def _map_layers_at(
         if name == _MOMENTS:
             parts[name] = _map_layers_at(path, change, part, *theirs)
         elif is_node(part):
-            below = [_below(other, name, path, part) for other in theirs]
+            below = [_child_of(other, name, path, part) for other in theirs]
             parts[name] = _map_layers_at((*path, name), change, part, *below)
     return with_children(tree, {**arrays, **parts})
 
@@ -118,7 +118,8 @@ def _check_shapes(path: tuple[Any, ...], *layers: Tree) -> None:
             )
 
 
-def _below(other: Tree, name: Any, path: tuple[Any, ...], part: Any) -> Any:
+def _child_of(other: Tree, name: Any, path: tuple[Any, ...], part: Any) -> Any:
+    """Returns a child of another tree, which must exist if `part` has layers."""
     found = other.get(name, {})
     if not found and (lacking := layers(part)):
         raise ValueError(

@@ -106,7 +106,7 @@ def spectral_norm(
         return jnp.sum(matrix * right, -1, keepdims=True)
 
     right = align(lax.stop_gradient(u.astype(wide)), w, (w.ndim - 1,), "u")
-    revive = _or_start if restart else jnp.asarray
+    revive = _start_if_zero if restart else jnp.asarray
     right, _ = direction_and_length(revive(right), outputs)
     constant = lax.stop_gradient(matrix)
     least = math.sqrt(epsilon) * jnp.abs(constant).max(initial=0.0)
@@ -123,10 +123,10 @@ def spectral_norm(
     return normalized.astype(result), new_u, sigma * unit.reshape(())
 
 
-def _or_start(u: Array) -> Array:
-    """Returns u or, where it is 0, from which no step leads away, a fixed vector.
+def _start_if_zero(u: Array) -> Array:
+    """Returns u, or a fixed vector if u is 0, which power iteration would keep.
 
-    One without structure, to which hardly a matrix is orthogonal.
+    The vector has no structure, so that hardly any matrix is orthogonal to it.
     """
     start = jnp.cos(lax.broadcasted_iota(u.dtype, u.shape, u.ndim - 1))
     return u + start * (u == 0).all().astype(u.dtype)

@@ -43,7 +43,7 @@ def test_benchmark(rows):
 
 
 @pytest.mark.slow
-def test_collectives(rows):
+def test_the_script_counts_the_promised_collectives(rows):
     counts = {tuple(row[:2]): row[2:] for row in rows("collectives.py")}
     assert counts["jit", "jaxnorm"] == ["1", "2"]
     assert counts["shard_map", "jaxnorm"] == ["1", "2"]

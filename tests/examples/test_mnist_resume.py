@@ -71,7 +71,7 @@ def assert_equal(a, b):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallelism", ["pmap", "jit", "shard_map"])
-def test_bit_for_bit(go, capsys, parallelism):
+def test_a_resumed_run_equals_an_unbroken_one(go, capsys, parallelism):
     whole = go("whole", parallelism=parallelism)
     for stop in (3, 5):  # within an epoch, not at an interval; between two epochs
         go("parts", stop, parallelism=parallelism)
@@ -83,7 +83,7 @@ def test_bit_for_bit(go, capsys, parallelism):
 
 
 @pytest.mark.slow
-def test_on_other_devices(go):
+def test_a_run_resumed_on_other_devices_is_close(go):
     whole = go("whole")
     go("parts", 4, parallelism="shard_map", num_devices=2)
     parts = go("parts", parallelism="jit", num_devices=1)

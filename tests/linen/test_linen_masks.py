@@ -145,7 +145,7 @@ def test_classes_of_flax(flax_variables):
     assert batch == {path for path in FLAX if path.startswith("BatchNorm")}
 
 
-def test_parameters_alone(flax_variables):
+def test_norms_are_found_in_parameters_without_statistics(flax_variables):
     mask = normalization_mask(flax_variables["params"])
     assert marked(mask) == FLAX - {"BatchNorm_1/bias"}
 

@@ -61,7 +61,7 @@ each_norm = pytest.mark.parametrize(
 
 
 @each_norm
-def test_over_time(name, rng):
+def test_scan_over_time_equals_a_loop(name, rng):
     """As a loop over the steps."""
     entry, xs = TABLE[name], draw(rng, (TIME, *SHAPE), loc=1, std=2)
     model = OverTime(entry.build(True), entry.extra)
@@ -79,7 +79,7 @@ def test_over_time(name, rng):
 
 
 @each_norm
-def test_over_layers(name, rng):
+def test_scan_over_layers_equals_a_loop(name, rng):
     """As a loop over the layers."""
     entry, x = TABLE[name], draw(rng, SHAPE, loc=1, std=2)
     model = OverLayers(entry.build(True), entry.extra)

@@ -74,13 +74,13 @@ def oracle_model(params, reference_batch, x):
     return x
 
 
-def test_two_passes(batches, params):
+def test_a_network_with_a_reference_batch_matches_the_oracle(batches, params):
     assert oracles.error(
         compiled(params, *batches), oracle_model(params, *batches)
     ) <= (1e-5)
 
 
-def test_the_variables(batches):
+def test_init_stores_a_reference_that_is_not_a_parameter(batches):
     """Initialization takes its batch for the reference; it is not a parameter."""
     variables = initial()
     assert set(variables) == {"params", "reference"}

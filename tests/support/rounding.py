@@ -117,12 +117,12 @@ class Roundings:
             errors = [arithmetic.noise(rng, *own, unit) for own in taken]
             means, variances = zip(*errors, strict=True) if errors else ((), ())
             if trial < 2:
-                pairs[0].append(_shifted(means, None))
-                pairs[1].append(_shifted(None, variances))
+                pairs[0].append(_add_to_moments(means, None))
+                pairs[1].append(_add_to_moments(None, variances))
             off = [1 + unit * _signs(rng, p) for p in arguments[1:]]
             for kind, changed in (
-                ("means", Held(function, _shifted(means, None))),
-                ("variances", Held(function, _shifted(None, variances))),
+                ("means", Held(function, _add_to_moments(means, None))),
+                ("variances", Held(function, _add_to_moments(None, variances))),
                 ("parameters", Held(_scaled(function, off), _as_they_are)),
             ):
                 self.rounded[kind].append(changed)
@@ -256,8 +256,8 @@ def _scaled(function, factors):
     return scaled
 
 
-def _shifted(means, variances):
-    """A change that adds to the means, or to the variances."""
+def _add_to_moments(means, variances):
+    """Returns a change of moments: adds to their means, or to their variances."""
 
     def change(index, count, mean, var):
         if means and mean is not None:

@@ -87,7 +87,7 @@ def weights_from_torch(
     if layers is None:
         matches = (_FOUND_BY.fullmatch(key) for key in state_dict)
         names = dict.fromkeys(match["name"] or "" for match in matches if match)
-        layers = {name: _default_pair(name) for name in names}
+        layers = {name: _default_paths(name) for name in names}
     check_layers(layers, _EXAMPLE)
     if not layers:
         raise ValueError(
@@ -173,7 +173,8 @@ def is_reparametrized(state_dict: Mapping[str, object], name: str) -> bool:
     return any(match and (match["name"] or "") == name for match in matches)
 
 
-def _default_pair(name: str) -> Pair:
+def _default_paths(name: str) -> Pair:
+    """Returns the paths of a wrapper and of its layer, by PyTorch's name."""
     wrapper = tuple(name.split(".")) if name else ()
     return wrapper, (*wrapper, "layer_instance")
 
