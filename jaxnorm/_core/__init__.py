@@ -1,1 +1,1 @@
-"""The way through a normalizer, and below it what that is built from."""
+"""The steps of a normalizer; in the folders below, what they are built from."""

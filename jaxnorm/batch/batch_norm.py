@@ -42,9 +42,9 @@ def batch_norm(
     Gradients flow through mean and var; none flows into `new_stats`. In inference the
     running statistics take the place of the batch's, and `new_stats is stats`.
 
-    Three switches are apart here: `use_running_average` says which statistics
-    normalize; whether they move is your keeping or dropping `new_stats`; whether scale
-    and bias train is your optimizer's matter.
+    Three choices are separate here: `use_running_average` selects the statistics that
+    normalize; you keep `new_stats` or drop them; and your optimizer decides whether
+    scale and bias train.
 
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
@@ -65,24 +65,24 @@ def batch_norm(
         floating values are non-negative weights, not differentiated. Masked elements
         reach no statistic; they come out normalized like the others, or as `bias`, with
         no gradient, where they are not finite (or too large to be squared). Features
-        that see no element use the running statistics, which stay as they were.
+        without valid elements use the running statistics, which do not move.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which statistics are shared: one collective forward and one backward. Under
         `jax.jit` a sharded x needs none, its statistics are global. Running statistics
-        that differ between replicas (in pmap) are averaged first, over those that are
-        finite.
+        that differ between replicas (in pmap) are averaged first, over their finite
+        values.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
         each with statistics of its own.
       use_fast_variance: One pass over x. Its variance is exact to rounding while the
-        running mean is within some standard deviations of the batch's. Further away it
-        is off by up to 4 eps (mean - stats.mean)^2 either way, and kept above that:
+        running mean is within a few standard deviations of the batch's. Further away it
+        is off by up to 4 eps (mean - stats.mean)^2 either way, and at least that:
         the largest error of y is 2e-4 at a distance of 30 standard deviations, 0.2 at
         1,000, and beyond y comes out too small, until the running mean has caught up.
         False: two passes, and two collectives; exact, whatever the running statistics.
-      unbiased: Whether the running variance takes the batch's times n / (n - 1).
-      skip_nonfinite: Whether all statistics of the layer stay as they were when the
-        batch's mean or variance, or what would be stored of it, is not finite in any
-        feature. y is not changed by it.
+      unbiased: Whether running variances average batch variances times n / (n - 1).
+      skip_nonfinite: Whether to keep all old statistics of the layer if the batch's
+        mean or variance, or a statistic to be stored, is not finite in any feature. y
+        does not depend on it.
       dtype: Dtype of y; by default what x, scale and bias promote to. 8-bit floats give
         way to every other dtype.
 

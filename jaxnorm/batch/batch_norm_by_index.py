@@ -1,4 +1,4 @@
-"""Batch norm with several sets of statistics, of which each example names one."""
+"""Batch norm with several sets of statistics; each example selects one."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def check_indices(
       index: An integer scalar or array, traced or not.
       name: Its name.
       x: The input, whose first axis is that of the examples.
-      size: As in `check_index`. One that is traced and out of range becomes the last.
+      size: As in `check_index`. A traced index out of range becomes the last.
 
     Raises:
       TypeError: If it holds no integers.
@@ -57,12 +57,12 @@ def check_indices(
 def batch_norm_by_index(
     call: BatchCall, stats: Stats, index: Array
 ) -> tuple[Array, Stats]:
-    """Normalizes each example with the statistics that it names.
+    """Normalizes each example with the statistics at its index.
 
     Args:
       call: The checked arguments.
-      stats: Running statistics with a leading axis, of which the index says where.
-      index: Of each example; in range.
+      stats: Running statistics with a leading axis, along which the index points.
+      index: Index of each example; in range.
 
     Returns:
       y, and the new statistics, as of `jaxnorm.recurrent_batch_norm`.

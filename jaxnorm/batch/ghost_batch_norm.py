@@ -62,8 +62,8 @@ def ghost_batch_norm(
       Under an `axis_name` there is one collective forward, for the new statistics
       (and for y, where ghosts span devices); backward there is one only where ghosts
       span devices. Under `jax.jit` with a sharded batch XLA puts in the same, if the
-      number of ghosts is a multiple of that of the shards; for "sequential" it gathers
-      some numbers of each ghost besides.
+      number of ghosts is a multiple of that of the shards; for "sequential" it also
+      gathers some numbers of each ghost.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.

@@ -93,11 +93,11 @@ def compute_moments_to_mix(
 def compute_moments_without_shift(
     call: BatchCall,
 ) -> tuple[ShiftedMoments, ShiftedMoments | None]:
-    """Returns the same where there is no running mean to shift by.
+    """Returns moments of instances and of the batch, without a running mean as shift.
 
     In inference those of the batch are None, and no collective runs.
     """
-    # A pass more, and no collective.
+    # One pass more, and no collective.
     zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))
     instances = compute_instance_moments(call, zero, use_fast_variance=False)
     if call.use_running_average:

@@ -80,11 +80,11 @@ def recurrent_batch_norm(
       scale: As in `jaxnorm.batch_norm`.
       bias: As in `jaxnorm.batch_norm`.
       **options: As in `jaxnorm.batch_norm`. In a batch of sequences of unequal length
-        `mask` says which go on at this step; where none does, nothing moves.
+        `mask` says which have not ended; if all have, the statistics do not move.
 
     Returns:
-      y of the shape of x, and the new statistics, of which only those of this step have
-      moved; `stats` itself in inference.
+      y of the shape of x, and the new statistics, which differ from `stats` only
+      at this step; `stats` itself in inference.
 
     Raises:
       TypeError: If step is not an integer, or as in `jaxnorm.batch_norm`.

@@ -1,4 +1,4 @@
-"""Normalization of a stream by the moments of all that was seen of it."""
+"""Normalization of a stream by its moments so far."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def running_norm(
     skip_nonfinite: bool = False,
     dtype: DTypeLike | None = None,
 ) -> tuple[PyTree[Array], PyTree[RunningMoments]]:
-    """Normalizes x by the moments of all that was seen of a stream.
+    """Normalizes x by the moments of a stream so far.
 
     With `update`, the moments of x, over all axes but `feature_axes`, over `axis_name`
     and under the mask, are merged into those of the stream; then, in any case::
@@ -73,7 +73,7 @@ def running_norm(
 
     Returns:
       y, of the shape of x, and the new moments; `moments` themselves without `update`.
-      Before anything was seen of a feature its mean is 0 and its variance 1.
+      Before the first element of a feature, its mean is 0 and its variance 1.
 
     Raises:
       TypeError: If x is an integer array, complex where it is clipped, or a flag is

@@ -39,8 +39,8 @@ def virtual_batch_norm(
         y    = (x - mean) / sqrt(var + epsilon) * scale + bias
 
     So the output of an example does not depend on the others in its batch, in training
-    as in inference, and there is no running average. The price is a forward pass of the
-    reference batch beside each one with new weights, in which each layer calls
+    as in inference, and there is no running average. The price is one more forward pass
+    after each update of the weights, of the reference batch, in which each layer calls
     `collect_reference`.
 
     Gradients flow through the example's moments and through `reference`; stop those

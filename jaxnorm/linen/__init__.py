@@ -1,7 +1,7 @@
 """Flax Linen modules over the functions of `jaxnorm`.
 
-Those that `flax.linen` has too are drop-in supersets of its classes: the same
-arguments, defaults, variables and initialization.
+Classes that `flax.linen` has too are drop-in supersets: they have the same arguments,
+defaults, variables and initialization.
 """
 
 from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs

@@ -135,7 +135,7 @@ class EvoNormB0(BatchModule, layers.EvoNormB0):
 
 
 class RunningNorm(BatchModule, layers.RunningNorm):
-    """Normalizes by the moments of all that was seen, for observations and the like.
+    """Normalizes by the moments of all inputs so far, for observations and the like.
 
     The mathematics is that of `jaxnorm.running_norm`, with `update` where
     `use_running_average` is False. Variables: `batch_stats`: those of

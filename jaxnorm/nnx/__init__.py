@@ -1,6 +1,6 @@
 """Flax NNX modules over the functions of `jaxnorm`.
 
-Those that `flax.nnx` has too are drop-in supersets of its classes: the same arguments,
+Classes that `flax.nnx` has too are drop-in supersets: they have the same arguments,
 defaults and variables.
 """
 

@@ -75,7 +75,7 @@ def causal_group_norm(
       x: Sequences, for instance of shape (batch, time, features) or (batch, time,
         height, width, features); floating or complex. Statistics are computed in
         float32 or wider.
-      moments: Of the steps before x: those that the last call returned. Where None, x
+      moments: Moments of the steps before x, which the last call returned; None if x
         is the start. Differentiated.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
       bias: Likewise; 0 where None.
@@ -85,7 +85,7 @@ def causal_group_norm(
         `group_size` is given.
       group_size: Number of features in a group; divides the number of features. Needs
         `num_groups=None`.
-      reduction_axes: The axes to average over at each step, among them the feature
+      reduction_axes: The axes to average over at each step, including the feature
         axis; by default all but the time and the first, which is the batch. For one
         sequence without an axis for it, under `jax.vmap` for instance, all but the
         time.
@@ -93,9 +93,8 @@ def causal_group_norm(
       epsilon: Added to the variance; at least 0. The first step has a variance of 0
         where it is a single value; such a step comes out as `bias`.
       scale_offset: As in `jaxnorm.rms_norm`.
-      mask: As in `jaxnorm.layer_norm`; steps of which nothing counts, padding for
-        instance, leave the moments as they are. Until the first element that counts, y
-        is `bias`.
+      mask: As in `jaxnorm.layer_norm`; steps without valid elements, such as padding,
+        do not change the moments. Before the first valid element, y is `bias`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other
         than the features are divided, or the features where there is one group.
       axis_index_groups: As in `jaxnorm.layer_norm`.

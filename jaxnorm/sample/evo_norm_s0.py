@@ -46,8 +46,8 @@ def evo_norm_s0(
         y = x * sigmoid(v * x) / sqrt(var + epsilon) * scale + bias
 
     The mean is not subtracted from x, but takes a pass of its own in the variance, so
-    that a large one costs no accuracy. What is kept for the backward pass is x, and one
-    mean and variance for each group of each example.
+    that a large one costs no accuracy. The backward pass needs x, and one mean and
+    variance for each group of each example.
 
     Args:
       x: Input of shape (batch, ...); floating. Statistics are computed in float32 or
@@ -60,8 +60,8 @@ def evo_norm_s0(
       epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       reduction_axes: As in `jaxnorm.group_norm`.
       feature_axes: The one feature axis.
-      mask: As in `jaxnorm.layer_norm`: what is masked and not finite comes out as
-        `bias`, and so does a group of which no element counts.
+      mask: As in `jaxnorm.layer_norm`: masked elements that are not finite come out as
+        `bias`, and so do groups without valid elements.
       allow_single_value: Whether each group may be a single value, whose variance is
         0: x * sigmoid(v * x) is then divided by sqrt(epsilon). "warn": it may, with a
         warning.

@@ -63,9 +63,9 @@ def filter_response_norm(
         under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
         features).
       feature_axes: The axis or axes that keep their own statistics.
-      mask: As in `jaxnorm.layer_norm`. Where `bias` comes out (what is masked and not
-        finite, a feature of which no element counts) it passes the TLU like any other
-        value.
+      mask: As in `jaxnorm.layer_norm`. Where y would be `bias` (masked elements that
+        are not finite, features without valid elements), the TLU applies to it as to
+        any other value.
       dtype: Dtype of the result; by default what x, scale and bias promote to.
 
     Returns:

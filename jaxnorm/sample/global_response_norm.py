@@ -53,10 +53,10 @@ def global_response_norm(
       feature_axes: The axis or axes of the features, which compete.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights of the squares, not differentiated.
-        Masked elements reach no norm, and a feature of which no element counts reaches
-        no mean: padded positions and features change nothing. They come out as the
-        formula says, or as `bias`, with no gradient, where they are not finite (or
-        too large to be squared). Where nothing of an example counts its norms are 0.
+        Masked elements reach no norm, and features without valid elements no mean:
+        padded positions and features change nothing. They come out as the formula says,
+        or as `bias`, with no gradient, where they are not finite (or too large to be
+        squared). The norms of an example without valid elements are 0.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:

@@ -35,9 +35,9 @@ def layer_norm(
 
         y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
-    A large mean costs no accuracy: what is squared is x less the mean of a part of it,
-    or of all, where that is no pass more over memory. What is kept for the backward
-    pass is x, and one mean and variance an example.
+    A large mean costs no accuracy: before squaring, the mean of a part of x is
+    subtracted, or that of all of x if this takes no additional pass over memory. The
+    backward pass needs x, and one mean and variance for each example.
 
     To average over the positions of a segment as well, a graph of a batch or a sequence
     of a packed row, see `jaxnorm.segment_layer_norm`.
@@ -57,7 +57,7 @@ def layer_norm(
         floating values are non-negative weights, not differentiated. Masked elements
         reach no statistic; they come out normalized like the others, or as `bias`, with
         no gradient, where they are not finite (or too large to be squared). So does
-        every element of an example of which none counts.
+        every element of an example without valid elements.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which the reduced axes are divided, for instance the features of a layer that is
         parallel over devices: two collectives forward and one backward. Scale and bias

@@ -89,9 +89,9 @@ def normalize_by_prefixes(
     Args:
       spec: Static part.
       x: Input.
-      start: Moments of what was before x; of its rank, as those that are returned.
+      start: Moments of the steps before x, of its rank, like the returned ones.
       scale: Multiplies the normalized input; the rank of x, 1 where shared.
-      bias: Is added; likewise.
+      bias: Added; likewise.
       mask: Aligned mask or weights, not differentiated, or None.
     """
     valid = valid_or_finite(mask, x)
@@ -113,12 +113,12 @@ def normalize_by_prefixes(
 def _moments_of_steps(
     x: Array, reduction: Reduction, mask: Array | None
 ) -> ShiftedMoments:
-    """Returns the moments of each step; x itself, where a step is of a single value.
+    """Returns the moments of each step; if a step is a single value, x is its mean.
 
-    Nothing beside x is then kept for the backward pass.
+    The backward pass then needs nothing but x.
     """
     size = reduction.size(x)
-    if not isinstance(size, int) or size != 1:  # one that is symbolic is not known
+    if not isinstance(size, int) or size != 1:  # a symbolic size is not known
         return compute_own_moments(x, reduction, mask=mask)
     zero = jnp.zeros_like(x)
     return ShiftedMoments(reduction.count(x, mask), x, zero, zero.real)

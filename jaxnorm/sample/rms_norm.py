@@ -55,7 +55,7 @@ def rms_norm(
       round_before_scale: Whether x / sqrt(...) is rounded to the dtype of x before the
         product with scale, as Hugging Face's Llama does it: in bfloat16 the same to the
         bit. Derivatives are those without this rounding.
-      mask: As in `jaxnorm.layer_norm`; an example of which no element counts is 0.
+      mask: As in `jaxnorm.layer_norm`; examples without valid elements are 0.
       axis_name: As in `jaxnorm.layer_norm`: one collective forward and one backward.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x and scale promote to.

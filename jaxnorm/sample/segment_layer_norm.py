@@ -56,11 +56,11 @@ def segment_layer_norm(
       segment_ids: Integers of the shape of the leading axes of x, its positions, in any
         order: positions of the same id make a segment, along whichever of these axes
         they lie. A position whose id is negative, or `num_segments` or more, is in no
-        segment: it is masked, and comes out as `bias`. Of rows with ids of their own,
-        map over the rows, with `jax.vmap`.
-      num_segments: Bound of the ids; a Python integer, since shapes depend on it. Ids
-        that no position has do no harm.
-      reduction_axes: The axis or axes to average over, beside the positions; after
+        segment: it is masked, and comes out as `bias`. If each row has its own ids, map
+        over the rows with `jax.vmap`.
+      num_segments: Number of segments, above all ids; a Python integer, since shapes
+        depend on it. Ids may be unused.
+      reduction_axes: The axis or axes to average over besides the positions; after
         them.
       feature_axes: The axis or axes of scale and bias; after the axes of positions.
       epsilon: Added to the variance; at least 0. PyTorch Geometric's is 1e-5.
@@ -69,7 +69,7 @@ def segment_layer_norm(
         floating values are non-negative weights, not differentiated. Masked elements
         reach no statistic; they come out normalized like the others of their segment,
         or as `bias`, with no gradient, where they are not finite (or too large to be
-        squared). So does every element of a segment of which none counts.
+        squared). So does every element of a segment without valid elements.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which positions, or reduced axes, are divided. An id means the same segment on
         all devices; the sums of all segments cross devices, in two collectives forward

@@ -38,18 +38,18 @@ def segment_rms_norm(
 
         y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale)
 
-    That each position be divided by a number of its own is `jaxnorm.rms_norm`. What is
-    kept for the backward pass is x, the ids, and two numbers a segment. Where the sum
-    of squares exceeds the range of the dtype, y is 0.
+    To divide each position by its own root mean square, use `jaxnorm.rms_norm`. The
+    backward pass needs x, the ids, and two numbers for each segment. Where the sum of
+    squares exceeds the range of the dtype, y is 0.
 
     Args:
       x: Input of shape (positions, ..., features); floating or complex. Statistics are
         computed in float32 or wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
         Where it is None y is not scaled, whatever the offset.
-      segment_ids: As in `jaxnorm.segment_layer_norm`; what is in no segment is 0.
+      segment_ids: As in `jaxnorm.segment_layer_norm`; positions in no segment are 0.
       num_segments: As in `jaxnorm.segment_layer_norm`.
-      reduction_axes: The axis or axes to average over, beside the positions; after
+      reduction_axes: The axis or axes to average over besides the positions; after
         them.
       feature_axes: The axis or axes of scale; after the axes of positions.
       epsilon: Added to the mean square; at least 0.

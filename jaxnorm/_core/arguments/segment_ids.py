@@ -1,4 +1,4 @@
-"""Which segment each position is in: what users pass, checked."""
+"""Checks of segment ids, which say which segment each position is in."""
 
 from jax import Array
 from jax import numpy as jnp
