@@ -104,7 +104,7 @@ def full_batch_value_and_grad(
                 params: Params, stats: Tree, batch: Batch
             ) -> tuple[Array, Array]:
                 value, parts = loss(params, stats, batch)
-                return value + _weigh(pull, parts, moments, stats), value
+                return value + _contribution(pull, parts, moments, stats), value
 
             def add(total: Any, batch: Batch) -> tuple[Any, None]:
                 gradients, value = jax.grad(with_moments, (0, 1), has_aux=True)(
@@ -142,12 +142,12 @@ def _merge_all(collect: Callable[[Batch], Tree], batches: Batch) -> dict[Any, An
     return lax.scan(merge, dict(collect(first)), others)[0]
 
 
-def _weigh(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
-    """Returns what one micro-batch adds to the statistics, times `pull`.
+def _contribution(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
+    """Returns what one micro-batch adds to the statistics, times their cotangent.
 
-    Its gradient is what the micro-batch adds to that of the merged statistics: the mean
-    of all is constant in it, since the deviations from it sum to zero, and so is the
-    slope of the root.
+    Its gradient is the part of the micro-batch in the gradient of the merged
+    statistics. The mean of all micro-batches is constant in it, since the deviations
+    from that mean sum to zero, and so is the slope of the square root.
     """
     total = jnp.zeros((), jnp.float32)
     merged_layers = layers(whole)
