@@ -40,8 +40,9 @@ BEYOND = {
     },
 }
 MARGIN = 1.01
-# Shapes on the GPU that are not measured by default: rows along several axes; odd sizes,
-# one axis of space, few and many features, long and many rows. All are below the bar.
+# Shapes on the GPU that are not measured by default: rows along several axes, odd
+# sizes, one axis of space, few and many features, long and many rows. All are below
+# the bar.
 SHAPES = [
     ("layer-whole", "512x16x512"),
     ("batch", "64x33x47x17"),
