@@ -153,7 +153,6 @@ def _tangent(
     rstd = _rstd(spec, moments, mask, dtype)
     k = scale.astype(dtype) * rstd
     centered = _center(spec, x, moments, mask, dtype)
-    tx = zero_masked_nonfinite(mask, x, tx)
 
     tmean, cov = _moment_tangents(spec, moments, mask, centered, tx)
     tmean, cov, tscale, tbias = pcast_stacked((tmean, cov, tscale, tbias), like=k)
