@@ -52,6 +52,7 @@ class CNN(nn.Module):
         for features in WIDTHS:
             # Without a bias, which the norm would subtract again.
             x = nn.Conv(features, (3, 3), strides=2, use_bias=False)(x)
+            # With running statistics that are right from the first step on.
             x = jaxnorm.linen.BatchNorm(
                 use_running_average=not train, momentum=jaxnorm.warmup_momentum(0.99)
             )(x)

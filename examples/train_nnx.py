@@ -50,6 +50,7 @@ class CNN(nnx.Module):
             nnx.Conv(before, after, (3, 3), **options)
             for before, after in pairwise(widths)
         )
+        # With running statistics that are right from the first step on.
         self.norms = nnx.List(
             jaxnorm.nnx.BatchNorm(
                 width, momentum=jaxnorm.warmup_momentum(0.99), rngs=rngs

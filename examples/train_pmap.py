@@ -56,6 +56,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images, mask, train):
         """Returns logits."""
+        # Running statistics that are right from the first step on.
         x, momentum = images.astype(jnp.float32), jaxnorm.warmup_momentum(0.99)
         for features in WIDTHS:
             # Without a bias, which the norm would subtract again.
