@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 
 from jaxnorm.linen.module import statistics_are_frozen
+from jaxnorm.tools._apply import check_apply
 from jaxnorm.tools.freezing import freeze_parameters
 
 if TYPE_CHECKING:
@@ -45,18 +46,10 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
       >>> y.round(2).ravel(), updates["batch_stats"]["mean"]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
-    is_flax = hasattr(type(apply), "sow")  # a module, of NNX too
-    if is_flax or isinstance(apply, type) or not callable(apply):
-        fix = (
-            ""
-            if isinstance(apply, nn.Module) or not is_flax
-            else (" Of an NNX model it is jaxnorm.nnx.freeze_statistics(model).")
-        )
-        raise TypeError(
-            "apply must be a function, such as model.apply, got "
-            f"{getattr(apply, '__name__', type(apply).__name__)}. Pass model.apply."
-            f"{fix}"
-        )
+    check_apply(
+        *(apply, "apply", "model.apply"),
+        of_nnx="call jaxnorm.nnx.freeze_statistics(model)",
+    )
     if isinstance(apply, jax.stages.Wrapped):
         raise TypeError(
             "apply must not be compiled, since what was traced before stays as it was, "

@@ -106,10 +106,10 @@ class BatchModule(Module, _BatchLayer):
         options = self._mapped(self._options(x, use_running_average, mask)) | given
         self._collect(lambda: self._moments(x, options))
         # Inference has no use for the number of updates, and loads what lacks it.
-        inference = use_running_average and not self.is_initializing()
-        starts = self.is_initializing()
-        counted = self._counts_updates() if starts else callable(self.momentum)
-        counted = counted and not inference
+        if self.is_initializing():
+            counted = self._counts_updates()
+        else:
+            counted = callable(self.momentum) and not use_running_average
         initial = self._initial_stats(features, counted=counted)
         stats = initial._replace(**self._read(initial._asdict()))
         y, new = self._forward(x, stats, self._params(features), options)

@@ -3,24 +3,29 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+_COLLECTING = "jaxnorm.nnx.collecting(model) returns a function to start from"
 
-def check_apply(apply: object, name: str, example: str) -> None:
-    """Checks that what runs a model is a function, and not the model.
+
+def check_apply(
+    apply: object, name: str, example: str, of_nnx: str = _COLLECTING
+) -> None:
+    """Checks that what runs a model is a function, and not the model or its class.
 
     Args:
       apply: What the user passed.
       name: Of the argument.
       example: A function that is right, for the error message.
+      of_nnx: What to use for a model of NNX, likewise.
 
     Raises:
-      TypeError: If it is a module of Flax, or cannot be called.
+      TypeError: If it is a module of Flax, a class, or cannot be called.
     """
     # Modules of Linen and of NNX have a method sow. Flax is not imported here.
-    if not callable(apply) or hasattr(type(apply), "sow"):
+    if isinstance(apply, type) or not callable(apply) or hasattr(type(apply), "sow"):
+        given = apply if isinstance(apply, type) else type(apply)
         raise TypeError(
-            f"{name} must be a function that runs the model, got "
-            f"{type(apply).__name__}. Pass {example}. Of an NNX model, "
-            "jaxnorm.nnx.collecting(model) returns a function to start from."
+            f"{name} must be a function that runs the model, got {given.__name__}. "
+            f"Pass {example}. Of an NNX model, {of_nnx}."
         )
 
 
