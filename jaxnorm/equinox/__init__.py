@@ -5,72 +5,18 @@ unless told otherwise. Running statistics live in an `equinox.nn.State`, as thos
 `equinox.nn.BatchNorm` do.
 """
 
-from jaxnorm.equinox.batch import (
-    AdaptiveBatchNorm,
-    BatchNorm,
-    BatchRenorm,
-    EvoNormB0,
-    GhostBatchNorm,
-    MeanOnlyBatchNorm,
-    RunningNorm,
-)
-from jaxnorm.equinox.hybrid import (
-    BatchInstanceNorm,
-    InstanceBatchNorm,
-    SwitchableNorm,
-)
-from jaxnorm.equinox.recurrent import (
-    DomainBatchNorm,
-    RecurrentBatchNorm,
-)
-from jaxnorm.equinox.response import (
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    FilterResponseNorm,
-    GlobalResponseNorm,
-)
-from jaxnorm.equinox.sample import (
-    CausalGroupNorm,
-    GatedRMSNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    ReversibleInstanceNorm,
-    RMSNorm,
-    SeedNorm,
-    UnitNorm,
-)
-from jaxnorm.equinox.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
+from jaxnorm.equinox import batch, hybrid, recurrent, response, sample, segment
+from jaxnorm.equinox.batch import *
+from jaxnorm.equinox.hybrid import *
+from jaxnorm.equinox.recurrent import *
+from jaxnorm.equinox.response import *
+from jaxnorm.equinox.sample import *
+from jaxnorm.equinox.segment import *
 
-__all__ = [
-    "AdaptiveBatchNorm",
-    "BatchInstanceNorm",
-    "BatchNorm",
-    "BatchRenorm",
-    "CausalGroupNorm",
-    "DomainBatchNorm",
-    "DynamicErf",
-    "DynamicTanh",
-    "EvoNormB0",
-    "EvoNormS0",
-    "FilterResponseNorm",
-    "GatedRMSNorm",
-    "GhostBatchNorm",
-    "GlobalResponseNorm",
-    "GraphNorm",
-    "GroupNorm",
-    "InstanceBatchNorm",
-    "InstanceNorm",
-    "LayerNorm",
-    "MeanOnlyBatchNorm",
-    "RMSNorm",
-    "RecurrentBatchNorm",
-    "ReversibleInstanceNorm",
-    "RunningNorm",
-    "SeedNorm",
-    "SegmentLayerNorm",
-    "SegmentRMSNorm",
-    "SwitchableNorm",
-    "UnitNorm",
-]
+__all__: list[str] = []
+__all__ += batch.__all__
+__all__ += hybrid.__all__
+__all__ += recurrent.__all__
+__all__ += response.__all__
+__all__ += sample.__all__
+__all__ += segment.__all__

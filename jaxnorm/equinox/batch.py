@@ -3,6 +3,16 @@
 from jaxnorm._layers import batch
 from jaxnorm.equinox.module import BatchInputModule
 
+__all__ = [
+    "AdaptiveBatchNorm",
+    "BatchNorm",
+    "BatchRenorm",
+    "EvoNormB0",
+    "GhostBatchNorm",
+    "MeanOnlyBatchNorm",
+    "RunningNorm",
+]
+
 
 class BatchNorm(BatchInputModule):
     """Batch norm; see `jaxnorm.batch_norm`.

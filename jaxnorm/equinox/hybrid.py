@@ -3,6 +3,8 @@
 from jaxnorm._layers import hybrid
 from jaxnorm.equinox.module import BatchInputModule
 
+__all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
+
 
 class BatchInstanceNorm(BatchInputModule):
     """A mixture for each feature; see `jaxnorm.batch_instance_norm`.

@@ -9,6 +9,8 @@ from jaxnorm._layers import recurrent
 from jaxnorm.batch.batch_norm_by_index import check_indices
 from jaxnorm.equinox.module import BatchModule
 
+__all__ = ["DomainBatchNorm", "RecurrentBatchNorm"]
+
 
 class RecurrentBatchNorm(BatchModule):
     """Batch norm for each time step; see `jaxnorm.recurrent_batch_norm`.

@@ -3,6 +3,14 @@
 from jaxnorm._layers import pointwise, response
 from jaxnorm.equinox.module import SampleModule, UnmaskedModule
 
+__all__ = [
+    "DynamicErf",
+    "DynamicTanh",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalResponseNorm",
+]
+
 
 class FilterResponseNorm(SampleModule):
     """Filter response norm; see `jaxnorm.filter_response_norm`.

@@ -5,6 +5,18 @@ from typing import Any
 from jaxnorm._layers import group, rms, sample
 from jaxnorm.equinox.module import SampleModule, UnmaskedModule
 
+__all__ = [
+    "CausalGroupNorm",
+    "GatedRMSNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "ReversibleInstanceNorm",
+    "SeedNorm",
+    "UnitNorm",
+]
+
 
 class LayerNorm(SampleModule):
     """Layer norm; see `jaxnorm.layer_norm`.

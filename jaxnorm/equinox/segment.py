@@ -6,6 +6,8 @@ from jaxtyping import Inexact, Integer, PRNGKeyArray, Shaped
 from jaxnorm._layers import segment
 from jaxnorm.equinox.module import SampleModule
 
+__all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
+
 
 class SegmentModule(SampleModule):
     """A module that is told which segment each position is in."""

@@ -5,83 +5,49 @@ defaults, variables and initialization.
 """
 
 from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs
-from jaxnorm.linen.batch import (
-    AdaptiveBatchNorm,
-    BatchNorm,
-    BatchRenorm,
-    EvoNormB0,
-    GhostBatchNorm,
-    MeanOnlyBatchNorm,
-    RunningNorm,
+from jaxnorm.linen import (
+    batch,
+    batch_norm_lstm,
+    hybrid,
+    recurrent,
+    response,
+    sample,
+    segment,
+    spectral_norm,
+    virtual_batch_norm,
+    weight_norm,
+    weight_standardization,
 )
-from jaxnorm.linen.batch_norm_lstm import BatchNormLSTMCell
+from jaxnorm.linen.batch import *
+from jaxnorm.linen.batch_norm_lstm import *
 from jaxnorm.linen.freezing import freeze_batch_norms, frozen_statistics
-from jaxnorm.linen.hybrid import BatchInstanceNorm, InstanceBatchNorm, SwitchableNorm
-from jaxnorm.linen.recurrent import DomainBatchNorm, RecurrentBatchNorm
+from jaxnorm.linen.hybrid import *
+from jaxnorm.linen.recurrent import *
 from jaxnorm.linen.replacing import replace_norms, replaced
-from jaxnorm.linen.response import (
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    FilterResponseNorm,
-    GlobalResponseNorm,
-)
-from jaxnorm.linen.sample import (
-    CausalGroupNorm,
-    GatedRMSNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    ReversibleInstanceNorm,
-    RMSNorm,
-    SeedNorm,
-    UnitNorm,
-)
-from jaxnorm.linen.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
-from jaxnorm.linen.spectral_norm import SpectralNorm
-from jaxnorm.linen.virtual_batch_norm import VirtualBatchNorm
-from jaxnorm.linen.weight_norm import WeightNorm
-from jaxnorm.linen.weight_standardization import WeightStandardization
+from jaxnorm.linen.response import *
+from jaxnorm.linen.sample import *
+from jaxnorm.linen.segment import *
+from jaxnorm.linen.spectral_norm import *
+from jaxnorm.linen.virtual_batch_norm import *
+from jaxnorm.linen.weight_norm import *
+from jaxnorm.linen.weight_standardization import *
 
 __all__ = [
-    "AdaptiveBatchNorm",
-    "BatchInstanceNorm",
-    "BatchNorm",
-    "BatchNormLSTMCell",
-    "BatchRenorm",
-    "CausalGroupNorm",
-    "DomainBatchNorm",
-    "DynamicErf",
-    "DynamicTanh",
-    "EvoNormB0",
-    "EvoNormS0",
-    "FilterResponseNorm",
-    "GatedRMSNorm",
-    "GhostBatchNorm",
-    "GlobalResponseNorm",
-    "GraphNorm",
-    "GroupNorm",
-    "InstanceBatchNorm",
-    "InstanceNorm",
     "LSTMCarry",
-    "LayerNorm",
     "MaskedInputs",
-    "MeanOnlyBatchNorm",
-    "RMSNorm",
-    "RecurrentBatchNorm",
-    "ReversibleInstanceNorm",
-    "RunningNorm",
-    "SeedNorm",
-    "SegmentLayerNorm",
-    "SegmentRMSNorm",
-    "SpectralNorm",
-    "SwitchableNorm",
-    "UnitNorm",
-    "VirtualBatchNorm",
-    "WeightNorm",
-    "WeightStandardization",
     "freeze_batch_norms",
     "frozen_statistics",
     "replace_norms",
     "replaced",
 ]
+__all__ += batch.__all__
+__all__ += batch_norm_lstm.__all__
+__all__ += hybrid.__all__
+__all__ += recurrent.__all__
+__all__ += response.__all__
+__all__ += sample.__all__
+__all__ += segment.__all__
+__all__ += spectral_norm.__all__
+__all__ += virtual_batch_norm.__all__
+__all__ += weight_norm.__all__
+__all__ += weight_standardization.__all__

@@ -9,6 +9,16 @@ from jaxnorm._layers import batch as layers
 from jaxnorm._layers.fields import Arrays
 from jaxnorm.linen.module import BatchModule
 
+__all__ = [
+    "AdaptiveBatchNorm",
+    "BatchNorm",
+    "BatchRenorm",
+    "EvoNormB0",
+    "GhostBatchNorm",
+    "MeanOnlyBatchNorm",
+    "RunningNorm",
+]
+
 
 class BatchNorm(BatchModule, layers.BatchNorm):
     """Batch normalization with running statistics in the `batch_stats` collection.

@@ -20,6 +20,8 @@ from jaxnorm.batch.lstm_step import (
 )
 from jaxnorm.linen.recurrent import RecurrentBatchNorm
 
+__all__ = ["BatchNormLSTMCell"]
+
 
 class BatchNormLSTMCell(nn.RNNCellBase):
     """An LSTM whose recurrent, input and memory terms are batch-normalized.

@@ -3,6 +3,8 @@
 from jaxnorm._layers import hybrid as layers
 from jaxnorm.linen.module import BatchModule
 
+__all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
+
 
 class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
     """A learned mixture of batch norm and instance norm for each feature.

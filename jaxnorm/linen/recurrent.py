@@ -5,6 +5,8 @@ from flax import linen as nn
 from jaxnorm._layers import recurrent as layers
 from jaxnorm.linen.module import BatchModule
 
+__all__ = ["DomainBatchNorm", "RecurrentBatchNorm"]
+
 
 class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
     """Batch norm inside a recurrent cell, with statistics for each time step.

@@ -5,6 +5,14 @@ from flax import linen as nn
 from jaxnorm._layers import pointwise, response
 from jaxnorm.linen.module import SampleModule
 
+__all__ = [
+    "DynamicErf",
+    "DynamicTanh",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalResponseNorm",
+]
+
 
 class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
     """Filter response normalization with its thresholded linear unit (TLU).

@@ -6,6 +6,18 @@ from jaxnorm._layers import group, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.linen.module import SampleModule
 
+__all__ = [
+    "CausalGroupNorm",
+    "GatedRMSNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "ReversibleInstanceNorm",
+    "SeedNorm",
+    "UnitNorm",
+]
+
 
 class LayerNorm(SampleModule, layers.LayerNorm):
     """Layer normalization: each example over its features.

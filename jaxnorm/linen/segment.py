@@ -5,6 +5,8 @@ from flax import linen as nn
 from jaxnorm._layers import segment as layers
 from jaxnorm.linen.module import SampleModule
 
+__all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
+
 
 class GraphNorm(SampleModule, layers.GraphNorm):
     """Graph normalization: each feature of each graph, less a share of its mean.

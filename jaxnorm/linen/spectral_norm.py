@@ -11,6 +11,8 @@ from jax.typing import DTypeLike
 from jaxnorm.linen.wrapping import call_with_params
 from jaxnorm.weight.spectral_norm import spectral_norm
 
+__all__ = ["SpectralNorm"]
+
 
 class SpectralNorm(nn.Module):
     """Spectral normalization of the layer that it wraps.

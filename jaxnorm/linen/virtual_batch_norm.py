@@ -10,6 +10,8 @@ from jaxnorm._layers import virtual as layers
 from jaxnorm._layers.fields import Arrays
 from jaxnorm.linen.module import Module
 
+__all__ = ["VirtualBatchNorm"]
+
 _NAMES = (*jaxnorm.Moments._fields, "size")
 
 

@@ -15,6 +15,8 @@ from jaxnorm._core.arrays.dtypes import as_array
 from jaxnorm.linen.wrapping import call_with_params, is_selected
 from jaxnorm.weight.weight_norm import init_weight_norm, weight_magnitude, weight_norm
 
+__all__ = ["WeightNorm"]
+
 Initialization = Literal["scale_init", "preserve", "data"]
 
 

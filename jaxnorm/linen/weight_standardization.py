@@ -14,6 +14,8 @@ from jaxnorm._core.arguments.axes import Axes, canonical_axes, sizes
 from jaxnorm.linen.wrapping import call_with_params, is_selected
 from jaxnorm.weight.standardize_weight import standardize_weight
 
+__all__ = ["WeightStandardization"]
+
 
 class WeightStandardization(nn.Module):
     """Weight standardization of the layer that it wraps, plain or scaled.

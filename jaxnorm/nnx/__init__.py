@@ -5,86 +5,40 @@ defaults and variables.
 """
 
 from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs
-from jaxnorm.nnx.batch import (
-    AdaptiveBatchNorm,
-    BatchNorm,
-    BatchRenorm,
-    EvoNormB0,
-    GhostBatchNorm,
-    MeanOnlyBatchNorm,
-    RunningNorm,
+from jaxnorm.nnx import (
+    batch,
+    batch_norm_lstm,
+    hybrid,
+    recurrent,
+    response,
+    sample,
+    segment,
+    spectral_norm,
+    virtual_batch_norm,
+    weight_norm,
+    weight_standardization,
 )
+from jaxnorm.nnx.batch import *
 from jaxnorm.nnx.batch_module import BatchMoment
-from jaxnorm.nnx.batch_norm_lstm import BatchNormLSTMCell
+from jaxnorm.nnx.batch_norm_lstm import *
 from jaxnorm.nnx.collecting import collecting, set_batch_stats
 from jaxnorm.nnx.freezing import freeze_batch_norms, freeze_statistics
-from jaxnorm.nnx.hybrid import BatchInstanceNorm, InstanceBatchNorm, SwitchableNorm
-from jaxnorm.nnx.recurrent import DomainBatchNorm, RecurrentBatchNorm
+from jaxnorm.nnx.hybrid import *
+from jaxnorm.nnx.recurrent import *
 from jaxnorm.nnx.replacing import replace_norms
-from jaxnorm.nnx.response import (
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    FilterResponseNorm,
-    GlobalResponseNorm,
-)
+from jaxnorm.nnx.response import *
 from jaxnorm.nnx.restoring import restore_pure_dict
-from jaxnorm.nnx.sample import (
-    CausalGroupNorm,
-    GatedRMSNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    ReversibleInstanceNorm,
-    RMSNorm,
-    SeedNorm,
-    UnitNorm,
-)
-from jaxnorm.nnx.segment import GraphNorm, SegmentLayerNorm, SegmentRMSNorm
-from jaxnorm.nnx.spectral_norm import SpectralNorm
-from jaxnorm.nnx.virtual_batch_norm import Reference, VirtualBatchNorm
-from jaxnorm.nnx.weight_norm import WeightNorm
-from jaxnorm.nnx.weight_standardization import WeightStandardization
+from jaxnorm.nnx.sample import *
+from jaxnorm.nnx.segment import *
+from jaxnorm.nnx.spectral_norm import *
+from jaxnorm.nnx.virtual_batch_norm import *
+from jaxnorm.nnx.weight_norm import *
+from jaxnorm.nnx.weight_standardization import *
 
 __all__ = [
-    "AdaptiveBatchNorm",
-    "BatchInstanceNorm",
     "BatchMoment",
-    "BatchNorm",
-    "BatchNormLSTMCell",
-    "BatchRenorm",
-    "CausalGroupNorm",
-    "DomainBatchNorm",
-    "DynamicErf",
-    "DynamicTanh",
-    "EvoNormB0",
-    "EvoNormS0",
-    "FilterResponseNorm",
-    "GatedRMSNorm",
-    "GhostBatchNorm",
-    "GlobalResponseNorm",
-    "GraphNorm",
-    "GroupNorm",
-    "InstanceBatchNorm",
-    "InstanceNorm",
     "LSTMCarry",
-    "LayerNorm",
     "MaskedInputs",
-    "MeanOnlyBatchNorm",
-    "RMSNorm",
-    "RecurrentBatchNorm",
-    "Reference",
-    "ReversibleInstanceNorm",
-    "RunningNorm",
-    "SeedNorm",
-    "SegmentLayerNorm",
-    "SegmentRMSNorm",
-    "SpectralNorm",
-    "SwitchableNorm",
-    "UnitNorm",
-    "VirtualBatchNorm",
-    "WeightNorm",
-    "WeightStandardization",
     "collecting",
     "freeze_batch_norms",
     "freeze_statistics",
@@ -92,3 +46,14 @@ __all__ = [
     "restore_pure_dict",
     "set_batch_stats",
 ]
+__all__ += batch.__all__
+__all__ += batch_norm_lstm.__all__
+__all__ += hybrid.__all__
+__all__ += recurrent.__all__
+__all__ += response.__all__
+__all__ += sample.__all__
+__all__ += segment.__all__
+__all__ += spectral_norm.__all__
+__all__ += virtual_batch_norm.__all__
+__all__ += weight_norm.__all__
+__all__ += weight_standardization.__all__

@@ -3,6 +3,16 @@
 from jaxnorm._layers import batch as layers
 from jaxnorm.nnx.batch_module import BatchModule
 
+__all__ = [
+    "AdaptiveBatchNorm",
+    "BatchNorm",
+    "BatchRenorm",
+    "EvoNormB0",
+    "GhostBatchNorm",
+    "MeanOnlyBatchNorm",
+    "RunningNorm",
+]
+
 
 class BatchNorm(BatchModule, layers.BatchNorm):
     """Batch normalization with running statistics.

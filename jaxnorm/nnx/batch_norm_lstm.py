@@ -20,6 +20,8 @@ from jaxnorm.batch.lstm_step import (
 from jaxnorm.nnx.recurrent import RecurrentBatchNorm
 from jaxnorm.nnx.variables import read, show_signature
 
+__all__ = ["BatchNormLSTMCell"]
+
 _SMALL = MadeInitializer(nnx.initializers.constant, (0.1,))
 _KERNEL = MadeInitializer(nnx.initializers.lecun_normal)
 _RECURRENT = MadeInitializer(nnx.initializers.orthogonal)

@@ -3,6 +3,8 @@
 from jaxnorm._layers import recurrent as layers
 from jaxnorm.nnx.batch_module import BatchModule
 
+__all__ = ["DomainBatchNorm", "RecurrentBatchNorm"]
+
 
 class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
     """Batch norm inside a recurrent cell, with statistics for each time step.

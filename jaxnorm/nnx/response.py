@@ -3,6 +3,14 @@
 from jaxnorm._layers import pointwise, response
 from jaxnorm.nnx.module import SampleModule
 
+__all__ = [
+    "DynamicErf",
+    "DynamicTanh",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalResponseNorm",
+]
+
 
 class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
     """Filter response normalization with its thresholded linear unit (TLU).

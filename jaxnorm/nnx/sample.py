@@ -12,6 +12,18 @@ from jaxnorm._layers import sample as layers
 from jaxnorm.nnx.module import Described, SampleModule
 from jaxnorm.sample.group_norm import group_length
 
+__all__ = [
+    "CausalGroupNorm",
+    "GatedRMSNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "RMSNorm",
+    "ReversibleInstanceNorm",
+    "SeedNorm",
+    "UnitNorm",
+]
+
 
 class LayerNorm(SampleModule, layers.LayerNorm):
     """Layer normalization: each example over its features.

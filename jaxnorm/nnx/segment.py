@@ -3,6 +3,8 @@
 from jaxnorm._layers import segment as layers
 from jaxnorm.nnx.module import SampleModule
 
+__all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
+
 
 class GraphNorm(SampleModule, layers.GraphNorm):
     """Graph normalization: each feature of each graph, less a share of its mean.

@@ -11,6 +11,8 @@ from jaxnorm.nnx.variables import read, show_signature
 from jaxnorm.nnx.wrapping import Path, call_with_params, own, params_of
 from jaxnorm.weight.spectral_norm import spectral_norm
 
+__all__ = ["SpectralNorm"]
+
 
 @show_signature
 class SpectralNorm(nnx.Module):

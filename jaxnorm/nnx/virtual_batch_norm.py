@@ -12,6 +12,8 @@ from jaxnorm._layers import virtual as layers
 from jaxnorm.nnx.module import Module
 from jaxnorm.nnx.variables import read
 
+__all__ = ["Reference", "VirtualBatchNorm"]
+
 
 class Reference(nnx.Variable[Array]):
     """Moments of the reference batch, or its size."""

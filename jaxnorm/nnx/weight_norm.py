@@ -13,6 +13,8 @@ from jaxnorm.nnx.variables import PromoteDtype, keep_dtypes, read, show_signatur
 from jaxnorm.nnx.wrapping import KERNELS, Filter, Path, UnitWrapper, own
 from jaxnorm.weight.weight_norm import weight_magnitude, weight_norm
 
+__all__ = ["WeightNorm"]
+
 Initialization = Literal["scale_init", "preserve"]
 
 

@@ -11,6 +11,8 @@ from jaxnorm.nnx.variables import read, show_signature
 from jaxnorm.nnx.wrapping import KERNELS, Filter, Path, UnitWrapper, own
 from jaxnorm.weight.standardize_weight import standardize_weight
 
+__all__ = ["WeightStandardization"]
+
 
 @show_signature
 class WeightStandardization(UnitWrapper):
