@@ -3,7 +3,6 @@
 import collections
 import functools
 import itertools
-import pathlib
 
 import chex
 import jax
@@ -14,8 +13,6 @@ import pytest
 from support.drawing import place
 from support.family import KINDS, SHAPE, TABLE, cast, close, draw_arguments, draw_mask
 from support.tiers import matrix
-
-import jaxnorm
 
 pytestmark = pytest.mark.usefixtures("annotations_checked")
 
@@ -30,41 +27,6 @@ def little_optimization():
 
 # The same functions in all tests that compile, so that each is compiled once.
 one_of_each_kind = pytest.mark.parametrize("name", matrix(TABLE, often=KINDS))
-
-OTHERS = {  # the functions that do not normalize
-    "batch_moments",
-    "checkpoint_policy",
-    "collect_reference",
-    "denormalize",
-    "gate_projection",
-    "init_batch_stats",
-    "init_mean_stats",
-    "init_var_stats",
-    "init_recurrent_stats",
-    "init_renorm_stats",
-    "init_running_moments",
-    "init_weight_norm",
-    "merge_moments",
-    "normalize",
-    "project_gates",
-    "update_batch_stats",
-    "warmup_momentum",
-    "warmup_renorm",
-    "weight_magnitude",
-}
-
-
-def test_the_table_is_complete():
-    functions = {name for name in jaxnorm.__all__ if name.islower()}
-    assert set(TABLE) == functions - OTHERS
-    assert functions >= OTHERS
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_each_normalizer_has_a_file_of_tests(name):
-    """By its name, where a reader looks for it first."""
-    assert [*pathlib.Path(__file__).parent.rglob(f"test_{name}.py")]
-
 
 TRACES = collections.Counter()
 

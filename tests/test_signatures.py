@@ -6,7 +6,6 @@ import flax.linen
 import jax
 import pytest
 from flax import nnx
-from support import family
 
 import jaxnorm.equinox
 import jaxnorm.linen
@@ -93,18 +92,6 @@ def test_calls_have_the_name_of_their_class(api, name):
     assert call.__qualname__ == f"{name}.__call__"
     if hasattr(call, "method_handler_wrapped"):  # by Flax
         assert call.__wrapped__.__qualname__ == f"{name}.__call__"
-
-
-@pytest.mark.parametrize("api", [jaxnorm.linen, jaxnorm.nnx, jaxnorm.equinox])
-def test_every_function_has_a_module(api):
-    names = {
-        "".join(word.capitalize() for word in name.split("_"))
-        .replace("Rms", "RMS")
-        .replace("StandardizeWeight", "WeightStandardization")
-        for name in family.TABLE
-    }
-    absent = {"VirtualBatchNorm", "WeightNorm", "WeightStandardization", "SpectralNorm"}
-    assert names - set(api.__all__) <= (absent if api is jaxnorm.equinox else set())
 
 
 def test_classes_of_users():

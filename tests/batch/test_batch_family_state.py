@@ -69,7 +69,7 @@ def test_poisoned_statistics_do_not_reach_y(name, rng):
     """Nor its gradients; with momentum 0 the state recovers."""
     normalizer, state, params = problem(name, rng)
     if name == "renorm":  # it follows the running ones where they are finite
-        normalizer = Normalizer("batch_renorm", {"r_max": 1.0, "d_max": 0.0}, "renorm")
+        normalizer = Normalizer("batch_renorm", {"r_max": 1.0, "d_max": 0.0})
     poisoned = jax.tree.map(
         lambda leaf: place(np.full(leaf.shape, np.nan)) if leaf.ndim else leaf, state
     )

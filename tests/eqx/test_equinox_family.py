@@ -15,7 +15,6 @@ from support.nnx_modules import (
     WIDTH,
     WITH_MORE,
     draw_variables,
-    given_beside,
     program,
 )
 from support.refusals import refused
@@ -69,9 +68,9 @@ def call(name, module, state, x, mask):
     """y, the statistics by name, and the state."""
     mask = {"mask": mask} if TABLE[name].masked else {}
     if name in TRAINED:
-        y, state = module(x, *given_beside(name, x), state, **mask)
+        y, state = module(x, *TABLE[name].beside(x), state, **mask)
         return y, state.get(module.stats)._asdict(), state
-    y = module(x, *given_beside(name, x), **mask)
+    y = module(x, *TABLE[name].beside(x), **mask)
     return (y[0] if name in WITH_MORE else y), {}, state
 
 

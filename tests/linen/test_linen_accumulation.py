@@ -46,7 +46,7 @@ class Chain(nn.Module):
         entry = TABLE[self.norm]
         for _ in range(self.depth):
             norm = entry.build(train, epsilon=1e-2, **NORMS[self.norm])
-            x = jnp.sin(norm(nn.Dense(4)(x), *entry.extra))
+            x = jnp.sin(norm(nn.Dense(4)(x), *entry.beside(x)))
         return jnp.sum(x**3 + 2 * x)
 
 

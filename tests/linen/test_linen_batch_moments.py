@@ -79,7 +79,7 @@ def test_exact_and_merged(name, rng):
             merged = {**variables, **collect(merged, x[part], mask[part])}
         return collect(variables, x, mask), merged
 
-    index = entry.extra[0] if entry.extra else None
+    (index,) = entry.beside(x) or (None,)
     features = slice(getattr(entry.build(True), "instance_features", 0), None)
     for collected in at_once_and_merged(variables, x, mask):
         own = collected["batch_moments"]["batch_moments"]
@@ -99,7 +99,7 @@ def test_output_and_statistics_do_not_depend_on_it(name):
     entry = COLLECTING[name]
     x = jnp.zeros(family.SHAPE)
     init = functools.partial(entry.build(True).init, KEY)
-    assert "batch_moments" not in jax.eval_shape(init, x, *entry.extra)
+    assert "batch_moments" not in jax.eval_shape(init, x, *entry.beside(x))
 
     def apply(variables, x, collections):
         y, new = entry.apply(entry.build(True), variables, x, mutable=collections)
@@ -128,15 +128,15 @@ def test_within_an_nnx_model(name, rng):
     @jax.jit
     def collect_twice(x):
         model = nnx.bridge.ToNNX(linen, rngs=nnx.Rngs(0))
-        model.lazy_init(x, *entry.extra)
+        model.lazy_init(x, *entry.beside(x))
         before = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         for _ in range(2):
-            model(x, *entry.extra, mutable=["batch_moments"])
+            model(x, *entry.beside(x), mutable=["batch_moments"])
         after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         own = {key: variable[...] for key, variable in model.batch_moments.items()}
-        variables = linen.init(KEY, x, *entry.extra)
+        variables = linen.init(KEY, x, *entry.beside(x))
         for _ in range(2):
-            _, new = linen.apply(variables, x, *entry.extra, mutable=["batch_moments"])
+            _, new = entry.apply(linen, variables, x, mutable=["batch_moments"])
             variables |= new
         return before, after, own, variables["batch_moments"]["batch_moments"]
 

@@ -86,7 +86,7 @@ class Layer(nn.Module):
 
     def __call__(self, x, mask):
         entry = TABLE[self.name_in_table]
-        return self.norm(x, *entry.extra, **entry.keywords(mask, True)), None
+        return self.norm(x, *entry.beside(x), **entry.keywords(mask, True)), None
 
 
 def apply_layer(layer, variables, x, mask):
@@ -148,10 +148,10 @@ def test_initial_variables(name):
     module = entry.build(
         True, **{"axis_name": "elsewhere"} if entry.synchronizes else {}
     )
-    keywords = entry.keywords(None, True)
+    keywords, x = entry.keywords(None, True), draw_x()
 
     def init(key):
-        return module.init(key, draw_x(), *entry.extra, **keywords)
+        return module.init(key, x, *entry.beside(x), **keywords)
 
     variables = jax.eval_shape(init, KEY)
     leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
@@ -361,18 +361,19 @@ OFFSET = [n for n in TABLE if hasattr(TABLE[n].build(True), "scale_offset")]
 def test_scale_offset(name):
     """The layer starts at a factor of 1; what is stored is the distance from there."""
     x = draw_x()
+    given = x, *TABLE[name].beside(x)
     zero, one = (TABLE[name].build(True, scale_offset=s) for s in (0.0, 1.0))
 
     @jax.jit
-    def run(key, x):
+    def run(key):
         (whole, variables), (same, shifted) = (
-            module.init_with_output(key, x) for module in (zero, one)
+            module.init_with_output(key, *given) for module in (zero, one)
         )
         moved = jax.tree.map(lambda leaf: leaf + 0.5, (variables, shifted))
-        applied = [zero.apply(moved[0], x), one.apply(moved[1], x)]
+        applied = [zero.apply(moved[0], *given), one.apply(moved[1], *given)]
         return variables, shifted, whole, same, applied
 
-    variables, shifted, whole, same, applied = run(KEY, x)
+    variables, shifted, whole, same, applied = run(KEY)
     np.testing.assert_array_equal(variables["params"]["scale"], 1)
     np.testing.assert_array_equal(shifted["params"]["scale"], 0)
     close(same, whole)
@@ -391,6 +392,6 @@ def test_float8_input(name):
     """The parameters are in float32, and so is y; without any, it is as x."""
     entry, x = TABLE[name], draw_x().astype(jnp.float8_e4m3fn)
     init = functools.partial(entry.build(True).init_with_output, KEY)
-    y, _ = jax.eval_shape(init, x, *entry.extra)
+    y, _ = jax.eval_shape(init, x, *entry.beside(x))
     learns = any(path.startswith("params") for path in entry.tree)
     assert y.dtype == (jnp.float32 if learns else x.dtype)

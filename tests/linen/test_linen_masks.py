@@ -70,7 +70,7 @@ def every_module():
     variables = {}
     for name, entry in TABLE.items():
         init = functools.partial(entry.build(True).init, **entry.keywords(None, True))
-        own = jax.eval_shape(init, jax.random.key(0), x, *entry.extra)
+        own = jax.eval_shape(init, jax.random.key(0), x, *entry.beside(x))
         for collection, tree in own.items():
             variables.setdefault(collection, {})[name] = tree
     return variables

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "filter response": Case(
+    "filter_response_norm": Case(
         FilterResponseNorm,
         {"epsilon": 0.01},
         "filter_response_norm",
@@ -52,7 +52,7 @@ CASES = {
         "filter_response_norm",
         {},
     ),
-    "global response": Case(
+    "global_response_norm": Case(
         GlobalResponseNorm,
         {"epsilon": 0.01},
         "global_response_norm",
@@ -61,7 +61,7 @@ CASES = {
     "global response, no bias": Case(
         GlobalResponseNorm, {"use_bias": False}, "global_response_norm", {"scale": 0}
     ),
-    "dynamic tanh": Case(
+    "dynamic_tanh": Case(
         DynamicTanh, {}, "dynamic_tanh", {"alpha": 0.5, "scale": 1, "bias": 0}
     ),
     "dynamic tanh, alpha alone": Case(
@@ -70,13 +70,13 @@ CASES = {
         "dynamic_tanh",
         {"alpha": 0.5},
     ),
-    "dynamic erf": Case(
+    "dynamic_erf": Case(
         DynamicErf,
         {},
         "dynamic_erf",
         {"alpha": 0.5, "shift": 0, "scale": 1, "bias": 0},
     ),
-    "evo s0": Case(
+    "evo_norm_s0": Case(
         EvoNormS0,
         {"num_groups": 2, "epsilon": 0.01},
         "evo_norm_s0",
@@ -99,10 +99,10 @@ OPTIONAL = {
 # Each module with all of its parameters.
 WHOLE = {
     "filter response, all",
-    "global response",
-    "dynamic tanh",
-    "dynamic erf",
-    "evo s0",
+    "global_response_norm",
+    "dynamic_tanh",
+    "dynamic_erf",
+    "evo_norm_s0",
 }
 KEY = jax.random.key(0)
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -217,7 +217,7 @@ def test_names_in_a_model(rng):
 
 
 @pytest.mark.parametrize(
-    "name", matrix(CASES, often=("filter response, all", "dynamic tanh"))
+    "name", matrix(CASES, often=("filter response, all", "dynamic_tanh"))
 )
 def test_lifted_transformations(name, rng):
     case = CASES[name]

@@ -64,7 +64,7 @@ each_norm = pytest.mark.parametrize(
 def test_scan_over_time_equals_a_loop(name, rng):
     """As a loop over the steps."""
     entry, xs = TABLE[name], draw(rng, (TIME, *SHAPE), loc=1, std=2)
-    model = OverTime(entry.build(True), entry.extra)
+    model = OverTime(entry.build(True), entry.beside(xs))
     variables = jax.jit(model.init)(KEY, xs)
     ys, new = jax.jit(lambda v, xs: model.apply(v, xs, mutable="batch_stats"))(
         variables, xs
@@ -82,7 +82,7 @@ def test_scan_over_time_equals_a_loop(name, rng):
 def test_scan_over_layers_equals_a_loop(name, rng):
     """As a loop over the layers."""
     entry, x = TABLE[name], draw(rng, SHAPE, loc=1, std=2)
-    model = OverLayers(entry.build(True), entry.extra)
+    model = OverLayers(entry.build(True), entry.beside(x))
     variables = jax.jit(model.init)(KEY, x)
     y, new = jax.jit(lambda v, x: model.apply(v, x, mutable="batch_stats"))(
         variables, x

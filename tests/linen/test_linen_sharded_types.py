@@ -26,7 +26,7 @@ def test_features_are_sharded_and_statistics_are_not(name):
         sharding = NamedSharding(mesh, P("data", None, "model"))
         x = jax.device_put(place(np.ones(SHAPE)), sharding)
         init = functools.partial(module.init, **entry.keywords(None, True))
-        variables = jax.eval_shape(init, jax.random.key(0), x, *entry.extra)
+        variables = jax.eval_shape(init, jax.random.key(0), x, *entry.beside(x))
         y, new = jax.eval_shape(step, variables, x)
     assert y.sharding.spec == x.sharding.spec
     for leaf in jax.tree.leaves(new):

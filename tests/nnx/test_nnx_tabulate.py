@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from support.family import TABLE as FUNCTIONS
 from support.family import draw_arguments
-from support.nnx_modules import NAMES, WITH_MORE, build, call, given_beside
+from support.nnx_modules import NAMES, TABLE, WITH_MORE, build, call
 from support.tiers import matrix
 
 import jaxnorm.nnx
@@ -53,7 +53,7 @@ def test_tabulate(name):
     """It works alone and in a model, twice, and leaves the classes as they were."""
     x, *_ = draw_arguments(FUNCTIONS["rms_norm"])
     for _ in range(2):
-        given = given_beside(name, x)
+        given = TABLE[name].beside(x)
         assert name in nnx.tabulate(build(name), x, *given, **WIDE)
     assert name in nnx.tabulate(Model(name), x, **WIDE)
     nnx.eval_shape(lambda x: call(name, build(name), x), x)

@@ -7,6 +7,6 @@ import pytest
 from support.responses_beside_oracle import cases_of, check_case
 
 
-@pytest.mark.parametrize("case", cases_of("dynamic erf"))
+@pytest.mark.parametrize("case", cases_of("dynamic_erf"))
 def test_oracle(case, rng):
-    check_case("dynamic erf", case, rng)
+    check_case("dynamic_erf", case, rng)

@@ -7,6 +7,6 @@ import pytest
 from support.responses_beside_oracle import cases_of, check_case
 
 
-@pytest.mark.parametrize("case", cases_of("dynamic tanh"))
+@pytest.mark.parametrize("case", cases_of("dynamic_tanh"))
 def test_oracle(case, rng):
-    check_case("dynamic tanh", case, rng)
+    check_case("dynamic_tanh", case, rng)

@@ -9,14 +9,14 @@ from support.response_norms import NORMS, draw_parameters
 from support.responses_beside_oracle import cases_of, check, check_case
 
 
-@pytest.mark.parametrize("case", cases_of("evo s0"))
+@pytest.mark.parametrize("case", cases_of("evo_norm_s0"))
 def test_oracle(case, rng):
-    check_case("evo s0", case, rng)
+    check_case("evo_norm_s0", case, rng)
 
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4])
 def test_evo_norm_with_a_large_mean(ratio, rng):
-    norm, shape = NORMS["evo s0"], (4, 16, 4)
+    norm, shape = NORMS["evo_norm_s0"], (4, 16, 4)
     x = draw(rng, shape, loc=ratio)
     parameters = draw_parameters(rng, norm, (4,), (4,))
     dy = draw(rng, shape, std=1 / ratio)  # so that the gradients are near 1

@@ -12,14 +12,14 @@ from support.response_norms import NORMS, draw_parameters
 from support.responses_beside_oracle import cases_of, check, check_case
 
 
-@pytest.mark.parametrize("case", cases_of("filter response"))
+@pytest.mark.parametrize("case", cases_of("filter_response_norm"))
 def test_oracle(case, rng):
-    check_case("filter response", case, rng)
+    check_case("filter_response_norm", case, rng)
 
 
 def test_learned_epsilon(rng):
     """Also where it is negative: it is the absolute value that counts."""
-    norm, shape = NORMS["filter response"], (4, 3, 4)
+    norm, shape = NORMS["filter_response_norm"], (4, 3, 4)
     for case in ((4,), ()):
         parameters = draw_parameters(rng, norm, (4,), (4,))
         parameters["learned_epsilon"] = draw(rng, case, std=0.1)
@@ -29,7 +29,7 @@ def test_learned_epsilon(rng):
 
 def test_learned_epsilon_beyond_the_range_is_noticed(rng):
     """With it the mean square exceeds the range, and y would be the bias."""
-    norm = NORMS["filter response"]
+    norm = NORMS["filter_response_norm"]
     x, shape = jnp.full((2, 3, 4), 1e19), (4,)
     parameters = draw_parameters(rng, norm, shape, shape)
     epsilon = jnp.full(shape, 3e38)

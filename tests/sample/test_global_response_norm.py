@@ -7,6 +7,6 @@ import pytest
 from support.responses_beside_oracle import cases_of, check_case
 
 
-@pytest.mark.parametrize("case", cases_of("global response"))
+@pytest.mark.parametrize("case", cases_of("global_response_norm"))
 def test_oracle(case, rng):
-    check_case("global response", case, rng)
+    check_case("global_response_norm", case, rng)

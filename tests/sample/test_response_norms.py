@@ -26,14 +26,14 @@ KINDS = (
     "empty",
 )
 OFTEN_MASKED = [
-    ("filter response", "bool"),
-    ("filter response", "empty feature"),
-    ("global response", "weights"),
-    ("global response", "empty feature"),
-    ("global response", "lower rank"),
-    ("evo s0", "integer"),
-    ("evo s0", "examples"),
-    ("evo s0", "empty"),
+    ("filter_response_norm", "bool"),
+    ("filter_response_norm", "empty feature"),
+    ("global_response_norm", "weights"),
+    ("global_response_norm", "empty feature"),
+    ("global_response_norm", "lower rank"),
+    ("evo_norm_s0", "integer"),
+    ("evo_norm_s0", "examples"),
+    ("evo_norm_s0", "empty"),
 ]
 
 
@@ -59,10 +59,10 @@ def test_mask(name, kind, rng, make_mask):
     matrix(
         itertools.product(MASKED, ("bool", "weights", "empty feature", "empty")),
         often=[
-            ("filter response", "empty feature"),
-            ("global response", "weights"),
-            ("evo s0", "bool"),
-            ("evo s0", "empty"),
+            ("filter_response_norm", "empty feature"),
+            ("global_response_norm", "weights"),
+            ("evo_norm_s0", "bool"),
+            ("evo_norm_s0", "empty"),
         ],
     ),
 )
@@ -103,7 +103,7 @@ def second_derivative(name):
 def test_padding_changes_nothing(name, rng):
     """Positions, and of global response norm features, which share a mean."""
     norm, shape = NORMS[name], (3, 5, 4)
-    more = (3, 8, 6) if name == "global response" else (3, 8, 4)
+    more = (3, 8, 6) if name == "global_response_norm" else (3, 8, 4)
     x, parameters = draw(rng, shape), draw_parameters(rng, norm, (4,), (4,))
     pad = [(0, b - a) for a, b in zip(shape, more, strict=True)]
     padded = place(np.pad(x, pad, constant_values=np.nan))
@@ -125,11 +125,11 @@ DTYPES = [
     ("float64", "float32", None, "float64", 1e-6),
 ]
 OFTEN_DTYPES = {
-    "filter response": (2, 3, 6),
-    "global response": (1, 7),
-    "dynamic tanh": (0, 4),
-    "dynamic erf": (3,),
-    "evo s0": (1, 5),
+    "filter_response_norm": (2, 3, 6),
+    "global_response_norm": (1, 7),
+    "dynamic_tanh": (0, 4),
+    "dynamic_erf": (3,),
+    "evo_norm_s0": (1, 5),
 }
 
 
@@ -160,13 +160,13 @@ def test_dtypes(name, dtype, parameters, option, result, tolerance, rng, x64):
     "name, affine",
     matrix(
         itertools.product(
-            ("filter response", "global response", "dynamic tanh"),
+            ("filter_response_norm", "global_response_norm", "dynamic_tanh"),
             (jnp.float32, jnp.complex64),
         ),
         often=[
-            ("filter response", jnp.complex64),
-            ("global response", jnp.float32),
-            ("dynamic tanh", jnp.complex64),
+            ("filter_response_norm", jnp.complex64),
+            ("global_response_norm", jnp.float32),
+            ("dynamic_tanh", jnp.complex64),
         ],
     ),
 )
@@ -175,7 +175,7 @@ def test_complex(name, affine, rng, make_mask):
     parameters = draw_parameters(rng, norm, (4,), (4,))
     for key in ("scale", "bias"):
         parameters[key] = draw(rng, (4,), affine)
-    if name == "filter response":
+    if name == "filter_response_norm":
         parameters["threshold"] = None
     x, dy = (draw(rng, shape, jnp.complex64) for _ in range(2))
     y = check(norm, norm.reference, x, parameters, dy, **norm.options)

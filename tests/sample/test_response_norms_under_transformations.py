@@ -23,10 +23,10 @@ import jaxnorm
 SHAPE = (3, 4, 4)
 # With a rule of its own; and JAX's derivatives of the core's moments.
 most_in_full = pytest.mark.parametrize(
-    "name", matrix(NORMS, often=["global response", "evo s0"])
+    "name", matrix(NORMS, often=["global_response_norm", "evo_norm_s0"])
 )
 each_with_moments = pytest.mark.parametrize(
-    "name", ["filter response", "global response"]
+    "name", ["filter_response_norm", "global_response_norm"]
 )
 
 
@@ -38,7 +38,7 @@ def problem(name, rng, shape=SHAPE, dtype=np.float32):
     return function, draw(rng, shape, dtype, loc=0.5), parameters
 
 
-@pytest.mark.parametrize("name", matrix(NORMS, often=["global response"]))
+@pytest.mark.parametrize("name", matrix(NORMS, often=["global_response_norm"]))
 def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64):
     """Against differences, and each way to the second order against the others."""
     function, *arguments = problem(name, rng, dtype=np.float64)
@@ -85,7 +85,7 @@ def test_derivatives_of_both_modes_to_the_second_order(name, rng, make_mask, x64
     assert oracles.error(*twice_forward) <= 1e-9
 
 
-@pytest.mark.parametrize("name", matrix(NORMS, often=["global response"]))
+@pytest.mark.parametrize("name", matrix(NORMS, often=["global_response_norm"]))
 def test_hessian_is_symmetric(name, rng, x64):
     function, x, parameters = problem(name, rng, dtype=np.float64)
     hessian = jax.jit(jax.hessian(lambda x: jnp.sum(function(x, **parameters) ** 3)))
@@ -104,7 +104,7 @@ def test_vmap_over_models(name, rng):
         assert oracles.error(model, one(x, parameters)) <= 1e-5
 
 
-@pytest.mark.parametrize("name", matrix(NORMS, often=["filter response"]))
+@pytest.mark.parametrize("name", matrix(NORMS, often=["filter_response_norm"]))
 def test_scan_and_remat_over_layers(name, rng):
     function, x, parameters = problem(name, rng)
 
@@ -146,9 +146,9 @@ def test_no_retrace(name, rng):
     matrix(
         itertools.product(NORMS, (AxisType.Explicit, AxisType.Auto)),
         often=[
-            ("evo s0", AxisType.Explicit),
-            ("global response", AxisType.Explicit),
-            ("global response", AxisType.Auto),
+            ("evo_norm_s0", AxisType.Explicit),
+            ("global_response_norm", AxisType.Explicit),
+            ("global_response_norm", AxisType.Auto),
         ],
     ),
 )
@@ -180,9 +180,9 @@ def test_space_and_features_sharded_under_jit(name, axis_type, rng, make_mask):
     matrix(
         itertools.product(NORMS, (True, False)),
         often=[
-            ("filter response", True),
-            ("dynamic tanh", True),
-            ("global response", False),
+            ("filter_response_norm", True),
+            ("dynamic_tanh", True),
+            ("global_response_norm", False),
         ],
     ),
 )

@@ -13,18 +13,27 @@ import oracles
 
 import jaxnorm
 from support.drawing import draw, draw_stats, place
+from support.normalizers import TABLE
 
 EPSILON = 0.03  # large enough to see where it is added
 FEATURES = 5
 
 
 class Normalizer(NamedTuple):
-    """A function, its options, and the kinds of its state and parameters."""
+    """A function, and options."""
 
     name: str  # here and in oracles
     options: dict = {}  # noqa: RUF012  (never changed)
-    state: str | None = "stats"
-    params: tuple[str, ...] = ("scale", "bias")
+
+    @property
+    def state(self):
+        """The kind of its state."""
+        return TABLE[self.name].state
+
+    @property
+    def params(self):
+        """The names of its parameters, in the order in which it takes them."""
+        return tuple(TABLE[self.name].params)
 
     def ours(self, **options):
         """Our function, in training unless told otherwise."""
@@ -89,7 +98,7 @@ class Normalizer(NamedTuple):
         def draw_one(kind):
             own = shape if affine is None else affine
             match kind:
-                case "logits":
+                case "mean_logits" | "var_logits":
                     return draw(rng, 3, dtype)
                 case "gate":
                     return place(rng.uniform(0, 1, own), dtype)
@@ -115,28 +124,19 @@ def ghosts(size, rule):
 
 
 FAMILY = {
-    "renorm": Normalizer("batch_renorm", {"r_max": 1.5, "d_max": 0.3}, "renorm"),
+    "renorm": Normalizer("batch_renorm", {"r_max": 1.5, "d_max": 0.3}),
     "ghost, pooled": ghosts(4, "pooled"),
     "ghost, mean": ghosts(2, "mean"),
     "ghost, sequential": ghosts(2, "sequential"),
     "adaptive": Normalizer("adaptive_batch_norm", {"strength": 0.7}),
-    "mean only": Normalizer("mean_only_batch_norm", {}, "mean", ("bias",)),
-    "recurrent": Normalizer("recurrent_batch_norm", {"step": 1}, "steps"),
-    "switchable": Normalizer(
-        "switchable_norm", params=("logits", "logits", "scale", "bias")
-    ),
-    "batch-instance": Normalizer(
-        "batch_instance_norm", params=("gate", "scale", "bias")
-    ),
+    "mean only": Normalizer("mean_only_batch_norm"),
+    "recurrent": Normalizer("recurrent_batch_norm", {"step": 1}),
+    "switchable": Normalizer("switchable_norm"),
+    "batch-instance": Normalizer("batch_instance_norm"),
     "instance-batch": Normalizer("instance_batch_norm", {"instance_features": 2}),
-    "evo": Normalizer("evo_norm_b0", {}, "var", ("v", "scale", "bias")),
+    "evo": Normalizer("evo_norm_b0"),
 }
 # One of each way to the statistics: of parts of a batch, corrected, of instances, of
 # both. The others differ from one of these in what they do with them.
 KINDS = ("ghost, mean", "renorm", "switchable", "evo")
-VIRTUAL = Normalizer(
-    "virtual_batch_norm",
-    {"reference_size": 6},
-    None,
-    ("mean", "var", "scale", "bias"),
-)
+VIRTUAL = Normalizer("virtual_batch_norm", {"reference_size": 6})

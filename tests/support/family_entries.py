@@ -1,13 +1,15 @@
-"""What an entry for a module is, and how it is made from a function's.
+"""What an entry for a module is, and how it is made from that of its function.
 
 Each module takes the x of tests/support/family.py, and gives a y of the same shape:
 `entry.apply(module, variables, x, mask, train)`.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -15,9 +17,11 @@ from jax.interpreters import partial_eval
 import jaxnorm
 from jaxnorm._layers.initializers import MadeInitializer
 from jaxnorm.linen.module import BatchModule
-from support import family
+from support.normalizers import TABLE as FUNCTIONS
+from support.normalizers.entry import FEATURES
+from support.normalizers.states import draw_state
 
-WIDTH = family.FEATURES  # of wrapped layers and of the cell as well
+WIDTH = FEATURES  # of wrapped layers and of the cell as well
 COLLECTIONS = ("batch_stats", "reference")
 
 
@@ -35,7 +39,7 @@ class Entry(NamedTuple):
     compute: Callable[..., Any] | None = None  # (variables, x, mask) -> y, collections
     function: str | None = None  # in the other table, if its arguments are variables
     collect: Callable[[Any], dict] = lambda state: {}  # state -> collections
-    extra: tuple[Any, ...] = ()  # arguments after x
+    beside: Callable[[Any], tuple] = lambda x: ()  # arguments after x
     updates: bool = False  # takes update_stats
     masked: bool = True
     synchronizes: bool = False  # takes axis_name
@@ -45,7 +49,7 @@ class Entry(NamedTuple):
 
     def apply(self, module, variables, x, mask=None, train=True, **options):
         return module.apply(
-            variables, x, *self.extra, **self.keywords(mask, train), **options
+            variables, x, *self.beside(x), **self.keywords(mask, train), **options
         )
 
     def keywords(self, mask, train):
@@ -53,37 +57,45 @@ class Entry(NamedTuple):
         return keywords | ({"mask": mask} if self.masked else {})
 
 
-def of_function(cls, function, tree, *, settings=None, restore=None, **fields):
-    """An entry for a module whose variables are the arguments of a function.
+def settings_of(function, layer):
+    """The options with which a module computes what the call of its function does."""
+    if layer.settings is not None:
+        return layer.settings
+    return FUNCTIONS[function].options
 
-    restore makes the state of the function from what is in `batch_stats`.
-    """
-    trains = issubclass(cls, BatchModule)
+
+def of_function(cls, function, layer):
+    """An entry for a module whose variables are the arguments of a function."""
+    entry, trains = FUNCTIONS[function], issubclass(cls, BatchModule)
+    state = draw_state(entry, np.random.default_rng(0), None)
+    stats = state._asdict() if entry.state else {}
+    tree = {f"params/{k}": f"float32 {p.shape}" for k, p in entry.params.items()}
+    tree |= {f"batch_stats/{k}": f"float32 {v.shape}" for k, v in stats.items()}
 
     def build(train, **options):
         own = {"use_running_average": not train, "momentum": 0.5} if trains else {}
-        return cls(**(own | (settings or {}) | options))
+        return cls(**(own | settings_of(function, layer) | options))
 
     def compute(variables, x, mask, **options):
-        state = restore(**variables["batch_stats"]) if restore else ()
-        call = family.TABLE[function].call
-        y, new = call(x, variables["params"], state, mask, **options)
-        return y, entry.collect(new)
+        before = type(state)(**variables["batch_stats"]) if entry.state else ()
+        y, new = entry.call(x, variables["params"], before, mask, **options)
+        return y, collect(new)
 
-    entry = Entry(build, tree, compute, function, **fields)
-    return entry
+    def collect(state):
+        return {"batch_stats": state._asdict()} if entry.state else {}
 
-
-def of_batch(cls, function, tree, restore=jaxnorm.BatchStats, **fields):
-    return of_function(
-        cls,
-        function,
+    parameters = inspect.signature(getattr(jaxnorm, function)).parameters
+    return Entry(
+        build,
         tree,
-        restore=restore,
-        synchronizes=True,
-        counts=True,
-        collect=lambda state: {"batch_stats": state._asdict()},
-        **fields,
+        compute,
+        function,
+        collect,
+        beside=lambda x: tuple(entry.beside(x).values()),
+        masked=entry.masked,
+        synchronizes=bool(entry.state) or "axis_name" in parameters,
+        counts=entry.state not in (None, "stream"),
+        integers=layer.integers,
     )
 
 

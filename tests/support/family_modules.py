@@ -12,19 +12,9 @@ import jaxnorm
 import jaxnorm.linen as modules
 from support import family
 from support.drawing import place
-from support.family_entries import (
-    WIDTH,
-    Entry,
-    of_batch,
-    of_function,
-    of_weight,
-    per_feature,
-)
+from support.family_entries import WIDTH, Entry, of_function, of_weight, per_feature
 from support.tiers import matrix
 
-AFFINE = per_feature("params/scale", "params/bias")
-STATS = per_feature("batch_stats/mean", "batch_stats/var")
-STEPWISE = per_feature(*STATS, shape=(family.STEPS, WIDTH))
 KERNEL = "layer_instance/kernel"
 
 
@@ -65,30 +55,7 @@ class FromTheStart(modules.CausalGroupNorm):
         return super().__call__(x, mask=mask)[0]
 
 
-class GatedByConstant(modules.GatedRMSNorm):
-    """With the gate of the functions' table."""
-
-    def __call__(self, x, *, mask=None):
-        return super().__call__(x, family.gate_of(x), mask=mask)
-
-
-class OnSegments:
-    """Mixed into a module: with the segments of the functions' table."""
-
-    def __call__(self, x, *, mask=None):
-        return super().__call__(x, **family.segments_of(x), mask=mask)
-
-
-class GraphNorm(OnSegments, modules.GraphNorm):
-    pass
-
-
-class SegmentLayerNorm(OnSegments, modules.SegmentLayerNorm):
-    pass
-
-
-class SegmentRMSNorm(OnSegments, modules.SegmentRMSNorm):
-    pass
+INSTEAD = {"ReversibleInstanceNorm": OneWay, "CausalGroupNorm": FromTheStart}
 
 
 def build_lstm(train, **options):
@@ -115,193 +82,13 @@ def lstm_tree():
 
 
 TABLE = {
-    "BatchNorm": of_batch(modules.BatchNorm, "batch_norm", AFFINE | STATS),
-    "BatchRenorm": of_batch(
-        modules.BatchRenorm,
-        "batch_renorm",
-        AFFINE
-        | per_feature("batch_stats/mean", "batch_stats/std")
-        | {"batch_stats/count": "float32 ()"},
-        restore=jaxnorm.RenormStats,
-        settings={"r_max": 1.1, "d_max": 0.2},
-    ),
-    "GhostBatchNorm": of_batch(
-        modules.GhostBatchNorm,
-        "ghost_batch_norm",
-        AFFINE | STATS,
-        settings={"virtual_batch_size": 2},
-    ),
-    "AdaptiveBatchNorm": of_batch(
-        modules.AdaptiveBatchNorm,
-        "adaptive_batch_norm",
-        AFFINE | STATS,
-        settings={"strength": 0.5},
-    ),
-    "MeanOnlyBatchNorm": of_batch(
-        modules.MeanOnlyBatchNorm,
-        "mean_only_batch_norm",
-        per_feature("params/bias", "batch_stats/mean"),
-        restore=jaxnorm.MeanStats,
-    ),
-    "RecurrentBatchNorm": of_batch(
-        modules.RecurrentBatchNorm,
-        "recurrent_batch_norm",
-        AFFINE | STEPWISE,
-        settings={"max_steps": family.STEPS},
-        extra=(1,),
-    ),
-    "DomainBatchNorm": of_batch(
-        modules.DomainBatchNorm,
-        "recurrent_batch_norm",
-        AFFINE | STEPWISE,
-        settings={"num_domains": family.STEPS},
-        extra=(1,),
-    ),
-    "EvoNormB0": of_batch(
-        modules.EvoNormB0,
-        "evo_norm_b0",
-        AFFINE | per_feature("params/v", "batch_stats/var"),
-        restore=jaxnorm.VarStats,
-    ),
-    "SwitchableNorm": of_batch(
-        modules.SwitchableNorm,
-        "switchable_norm",
-        AFFINE
-        | STATS
-        | per_feature("params/mean_logits", "params/var_logits", shape=(3,)),
-    ),
-    "BatchInstanceNorm": of_batch(
-        modules.BatchInstanceNorm,
-        "batch_instance_norm",
-        AFFINE | STATS | per_feature("params/gate"),
-    ),
-    "InstanceBatchNorm": of_batch(
-        modules.InstanceBatchNorm,
-        "instance_batch_norm",
-        AFFINE | per_feature(*STATS, shape=(WIDTH - 1,)),
-        settings={"instance_features": 1},
-    ),
-    "RunningNorm": of_function(
-        modules.RunningNorm,
-        "running_norm",
-        per_feature(
-            *(f"batch_stats/{name}" for name in jaxnorm.RunningMoments._fields)
-        ),
-        settings={"momentum": 0.99},
-        restore=jaxnorm.RunningMoments,
-        synchronizes=True,
-        collect=lambda state: {"batch_stats": state._asdict()},
-    ),
-    "LayerNorm": of_function(
-        modules.LayerNorm, "layer_norm", AFFINE, synchronizes=True
-    ),
-    "RMSNorm": of_function(
-        modules.RMSNorm,
-        "rms_norm",
-        per_feature("params/scale"),
-        settings={"scale_offset": 1.0},
-        synchronizes=True,
-    ),
-    "GatedRMSNorm": of_function(
-        GatedByConstant,
-        "gated_rms_norm",
-        per_feature("params/scale"),
-        settings={"num_groups": 2, "reduction_axes": (1, 2)},
-        synchronizes=True,
-        integers=False,
-    ),
-    "SeedNorm": of_function(
-        modules.SeedNorm,
-        "seed_norm",
-        per_feature("params/alpha", "params/beta", "params/scale"),
-        settings={"reduction_axes": (1, 2)},
-        synchronizes=True,
-        integers=False,
-    ),
-    "GroupNorm": of_function(
-        modules.GroupNorm,
-        "group_norm",
-        AFFINE,
-        settings={"num_groups": 2},
-        synchronizes=True,
-    ),
-    "CausalGroupNorm": of_function(
-        FromTheStart,
-        "causal_group_norm",
-        AFFINE,
-        synchronizes=True,
-        integers=False,
-    ),
-    "InstanceNorm": of_function(
-        modules.InstanceNorm, "instance_norm", AFFINE, synchronizes=True
-    ),
-    "GraphNorm": of_function(
-        GraphNorm,
-        "graph_norm",
-        AFFINE | per_feature("params/mean_scale"),
-        synchronizes=True,
-        integers=False,
-    ),
-    "SegmentLayerNorm": of_function(
-        SegmentLayerNorm,
-        "segment_layer_norm",
-        AFFINE,
-        synchronizes=True,
-        integers=False,
-    ),
-    "SegmentRMSNorm": of_function(
-        SegmentRMSNorm,
-        "segment_rms_norm",
-        per_feature("params/scale"),
-        settings={"scale_offset": 1.0},
-        synchronizes=True,
-        integers=False,
-    ),
-    "ReversibleInstanceNorm": of_function(
-        OneWay, "reversible_instance_norm", AFFINE, synchronizes=True
-    ),
-    "FilterResponseNorm": of_function(
-        modules.FilterResponseNorm,
-        "filter_response_norm",
-        AFFINE | per_feature("params/threshold", "params/learned_epsilon"),
-        settings={"use_learned_epsilon": True},
-        integers=False,
-    ),
-    "GlobalResponseNorm": of_function(
-        modules.GlobalResponseNorm, "global_response_norm", AFFINE, integers=False
-    ),
-    "DynamicTanh": of_function(
-        modules.DynamicTanh,
-        "dynamic_tanh",
-        AFFINE | {"params/alpha": "float32 ()"},
-        masked=False,
-        integers=False,
-    ),
-    "DynamicErf": of_function(
-        modules.DynamicErf,
-        "dynamic_erf",
-        AFFINE | {"params/alpha": "float32 ()", "params/shift": "float32 ()"},
-        masked=False,
-        integers=False,
-    ),
-    "UnitNorm": of_function(
-        modules.UnitNorm,
-        "unit_norm",
-        {},
-        masked=False,
-        synchronizes=True,
-        integers=False,
-    ),
-    "EvoNormS0": of_function(
-        modules.EvoNormS0,
-        "evo_norm_s0",
-        AFFINE | per_feature("params/v"),
-        settings={"num_groups": 2},
-        integers=False,
-    ),
+    name: of_function(INSTEAD.get(name, getattr(modules, name)), function, layer)
+    for function, entry in family.TABLE.items()
+    for name, layer in entry.layers.items()
+} | {
     "VirtualBatchNorm": Entry(
         lambda train, **options: modules.VirtualBatchNorm(**options),
-        AFFINE
+        per_feature("params/scale", "params/bias")
         | per_feature("reference/count", "reference/mean", "reference/var")
         | {"reference/size": "float32 ()"},
         collect_reference,
@@ -334,9 +121,9 @@ TABLE = {
 @functools.cache
 def shapes(name, shape):
     """Those of the variables of a module."""
-    entry = TABLE[name]
+    entry, x = TABLE[name], jnp.zeros(shape)
     init = functools.partial(entry.build(True).init, **entry.keywords(None, True))
-    return jax.eval_shape(init, jax.random.key(0), jnp.zeros(shape), *entry.extra)
+    return jax.eval_shape(init, jax.random.key(0), x, *entry.beside(x))
 
 
 def draw_variables(name, x, seed=0):

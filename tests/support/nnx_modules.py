@@ -11,28 +11,17 @@ from flax import nnx
 import jaxnorm.nnx
 from jaxnorm.nnx.batch_module import BatchModule
 from support import family
-from support.family_entries import WIDTH, program
-from support.family_modules import TABLE, draw_variables
+from support.family_entries import WIDTH, program, settings_of
+from support.family_modules import INSTEAD, TABLE, draw_variables
 
 __all__ = ["TABLE", "WIDTH", "draw_variables", "program"]
 
 SETTINGS = {
-    "BatchRenorm": {"r_max": 1.1, "d_max": 0.2},
-    "GhostBatchNorm": {"virtual_batch_size": 2},
-    "AdaptiveBatchNorm": {"strength": 0.5},
-    "RecurrentBatchNorm": {"max_steps": family.STEPS},
-    "DomainBatchNorm": {"num_domains": family.STEPS},
-    "InstanceBatchNorm": {"instance_features": 1},
-    "RunningNorm": {"momentum": 0.99},
-    "RMSNorm": {"scale_offset": 1.0},
-    "SegmentRMSNorm": {"scale_offset": 1.0},
-    "GatedRMSNorm": {"num_groups": 2, "reduction_axes": (1, 2)},
-    "SeedNorm": {"reduction_axes": (1, 2)},
-    "GroupNorm": {"num_groups": 2},
-    "FilterResponseNorm": {"use_learned_epsilon": True},
-    "EvoNormS0": {"num_groups": 2},
+    name: settings_of(function, layer)
+    for function, entry in family.TABLE.items()
+    for name, layer in entry.layers.items()
 }
-WITH_MORE = ("CausalGroupNorm", "ReversibleInstanceNorm")  # which return a pair
+WITH_MORE = tuple(INSTEAD)  # which return a pair
 WRAPPERS = ("WeightNorm", "WeightStandardization", "SpectralNorm")
 NAMES = [name for name in jaxnorm.nnx.__all__ if name in TABLE]
 TRAINED = [n for n in NAMES if issubclass(getattr(jaxnorm.nnx, n), BatchModule)]
@@ -51,18 +40,9 @@ def build(name, **options):
     return cls(WIDTH, rngs=rngs, **(own | SETTINGS.get(name, {}) | options))
 
 
-def given_beside(name, x):
-    """Arguments after x."""
-    if name == "GatedRMSNorm":
-        return (family.gate_of(x),)
-    if name in ("GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"):
-        return tuple(family.segments_of(x).values())
-    return TABLE[name].extra
-
-
 def call(name, module, x, mask=None):
     mask = {"mask": mask} if TABLE[name].masked else {}
-    y = module(x, *given_beside(name, x), **mask)
+    y = module(x, *TABLE[name].beside(x), **mask)
     return y[0] if name in WITH_MORE else y
 
 

@@ -8,6 +8,7 @@ import oracles
 
 import jaxnorm
 from support.drawing import draw
+from support.normalizers import response
 
 
 class Norm(NamedTuple):
@@ -18,39 +19,19 @@ class Norm(NamedTuple):
     masked: bool = True  # it takes a mask
 
 
+def norm_of(name, entry):
+    parameters = {key: param.loc for key, param in entry.params.items()}
+    parameters.pop("learned_epsilon", None)  # see test_filter_response_norm.py
+    # Large enough to see where it is added; curves take none.
+    options = entry.options | ({"epsilon": 0.03} if entry.masked else {})
+    function, reference = getattr(jaxnorm, name), getattr(oracles, name, None)
+    return Norm(function, reference, parameters, options, entry.masked)
+
+
 NORMS = {
-    "filter response": Norm(
-        jaxnorm.filter_response_norm,
-        oracles.filter_response_norm,
-        {"scale": 1, "bias": 0, "threshold": -0.5},
-        {"epsilon": 0.03},
-    ),
-    "global response": Norm(
-        jaxnorm.global_response_norm,
-        oracles.global_response_norm,
-        {"scale": 1, "bias": 0},
-        {"epsilon": 0.03},
-    ),
-    "dynamic tanh": Norm(
-        jaxnorm.dynamic_tanh,
-        oracles.dynamic_tanh,
-        {"alpha": 0.5, "scale": 1, "bias": 0},
-        {},
-        masked=False,
-    ),
-    "dynamic erf": Norm(
-        jaxnorm.dynamic_erf,
-        oracles.dynamic_erf,
-        {"alpha": 0.5, "shift": 0.2, "scale": 1, "bias": 0},
-        {},
-        masked=False,
-    ),
-    "evo s0": Norm(
-        jaxnorm.evo_norm_s0,
-        oracles.evo_norm_s0,
-        {"v": 1, "scale": 1, "bias": 0},
-        {"epsilon": 0.03, "num_groups": 2},
-    ),
+    name: norm_of(name, entry)
+    for name, entry in response.TABLE.items()
+    if name != "unit_norm"  # see test_unit_norm.py
 }
 
 

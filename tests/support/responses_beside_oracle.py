@@ -90,17 +90,17 @@ def check(norm, reference, x, parameters, dy, tolerance=TOLERANCE, **options):
 
 
 OFTEN = {
-    "filter response": ("image", "without parameters", "per element"),
-    "global response": ("channels first", "per example"),
-    "dynamic tanh": ("two feature axes", "scalars"),
-    "dynamic erf": ("image",),
-    "evo s0": ("image", "without space", "per element"),
+    "filter_response_norm": ("image", "without parameters", "per element"),
+    "global_response_norm": ("channels first", "per example"),
+    "dynamic_tanh": ("two feature axes", "scalars"),
+    "dynamic_erf": ("image",),
+    "evo_norm_s0": ("image", "without space", "per element"),
 }
 
 
 def cases_of(name):
     """The cases of one normalizer; EvoNorm S0's groups are of one axis."""
-    own = [c for c in CASES if (name, c) != ("evo s0", "two feature axes")]
+    own = [c for c in CASES if (name, c) != ("evo_norm_s0", "two feature axes")]
     return matrix(own, often=OFTEN[name])
 
 
@@ -108,7 +108,7 @@ def check_case(name, case, rng):
     norm = NORMS[name]
     shape, feature_axes, *shapes = CASES[case]
     parameters = draw_parameters(rng, norm, *shapes)
-    if name == "filter response" and case == "without parameters":
+    if name == "filter_response_norm" and case == "without parameters":
         parameters["threshold"] = None
     check(
         norm,
