@@ -18,15 +18,6 @@ import jaxnorm
 # Powers of the input's scale with which others grow, for the output to be the same.
 STATISTICS = {"mean": 1, "std": 1, "var": 2, "count": 0}
 STATISTICS |= {f"{name}_rest": power for name, power in STATISTICS.items()}
-PARAMETERS = {"learned_epsilon": 2, "mean": 1, "var": 2}
-OWN_PARAMETERS = {
-    "dynamic_tanh": {"alpha": -1},
-    "dynamic_erf": {"alpha": -1},
-    "seed_norm": {"beta": -1},
-    "evo_norm_s0": {"v": -1},
-    "mean_only_batch_norm": {"bias": 1},
-    "global_response_norm": {"bias": 1},
-}
 # Of the output; 0 for the others.
 OUTPUTS = {"mean_only_batch_norm": 1, "global_response_norm": 1}
 
@@ -77,8 +68,7 @@ def compiled(name):
 def outputs(name, scale, weight, mask=True):
     """y and the gradients in x and the parameters, divided by what they grow with."""
     x, params, state = draw_arguments(TABLE[name])
-    powers = {key: PARAMETERS.get(key, 0) for key in params}
-    powers |= OWN_PARAMETERS.get(name, {})
+    powers = {key: TABLE[name].powers.get(key, 0) for key in params}
     grown = {key: scaled(params[key], scale**power) for key, power in powers.items()}
     (dx, dparams), y = compiled(name)(
         scaled(x, scale), grown, scaled_state(name, state, scale), weight, mask

@@ -137,7 +137,7 @@ OFTEN_DTYPES = {
     "name, dtype, parameters, option, result, tolerance",
     matrix(
         ((name, *row) for name in NORMS for row in DTYPES),
-        often=[(n, *DTYPES[i]) for n in NORMS for i in OFTEN_DTYPES[n]],
+        often=[(n, *DTYPES[i]) for n in NORMS for i in OFTEN_DTYPES.get(n, ())],
     ),
 )
 def test_dtypes(name, dtype, parameters, option, result, tolerance, rng, x64):

@@ -34,7 +34,7 @@ def row_of(name, entry):
         drawn.options,
         entry.masked,
         entry.takes_complex,
-        drawn.powers,
+        entry.powers,
     )
 
 

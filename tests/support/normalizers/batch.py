@@ -40,7 +40,7 @@ TABLE = {
         jaxnorm.mean_only_batch_norm,
         params={"bias": BIAS},
         state="mean",
-        drawn=Drawn(powers={"bias": 1}),
+        powers={"bias": 1},
         layers={"MeanOnlyBatchNorm": Layer(integers=True)},
     ),
     "recurrent_batch_norm": of_batch(

@@ -22,7 +22,6 @@ class Drawn(NamedTuple):
     features: str = "any"  # axes: also "no batch", "one" of these, or the "last"
     options: tuple[str, ...] = ()  # its own
     params: tuple[str, ...] | None = None  # where not those of the entry
-    powers: dict[str, int] = {}  # noqa: RUF012  (of the std of x, that they grow with)
     function: Callable | None = None  # where not that of its name
     reference: Callable | None = None  # where not the oracle of its name
 
@@ -47,6 +46,7 @@ class Entry(NamedTuple):
     state: str | None = None  # its kind; see states.py
     options: dict[str, Any] = {}  # noqa: RUF012  (those that a call has)
     beside: Callable[[Any], dict[str, Any]] = lambda x: {}  # arguments after x
+    powers: dict[str, int] = {}  # noqa: RUF012  (of the std of x, that they grow with)
     masked: bool = True
     takes_complex: bool = True
     inference: bool = False  # use_running_average is an option of `call`

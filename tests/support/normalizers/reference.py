@@ -29,8 +29,8 @@ TABLE = {
             "no batch",
             ("reference_size", "include_self"),
             ("ref_mean", "ref_var", *AFFINE),
-            powers={"ref_mean": 1, "ref_var": 2},
         ),
+        powers={"mean": 1, "var": 2, "ref_mean": 1, "ref_var": 2},
     ),
     "running_norm": Entry(
         running_norm,

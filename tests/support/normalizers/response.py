@@ -15,12 +15,14 @@ TABLE = {
         jaxnorm.filter_response_norm,
         params=AFFINE | {"threshold": Param(-0.5), "learned_epsilon": Param(0.5)},
         takes_complex=False,  # with a threshold
-        drawn=Drawn("no batch", ("space",), powers={"learned_epsilon": 2}),
+        powers={"learned_epsilon": 2},
+        drawn=Drawn("no batch", ("space",)),
         layers={"FilterResponseNorm": Layer({"use_learned_epsilon": True})},
     ),
     "global_response_norm": of_example(
         jaxnorm.global_response_norm,
-        drawn=Drawn("no batch", ("space",), powers={"bias": 1}),
+        powers={"bias": 1},
+        drawn=Drawn("no batch", ("space",)),
         layers={"GlobalResponseNorm": Layer()},
     ),
     "unit_norm": of_example(
@@ -37,7 +39,7 @@ TABLE = {
         jaxnorm.dynamic_tanh,
         params={"alpha": Param(0.5, ())} | AFFINE,
         masked=False,
-        drawn=Drawn(powers={"alpha": -1}),
+        powers={"alpha": -1},
         layers={"DynamicTanh": Layer()},
     ),
     "dynamic_erf": of_example(
@@ -45,7 +47,7 @@ TABLE = {
         params={"alpha": Param(0.5, ()), "shift": Param(0.2, ())} | AFFINE,
         masked=False,
         takes_complex=False,
-        drawn=Drawn(powers={"alpha": -1}),
+        powers={"alpha": -1},
         layers={"DynamicErf": Layer()},
     ),
     "evo_norm_s0": of_example(
@@ -53,7 +55,8 @@ TABLE = {
         params={"v": Param(1.0)} | AFFINE,
         options={"num_groups": 2},
         takes_complex=False,
-        drawn=Drawn("one", ("num_groups", "space and features"), powers={"v": -1}),
+        powers={"v": -1},
+        drawn=Drawn("one", ("num_groups", "space and features")),
         layers={"EvoNormS0": Layer()},
     ),
 }

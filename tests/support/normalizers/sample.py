@@ -118,10 +118,10 @@ TABLE = {
         jaxnorm.seed_norm,
         params={"alpha": Param(1.0), "beta": Param(0.2), "scale": SCALE},
         options={"reduction_axes": (1, 2)},  # likewise
+        powers={"beta": -1},
         takes_complex=False,
         drawn=Drawn(
             options=("reduction_axes", "scale_offset"),
-            powers={"beta": -1},
             function=averaging(jaxnorm.seed_norm),
             reference=averaging(oracles.seed_norm),
         ),
