@@ -98,8 +98,8 @@ def test_output_and_statistics_do_not_depend_on_it(name):
     """They are of the same program."""
     entry = COLLECTING[name]
     x = jnp.zeros(family.SHAPE)
-    init = functools.partial(entry.build(True).init, KEY)
-    assert "batch_moments" not in jax.eval_shape(init, x, *entry.beside(x))
+    init = functools.partial(entry.init, entry.build(True), KEY)
+    assert "batch_moments" not in jax.eval_shape(init, x)
 
     def apply(variables, x, collections):
         y, new = entry.apply(entry.build(True), variables, x, mutable=collections)
@@ -134,7 +134,7 @@ def test_within_an_nnx_model(name, rng):
             model(x, *entry.beside(x), mutable=["batch_moments"])
         after = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
         own = {key: variable[...] for key, variable in model.batch_moments.items()}
-        variables = linen.init(KEY, x, *entry.beside(x))
+        variables = entry.init(linen, KEY, x)
         for _ in range(2):
             _, new = entry.apply(linen, variables, x, mutable=["batch_moments"])
             variables |= new

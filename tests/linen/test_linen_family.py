@@ -148,10 +148,9 @@ def test_initial_variables(name):
     module = entry.build(
         True, **{"axis_name": "elsewhere"} if entry.synchronizes else {}
     )
-    keywords, x = entry.keywords(None, True), draw_x()
 
     def init(key):
-        return module.init(key, x, *entry.beside(x), **keywords)
+        return entry.init(module, key, draw_x())
 
     variables = jax.eval_shape(init, KEY)
     leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
@@ -391,7 +390,8 @@ def test_scale_offset(name):
 def test_float8_input(name):
     """The parameters are in float32, and so is y; without any, it is as x."""
     entry, x = TABLE[name], draw_x().astype(jnp.float8_e4m3fn)
-    init = functools.partial(entry.build(True).init_with_output, KEY)
-    y, _ = jax.eval_shape(init, x, *entry.beside(x))
+    init = functools.partial(entry.init, entry.build(True), KEY)
+    apply = functools.partial(entry.apply, entry.build(True), mutable=COLLECTIONS)
+    y, _ = jax.eval_shape(apply, jax.eval_shape(init, x), x)
     learns = any(path.startswith("params") for path in entry.tree)
     assert y.dtype == (jnp.float32 if learns else x.dtype)

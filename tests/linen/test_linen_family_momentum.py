@@ -48,7 +48,7 @@ def test_a_maker_of_schedules_is_no_schedule(name, x):
         module = entry.build(True, momentum=maker)
         says = ["momentum=warmup_momentum()"] * (maker is jaxnorm.warmup_momentum)
         with refused(*(says or ["must be a Python number"])):
-            init = functools.partial(module.init, KEY, x, *entry.beside(x))
+            init = functools.partial(entry.init, module, KEY, x)
             apply = functools.partial(entry.apply, module, mutable=COLLECTIONS)
             jax.eval_shape(apply, jax.eval_shape(init), x)
 
@@ -95,7 +95,7 @@ def test_momentum_as_a_function_counts_updates(name, x):
     """With t / (t + 1) two updates give the average of both, and the counts add up."""
     entry = TABLE[name]
     module = entry.build(True, momentum=lambda t: t / (t + 1))
-    init = functools.partial(module.init, KEY, x, *entry.beside(x))
+    init = functools.partial(entry.init, module, KEY, x)
     if not entry.counts:
         with pytest.raises(TypeError, match="momentum as a function"):
             jax.eval_shape(init)

@@ -69,8 +69,8 @@ def every_module():
     x, *_ = family.draw_arguments(family.TABLE["rms_norm"], 0)
     variables = {}
     for name, entry in TABLE.items():
-        init = functools.partial(entry.build(True).init, **entry.keywords(None, True))
-        own = jax.eval_shape(init, jax.random.key(0), x, *entry.beside(x))
+        init = functools.partial(entry.init, entry.build(True))
+        own = jax.eval_shape(init, jax.random.key(0), x)
         for collection, tree in own.items():
             variables.setdefault(collection, {})[name] = tree
     return variables

@@ -25,8 +25,8 @@ def test_features_are_sharded_and_statistics_are_not(name):
     with jax.set_mesh(mesh):
         sharding = NamedSharding(mesh, P("data", None, "model"))
         x = jax.device_put(place(np.ones(SHAPE)), sharding)
-        init = functools.partial(module.init, **entry.keywords(None, True))
-        variables = jax.eval_shape(init, jax.random.key(0), x, *entry.beside(x))
+        init = functools.partial(entry.init, module)
+        variables = jax.eval_shape(init, jax.random.key(0), x)
         y, new = jax.eval_shape(step, variables, x)
     assert y.sharding.spec == x.sharding.spec
     for leaf in jax.tree.leaves(new):

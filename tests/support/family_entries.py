@@ -47,6 +47,9 @@ class Entry(NamedTuple):
     integers: bool | None = True  # whether it takes them; None: the wrapped layer says
     rounds_once: bool = True  # in half precision
 
+    def init(self, module, key, x):
+        return module.init(key, x, *self.beside(x), **self.keywords(None, True))
+
     def apply(self, module, variables, x, mask=None, train=True, **options):
         return module.apply(
             variables, x, *self.beside(x), **self.keywords(mask, train), **options

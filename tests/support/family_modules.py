@@ -121,9 +121,9 @@ TABLE = {
 @functools.cache
 def shapes(name, shape):
     """Those of the variables of a module."""
-    entry, x = TABLE[name], jnp.zeros(shape)
-    init = functools.partial(entry.build(True).init, **entry.keywords(None, True))
-    return jax.eval_shape(init, jax.random.key(0), x, *entry.beside(x))
+    entry = TABLE[name]
+    init = functools.partial(entry.init, entry.build(True))
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros(shape))
 
 
 def draw_variables(name, x, seed=0):
