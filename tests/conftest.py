@@ -111,11 +111,14 @@ def as_users_run_it():
 
 @pytest.fixture
 def as_on_gpus(monkeypatch):
-    """Every sum that can be is taken in stages, on the CPU too."""
-    module = "jaxnorm._core.reductions.staged_sums"
-    monkeypatch.setattr(f"{module}._LARGE", 1)
-    monkeypatch.setattr(f"{module}._FIRST", 2)
-    monkeypatch.setattr(f"{module}.by_platform", lambda *args, gpu, default: gpu(*args))
+    """Sums and products that GPUs compute in a form of their own, on the CPU too."""
+    sums, products = "jaxnorm._core.reductions.staged_sums", "jaxnorm._core.fusion"
+    monkeypatch.setattr(f"{sums}._LARGE", 1)
+    monkeypatch.setattr(f"{sums}._FIRST", 2)
+    for module in (sums, products):
+        monkeypatch.setattr(
+            f"{module}.by_platform", lambda *args, gpu, default: gpu(*args)
+        )
     # Moments are traced once for all of the same shapes: not as before, nor after.
     jax.clear_caches()
     yield

@@ -23,13 +23,18 @@ import functools
 from typing import Any
 
 import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm._core.arrays.dtypes import accumulation_dtype, round_to
-from jaxnorm._core.arrays.platforms import by_platform
 from jaxnorm._core.arrays.safe_math import inverse_std, real_inner_product, safe_count
+from jaxnorm._core.fusion import (
+    apart_from_forward_pass,
+    between_reductions,
+    has_narrow_rows,
+    times_slope_of_rows,
+)
 from jaxnorm._core.moments.shifted_moments import ShiftedMoments, rounding_noise
 from jaxnorm._core.reductions.collectives import pcast_stacked
 from jaxnorm._core.reductions.masking import (
@@ -39,7 +44,6 @@ from jaxnorm._core.reductions.masking import (
     zero_masked_nonfinite,
 )
 from jaxnorm._core.reductions.reduction import Reduction
-from jaxnorm._core.reductions.staged_sums import broadcast_to_staged_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +149,11 @@ def _tangent(
     tangents: tuple[Array, Array, Array],
 ) -> Array:
     x, moments, scale, mask = primals
+    dtype = accumulation_dtype(spec.dtype, x.dtype)
+    narrow = spec.center and has_narrow_rows(x, scale, spec.reduction, dtype)
     # Not under JAX's debuggers, which would look at what the mask hides.
     if not (spec.debugged or spec.rematerialized):
-        x = _apart_from_forward_pass(x)
-    dtype = accumulation_dtype(spec.dtype, x.dtype)
+        x, moments = apart_from_forward_pass(x, moments, narrow)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
     rstd = _rstd(spec, moments, mask, dtype)
     k = scale.astype(dtype) * rstd
@@ -156,49 +161,24 @@ def _tangent(
 
     tmean, cov = _moment_tangents(spec, moments, mask, centered, tx)
     tmean, cov, tscale, tbias = pcast_stacked((tmean, cov, tscale, tbias), like=k)
+    cov = rstd * spec.reduction.broadcast_back(cov)
+    offset = -k * spec.reduction.broadcast_back(tmean)
     # The backward pass sums centered * dy and multiplies the sums by rstd; xhat * dy
     # would be written to memory on GPUs before it is summed.
-    slope = rstd * (tscale - k * (rstd * spec.reduction.broadcast_back(cov)))
-    offset = -k * spec.reduction.broadcast_back(tmean)
-    slope, offset, tbias = pcast_stacked((slope, offset, tbias), like=x)
+    if narrow:
+        tscale, cov, offset, tbias = pcast_stacked((tscale, cov, offset, tbias), like=x)
+        product = times_slope_of_rows(centered, rstd, k, tscale, cov)
+    else:
+        slope = rstd * (tscale - k * cov)
+        slope, offset, tbias = pcast_stacked((slope, offset, tbias), like=x)
+        product = centered * between_reductions(slope, tscale, x, spec.reduction)
     if mask is None:
         offset = offset + tbias
-    slope = _barrier_between_reductions(slope, tscale, x)
-    offset = _barrier_between_reductions(offset, tbias, x)
-    slope, offset = (
-        broadcast_to_staged_sum(value, x, spec.reduction.axes)
-        for value in (slope, offset)
-    )
-    y = k * tx + centered * slope + offset
+    y = k * tx + product + between_reductions(offset, tbias, x, spec.reduction)
     if mask is not None:
         # All at once, so that what the backward pass sums is selected once.
         y = zero_masked_nonfinite(mask, x, y) + tbias
     return y.astype(spec.dtype)
-
-
-def _apart_from_forward_pass(x: Array) -> Array:
-    """Returns x such that the backward pass subtracts the mean from it again.
-
-    Otherwise XLA would merge both subtractions, and so keep an array in float32 between
-    the passes in place of x. For GPUs it does not; there, an activation function that
-    is fused with the backward pass would read x once more beside what is behind the
-    barrier.
-    """
-    return by_platform(x, gpu=lambda x: x, default=lax.optimization_barrier)
-
-
-def _barrier_between_reductions(value: Array, parameter: Array, x: Array) -> Array:
-    """Returns `value`, with a barrier between the two reductions of its transpose.
-
-    In group and instance norm, the cotangent of x is reduced to one number for each
-    example and feature, and these to one for each feature, the gradient of the
-    parameter. XLA for GPUs would merge the two reductions into one, for which it writes
-    the product of x and the cotangent to memory, in float32.
-    """
-    # Shapes, since sizes may be symbolic, which have no order.
-    if (1,) * x.ndim != parameter.shape != value.shape != x.shape:
-        return lax.optimization_barrier(value)
-    return value
 
 
 def _moment_tangents(

@@ -41,14 +41,16 @@ BEYOND = {
 }
 MARGIN = 1.01
 # Shapes on the GPU that are not measured by default: rows along several axes, odd
-# sizes, one axis of space, few and many features, long and many rows. All are below
-# the bar.
+# sizes, one axis of space, few and many features, narrow, long and many rows. All are
+# below the bar.
 SHAPES = [
     ("layer-whole", "512x16x512"),
     ("batch", "64x33x47x17"),
     ("batch", "32x512x768"),
     ("layer", "32x197x768"),
     ("layer", "64x20000"),
+    ("layer", "32x56x56x96"),
+    ("layer", "131072x128"),
     ("rms", "32x56x56x96"),
     ("instance", "16x256x256x3"),
 ]

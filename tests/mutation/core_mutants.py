@@ -462,6 +462,14 @@ MUTANTS = {
             f"{STREAM}::test_the_past_is_forgotten",
         ),
     ],
+    "_core/fusion.py": [
+        (
+            "half of a product of narrow rows with the other sign",
+            "return (centered * rstd) * tscale - (centered * k) * (rstd * cov)",
+            "return (centered * rstd) * tscale + (centered * k) * (rstd * cov)",
+            "test_fusion.py",
+        ),
+    ],
     "_core/standardize.py": [
         (
             "rounded after the scale",
@@ -505,7 +513,7 @@ MUTANTS = {
         ),
         (
             "the variance a constant of the backward pass",
-            "slope = rstd * (tscale - k * (rstd * spec.reduction.broadcast_back(cov)))",
+            "slope = rstd * (tscale - k * cov)",
             "slope = rstd * tscale",
             f"{NORM}::test_oracle",
         ),
@@ -518,7 +526,7 @@ MUTANTS = {
         (
             "the moments constants of higher derivatives",
             "return y, tangent((x, moments, scale, mask), (tx, tscale, tbias))",
-            "moments = lax.stop_gradient(moments)\n"
+            "moments = jax.lax.stop_gradient(moments)\n"
             "    return y, tangent((x, moments, scale, mask), (tx, tscale, tbias))",
             f"{DERIVATIVES}::test_hessian",
         ),

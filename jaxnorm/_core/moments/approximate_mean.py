@@ -7,20 +7,18 @@ variance loses no more than its last log2(n) bits.
 """
 
 import functools
-import math
 
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.arguments.axes import sizes
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm._core.arrays.platforms import by_platform
 from jaxnorm._core.arrays.sharding import axis_names
 from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.reductions.rows import IN_ONE_KERNEL, has_rows
 
 _PARTS = 32  # of which one is read
-_GPU_ROW = 2**14  # elements of a row that XLA for GPUs normalizes in one kernel
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -58,7 +56,7 @@ def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -
     def of_part(x: Array) -> Array:
         return reduction.local_mean(x[head].astype(dtype))
 
-    if _is_short_row(x, reduction) and not differentiated:
+    if has_rows(x, reduction, IN_ONE_KERNEL) and not differentiated:
         mean = by_platform(x, gpu=of_all, default=of_part)
     else:
         mean = of_part(x)
@@ -79,17 +77,3 @@ def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
             parts = max(parts * length // size, 1)
             slices[axis] = slice(length)
     return tuple(slices)
-
-
-def _is_short_row(x: Array, reduction: Reduction) -> bool:
-    """Returns whether rows along the last axis are reduced, and short.
-
-    XLA reduces several axes in more than one kernel, but for those of size 1.
-    """
-    size = math.prod(sizes(x.shape, reduction.axes))
-    return (
-        reduction.blocks is None
-        and x.ndim - 1 in reduction.axes
-        and isinstance(size, int)
-        and size == x.shape[-1] <= _GPU_ROW
-    )

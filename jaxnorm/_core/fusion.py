@@ -1,0 +1,91 @@
+"""What XLA should not merge in the derivative rule.
+
+XLA fuses operations into kernels. Where two kernels need the same result, it computes
+it twice, or writes it to memory and reads it: an array of the size of x, often in
+float32. What it would better compute twice is written here so that it does.
+"""
+
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from jaxnorm._core.arrays.platforms import by_platform
+from jaxnorm._core.moments.shifted_moments import ShiftedMoments
+from jaxnorm._core.reductions.reduction import Reduction
+from jaxnorm._core.reductions.rows import NARROW, has_rows
+from jaxnorm._core.reductions.staged_sums import broadcast_to_staged_sum
+
+
+def has_narrow_rows(
+    x: Array, scale: Array, reduction: Reduction, dtype: DTypeLike
+) -> bool:
+    """Returns whether rows of x are short, in `dtype` already, and scaled by element.
+
+    Where they are, XLA for GPUs writes `x - mean`, and its product with a cotangent, to
+    memory: it estimates that computing them twice takes longer.
+    """
+    along_row = scale.shape[-1] == x.shape[-1]
+    return along_row and x.dtype == dtype and has_rows(x, reduction, NARROW)
+
+
+def apart_from_forward_pass(
+    x: Array, moments: ShiftedMoments, narrow: bool
+) -> tuple[Array, ShiftedMoments]:
+    """Returns x and its moments, so that the backward pass subtracts the mean again.
+
+    Otherwise XLA would merge both subtractions, and so keep an array in float32 between
+    the passes in place of x. For GPUs it does so where rows are narrow. There the mean
+    is put behind a barrier, not x: an activation function that is fused with the
+    backward pass would read x once more beside what is behind the barrier.
+    """
+    x = by_platform(x, gpu=lambda x: x, default=lax.optimization_barrier)
+    if not narrow:
+        return x, moments
+    shift, delta = by_platform(
+        moments.shift,
+        moments.delta,
+        gpu=lambda *mean: lax.optimization_barrier(mean),
+        default=lambda *mean: mean,
+    )
+    return x, moments._replace(shift=shift, delta=delta)
+
+
+def times_slope_of_rows(
+    centered: Array, rstd: Array, k: Array, tscale: Array, cov: Array
+) -> Array:
+    """Returns `centered * rstd * (tscale - k * cov)`, where rows are narrow.
+
+    The backward pass multiplies by the cotangent and sums, over rows for cov, and over
+    features for tscale. On GPUs these sums are two kernels, so they have two products:
+    the second kernel would read one that both share from memory.
+    """
+
+    def one_product(
+        centered: Array, rstd: Array, k: Array, tscale: Array, cov: Array
+    ) -> Array:
+        return centered * (rstd * (tscale - k * cov))
+
+    def two_products(
+        centered: Array, rstd: Array, k: Array, tscale: Array, cov: Array
+    ) -> Array:
+        return (centered * rstd) * tscale - (centered * k) * (rstd * cov)
+
+    return by_platform(
+        centered, rstd, k, tscale, cov, gpu=two_products, default=one_product
+    )
+
+
+def between_reductions(
+    value: Array, parameter: Array, x: Array, reduction: Reduction
+) -> Array:
+    """Returns `value`, so that the reductions of its transpose stay apart.
+
+    In group and instance norm, the cotangent of x is reduced to one number for each
+    example and feature, and these to one for each feature, the gradient of the
+    parameter. XLA for GPUs would merge the two reductions into one, for which it writes
+    the product of x and the cotangent to memory, in float32. A barrier prevents this.
+    The first of them is a staged sum.
+    """
+    # Shapes, since sizes may be symbolic, which have no order.
+    if (1,) * x.ndim != parameter.shape != value.shape != x.shape:
+        value = lax.optimization_barrier(value)
+    return broadcast_to_staged_sum(value, x, reduction.axes)

@@ -1,0 +1,44 @@
+"""The derivative rule in the form that GPUs are given where rows are narrow."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from support.drawing import draw
+
+import jaxnorm
+from jaxnorm._core import fusion
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_products_change_no_derivative(masked, rng, monkeypatch):
+    """Neither the first nor the second, in any argument."""
+    x, dy = draw(rng, (4, 3, 6), loc=3), draw(rng, (4, 3, 6))
+    arguments = x, draw(rng, 6), draw(rng, 6)
+    tangents = draw(rng, x.shape), draw(rng, 6), draw(rng, 6)
+    mask = jax.device_put(np.arange(72).reshape(x.shape) % 4 != 0) if masked else None
+
+    norm = functools.partial(jaxnorm.layer_norm, mask=mask)
+
+    def derivatives():
+        def pull(*arguments):
+            y, back = jax.vjp(norm, *arguments)
+            return y, back(dy)
+
+        return jax.jit(lambda: jax.jvp(pull, arguments, tangents))()
+
+    expected, forms = derivatives(), []
+
+    def for_gpus(*of, gpu, default):
+        del default
+        forms.append(gpu.__name__)
+        return gpu(*of)
+
+    monkeypatch.setattr(fusion, "by_platform", for_gpus)
+    jax.clear_caches()  # the rule is traced once for all of the same shapes
+    actual = derivatives()
+    jax.clear_caches()
+    assert "two_products" in forms
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
