@@ -14,8 +14,8 @@ collectives where JAX's own transposition rules know them; as the linear part ru
 `jax.checkpoint`, what is saved for the backward pass is x itself and small vectors.
 
 XLA fuses the backward pass with those of the neighboring layers, which is where a
-network's speed is won or lost. So at most x is put behind an optimization barrier, and
-never a cotangent.
+network's speed is won or lost. So x or its mean may be behind an optimization barrier,
+but never a cotangent; see `fusion.py`.
 """
 
 import dataclasses
