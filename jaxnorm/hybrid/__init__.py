@@ -1,1 +1,1 @@
-"""Normalizers that mix the statistics of the batch, of layers and of instances."""
+"""Normalizers that mix batch, layer and instance statistics."""

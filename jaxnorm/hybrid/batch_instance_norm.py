@@ -29,27 +29,27 @@ def batch_instance_norm(
 ) -> tuple[Array, Stats]:
     """Mixes batch norm and instance norm with a learned gate for each feature.
 
-    With x normalized by the batch (in inference by the running statistics) and by each
-    example over space::
+    x is normalized twice: by the batch statistics (in inference, the running
+    statistics), and by the statistics of each example over space::
 
         y = (gate * batch_normalized + (1 - gate) * instance_normalized) * scale + bias
 
-    So a network keeps the style of an image where it helps and drops it where not. The
-    gate is used as it is given; keep it in [0, 1] with `project_gates` after each step
-    of the optimizer, as the paper does.
+    So a network keeps the style of an image where it helps, and removes it elsewhere.
+    The function does not clip the gate: keep it in [0, 1] with `project_gates` after
+    each optimizer step, as the paper does.
 
     Args:
       x: Input of shape (batch, ..., features); floating or complex.
       stats: Running statistics of the batch part, as in `jaxnorm.batch_norm`.
-      gate: Feature shape, or the rank of x with 1 where shared; real, in [0, 1]; ones
-        at the start.
-      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      gate: Feature shape, or the rank of x with size 1 on shared axes; real, in [0, 1];
+        initially ones.
+      scale: Feature shape, or the rank of x with size 1 on shared axes; None means 1.
+      bias: Same shapes as scale; None means 0.
       **options: As in `jaxnorm.batch_norm`.
 
     Returns:
-      y of the shape of x, and the new statistics, which are batch norm's; `stats`
-      itself in inference. One collective forward and one backward.
+      y of the shape of x, and the new statistics, computed as in batch norm; `stats`
+      itself in inference. Takes one collective forward and one backward.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.
@@ -78,14 +78,17 @@ def batch_instance_norm(
     dtype = accumulation_dtype(call.spec.dtype, call.x.dtype)
     gate, scale, bias = (a.astype(dtype) for a in (gate, call.scale, call.bias))
     running = stats if call.use_running_average else call.average_replicas(stats)
-    # The two parts are added before the sum is rounded to a narrower dtype.
+    # The sum of the two parts is rounded to a narrower dtype, not the parts.
     wide = dataclasses.replace(call.spec, dtype=dtype)
-    own = dataclasses.replace(wide, reduction=instance_reduction(call))
+    per_instance = dataclasses.replace(wide, reduction=instance_reduction(call))
 
     def mix(call: BatchCall) -> tuple[Array, Moments | None]:
         by_batch = dataclasses.replace(call, scale=scale * gate, bias=bias, spec=wide)
         by_instance = dataclasses.replace(
-            call, scale=scale * (1 - gate), bias=jnp.zeros_like(bias), spec=own
+            call,
+            scale=scale * (1 - gate),
+            bias=jnp.zeros_like(bias),
+            spec=per_instance,
         )
         if call.use_running_average:
             instances = compute_instance_moments(call, call.align(running.mean))

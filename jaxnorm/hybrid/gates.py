@@ -1,4 +1,4 @@
-"""What keeps the gates of batch-instance norm between 0 and 1."""
+"""Projections that keep the gates of batch-instance norm in [0, 1]."""
 
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +12,7 @@ _Tree = TypeVar("_Tree")
 
 
 def project_gates(params: _Tree) -> _Tree:
-    """Returns parameters with every `gate` clipped to [0, 1], and all others as is.
+    """Returns the parameters with every `gate` clipped to [0, 1], others unchanged.
 
     Args:
       params: Parameters in any structure; a gate is an array under the key or attribute
@@ -37,10 +37,10 @@ def project_gates(params: _Tree) -> _Tree:
 
 
 def gate_projection() -> "optax.GradientTransformation":
-    """Returns the same as the last link of an optax chain.
+    """Returns `project_gates` as an optax transformation, the last one of a chain.
 
-    It changes the updates of the gates such that `optax.apply_updates` leaves them in
-    [0, 1]. Its `update` needs the parameters.
+    The transformation changes the updates of the gates so that `optax.apply_updates`
+    keeps them in [0, 1]. Its `update` needs the parameters.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm, optax
@@ -59,8 +59,8 @@ def gate_projection() -> "optax.GradientTransformation":
     ) -> optax.Updates:
         if params is None:
             raise ValueError(
-                "gate_projection needs the parameters: optimizer.update(gradients, "
-                "state, params)."
+                "The update of gate_projection needs the parameters, got params=None. "
+                "Call optimizer.update(gradients, state, params)."
             )
         return jax.tree.map(
             lambda update, projected, param: jnp.where(

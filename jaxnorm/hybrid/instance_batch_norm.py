@@ -25,34 +25,34 @@ def instance_batch_norm(
     instance_features: int,
     **options: Unpack[BatchOptions],
 ) -> tuple[Array, Stats]:
-    """Normalizes the first features by instance, and the others by the batch.
+    """Applies instance norm to the first features and batch norm to the others.
 
     With `I = instance_features`::
 
         y[..., :I] = instance_norm(x[..., :I], scale[:I], bias[:I])
         y[..., I:] = batch_norm(x[..., I:], stats, scale[I:], bias[I:])
 
-    IBN-a of the paper: half of the features, after the first convolution of each
-    residual branch, in all but the last stage.
+    IBN-a of the paper applies instance norm to half of the features, after the first
+    convolution of each residual branch, in all but the last stage.
 
     Args:
       x: Input of shape (batch, ...), with one feature axis; floating or complex.
-      stats: Running statistics of the features that the batch normalizes alone: of
-        shape (features - instance_features,).
-      scale: (features,), or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
-      instance_features: How many features are normalized by instance; at least 0, at
-        most all.
+      stats: Running statistics of the batch part only, of shape
+        (features - instance_features,).
+      scale: (features,), or the rank of x with size 1 on shared axes; None means 1.
+      bias: Same shapes as scale; None means 0.
+      instance_features: Number of features that instance norm normalizes, from 0 to
+        the number of features.
       **options: As in `jaxnorm.batch_norm`; `epsilon`, `feature_axes` (one axis),
-        `mask` and `dtype` hold for the instance part as well.
+        `mask` and `dtype` also apply to the instance part.
 
     Returns:
-      y of the shape of x, and the new statistics; `stats` itself in inference. One
-      collective forward and one backward.
+      y of the shape of x, and the new statistics; `stats` itself in inference. Takes
+      one collective forward and one backward.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.
-      ValueError: If there are fewer features than `instance_features`, or as in
+      ValueError: If `instance_features` exceeds the number of features, or as in
         `jaxnorm.batch_norm`.
 
     Reference:
@@ -76,7 +76,7 @@ def instance_batch_norm(
     instance_features = check_instance_features(instance_features, features)
 
     def parts(value: Array) -> tuple[Array, Array]:
-        if value.shape[axis] != features:  # shared by all of them
+        if value.shape[axis] != features:  # one value for all features
             return value, value
         return split(value, instance_features, axis)
 
@@ -98,16 +98,16 @@ def instance_batch_norm(
 
 
 def check_instance_features(instance_features: object, features: int) -> int:
-    """Returns how many of the features are normalized by instance.
+    """Returns `instance_features` as an int, if it is from 0 to `features`.
 
     Raises:
       TypeError: If it is not a Python integer.
-      ValueError: If there are fewer features.
+      ValueError: If it is negative or exceeds the number of features.
     """
     number = check_integer(instance_features, "instance_features")
     if not 0 <= number <= features:
         raise ValueError(
-            f"instance_features must lie in [0, {features}], the number of features, "
+            f"instance_features must be from 0 to {features}, the number of features, "
             f"got {number}."
         )
     return number

@@ -29,35 +29,35 @@ def switchable_norm(
 ) -> tuple[Array, Stats]:
     """Normalizes by a learned mixture of instance, layer and batch statistics.
 
-    With a = softmax(mean_logits) and b = softmax(var_logits), the means and biased
-    variances of each feature of each example (in), of each example (ln), and of each
-    feature over the batch (bn; in inference the running ones)::
+    With a = softmax(mean_logits) and b = softmax(var_logits), the mixture combines the
+    means and biased variances of each feature of each example (in), of each example
+    (ln), and of each feature over the batch (bn; in inference the running statistics)::
 
         mean = a[0] mean_in + a[1] mean_ln + a[2] mean_bn
         var  = b[0] var_in  + b[1] var_ln  + b[2] var_bn
         y    = (x - mean) / sqrt(var + epsilon) * scale + bias
 
-    x is read once for all three: the moments of layer and batch are those of the
-    instances, merged.
+    x is read once for all three: the layer and batch moments are merged from the
+    instance moments.
 
     Args:
-      x: Input of shape (batch, ..., features); floating or complex. Without axes for
-        space, an instance is one number, and its variance 0.
+      x: Input of shape (batch, ..., features); floating or complex. Without spatial
+        axes, an instance is one number with variance 0.
       stats: Running statistics of the batch part, as in `jaxnorm.batch_norm`.
-      mean_logits: (3,), in the order instance, layer, batch; equal at the start.
-      var_logits: Likewise.
-      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
-      **options: As in `jaxnorm.batch_norm`. An example's feature without a valid
-        element comes out as bias.
+      mean_logits: (3,), in the order instance, layer, batch; initially equal.
+      var_logits: (3,), in the same order.
+      scale: Feature shape, or the rank of x with size 1 on shared axes; None means 1.
+      bias: Same shapes as scale; None means 0.
+      **options: As in `jaxnorm.batch_norm`. If all elements of a feature of an example
+        are masked, its y is the bias.
 
     Returns:
-      y of the shape of x, and the new statistics, which are batch norm's; `stats`
-      itself in inference. One collective forward and one backward.
+      y of the shape of x, and the new statistics, computed as in batch norm; `stats`
+      itself in inference. Takes one collective forward and one backward.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.
-      ValueError: If there are not three logits, or as in `jaxnorm.batch_norm`.
+      ValueError: If the logits are not of shape (3,), or as in `jaxnorm.batch_norm`.
 
     Reference:
       Luo et al., 2019, Differentiable Learning-to-Normalize via Switchable
@@ -77,19 +77,22 @@ def switchable_norm(
     """
     call = BatchCall.from_options(x, scale, bias, options)
     check_stats(stats, call.feature_shape, call.x.dtype)
-    mean_share = _shares(mean_logits, "mean_logits", call.x)
-    var_share = _shares(var_logits, "var_logits", call.x)
+    mean_weights = _mixture_weights(mean_logits, "mean_logits", call.x)
+    var_weights = _mixture_weights(var_logits, "var_logits", call.x)
     running = stats if call.use_running_average else call.average_replicas(stats)
 
     def mix(call: BatchCall) -> tuple[Array, Moments | None]:
         instances, reference, batch = compute_moments_to_mix(call, running)
-        # About its own mean: features may lie far apart, and some be masked out of it.
+        # Centered on the mean of the layer, because the means of its features may lie
+        # far apart, and some features may be masked.
         across_features = Reduction(call.features, MappedAxes.none())
         zero = jnp.zeros_like(instances.var)
         layers = pool_moments_about_mean(instances, across_features, zero)
         layers = layers.with_shift(instances.shift)
-        delta = _mix(mean_share, instances.delta, layers.delta, reference.delta)
-        var = _mix(var_share, instances.var, layers.var, reference.var)
+        delta = _weighted_sum(
+            mean_weights, instances.delta, layers.delta, reference.delta
+        )
+        var = _weighted_sum(var_weights, instances.var, layers.var, reference.var)
         nonempty = None if call.mask is None else instances.count > 0
         return call.normalize(
             delta, var, shift=instances.shift, nonempty=nonempty
@@ -99,12 +102,14 @@ def switchable_norm(
     return y, stats if batch is None else call.update(running, batch)
 
 
-def _mix(shares: Array, instance: Array, layer: Array, batch: Array) -> Array:
-    a, b, c = shares.astype(instance.dtype)
+def _weighted_sum(weights: Array, instance: Array, layer: Array, batch: Array) -> Array:
+    """Returns the sum of the three statistics with the given weights."""
+    a, b, c = weights.astype(instance.dtype)
     return a * instance + b * layer + c * batch
 
 
-def _shares(logits: Array, name: str, x: Array) -> Array:
+def _mixture_weights(logits: Array, name: str, x: Array) -> Array:
+    """Returns the softmax of the three logits, in a dtype wide enough for x."""
     logits = check_inexact(logits, name)
     if logits.shape != (3,):
         raise ValueError(

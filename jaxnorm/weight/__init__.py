@@ -1,1 +1,1 @@
-"""Reparameterizations of weights: they return the weight that the layer uses."""
+"""Weight reparameterizations, which return the weight that the layer uses."""

@@ -26,40 +26,41 @@ def spectral_norm(
 ) -> tuple[Array, Array, Array]:
     """Divides a weight by its largest singular value.
 
-    The weight is seen as a matrix W of shape (-1, features), the last axis the output
-    units. `n_steps` times::
+    The weight is reshaped to a matrix W of shape (-1, features), whose last axis holds
+    the output units. Power iteration repeats `n_steps` times::
 
         v = W u / sqrt(||W u||^2 + epsilon m^2)
         u = W' v / sqrt(||W' v||^2 + epsilon m^2)
 
-    with m, the largest absolute value of W, so that the size of W does not matter;
-    and then sigma = v' W u, which is at most the largest singular value and comes near
-    it with the steps of all calls, if each starts from the u of the one before. For a
-    cotangent G of W / sigma the gradient is that for constant u and v::
+    Here m is the largest absolute value of W, so that the size of W does not matter.
+    Then sigma = v' W u. It is at most the largest singular value, and converges to it
+    over the steps of all calls if each call starts from the u of the call before. The
+    gradient treats u and v as constants; for a cotangent G of W / sigma it is::
 
         dW = (G - <G, W / sigma> v u') / sigma
 
-    In inference call it alike and drop the new u, so that the result depends on no call
-    before. At the first call a random u gives a far too small sigma: start with some 15
-    steps. Of a convolution this is the norm of the reshaped kernel, not of the
-    operator.
+    In inference, make the same call and drop the new u, so that the result does not
+    depend on earlier calls. In the first call, a random u gives a sigma that is far too
+    small: start with about 15 steps. For a convolution, sigma is the norm of the
+    reshaped kernel, not of the operator.
 
     Args:
-      w: Weight of two or more axes, floating, output features last (HWIO).
-      u: Estimate of the right singular vector, of shape (features,); random normal
-        numbers at the start. Its length does not matter.
+      w: Floating-point weight with two or more axes, output features last (HWIO).
+      u: Estimate of the right singular vector, of shape (features,); initially random
+        normal numbers. Its length does not matter.
       n_steps: Number of power iterations, at least 1; a Python integer.
       epsilon: Added to the squared norms, in units of the largest absolute value of w;
-        at least 0. (Flax adds it as it is, and so leaves weights below 1e-6 too large.)
-      restart: Whether a fixed u takes the place of one that is 0, which a weight of
-        zeros leaves. If not, w passes as it is from then on, as in Flax.
+        at least 0. (Flax adds epsilon itself, and so leaves weights below 1e-6 too
+        large.)
+      restart: Whether to replace a u of zeros, which a weight of zeros produces, by a
+        fixed vector. Without it, w is returned unchanged from then on, as in Flax.
       dtype: Dtype of the normalized weight; by default what w and u promote to.
 
     Returns:
       The weight divided by sigma, of the shape of w (w itself where sigma is 0); the
-      new u, of the dtype of u, without gradient and, with `restart`, not 0 even where w
-      is, so that later calls find the singular value; and sigma, a scalar in float32 or
-      wider, whose gradient in w is v u'.
+      new u, with the dtype of u and without gradient; and sigma, a scalar in float32 or
+      wider, whose gradient with respect to w is v u'. With `restart`, the new u is not
+      0 even if w is, so that later calls find the singular value.
 
     Raises:
       TypeError: If w or u is not real and floating, or n_steps is not an integer.
@@ -84,14 +85,13 @@ def spectral_norm(
     n_steps, epsilon = _check_n_steps(n_steps), check_epsilon(epsilon)
     if w.ndim < 2:
         raise ValueError(
-            "w must have at least two axes, since a spectral norm is that of a matrix, "
-            f"got shape {w.shape}. Leave scalars and vectors, such as biases, as they "
-            "are."
+            "w must have at least two axes, because only matrices have spectral norms, "
+            f"got shape {w.shape}. Leave out scalars and vectors, such as biases."
         )
     if u.shape != w.shape[-1:]:
         raise ValueError(
             f"u must have the shape {w.shape[-1:]}, the size of the last axis of w "
-            f"{w.shape}, got {u.shape}. From a checkpoint of Flax take u[0]."
+            f"{w.shape}, got {u.shape}. If u is from a Flax checkpoint, pass u[0]."
         )
     check_flags(restart=restart)
     result = output_dtype(dtype, w=w, u=u)
@@ -100,8 +100,8 @@ def spectral_norm(
     unit, _ = unit_of(w.astype(wide))
     matrix = w.astype(wide) / unit
 
-    # Sums of products in place of a reshape and `@`: a reshape does not work on every
-    # sharding, and accelerators multiply matrices in less than float32 by default.
+    # Sums of products replace a reshape and `@`, because some shardings do not allow
+    # the reshape, and accelerators multiply matrices in less than float32 by default.
     def forward(matrix: Array, right: Array) -> Array:
         return jnp.sum(matrix * right, -1, keepdims=True)
 
@@ -124,9 +124,9 @@ def spectral_norm(
 
 
 def _start_if_zero(u: Array) -> Array:
-    """Returns u, or a fixed vector if u is 0, which power iteration would keep.
+    """Returns u, or a fixed vector if u is 0, where power iteration would get stuck.
 
-    The vector has no structure, so that hardly any matrix is orthogonal to it.
+    The vector has no structure, so that it is orthogonal to hardly any singular vector.
     """
     start = jnp.cos(lax.broadcasted_iota(u.dtype, u.shape, u.ndim - 1))
     return u + start * (u == 0).all().astype(u.dtype)
@@ -143,7 +143,7 @@ def _check_n_steps(n_steps: int) -> int:
     n_steps = check_integer(n_steps, "n_steps")
     if n_steps < 1:
         raise ValueError(
-            f"n_steps must be at least 1, got {n_steps}. To leave u as it is, drop the "
-            "new one."
+            f"n_steps must be at least 1, got {n_steps}. To keep the old u, ignore the "
+            "returned one."
         )
     return n_steps

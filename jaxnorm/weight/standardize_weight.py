@@ -29,27 +29,28 @@ def standardize_weight(
 ) -> Array:
     """Standardizes the weight of each output unit over its inputs.
 
-    With the mean and the biased variance over all axes but `feature_axes`, whose number
-    of elements is fan_in::
+    The mean and the biased variance are over all axes but `feature_axes`, which have
+    fan_in elements in total::
 
         w_hat = (w - mean) / sqrt(var + epsilon)                    gain is None
         w_hat = gain (w - mean) / sqrt(max(fan_in var, 1e-4))       scaled
 
-    The scaled form keeps the variance of activations where there is no other
-    normalizer; the gain of the activation (1.7139588594 for relu) goes into the
-    activation. Two passes, in float32 or wider; gradients flow through mean and var.
+    The scaled form preserves the variance of activations in networks without other
+    normalizers. Multiply the output of the activation function by its own gain
+    (1.7139588594 for relu). The computation takes two passes, in float32 or wider, and
+    gradients flow through mean and var.
 
-    For grouped convolutions fan_in is that of one group, which HWIO kernels give by
-    themselves: their axis I has the inputs of one group.
+    For grouped convolutions, fan_in counts the inputs of one group. HWIO kernels need
+    no special treatment, because their axis I has the size of one group.
 
     Args:
       w: Weight of any shape, floating or complex, output features last (HWIO).
       feature_axes: The axis or axes of the output units.
-      epsilon: Added to the variance; at least 0. Without effect in the scaled form.
-      gain: Given: the scaled form. Feature shape (sizes of the feature axes,
-        ascending), or the rank of w with 1 where shared; starts at 1.
-      allow_single_value: Whether fan_in may be 1, so that the result is 0, whatever w
-        is. "warn": it may, with a warning.
+      epsilon: Added to the variance; at least 0. No effect in the scaled form.
+      gain: Selects the scaled form. It has the feature shape (sizes of the feature
+        axes, ascending), or the rank of w with size 1 on shared axes; initially 1.
+      allow_single_value: Whether fan_in may be 1, which makes the result 0 for every w.
+        "warn" allows it with a warning.
       dtype: Dtype of the result; by default what w and gain promote to.
 
     Returns:
@@ -83,8 +84,8 @@ def standardize_weight(
     Reduction(axes, MappedAxes.none()).check_several(
         w,
         allow_single_value,
-        fix="Leave this weight as it is, or choose other feature_axes",
-        effect="the standardized weight is 0, whatever the weight is",
+        fix="Do not standardize this weight, or choose other feature_axes",
+        effect="the standardized weight is 0 for every weight",
     )
     if gain is not None:
         gain = align(check_inexact(gain, "gain"), w, features, "gain")
@@ -94,7 +95,7 @@ def standardize_weight(
     least = math.sqrt(epsilon) if gain is None else _LEAST_FAN_IN_DEVIATION
     unit, reciprocal = unit_of(w.astype(wide), axes, least)
     centered = w.astype(wide) * reciprocal.astype(wide)
-    for _ in range(2):  # the second time, of what the first mean was rounded by
+    for _ in range(2):  # the second pass removes the rounding error of the first mean
         centered = centered - jnp.mean(centered, axes, keepdims=True)
     square = (centered * jnp.conj(centered)).real
     var = jnp.mean(square, axes, keepdims=True)
@@ -105,12 +106,12 @@ def standardize_weight(
         fan_in = math.prod(sizes(w.shape, axes))
         divisor = jnp.maximum(fan_in * var, least_square)
         centered = centered * gain.astype(wide)
-    # So small is that of a constant unit only, all of which is 0 already. Powers of it,
-    # which derivatives have, may overflow.
+    # Only a constant unit has such a small divisor, and its centered weight is 0
+    # already. Derivatives contain powers of the inverse, which could overflow.
     constant = divisor < float(jnp.finfo(divisor.dtype).eps) ** 3
     inverse = lax.rsqrt(jnp.where(constant, jnp.ones_like(divisor), divisor))
     if least:
-        # Less than infinity, times which 0 is NaN, by room for cotangents.
+        # Finite, because 0 times infinity is NaN, and with room for cotangents.
         most = float(jnp.finfo(divisor.dtype).max) / 2**16
         inverse = jnp.where(constant, jnp.minimum(unit / least, most), inverse)
     return (centered * inverse.astype(wide)).astype(result)

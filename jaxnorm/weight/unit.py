@@ -1,4 +1,4 @@
-"""The unit in which the squares of a weight neither overflow nor underflow."""
+"""Squared lengths of weights, scaled so that they neither overflow nor underflow."""
 
 import functools
 from typing import NamedTuple
@@ -21,17 +21,18 @@ def unit_of(
     least: Array | float = 0.0,
     mapped_axes: MappedAxes = ALONE,
 ) -> tuple[Array, Array]:
-    """Returns a power of two near the largest real or imaginary part along `axes`.
+    """Returns a power of two near the largest element along `axes`, and its reciprocal.
 
-    And its reciprocal, by which to multiply. Neither rounds anything, so that the size
-    of a weight leaves no trace in what does not depend on it. Both are constants to the
-    derivative. Where all are zeros, they are 1 and 0: a product with the latter has no
-    derivative. An infinite or NaN element shows.
+    The largest element is the largest real or imaginary part. Multiplying by a power of
+    two does not round, so that results which should not depend on the size of a weight
+    are independent of it to the last bit. Both values are constants under
+    differentiation. If all elements are 0, they are 1 and 0: a product with 0 has no
+    derivative. Infinite and NaN elements propagate.
 
     Args:
       w: Weight, in the dtype to compute in.
-      axes: Axes to reduce, which have size 1 in the result; None: all.
-      least: What the largest part counts as at least; a scalar.
+      axes: Axes to reduce, which have size 1 in the result; None reduces all.
+      least: Lower bound of the largest part; a scalar.
       mapped_axes: Mapped axes over which `axes` are divided.
     """
     largest = mapped_axes.max(_largest(lax.stop_gradient(w), axes, least))
@@ -39,11 +40,11 @@ def unit_of(
 
 
 def _power_of_two(largest: Array, size: Array) -> tuple[Array, Array]:
-    """Returns the power of two near a size, and its reciprocal; 1 and 0 for zeros."""
+    """Returns a power of two near `size` and its reciprocal, or 1 and 0 for zeros."""
     kind = jnp.finfo(size.dtype)
-    # Without mantissa bits a power of two is left. Neither it nor its reciprocal may be
-    # subnormal, since many processors take such numbers for 0: a fourth of the largest
-    # number is rounded to 1 / tiny.
+    # Rounding away all mantissa bits leaves a power of two. Neither the power nor its
+    # reciprocal may be subnormal, because many processors flush subnormal numbers to 0:
+    # a fourth of the largest number is rounded to 1 / tiny.
     unit = lax.reduce_precision(size, kind.nexp, mantissa_bits=0)
     unit = jnp.maximum(unit, kind.tiny)
     zero = largest == 0
@@ -54,6 +55,7 @@ def _power_of_two(largest: Array, size: Array) -> tuple[Array, Array]:
 
 
 def _largest(w: Array, axes: tuple[int, ...] | None, least: Array | float) -> Array:
+    """Returns the largest absolute real or imaginary part along `axes`, or `least`."""
     size = jnp.abs(w.real)
     if jnp.iscomplexobj(w):  # parts, since the absolute value may overflow
         size = jnp.maximum(size, jnp.abs(w.imag))
@@ -64,9 +66,9 @@ class SquaredLength(NamedTuple):
     """The squared lengths of vectors.
 
     Attributes:
-      unit: The power of two that the vectors are measured in.
-      reciprocal: Its reciprocal; 0 for a vector of zeros.
-      square: The squared length in this unit.
+      unit: The power of two by which the vectors are divided.
+      reciprocal: The reciprocal of `unit`; 0 for a vector of zeros.
+      square: The squared length of the divided vectors.
     """
 
     unit: Array
@@ -82,19 +84,20 @@ def squared_length(
     v: Array,
     least: Array,
 ) -> SquaredLength:
-    """Returns the squared lengths of vectors along `axes`, in units of their size.
+    """Returns the squared lengths of vectors along `axes`, divided by a power of two.
 
-    Either the largest element gives the unit, and then the squares are summed; or, in
-    one pass over v, squares are summed in three units, among which the largest element
-    chooses. The latter on accelerators; on the CPU each sum is a pass.
+    On the CPU, where each reduction is a separate pass over v, the largest element
+    first determines the unit, and then the squares are summed. Accelerators take a
+    single pass over v: they sum the squares in three units, and the largest element
+    selects one of the three sums.
 
     Args:
       axes: Axes of the vectors; they have size 1 in the result.
-      chained: Whether XLA for GPUs can keep vectors on the chip, where one sum after
-        the other costs nothing. With a derivative it cannot.
+      chained: Whether XLA for GPUs can keep vectors on the chip, where consecutive
+        reductions cost nothing. It cannot under differentiation.
       mapped_axes: Mapped axes over which the vectors are divided.
       v: Vectors, in the dtype to compute in.
-      least: What the largest part counts as at least; a scalar.
+      least: Lower bound of the largest part; a scalar.
     """
 
     def in_turn(v: Array, least: Array) -> SquaredLength:
@@ -106,18 +109,18 @@ def squared_length(
     def at_once(v: Array, least: Array) -> SquaredLength:
         largest = _largest(v, axes, least)
         kind = jnp.finfo(largest.dtype)
-        # Squares of numbers between its reciprocal and it may be summed; of all others
-        # after a product with its square, or with the reciprocal of that.
+        # Numbers between 1 / limit and limit can be squared and summed as they are. All
+        # others are first multiplied or divided by limit**2.
         limit = 2.0 ** (kind.maxexp // 3)
         units = 1.0, limit**2, limit**-2
         squares = [_sum_of_squares(v * (1 / unit), axes) for unit in units]
         which = jnp.where(largest > limit, 1, jnp.where(largest < 1 / limit, 2, 0))
         square = lax.select_n(which, *squares)
         chosen = lax.select_n(which, *(jnp.full_like(square, unit) for unit in units))
-        # In a unit near its root, the derivatives of the square do not overflow either.
+        # A unit near the length keeps the derivatives of the square from overflowing.
         size = jnp.maximum(chosen * (jnp.sqrt(square) / 2), least / 4)
         unit, reciprocal = _power_of_two(largest, jnp.minimum(size, 1 / kind.tiny))
-        reciprocal = reciprocal + 0 * largest  # NaN, if that is not finite
+        reciprocal = reciprocal + 0 * largest  # NaN if any element is not finite
         return SquaredLength(unit, reciprocal, square * (chosen * reciprocal) ** 2)
 
     if mapped_axes.names:
@@ -137,7 +140,7 @@ def _squared_length_jvp(
     del chained
     v, least = primals
     result = squared_length(axes, False, mapped_axes, v, least)
-    # Named here, since the derivative has them from here.
+    # Tagged here, because the derivative uses these values.
     result = SquaredLength(result.unit, *tag_for_remat(result[1:]))
     reciprocal = result.reciprocal.astype(v.dtype)
     product = real_inner_product(v * reciprocal, tangents[0] * reciprocal)
@@ -147,4 +150,5 @@ def _squared_length_jvp(
 
 
 def _sum_of_squares(v: Array, axes: tuple[int, ...]) -> Array:
+    """Returns the sum of |v|^2 along `axes`, which get size 1."""
     return jnp.sum(real_inner_product(v, v), axes, keepdims=True)

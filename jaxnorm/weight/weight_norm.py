@@ -1,4 +1,4 @@
-"""Weight normalization: a weight as a length times a direction."""
+"""Weight normalization: a weight is a length times a direction."""
 
 import math
 
@@ -29,22 +29,23 @@ def weight_norm(
     epsilon: float = 0.0,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Gives a weight the length g and the direction of v.
+    """Returns the weight with length g and the direction of v.
 
-    With the norm over all axes but `feature_axes`, one for each output unit::
+    The norm is over all axes but `feature_axes`, so each output unit has one::
 
         w = g v / sqrt(||v||^2 + epsilon)
 
-    The gradient in v is orthogonal to v (where epsilon is 0), so that ||v|| grows while
-    training and the effective learning rate falls. Where v = 0, w and both gradients
-    are 0. No square overflows or underflows on the way. Computed in float32 or wider.
+    The gradient with respect to v is orthogonal to v (if epsilon is 0), so that ||v||
+    grows during training and the effective learning rate falls. Where v = 0, w and both
+    gradients are 0. Squares neither overflow nor underflow. Norms are computed in
+    float32 or wider.
 
     Args:
       v: Weight of any shape, floating or complex, output features last (HWIO).
-      g: Lengths, of the feature shape (sizes of the feature axes, ascending), or of the
-        rank of v with 1 where shared.
-      feature_axes: The axis or axes of the output units. None or (): one norm for the
-        whole array, and a scalar g.
+      g: Lengths, with the feature shape (sizes of the feature axes, ascending), or with
+        the rank of v and size 1 on shared axes.
+      feature_axes: The axis or axes of the output units. None or () gives one norm for
+        the whole array; g is then a scalar.
       epsilon: Added to the squared norm; at least 0.
       dtype: Dtype of w; by default what v and g promote to.
 
@@ -81,10 +82,10 @@ def weight_norm(
 def weight_magnitude(
     w: Inexact[Array, "..."], *, feature_axes: Axes | None = -1
 ) -> Array:
-    """Returns the lengths g with which `weight_norm(w, g)` is w: its norms.
+    """Returns the norms of a weight: the g for which `weight_norm(w, g)` equals w.
 
-    So a trained or otherwise initialized weight becomes weight-normalized without a
-    change of what its layer computes::
+    Use it to weight-normalize a layer, trained or newly initialized, without changing
+    what the layer computes::
 
         g = ||w||    over all axes but feature_axes
 
@@ -92,11 +93,11 @@ def weight_magnitude(
 
     Args:
       w: Weight of any shape, floating or complex.
-      feature_axes: The axis or axes of the output units. None or (): one norm for the
-        whole array.
+      feature_axes: The axis or axes of the output units. None or () gives one norm for
+        the whole array.
 
     Returns:
-      g, of the feature shape; real, float32 or wider. Its gradient is 0 where w is.
+      g, of the feature shape; real, float32 or wider. Its gradient is 0 where w is 0.
 
     Raises:
       TypeError: If w is an integer array.
@@ -130,32 +131,32 @@ def init_weight_norm(
     mask: Shaped[Array, "..."] | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[Array, Array]:
-    """Data-dependent initialization of a layer with weight normalization.
+    """Initializes g and bias of a weight-normalized layer from its output on data.
 
-    Given what the layer puts out for one minibatch, y = w x + bias with
-    w = weight_norm(v, g), and the mean and biased standard deviation of y in each unit,
-    over the batch and space::
+    y = w x + bias, with w = weight_norm(v, g), is the output of the layer for one
+    minibatch. With the mean and the biased standard deviation of each unit of y, over
+    the batch and space::
 
         new_g    = g / sd(y)
         new_bias = (bias - mean(y)) / sd(y)
 
-    With these the layer puts out (y - mean(y)) / sd(y) for that minibatch: mean 0,
-    variance 1. Layers are initialized one after another, each from the new output of
-    the one before. With g = 1 and bias = 0 this is the paper's equation 6. It is not
-    meant for recurrent layers, whose outputs at different steps differ in their moments
-    and share g.
+    With the new values, the layer returns (y - mean(y)) / sd(y) for that minibatch,
+    which has mean 0 and variance 1. Initialize the layers in order, each from an input
+    that the newly initialized layers before it have computed. With g = 1 and bias = 0,
+    this is equation 6 of the paper. It is not meant for recurrent layers, whose steps
+    share g but have different moments.
 
-    A unit whose standard deviation is 0, or within the rounding of its mean, keeps its
-    g, and its bias is moved by the mean.
+    If the standard deviation of a unit is 0, or no larger than the rounding error of
+    its mean, the unit keeps its g, and the mean is subtracted from its bias.
 
     Args:
-      y: Output before the activation; floating or complex. One minibatch, so large that
-        its moments mean something; in the paper 500 examples.
+      y: Output before the activation; floating or complex. The minibatch should be
+        large enough for reliable moments; the paper uses 500 examples.
       g: Current lengths, of the feature shape.
-      bias: Current bias, of the feature shape; zeros for a layer without one (and then
-        of the new bias make no use: the variance becomes 1, the mean stays).
+      bias: Current bias, of the feature shape. For a layer without a bias, pass zeros
+        and ignore the new bias: the variance becomes 1, but the mean is not removed.
       feature_axes: The axis or axes of y that hold the output units.
-      mask: Broadcasts to y; which elements count, or their weights.
+      mask: Broadcasts to y; selects the elements that count, or gives their weights.
       axis_name: Mapped axis or axes over which the moments are shared.
 
     Returns:
@@ -163,7 +164,7 @@ def init_weight_norm(
 
     Raises:
       TypeError: If y is an integer array.
-      ValueError: If g, bias or mask has not the shape it must have.
+      ValueError: If g, bias or mask has a wrong shape.
 
     Reference:
       Salimans and Kingma, 2016, Weight Normalization, section 3
@@ -182,7 +183,7 @@ def init_weight_norm(
         check_inexact(value, name)
         for value, name in ((y, "y"), (g, "g"), (bias, "bias"))
     )
-    # The running mean that makes one pass exact does not exist yet: two passes.
+    # Two passes, because there is no running mean yet that would make one pass exact.
     _, mean, var = batch_moments(
         y,
         feature_axes=feature_axes,
@@ -198,7 +199,7 @@ def init_weight_norm(
                 "initialization needs one length and one bias for each output unit."
             )
     std = jnp.sqrt(var)
-    # Constant units (a batch of one, or of ones, say) would be blown up by 1e7.
+    # Constant units (for a batch of one example, for instance) would grow by 1e7.
     noise = 8 * float(jnp.finfo(std.dtype).eps) * jnp.abs(mean)
     std = jnp.where(std <= noise, jnp.ones_like(std), std)
     wide = accumulation_dtype(mean.dtype, bias.dtype)
@@ -218,8 +219,8 @@ def direction_and_length(
 
     Args:
       v: Vectors along `axes`, in the dtype to compute in.
-      axes: Axes of the norm; they have size 1 in the length.
-      least: Its square is added to the squared norm; a scalar, at least 0.
+      axes: Axes of the norm, which have size 1 in the length.
+      least: A scalar, at least 0, whose square is added to the squared norm.
       mapped_axes: Mapped axes over which the vectors are divided.
     """
     none_added = isinstance(least, float) and least == 0
@@ -231,11 +232,12 @@ def direction_and_length(
     v = v * reciprocal.astype(v.dtype)
     if not none_added:
         square = square + (least * reciprocal) ** 2
-    # Below 1 are only squares of zeros, and of subnormal numbers, which many processors
-    # take for zeros. With a select in its place, GPUs would need several kernels.
+    # Only zeros have a square below 1, and subnormal numbers, which many processors
+    # flush to zero. A select instead of the maximum would need several GPU kernels.
     inverse = 1 / jnp.sqrt(jnp.maximum(square, 1))
     return v * inverse.astype(v.dtype), unit * (square * inverse)
 
 
 def _canonical_feature_axes(feature_axes: Axes | None, ndim: int) -> tuple[int, ...]:
+    """Returns the non-negative feature axes; () for None."""
     return () if feature_axes is None else canonical_axes(feature_axes, ndim)

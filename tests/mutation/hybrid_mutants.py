@@ -15,11 +15,11 @@ MUTANTS = {
             "switchable",
         ),
         (
-            "shares of mean and variance swapped",
-            'mean_share = _shares(mean_logits, "mean_logits", call.x)\n'
-            '    var_share = _shares(var_logits, "var_logits", call.x)',
-            'mean_share = _shares(var_logits, "var_logits", call.x)\n'
-            '    var_share = _shares(mean_logits, "mean_logits", call.x)',
+            "weights of mean and variance swapped",
+            'mean_weights = _mixture_weights(mean_logits, "mean_logits", call.x)\n'
+            '    var_weights = _mixture_weights(var_logits, "var_logits", call.x)',
+            'mean_weights = _mixture_weights(var_logits, "var_logits", call.x)\n'
+            '    var_weights = _mixture_weights(mean_logits, "mean_logits", call.x)',
             f"{SWITCHABLE}::test_mean_and_variance_are_chosen_apart",
         ),
         (
