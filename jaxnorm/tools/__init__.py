@@ -1,6 +1,7 @@
-"""Tools for whole models: trees of variables in, trees of variables out.
+"""Tools for whole models, which take and return trees of variables.
 
-They know nested dicts of arrays, as Flax's collections are, and no framework.
+The trees are nested dicts of arrays, such as Flax's collections. The tools do not
+depend on any framework.
 """
 
 import warnings
@@ -72,8 +73,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "update_batch_stats":
         warnings.warn(
-            "jaxnorm.tools.update_batch_stats is called apply_batch_moments; the old "
-            "name goes with the next release.",
+            "jaxnorm.tools.update_batch_stats was renamed to apply_batch_moments; the "
+            "next release removes the old name.",
             DeprecationWarning,
             stacklevel=2,
         )

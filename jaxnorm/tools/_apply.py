@@ -1,4 +1,4 @@
-"""The function with which a user runs a model: what is often wrong with it."""
+"""Checks of the function with which a user runs a model."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,32 +9,32 @@ _COLLECTING = "jaxnorm.nnx.collecting(model) returns a function to start from"
 def check_apply(
     apply: object, name: str, example: str, of_nnx: str = _COLLECTING
 ) -> None:
-    """Checks that what runs a model is a function, and not the model or its class.
+    """Checks that `apply` is a function, not a model or the class of a model.
 
     Args:
-      apply: What the user passed.
-      name: Of the argument.
-      example: A function that is right, for the error message.
-      of_nnx: What to use for a model of NNX, likewise.
+      apply: The argument that the user passed.
+      name: Name of the argument.
+      example: Description of a valid function, for the error message.
+      of_nnx: Hint for NNX models, for the error message.
 
     Raises:
-      TypeError: If it is a module of Flax, a class, or cannot be called.
+      TypeError: If `apply` is a Flax module, a class, or not callable.
     """
-    # Modules of Linen and of NNX have a method sow. Flax is not imported here.
+    # Linen and NNX modules have a method `sow`. This package does not import Flax.
     if isinstance(apply, type) or not callable(apply) or hasattr(type(apply), "sow"):
         given = apply if isinstance(apply, type) else type(apply)
         raise TypeError(
             f"{name} must be a function that runs the model, got {given.__name__}. "
-            f"Pass {example}. Of an NNX model, {of_nnx}."
+            f"Pass {example}. For an NNX model, {of_nnx}."
         )
 
 
 @contextlib.contextmanager
 def collecting_moments(apply: Callable[..., object]) -> Iterator[None]:
-    """Says what to do where a layer writes other statistics than its moments.
+    """Explains Flax's error if a layer updates its running statistics in the body.
 
     Raises:
-      ValueError: In place of Flax's error that the collection "batch_stats" is
+      ValueError: Instead of Flax's error that the collection "batch_stats" is
         immutable.
     """
     try:
@@ -45,8 +45,8 @@ def collecting_moments(apply: Callable[..., object]) -> Iterator[None]:
             raise
         name = getattr(apply, "__name__", type(apply).__name__)
         raise ValueError(
-            f"{name} must collect the moments of each layer, and a layer moved its "
+            f"{name} must collect the moments of each layer, but a layer updated its "
             'running statistics. Write model.apply(..., mutable=["batch_moments"]). '
-            "If it is written so, the layer is Flax's own, which collects none: take "
-            "jaxnorm.linen.BatchNorm, which has the same variables."
+            "If apply does this already, the layer is Flax's, which collects no "
+            "moments: use jaxnorm.linen.BatchNorm, which has the same variables."
         ) from error

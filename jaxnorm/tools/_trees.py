@@ -1,7 +1,8 @@
-"""Trees of a model's variables: their paths, nodes and leaves, lists and boxes.
+"""Trees of a model's variables: their paths, nodes, leaves and boxes.
 
-Any mapping or named tuple is a node, and a list or tuple that holds one: one of numbers
-is an array. What Flax puts around an array is a leaf.
+A node is a mapping, a named tuple, or a list or tuple that contains a node. A list or
+tuple of numbers is an array. A box, in which Flax puts an array with metadata, is a
+leaf.
 """
 
 import inspect
@@ -11,42 +12,43 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-Key = Any  # of a dict: a string, or the integer of a list
+Key = Any  # a string, or an integer as the index of a list
 Path = tuple[Key, ...]
-"""Keys from the root of a tree to a node or a leaf."""
+"""The keys from the root of a tree to a node or leaf."""
 Leaves = dict[Path, Any]
 Node = dict[Key, Any]
 
 
 def leaves(tree: object) -> Leaves:
-    """Returns the leaves of a tree by their paths; boxes with metadata are leaves."""
+    """Returns a dict from path to leaf; boxes with metadata are leaves."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)
     return {keys(path): leaf for path, leaf in flat}
 
 
 def keys(path: tuple[object, ...]) -> Path:
-    """Returns a path of JAX as plain keys."""
+    """Converts a JAX key path to plain keys."""
     return tuple(_key(entry) for entry in path)
 
 
 def as_paths(paths: Iterable[Any], name: str) -> list[Path]:
-    """Returns the paths that a user gave, as tuples.
+    """Returns the paths given by a user, as tuples.
 
     Raises:
-      TypeError: If one is a single name or index, as where a comma is missing.
+      TypeError: If a path is a single name or index, for instance because a comma is
+        missing.
     """
     given = [paths] if isinstance(paths, str) else list(paths)
     for path in given:
         if isinstance(path, str | int):
             raise TypeError(
-                f"{name} must hold paths, each a tuple of names, got {path!r}. For a "
-                f"path of one part write ({path!r},), with the comma."
+                f"{name} must hold paths, each a tuple of names, got {path!r}. A path "
+                f"with one name needs a comma: ({path!r},)."
             )
     return [tuple(path) for path in given]
 
 
 def nested(flat: Leaves) -> Node:
-    """Returns nested dicts with the given leaves."""
+    """Returns the nested dicts that have the given leaves."""
     tree: Node = {}
     for path, leaf in flat.items():
         node = tree
@@ -57,7 +59,7 @@ def nested(flat: Leaves) -> Node:
 
 
 def nodes(flat: Leaves, roots: tuple[Path, ...] = ((),)) -> dict[Path, Node]:
-    """Returns the nodes that hold arrays, by path, each as a dict of its arrays.
+    """Returns a dict from the path of each node with arrays to a dict of the arrays.
 
     Args:
       flat: Leaves by their paths.
@@ -73,21 +75,21 @@ def nodes(flat: Leaves, roots: tuple[Path, ...] = ((),)) -> dict[Path, Node]:
 
 
 def roots(variables: object) -> tuple[Path, ...]:
-    """Returns the paths of the collections; the root, if there are none."""
+    """Returns the paths of the collections, or of the root if there are none."""
     if isinstance(variables, Mapping) and "params" in variables:
         return (("params",), ("batch_stats",))
     return ((),)
 
 
 def is_node(value: object) -> bool:
-    """Returns whether it holds parts of a tree, rather than being a leaf."""
+    """Returns whether a value is a node of a tree, not a leaf."""
     if isinstance(value, list | tuple):
         return hasattr(value, "_fields") or any(map(is_node, value))
     return isinstance(value, Mapping)
 
 
 def children(node: Any) -> Mapping[Any, Any]:
-    """Returns the parts of a node by their keys; nothing for a leaf.
+    """Returns the children of a node by their keys, or an empty dict for a leaf.
 
     The keys of a list are its indices.
     """
@@ -99,7 +101,7 @@ def children(node: Any) -> Mapping[Any, Any]:
 
 
 def with_children(node: Any, parts: dict[Any, Any]) -> Any:
-    """Returns a node of the same kind with other parts; a dict for any mapping."""
+    """Returns a node of the same type with new children; a dict for any mapping."""
     if isinstance(node, Mapping):
         return parts
     if hasattr(node, "_fields"):
@@ -118,7 +120,7 @@ def walk(tree: Any) -> Iterator[Path]:
 
 
 def node_at(tree: Any, path: Path) -> Mapping[Any, Any]:
-    """Returns the parts of the node at a path; none if there is none, or a leaf."""
+    """Returns the children of the node at a path; none for a leaf or a missing node."""
     node = children(tree)
     for part in path:
         node = children(node.get(part))
@@ -126,44 +128,52 @@ def node_at(tree: Any, path: Path) -> Mapping[Any, Any]:
 
 
 def insert(tree: dict[Any, Any], path: Path, leaf: Any) -> None:
-    """Adds a leaf to a tree of dicts, and the nodes above it.
+    """Adds a leaf to a tree of nested dicts, and the missing nodes above it.
 
     Raises:
-      ValueError: If there is a leaf at the path or above it, or a node.
+      ValueError: If the path exists already, or a leaf is above it.
     """
     node: Any = tree
     for part in path[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise ValueError(f"{path} is below {part!r}, which is an array already.")
+            raise ValueError(
+                f"each path must lead through nodes, got {path}, in which {part!r} is "
+                "an array. Give one of the two arrays another path."
+            )
     if path[-1] in node:
-        raise ValueError(f"Two arrays have one place, {path}.")
+        raise ValueError(
+            f"each array must have a different path, got two arrays for {path}. Give "
+            "one of them another path."
+        )
     node[path[-1]] = leaf
 
 
 def is_box(node: object) -> bool:
-    """Whether it holds an array as `value`, as Flax's metadata and variables do.
+    """Returns whether a node is a box of Flax: metadata or a variable with a `value`.
 
-    A module may have a part called value, too: the projection of an attention.
+    `value` alone is not enough, because a module may also have a child of that name,
+    such as the value projection of an attention layer.
     """
-    # not by hasattr, since NNX warns of whoever reads it
+    # Not with hasattr, because NNX warns when `value` is read.
     return _has(node, "value") and (_has(node, "unbox") or _has(node, "get_metadata"))
 
 
 def unboxed(leaf: Any) -> Any:
-    """Returns a leaf without the box, of a partitioned parameter, that it may be in.
+    """Returns the array in a box of a partitioned parameter; other leaves unchanged.
 
-    Boxes are told by their methods, since this package does not import Flax.
+    A box is recognized by its methods, because this package does not import Flax.
     """
     return leaf.unbox() if hasattr(leaf, "unbox") else leaf
 
 
 def boxed_like(old: Any, new: Any) -> Any:
-    """Returns a new leaf in the box that the old one is in, or as it is."""
+    """Returns the new leaf in the box of the old leaf, or unboxed if there is none."""
     return old.replace_boxed(unboxed(new)) if hasattr(old, "replace_boxed") else new
 
 
 def _has(node: object, name: str) -> bool:
+    """Returns whether a node has an attribute, without evaluating properties."""
     return inspect.getattr_static(node, name, node) is not node
 
 
@@ -175,4 +185,7 @@ def _key(entry: object) -> Key:
             return name
         case SequenceKey(idx=index):
             return index
-    raise TypeError(f"no key of a tree is known as {entry!r}.")
+    raise TypeError(
+        "the nodes of a tree must be dicts, lists, tuples or dataclasses, got the key "
+        f"{entry!r} of type {type(entry).__name__}. Convert the tree to nested dicts."
+    )

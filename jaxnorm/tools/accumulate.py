@@ -1,4 +1,4 @@
-"""The gradients of a full batch, with its statistics, from micro-batches."""
+"""Full-batch gradients, through full-batch statistics, from micro-batches."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,12 +22,12 @@ def full_batch_value_and_grad(
     depth: int,
     epsilon: float = 1e-5,
 ) -> Callable[[Params, Tree, Batch], tuple[Array, Params, dict[Any, Any]]]:
-    """Returns a function that computes what one step on the full batch would.
+    """Returns a function that computes full-batch loss and gradients by micro-batches.
 
-    Micro-batches that are simply accumulated are normalized each by itself. Here each
-    is normalized with the statistics of all of them together, and gradients flow
-    through these statistics, as if the batch had never been split. The micro-batches
-    are gone through one after another.
+    Ordinary accumulation normalizes each micro-batch by its own statistics. Here each
+    micro-batch is normalized with the statistics of all micro-batches together, and
+    gradients flow through these statistics, as if the batch had not been split. The
+    micro-batches are processed one after another.
 
     With statistics s, losses l_i and the moments of all micro-batches M(params, s)::
 
@@ -35,23 +35,24 @@ def full_batch_value_and_grad(
         lambda = d/ds sum_i l_i + (dM/ds)^T lambda             depth passes
         grad   = d/dparams sum_i l_i + (dM/dparams)^T lambda   one pass with the last
 
-    Each layer's statistics depend on those of the layers before it alone, so that
-    `depth` passes reach the exact solution of both equations.
+    The statistics of a layer depend only on those of the layers before it, so `depth`
+    passes reach the exact solution of both equations.
 
     Args:
-      loss: A function of parameters, statistics and one micro-batch that returns its
-        contribution to the loss (a sum over examples, or a mean divided by the number
-        of micro-batches), and the collection `batch_moments`. It runs the model in
-        inference mode, normalizing with the statistics that it is given.
-      depth: The largest number of batch-normalized layers that follow each other; at
-        least 1. More is not wrong, only slower.
-      epsilon: Of the layers of batch renorm, whose `std` includes it.
+      loss: A function of parameters, statistics and one micro-batch. It returns the
+        contribution of the micro-batch to the loss (a sum over examples, or a mean
+        divided by the number of micro-batches), and the collection `batch_moments`. It
+        must run the model in inference mode, which normalizes with the given
+        statistics.
+      depth: The largest number of batch-normalized layers in sequence; at least 1. A
+        larger number gives the same result more slowly.
+      epsilon: Epsilon of batch renorm layers, whose `std` includes it.
 
     Returns:
-      A function of parameters, `batch_stats` and the micro-batches (arrays with a
-      leading axis of them) that returns the summed loss, its gradient by the
-      parameters, and the moments of the full batch, with which
-      `jaxnorm.tools.apply_batch_moments` moves the running statistics once.
+      A function of parameters, `batch_stats` and the micro-batches (arrays whose
+      leading axis is the micro-batch). It returns the summed loss, its gradient with
+      respect to the parameters, and the moments of the full batch. Pass these to
+      `jaxnorm.tools.apply_batch_moments` to update the running statistics once.
 
     Raises:
       TypeError: If depth is not an integer.
@@ -78,7 +79,10 @@ def full_batch_value_and_grad(
       (Array(3.07, dtype=float32), Array([3.], dtype=float32))
     """
     if check_integer(depth, "depth") < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}.")
+        raise ValueError(
+            f"depth must be at least 1, got {depth}. Pass the number of batch norms in "
+            "sequence."
+        )
 
     def value_and_grad(
         params: Params, batch_stats: Tree, batches: Batch
@@ -86,19 +90,19 @@ def full_batch_value_and_grad(
         def collect(stats: Tree) -> dict[Any, Any]:
             return _merge_all(lambda batch: loss(params, stats, batch)[1], batches)
 
-        def settle(_: Array, stats: Tree) -> dict[Any, Any]:
+        def replace_by_moments(_: Array, stats: Tree) -> dict[Any, Any]:
             return apply_batch_moments(
                 stats, collect(stats), momentum=0.0, epsilon=epsilon
             )
 
         start = map_layers(lambda path, layer: layer, batch_stats)
-        stats = lax.fori_loop(0, depth, settle, start)
+        stats = lax.fori_loop(0, depth, replace_by_moments, start)
         moments = collect(stats)
 
         def differentiate(
             pull: Tree,
         ) -> tuple[Array, tuple[Params, dict[Any, Any]]]:
-            """Returns the loss, and gradients of it and of what `pull` weighs."""
+            """Returns the loss and its gradients, given the cotangent of statistics."""
 
             def with_moments(
                 params: Params, stats: Tree, batch: Batch
@@ -130,7 +134,7 @@ def full_batch_value_and_grad(
 
 
 def _merge_all(collect: Callable[[Batch], Tree], batches: Batch) -> dict[Any, Any]:
-    """Returns the moments of all micro-batches."""
+    """Returns the merged moments of all micro-batches."""
 
     def merge(merged: Tree, batch: Batch) -> tuple[dict[Any, Any], None]:
         return merge_batch_moments([merged, collect(batch)]), None
@@ -143,11 +147,17 @@ def _merge_all(collect: Callable[[Batch], Tree], batches: Batch) -> dict[Any, An
 
 
 def _contribution(pull: Tree, parts: Tree, whole: Tree, stats: Tree) -> Array:
-    """Returns what one micro-batch adds to the statistics, times their cotangent.
+    """Returns the contribution of a micro-batch to the statistics, times a cotangent.
 
-    Its gradient is the part of the micro-batch in the gradient of the merged
-    statistics. The mean of all micro-batches is constant in it, since the deviations
-    from that mean sum to zero, and so is the slope of the square root.
+    Its gradient is the contribution of the micro-batch to the gradient of the merged
+    statistics. The merged mean is a constant here, because the deviations from it sum
+    to zero, and the slope of the square root is a constant too.
+
+    Args:
+      pull: Cotangent of the statistics.
+      parts: Moments of the micro-batch.
+      whole: Merged moments of all micro-batches.
+      stats: Statistics of all micro-batches.
     """
     total = jnp.zeros((), jnp.float32)
     merged_layers = layers(whole)

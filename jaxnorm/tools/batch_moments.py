@@ -1,4 +1,4 @@
-"""Collected moments of a model's layers: merged, and brought into its statistics."""
+"""Merging of collected moments, and updates of running statistics from them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,10 @@ from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, path_t
 
 
 def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
-    """Merges collections `batch_moments` of several batches, layer by layer.
+    """Merges the collections `batch_moments` of several batches, layer by layer.
 
-    Exactly, as `jaxnorm.merge_moments` does, whatever the sizes of the batches.
+    The result is exact, as in `jaxnorm.merge_moments`, whatever the sizes of the
+    batches.
 
     Args:
       trees: At least one collection; all of the same structure.
@@ -27,7 +28,7 @@ def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
       The moments of all batches together.
 
     Raises:
-      ValueError: If there is none, or they differ in structure or shapes.
+      ValueError: If `trees` is empty, or the collections differ in structure or shapes.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm, jaxnorm.tools
@@ -39,7 +40,9 @@ def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
       Array([4.], dtype=float32)
     """
     if not trees:
-        raise ValueError("trees must hold at least one collection, got none.")
+        raise ValueError(
+            "trees must hold at least one collection batch_moments, got none."
+        )
     merged = trees[0]
     for tree in trees[1:]:
         merged = map_layers(
@@ -60,31 +63,31 @@ def apply_batch_moments(
     unbiased: bool = False,
     epsilon: float = 1e-5,
 ) -> dict[Any, Any]:
-    """Moves the running statistics of a whole model towards collected moments.
+    """Updates the running statistics of a whole model with collected moments.
 
-    One update, as `jaxnorm.update_batch_stats` makes it, for each layer::
+    Each layer gets one update, as by `jaxnorm.update_batch_stats`::
 
         mean = momentum * mean + (1 - momentum) * moments.mean
         var  = momentum * var  + (1 - momentum) * moments.var
         std  = momentum * std  + (1 - momentum) * sqrt(moments.var + epsilon)
 
-    The number of elements that `RunningNorm` has seen moves likewise, towards that of
-    the moments.
+    The element count of a `RunningNorm` layer is averaged in the same way with the
+    count of the moments.
 
     Args:
       batch_stats: Running statistics: nested dicts in which a layer has `mean`, `var`
-        (or, of batch renorm, `std`) and perhaps `count`, the number of its updates.
+        (`std` in batch renorm) and possibly `count`, the number of its updates.
       batch_moments: The collection of that name, of the same layers.
-      momentum: Weight of the old values, in [0, 1]; 0: the moments take their place. A
+      momentum: Weight of the old values, in [0, 1]; with 0, the moments replace them. A
         number, a traced scalar, or a function of `count`.
       unbiased: Whether the variance is multiplied by n / (n - 1).
-      epsilon: Of the layers of batch renorm, whose `std` includes it.
+      epsilon: Epsilon of batch renorm layers, whose `std` includes it.
 
     Returns:
       New statistics of the same structure and dtypes. No gradient flows into them.
 
     Raises:
-      TypeError: If momentum is a function and a layer does not count.
+      TypeError: If momentum is a function and a layer keeps no `count`.
       ValueError: If a layer has no moments, or momentum is outside [0, 1].
 
     Reference:
@@ -104,7 +107,7 @@ def apply_batch_moments(
     epsilon = check_epsilon(epsilon)
 
     def update(layer: Layer, moments: Moments) -> Layer:
-        if "count" in layer and layer["count"].ndim:  # one set of each time step
+        if "count" in layer and layer["count"].ndim:  # statistics per time step
             return jax.vmap(update)(layer, moments)
         weight = resolve_momentum(momentum, layer)
         new = update_running(
@@ -112,8 +115,8 @@ def apply_batch_moments(
         )
         if "count_rest" not in layer:
             return new
-        # A stream counts elements, and what was to be added to the old values is not to
-        # the new ones.
+        # Running moments count elements. Their rests, the low-order parts of the old
+        # values, do not belong to the new values.
         nonempty = moments.count > 0
         new["count"] = average(
             layer["count"], moments.count, weight=weight, nonempty=nonempty
@@ -133,10 +136,15 @@ def apply_batch_moments(
 
 
 def _as_moments(layer: Tree, path: tuple[Any, ...]) -> Moments:
+    """Returns the arrays of a layer as `Moments`.
+
+    Raises:
+      ValueError: If one is missing.
+    """
     if missing := set(Moments._fields) - set(layer):
         raise ValueError(
             f"{path_text(path)} must have the moments count, mean and "
-            f"var, but {', '.join(sorted(missing))} is missing. Pass a collection "
+            f"var, but lacks {', '.join(sorted(missing))}. Pass a collection "
             "batch_moments."
         )
     return Moments(*(jnp.asarray(layer[name]) for name in Moments._fields))

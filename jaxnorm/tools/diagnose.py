@@ -1,4 +1,4 @@
-"""What the statistics of a model's layers say about training and inference."""
+"""Diagnosis of models that are good in training and bad in inference."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -11,23 +11,27 @@ from jaxnorm.tools.layer_diagnosis import LayerDiagnosis, advise, compare_layer
 from jaxnorm.tools.statistics import Tree, batch_stats_of, layers, path_text
 
 Batch = TypeVar("Batch")
-_GAP = 0.1  # of the outputs' standard deviation
+_GAP = 0.1  # as a fraction of the standard deviation of the outputs
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found.
+    """The result of `diagnose`.
 
     Attributes:
-      layers: By the layer's path, joined by "/".
+      layers: The diagnosis of each layer, by its path joined with "/".
       output_gap: Root mean square of the difference between the outputs in training and
-        in inference, over the standard deviation of those in training; 0 and up.
+        in inference, divided by the standard deviation of the outputs in training; at
+        least 0.
     """
 
     layers: dict[str, LayerDiagnosis]
     output_gap: float
 
     def explain(self) -> list[str]:
-        """Returns in words what is unusual, the gravest first; at least one line."""
+        """Returns sentences about unusual findings, the most serious first.
+
+        There is at least one sentence.
+        """
         found = advise(self.layers)
         if self.output_gap <= _GAP:
             return [
@@ -41,9 +45,9 @@ class Diagnosis(NamedTuple):
         )
         if not found:
             lead += (
-                " The running statistics fit this batch, so what differs is in the "
-                "model (dropout, a mode flag), or the noise of the statistics of a "
-                "small batch: try a larger one."
+                " The running statistics fit this batch. So the difference comes from "
+                "the model (dropout, a mode flag), or from the noise in the statistics "
+                "of a small batch: try a larger batch."
             )
         return [lead, *found]
 
@@ -57,32 +61,32 @@ def diagnose(
 ) -> Diagnosis:
     """Compares each layer's running statistics with those of a batch.
 
-    The usual "training is good, evaluation is bad" has few causes, and they can be told
-    apart: running statistics that were never updated, or too few times for their
-    momentum; data unlike those of training; a batch too small; features that are
-    constant. For each feature::
+    If a model is good in training but bad in evaluation, there are a few possible
+    causes, which the statistics tell apart: running statistics that were never updated,
+    or too few times for their momentum; data that differ from the training data; too
+    small a batch; constant features. For each feature::
 
         mean_distance = |mean - running.mean| / sqrt(running.var + epsilon)
         std_ratio     = sqrt(var + epsilon) / sqrt(running.var + epsilon)
         condition     = |mean| / sqrt(var)
 
-    mean and var being the batch's in training mode, where what goes wrong in one layer
-    does not reach the next.
+    mean and var are the batch statistics in training mode, in which an error in one
+    layer does not affect the next.
 
     Args:
-      apply: A function of variables, batch and whether it trains (jit it with that
-        argument static) that returns the model's output and its collection
-        `batch_moments`; statistics are not updated.
-      variables: What `apply` takes, with the running statistics under "batch_stats".
-      batch: As in training or in evaluation; some hundred examples.
-      epsilon: Of the layers.
+      apply: A function of variables, batch, and whether the model trains (jit it with
+        this argument static). It returns the model's output and its collection
+        `batch_moments`; it does not update statistics.
+      variables: Variables for `apply`, with the running statistics under "batch_stats".
+      batch: A batch of training or evaluation data; about a hundred examples or more.
+      epsilon: Epsilon of the layers.
 
     Returns:
-      The comparison, by layer and feature, and how far the outputs are apart.
+      The comparison for each layer and feature, and the distance of the outputs.
 
     Raises:
-      TypeError: If `apply` is not a function or does not return two things, or
-        `variables` is not a dict.
+      TypeError: If `apply` is not a function or does not return a pair, or `variables`
+        is not a dict.
       ValueError: If there are no running statistics, or a layer collects no moments.
 
     Example:
@@ -112,17 +116,18 @@ def diagnose(
         found = apply(variables, batch, True)
     if not isinstance(found, tuple) or len(found) != 2:
         raise TypeError(
-            "apply must return a tuple of two, the output of the model and its "
-            f"collection batch_moments, got {type(found).__name__}. With "
+            "apply must return a pair, the output of the model and its collection "
+            f"batch_moments, got {type(found).__name__}. With "
             'mutable=["batch_moments"], model.apply returns both.'
         )
     outputs, moments = found
     collected = layers(moments)
     if missing := [path for path in running if path not in collected]:
         raise ValueError(
-            f"{path_text(missing[0])} collected no moments. Is the "
-            'collection "batch_moments" mutable in apply, does training use the layer, '
-            "and is it one of jaxnorm's? Flax's own collect none; take "
+            "apply must collect the moments of each layer with running statistics, but "
+            f"{path_text(missing[0])} collected none. Make the collection "
+            '"batch_moments" mutable in apply, and check that training calls the layer '
+            "and that it is a layer of jaxnorm. Flax's layers collect no moments: use "
             "jaxnorm's BatchNorm, which has the same variables."
         )
     trained, inferred = (

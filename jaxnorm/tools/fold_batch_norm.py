@@ -1,4 +1,4 @@
-"""Batch normalization as part of the layer that stands before or after it."""
+"""Folding of batch norm into the convolution or dense layer before or after it."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from jaxnorm._core.running.stats import BatchStats, CountedBatchStats
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 
-# What these put at the border are values that were normalized, not zeros.
+# These modes pad with normalized values, not with zeros.
 _REPEATING = ("CIRCULAR", "REFLECT")
 
 
@@ -33,49 +33,51 @@ def fold_batch_norm(
     padding: Padding | None = None,
     transposed: bool = False,
 ) -> tuple[Array, Array]:
-    """Makes batch norm in inference part of a convolution or dense layer.
+    """Folds inference batch norm into a convolution or dense layer.
 
-    With s = scale / sqrt(var + epsilon) and t = norm_bias - mean s, for a norm after
-    the layer, and (`norm_first`) for one before it, with sums over the whole kernel of
-    an output::
+    With s = scale / sqrt(var + epsilon) and t = norm_bias - mean s, the new kernel and
+    bias are, for a norm after the layer (first line) and for a norm before it
+    (`norm_first`, second line; the sum is over all kernel elements of an output)::
 
         kernel_io s_o    and    bias_o s_o + t_o
         kernel_io s_i    and    bias_o + sum kernel_io t_i
 
-    computed in float32 or wider. The first is exact for every layer that is linear in
-    kernel and bias; the second where each output sees the whole kernel, so that the sum
-    is the same everywhere: not at a border that is padded with zeros after the norm.
+    They are computed in float32 or wider. The first line is exact for every layer that
+    is linear in kernel and bias. The second is exact if the sum is the same for every
+    output, that is, if every output uses the whole kernel. This is not so at a border
+    that is padded with zeros after the norm.
 
     Args:
-      kernel: Of a layer of Flax, (..., in, out), HWIO for instance; floating.
-      bias: The layer's, of the shape of its outputs; 0 where None.
-      stats: The running statistics, of the shape of the features that are normalized:
-        the layer's outputs or (`norm_first`) inputs; of the last of these axes where
-        there are several.
-      scale: The norm's, of the shape of `stats`; 1 where None.
-      norm_bias: The norm's, likewise; 0 where None.
-      epsilon: What the norm adds to the variance; at least 0.
-      norm_first: Whether the norm stands before the layer.
-      in_axes: The axis or axes of the kernel that are the layer's inputs; -1 for
+      kernel: Floating-point kernel of a Flax layer, (..., in, out), for instance HWIO.
+      bias: Bias of the layer, of the shape of its outputs; None means 0.
+      stats: Running statistics, with the shape of the normalized features: the outputs
+        of the layer, or its inputs if `norm_first`. If these have several axes, the
+        shape may be that of the last ones.
+      scale: Scale of the norm, of the shape of `stats`; None means 1.
+      norm_bias: Bias of the norm, of the shape of `stats`; None means 0.
+      epsilon: Epsilon of the norm; at least 0.
+      norm_first: Whether the norm precedes the layer.
+      in_axes: The axis or axes of the kernel for the inputs of the layer; -1 for
         `nn.ConvTranspose(transpose_kernel=True)`.
-      out_axes: Those that are its outputs; -2 for that layer.
+      out_axes: The axis or axes of the kernel for the outputs of the layer; -2 for
+        `nn.ConvTranspose(transpose_kernel=True)`.
       groups: `feature_group_count` of a convolution.
-      padding: That of a convolution, as in Flax; needed with `norm_first` only.
-        Exact are "VALID", zeros in numbers, "CIRCULAR" and "REFLECT", which repeat
-        normalized values; and, if the kernel's size is 1, "SAME" and "CAUSAL", which
-        then pad nothing.
-      transposed: Whether zeros are put around or between the inputs: a transposed
-        convolution, or one with `input_dilation`; matters with `norm_first` only.
+      padding: Padding of a convolution, as in Flax; needed only with `norm_first`.
+        Folding is exact for "VALID", for numbers that are all 0, and for "CIRCULAR" and
+        "REFLECT", which repeat normalized values. For a kernel of size 1, "SAME" and
+        "CAUSAL" are exact too, because they do not pad.
+      transposed: Whether the layer inserts zeros around or between its inputs, as a
+        transposed convolution or `input_dilation` does; used only with `norm_first`.
 
     Returns:
-      Kernel and bias, in the dtypes that they had; a bias that was None in the
-      kernel's.
+      Kernel and bias, in their original dtypes; if `bias` is None, the new bias has the
+      dtype of the kernel.
 
     Raises:
       TypeError: If an array is not floating, `stats` are not statistics of batch norm,
-        or they are complex and the kernel is not.
-      ValueError: If shapes do not fit, epsilon is negative, or the norm stands first
-        and its bias cannot be folded exactly.
+        or the statistics are complex and the kernel is not.
+      ValueError: If a shape is wrong, epsilon is negative, or the norm precedes the
+        layer and its bias cannot be folded exactly.
 
     Reference:
       Jacob et al., 2018, Quantization and Training of Neural Networks for Efficient
@@ -94,28 +96,32 @@ def fold_batch_norm(
     """
     check_flags(norm_first=norm_first, transposed=transposed)
     if check_integer(groups, "groups") < 1:
-        raise ValueError(f"groups must be at least 1, got {groups}.")
+        raise ValueError(
+            f"groups must be at least 1, got {groups}. Pass the feature_group_count of "
+            "the convolution."
+        )
     kernel = check_inexact(kernel, "kernel")
     outputs = canonical_axes(out_axes, kernel.ndim, "out_axes")
     bias = _layer_bias(bias, kernel, outputs)
     s, t = _scale_and_shift(stats, scale, norm_bias, check_epsilon(epsilon))
     if jnp.iscomplexobj(s + t) and not jnp.iscomplexobj(kernel):
         raise TypeError(
-            "kernel must be complex where statistics, scale or bias of the norm are, "
-            f"got {kernel.dtype}. Convert it first."
+            "kernel must be complex if the statistics, scale or bias of the norm are, "
+            f"got {kernel.dtype}. Convert it: kernel.astype(jnp.complex64)."
         )
     wide = accumulation_dtype(kernel.dtype, bias.dtype, s.dtype, t.dtype)
     old, s, t = kernel.astype(wide), s.astype(wide), t.astype(wide)
     if not norm_first:
         new = old * _per_output(s, kernel, outputs)
-        moved = bias.astype(wide) * _last(s, len(outputs)) + _last(t, len(outputs))
+        s, t = (_with_leading_axes(value, len(outputs)) for value in (s, t))
+        moved = bias.astype(wide) * s + t
         return new.astype(kernel.dtype), moved.astype(bias.dtype)
 
     inputs = canonical_axes(in_axes, kernel.ndim, "in_axes")
     if set(inputs) & set(outputs):
         raise ValueError(
             f"in_axes and out_axes must be different axes of the kernel, got {in_axes} "
-            f"and {out_axes} for one of rank {kernel.ndim}."
+            f"and {out_axes} for a kernel of rank {kernel.ndim}."
         )
     space = other_axes((*inputs, *outputs), kernel.ndim)
     _check_exact(sizes(kernel.shape, space), padding, transposed)
@@ -128,6 +134,7 @@ def fold_batch_norm(
 
 
 def _layer_bias(bias: Array | None, kernel: Array, outputs: tuple[int, ...]) -> Array:
+    """Returns the bias of the layer, zeros if it has none, with its shape checked."""
     shape = sizes(kernel.shape, outputs)
     if bias is None:
         return jnp.zeros(shape, kernel.dtype)
@@ -135,8 +142,8 @@ def _layer_bias(bias: Array | None, kernel: Array, outputs: tuple[int, ...]) -> 
     if bias.shape != shape:
         raise ValueError(
             f"bias must have the shape of the layer's outputs, {shape} (axes {outputs} "
-            f"of a kernel of shape {kernel.shape}), got {bias.shape}. Are out_axes the "
-            "axes you mean? With transpose_kernel=True they are -2."
+            f"of a kernel of shape {kernel.shape}), got {bias.shape}. Check out_axes: "
+            "with transpose_kernel=True it is -2."
         )
     return bias
 
@@ -147,11 +154,11 @@ def _scale_and_shift(
     bias: Array | None,
     epsilon: float,
 ) -> tuple[Array, Array]:
-    """Returns s and t with which the norm is x s + t."""
+    """Returns the s and t for which the norm computes x s + t."""
     if not isinstance(stats, BatchStats | CountedBatchStats):
         raise TypeError(
             "stats must be BatchStats or CountedBatchStats, got "
-            f"{type(stats).__name__}. Of a module's variables make them with "
+            f"{type(stats).__name__}. For the variables of a module, write "
             "jaxnorm.BatchStats(mean, var)."
         )
     mean = check_inexact(stats.mean, "stats.mean")
@@ -162,7 +169,7 @@ def _scale_and_shift(
         if value.shape != mean.shape:
             raise ValueError(
                 f"{name} must have the shape of stats.mean, {mean.shape}, got "
-                f"{value.shape}. Are they of the same norm?"
+                f"{value.shape}. Pass the arrays of one norm."
             )
     wide = accumulation_dtype(mean.dtype, var.dtype, scale.dtype, bias.dtype)
     inverse = lax.rsqrt(var.astype(real_dtype(wide)) + epsilon)
@@ -170,15 +177,16 @@ def _scale_and_shift(
     return s, bias.astype(wide) - mean.astype(wide) * s
 
 
-def _last(value: Array, ndim: int) -> Array:
-    """Returns `value` with leading axes of size 1."""
+def _with_leading_axes(value: Array, ndim: int) -> Array:
+    """Returns `value` with leading axes of size 1, so that it has rank `ndim`."""
     return jnp.expand_dims(value, tuple(range(ndim - value.ndim)))
 
 
 def _per_output(value: Array, kernel: Array, outputs: tuple[int, ...]) -> Array:
-    """Returns a value of each output with the rank of the kernel."""
+    """Returns per-output values in a shape that broadcasts to the kernel."""
     _check_features(value, sizes(kernel.shape, outputs), kernel, "outputs")
-    return jnp.expand_dims(_last(value, len(outputs)), other_axes(outputs, kernel.ndim))
+    value = _with_leading_axes(value, len(outputs))
+    return jnp.expand_dims(value, other_axes(outputs, kernel.ndim))
 
 
 def _per_input(
@@ -188,21 +196,21 @@ def _per_input(
     outputs: tuple[int, ...],
     groups: int,
 ) -> Array:
-    """Returns a value of each input with the rank of the kernel."""
+    """Returns per-input values in a shape that broadcasts to the kernel."""
     shape = sizes(kernel.shape, inputs)
     if groups == 1:
         _check_features(value, shape, kernel, "inputs")
-        return jnp.expand_dims(
-            _last(value, len(inputs)), other_axes(inputs, kernel.ndim)
-        )
+        value = _with_leading_axes(value, len(inputs))
+        return jnp.expand_dims(value, other_axes(inputs, kernel.ndim))
     if len(inputs) != 1 or len(outputs) != 1 or kernel.shape[outputs[0]] % groups:
         raise ValueError(
-            "groups need a kernel with one axis of inputs and one of outputs, which "
-            f"they divide, got {groups} groups, in_axes {inputs} and out_axes "
-            f"{outputs} of a kernel of shape {kernel.shape}."
+            "with groups, the kernel must have one input axis and one output axis, and "
+            "groups must divide the number of outputs, got "
+            f"groups={groups}, in_axes {inputs} and out_axes {outputs} for a kernel of "
+            f"shape {kernel.shape}. Pass the feature_group_count of the convolution."
         )
     _check_features(value, (groups * shape[0],), kernel, "inputs")
-    # Input i of an output is input i of that output's group.
+    # Input i of an output is input i of the group of that output.
     of_group = jnp.reshape(value, (groups, shape[0]))
     table = jnp.repeat(of_group, kernel.shape[outputs[0]] // groups, axis=0)
     if inputs < outputs:
@@ -213,29 +221,30 @@ def _per_input(
 def _check_features(
     value: Array, shape: tuple[int, ...], kernel: Array, side: str
 ) -> None:
+    """Raises ValueError if a value has not the shape of the layer's features."""
     if not value.ndim or value.shape != shape[len(shape) - value.ndim :]:
         raise ValueError(
             f"stats must have the shape of the layer's {side}, {shape} (of a kernel of "
             f"shape {kernel.shape}), or of the last of these axes, got {value.shape}. "
-            "Does the norm belong to this layer; does it stand before it "
-            "(norm_first=True); is it a grouped convolution (groups); has the kernel "
-            "another layout (in_axes, out_axes)?"
+            "Check that the norm belongs to this layer. Pass norm_first=True if it "
+            "precedes the layer, groups for a grouped convolution, and in_axes and "
+            "out_axes for another layout of the kernel."
         )
 
 
 def _check_exact(
     kernel_size: tuple[int, ...], padding: Padding | None, transposed: bool
 ) -> None:
-    """Checks that every output sees the whole kernel."""
+    """Raises ValueError unless every output uses the whole kernel."""
     if not kernel_size:
         return
     if transposed:
         raise ValueError(
-            "a norm before a transposed convolution cannot be folded exactly, since "
-            "zeros stand between or around its inputs after they are normalized, which "
-            "no bias that is the same everywhere makes up for. Only with strides of 1 "
-            'and circular padding there are none: padding="CIRCULAR", '
-            "transposed=False."
+            "a norm to fold must not precede a transposed convolution, got "
+            "transposed=True. The convolution inserts zeros between or around its "
+            "normalized inputs, so its outputs would need different biases. With "
+            "strides of 1 and circular padding there are no zeros: pass "
+            'padding="CIRCULAR", transposed=False.'
         )
     if isinstance(padding, str):
         one = max(kernel_size) == 1 and padding in ("SAME", "CAUSAL")
@@ -244,9 +253,9 @@ def _check_exact(
         exact = padding is not None and not any(jax.tree.leaves(padding))
     if not exact:
         raise ValueError(
-            "a norm before a convolution can be folded exactly only where nothing is "
-            "padded with zeros (the zeros are not normalized, so that outputs at the "
-            'border would need another bias): padding must be "VALID", 0, "CIRCULAR" '
-            f'or "REFLECT", got {padding!r} and a kernel of size {kernel_size}. Fold '
-            "the norm into the layer before it, if there is one, or leave it."
+            'padding must be "VALID", 0, "CIRCULAR" or "REFLECT" to fold a norm that '
+            f"precedes a convolution exactly, got {padding!r} for a kernel of size "
+            f"{kernel_size}. Padded zeros are not normalized, so outputs at the border "
+            "would need another bias. Fold the norm into the layer before it, if there "
+            "is one, or keep the norm."
         )

@@ -1,4 +1,4 @@
-"""A model without its batch norms, checked against the one that has them."""
+"""Folding of the batch norms of a model, checked against the original model."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -31,20 +31,21 @@ NORM_NAMES = ({"mean", "var"}, {"mean", "var", "count", "scale", "bias"})
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """A batch norm, and the layer that it becomes part of.
+    """A batch norm and the layer into which to fold it.
+
+    The attributes from `epsilon` on are arguments of `fold_batch_norm`.
 
     Attributes:
-      layer: Path of the layer's node in the variables, without the collection:
-        ("block", "Conv_0"), say.
-      norm: Path of the norm's.
-      epsilon: What the norm adds to the variance; the others are those of
-        `fold_batch_norm`, too.
-      norm_first: Whether the norm stands before the layer.
-      in_axes: The axis or axes of the kernel that are the layer's inputs.
-      out_axes: Those that are its outputs.
+      layer: Path of the layer in the variables, without the collection; for instance
+        ("block", "Conv_0").
+      norm: Path of the norm in the variables, without the collection.
+      epsilon: Epsilon of the norm.
+      norm_first: Whether the norm precedes the layer.
+      in_axes: The axis or axes of the kernel for the inputs of the layer.
+      out_axes: The axis or axes of the kernel for the outputs of the layer.
       groups: `feature_group_count` of a convolution.
-      padding: That of a convolution; needed with `norm_first` only.
-      transposed: Whether it is a transposed one.
+      padding: Padding of a convolution; needed only with `norm_first`.
+      transposed: Whether the layer is a transposed convolution.
     """
 
     layer: Path
@@ -70,26 +71,28 @@ def fold_model(
     """Folds batch norms into layers, and checks that the model computes the same.
 
     Args:
-      variables: A Linen model's, {"params": ..., "batch_stats": ...}, or an NNX model's
-        as a pure dict, where scale, bias, mean and var stand in one node.
-      folds: What to fold into what; `suggest_folds` proposes some. A norm may be folded
-        into several layers that it stands before.
-      apply: `apply(variables, batch)` is the output of the model in inference.
-      folded_apply: `folded_apply(folded_variables, batch)` that of the model without
-        these norms, whose layers have a bias.
-      batch: A sample of the input, whatever the two take.
-      tolerance: How far an output may be off, relative to the largest magnitude of the
-        original; that of float32 by default, for bfloat16 3e-2 is more apt. The two are
-        computed with the highest precision of products that the device has.
+      variables: Variables of a Linen model, {"params": ..., "batch_stats": ...}, or of
+        an NNX model as a pure dict, in which each norm has one node with scale, bias,
+        mean and var.
+      folds: The norms to fold, and the layers to fold them into; `suggest_folds`
+        proposes them. A norm may precede, and be folded into, several layers.
+      apply: `apply(variables, batch)` returns the output of the model in inference.
+      folded_apply: `folded_apply(folded_variables, batch)` returns the output of the
+        model without these norms, whose layers have a bias.
+      batch: A sample input for both functions.
+      tolerance: Largest allowed difference of the outputs, relative to the largest
+        magnitude of the original output. The default suits float32; 3e-2 suits
+        bfloat16. Both outputs are computed with the highest matmul precision of the
+        device.
 
     Returns:
-      Variables as nested dicts: without the nodes of the norms, and with a bias in each
-      layer that has taken one up.
+      Nested dicts of variables without the nodes of the norms, and with a bias in each
+      layer that a norm was folded into.
 
     Raises:
-      TypeError: If variables are in boxes, or a path is not a tuple.
-      ValueError: If a path leads nowhere, or not to a layer or batch norm; if shapes do
-        not fit; or if the outputs differ.
+      TypeError: If the variables are in boxes, or a path is not a tuple.
+      ValueError: If a path does not lead to a layer or batch norm, a shape is wrong, or
+        the outputs differ.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxnorm.linen
@@ -108,20 +111,24 @@ def fold_model(
       >>> jax.tree.map(jnp.shape, folded)
       {'params': {'layers_0': {'bias': (3,), 'kernel': (2, 3)}}}
     """
-    check_apply(apply, "apply", "model.apply, with train=False if it takes that")
-    check_apply(folded_apply, "folded_apply", "that of the model without the norms")
+    check_apply(apply, "apply", "model.apply, with train=False if it has this argument")
+    check_apply(
+        folded_apply, "folded_apply", "the apply of the model without the norms"
+    )
     folded = _fold(variables, tuple(folds))
-    # Else a GPU or TPU rounds products to fewer bits, in other places than before.
+    # By default GPUs and TPUs round products to fewer bits, and the folded model would
+    # round at other places than the original.
     with jax.default_matmul_precision("highest"):
         _check_same(apply(variables, batch), folded_apply(folded, batch), tolerance)
     return folded
 
 
 def _fold(variables: Mapping[Key, Any], folds: tuple[Fold, ...]) -> dict[Key, Any]:
+    """Returns the variables with all norms folded, without checking the outputs."""
     flat, starts = leaves(variables), roots(variables)
     if any(is_box(leaf) for leaf in flat.values()):
         raise TypeError(
-            "variables must hold arrays, got boxes with metadata. Take them off: "
+            "variables must hold arrays, got boxes with metadata. Remove the boxes: "
             "flax.linen.meta.unbox(variables), or flax.nnx.to_pure_dict(state)."
         )
     for fold in folds:
@@ -143,7 +150,7 @@ def _fold(variables: Mapping[Key, Any], folds: tuple[Fold, ...]) -> dict[Key, An
                 **options,
             )
         except (TypeError, ValueError) as error:
-            error.add_note(f"This is about {fold.norm} and {fold.layer}.")
+            error.add_note(f"The norm is {fold.norm}, the layer is {fold.layer}.")
             raise
         flat[(*starts[0], *fold.layer, "kernel")] = kernel
         flat[(*starts[0], *fold.layer, "bias")] = bias
@@ -158,39 +165,41 @@ def _node(
     needed: set[str],
     allowed: set[str] | None = None,
 ) -> Node:
-    """Returns the node at a path, which must have some names and may have others."""
+    """Returns the node at a path, if it has all needed and only allowed names."""
     if not isinstance(path, tuple):
         raise TypeError(
             f"the path of a {role} must be a tuple of keys, got {path!r}. Write "
-            f"{role}=(...,)."
+            f"{role}=({path!r},)."
         )
     if path not in found:
         raise ValueError(
-            f"there must be a {role} at {path}, and there is none. The nodes with "
-            f"arrays are {sorted(found, key=str)}."
+            f"{role} must be the path of a node with arrays, got {path}. The nodes "
+            f"with arrays are {sorted(found, key=str)}."
         )
     names = set(found[path])
     if not needed <= names or (allowed is not None and not names <= allowed):
         raise ValueError(
             f"the {role} at {path} must have {' and '.join(sorted(needed))}"
-            + (f", and nothing beyond {sorted(allowed)}" if allowed else "")
-            + f", got {sorted(names, key=str)}. Only batch norms are folded, into "
-            "layers with a kernel."
+            + (f", and no others than {sorted(allowed)}" if allowed else "")
+            + f", got {sorted(names, key=str)}. Only a batch norm can be folded, into "
+            "a layer with a kernel."
         )
     return found[path]
 
 
 def _array(node: Node, name: str) -> jax.Array | None:
+    """Returns an array of a node, or None if the node lacks it."""
     return jnp.asarray(node[name]) if name in node else None
 
 
 def _check_same(original: PyTree, folded: PyTree, tolerance: float) -> None:
+    """Raises ValueError if two outputs differ by more than the tolerance."""
     structures = [jax.tree.structure(tree) for tree in (original, folded)]
     if len(set(structures)) > 1:
         raise ValueError(
             "apply and folded_apply must return the same structure, got "
-            f"{structures[0]} and {structures[1]}. Let both return the output alone, "
-            "without updates of statistics."
+            f"{structures[0]} and {structures[1]}. Let both return only the output, "
+            "without updated statistics."
         )
     for one, other in zip(
         jax.tree.leaves(original), jax.tree.leaves(folded), strict=True
@@ -198,20 +207,21 @@ def _check_same(original: PyTree, folded: PyTree, tolerance: float) -> None:
         if jnp.shape(one) != jnp.shape(other):
             raise ValueError(
                 "apply and folded_apply must return the same shapes, got "
-                f"{jnp.shape(one)} and {jnp.shape(other)}."
+                f"{jnp.shape(one)} and {jnp.shape(other)}. Pass the same model with "
+                "and without the norms."
             )
         wide = accumulation_dtype(jnp.result_type(one))
         one, other = jnp.asarray(one).astype(wide), jnp.asarray(other).astype(wide)
         largest = float(jnp.max(jnp.abs(one), initial=0))
         difference = float(jnp.max(jnp.abs(one - other), initial=0))
-        if not difference <= tolerance * largest:  # nor is NaN
+        if not difference <= tolerance * largest:  # also raises for NaN
             raise ValueError(
-                f"the output of the folded model differs by {difference:.2g}, where "
-                f"the largest magnitude of the original's is {largest:.2g} "
-                f"(tolerance: {tolerance:.0e} of it). Usual causes: an activation, "
-                "dropout or sum between layer and norm; zero padding after a norm that "
-                "stands first; another epsilon (1e-3 in Keras); a layer or norm that "
-                "is used twice; apply not in inference; a folded model without bias; a "
-                "transposed convolution with transpose_kernel=True, whose out_axes are "
-                "-2; bfloat16, which needs a larger tolerance."
+                "the output of the folded model must differ from the original by at "
+                f"most {tolerance:.0e} of its largest magnitude {largest:.2g}, got a "
+                f"difference of {difference:.2g}. Usual causes: an activation, dropout "
+                "or sum between layer and norm; zero padding between a norm and the "
+                "layer after it; another epsilon (1e-3 in Keras); a layer or norm that "
+                "is used twice; apply not in inference mode; a folded model without "
+                "bias; a transposed convolution with transpose_kernel=True, which "
+                "needs out_axes=-2; bfloat16, which needs a larger tolerance."
             )

@@ -1,4 +1,4 @@
-"""Optimizers that leave normalizers alone."""
+"""Optimizers that do not change the parameters of normalizers."""
 
 import operator
 from collections.abc import Collection, Mapping
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     import optax
 
 _FIX = (
-    'Pass {"params": ..., "batch_stats": ...}, or of an NNX model the model itself, '
-    "since batch norms are told by their statistics."
+    'Pass {"params": ..., "batch_stats": ...}, or an NNX model itself, because batch '
+    "norms are recognized by their statistics."
 )
 
 
 def check_optimizer(optimizer: object) -> None:
-    """Checks that it is of optax, and not the model or the optimizer of NNX.
+    """Checks that `optimizer` is an optax transformation, not for instance NNX's.
 
     Raises:
-      TypeError: If it is something else.
+      TypeError: If it is not an optax transformation.
     """
     import optax
 
@@ -32,7 +32,7 @@ def check_optimizer(optimizer: object) -> None:
         if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
             fix = " Pass its optimizer.gradient_transformation()."
         raise TypeError(
-            "optimizer must be a gradient transformation of optax, such as "
+            "optimizer must be an optax gradient transformation, such as "
             f"optax.adamw(1e-3), got {type(optimizer).__name__}.{fix}"
         )
 
@@ -44,27 +44,28 @@ def freeze_parameters(
     norms: Collection[Path] = (),
     only_with_statistics: bool = True,
 ) -> "optax.GradientTransformation":
-    """Returns the optimizer, which then never moves the parameters of batch norms.
+    """Returns an optimizer that never changes the parameters of batch norms.
 
-    Not by weight decay or momentum either: the optimizer does not see them, keeps no
-    state of them, and counts them in no global norm. For fine-tuning. The running
-    statistics are another matter: see `jaxnorm.linen.frozen_statistics`, and
-    `jaxnorm.linen.freeze_batch_norms` for both.
+    Use it for fine-tuning. Weight decay and momentum do not change these parameters
+    either, because the optimizer does not see them: it keeps no state for them and does
+    not include them in global norms. This does not freeze the running statistics: for
+    these see `jaxnorm.linen.frozen_statistics`, and for both
+    `jaxnorm.linen.freeze_batch_norms`.
 
     Args:
-      optimizer: Any of optax.
-      variables: The model's: of Linen {"params": ..., "batch_stats": ...}; of NNX the
-        module, its state or the pure dict of that. Batch norms are told by their
-        statistics, and found again in what is trained by their paths.
-      norms: Paths of further nodes to freeze; as for `normalization_mask`.
-      only_with_statistics: Whether batch normalizers are frozen only, which have
-        running statistics, or all normalizers.
+      optimizer: Any optax optimizer.
+      variables: Variables of a Linen model, {"params": ..., "batch_stats": ...}; or an
+        NNX module, its state or the pure dict of its state. Batch norms are recognized
+        by their statistics, and found in the trained parameters by their paths.
+      norms: Paths of other nodes to freeze, as for `normalization_mask`.
+      only_with_statistics: Whether to freeze only batch normalizers, which have running
+        statistics, or all normalizers.
 
     Raises:
-      TypeError: If `optimizer` is not a transformation of optax, or `variables` is a
-        list or a tuple.
-      ValueError: If there is nothing to freeze; and from the optimizer, if what it
-        trains lacks a parameter that is to be frozen.
+      TypeError: If `optimizer` is not an optax transformation, or `variables` is a list
+        or a tuple.
+      ValueError: If there is nothing to freeze. The new optimizer raises it too, if the
+        parameters to train lack a parameter to freeze.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -83,25 +84,25 @@ def freeze_parameters(
     check_optimizer(optimizer)
     if isinstance(variables, list | tuple):
         raise TypeError(
-            "variables must be those of one model, got a "
+            "variables must be the variables of one model, got a "
             f"{type(variables).__name__}. {_FIX}"
         )
     mask = normalization_mask(
         variables, norms=norms, only_with_statistics=only_with_statistics
     )
-    frozen = _places(variables, mask)
+    frozen = _paths_of_marked(variables, mask)
     if not frozen:
         raise ValueError(
-            "variables must have normalizers to freeze, and have none"
+            "variables must have normalizers to freeze, got none"
             + (" with running statistics" if only_with_statistics else "")
-            + f". {_FIX} Or name paths in norms."
+            + f". {_FIX} Or list paths in norms."
         )
 
     def is_frozen(params: PyTree) -> PyTree[bool]:
-        return _marked(params, frozen)
+        return _frozen_mask(params, frozen)
 
     def is_trained(params: PyTree) -> PyTree[bool]:
-        return jax.tree.map(operator.not_, _marked(params, frozen))
+        return jax.tree.map(operator.not_, _frozen_mask(params, frozen))
 
     return optax.chain(
         optax.masked(optimizer, is_trained),
@@ -109,10 +110,11 @@ def freeze_parameters(
     )
 
 
-def _places(variables: PyTree, mask: PyTree[bool]) -> list[set[Path]]:
-    """Returns the paths of each marked parameter.
+def _paths_of_marked(variables: PyTree, mask: PyTree[bool]) -> list[set[Path]]:
+    """Returns the set of paths of each marked parameter.
 
-    One, unless the variable of an NNX module is shared; its state has the first alone.
+    A variable that an NNX module shares has several paths; the state of the module
+    contains only the first.
     """
     has_params = isinstance(variables, Mapping) and "params" in variables
     marked = leaves(mask)
@@ -123,14 +125,15 @@ def _places(variables: PyTree, mask: PyTree[bool]) -> list[set[Path]]:
     return [*places.values()]
 
 
-def _marked(params: PyTree, frozen: list[set[Path]]) -> PyTree[bool]:
-    """Marks what is frozen in the parameters as the optimizer has them.
+def _frozen_mask(params: PyTree, frozen: list[set[Path]]) -> PyTree[bool]:
+    """Marks the frozen parameters in the tree that the optimizer trains.
 
-    By path, since their containers may be others than those of the variables.
+    They are found by path, because the containers may differ from those of the
+    variables.
     """
     import optax
 
-    def is_leaf(node: object) -> bool:  # what another mask has taken out is one too
+    def is_leaf(node: object) -> bool:  # another mask may have left MaskedNodes
         return is_box(node) or isinstance(node, optax.MaskedNode)
 
     flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_leaf)
@@ -138,8 +141,8 @@ def _marked(params: PyTree, frozen: list[set[Path]]) -> PyTree[bool]:
     if missing := [places for places in frozen if places.isdisjoint(paths)]:
         first = min((path for places in missing for path in places), key=str)
         raise ValueError(
-            f"The parameters to train must include {first}, which is to be frozen, "
-            f"got {paths}. Pass freeze_parameters the variables of the same model."
+            f"The parameters to train must include {first}, a parameter to freeze, got "
+            f"{paths}. Pass the variables of the same model to freeze_parameters."
         )
     marked = set().union(*frozen)
     return jax.tree.unflatten(structure, [path in marked for path in paths])

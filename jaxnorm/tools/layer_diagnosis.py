@@ -1,4 +1,4 @@
-"""One layer's statistics beside those of a batch, and what is unusual in them."""
+"""Comparison of a layer's running statistics with the moments of a batch."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,28 +7,29 @@ import numpy as np
 
 from jaxnorm.tools.statistics import Tree
 
-# Beyond these a layer is spoken of.
-FAR = 1.0  # standard deviations between the means
-RATIO = 1.5  # of the standard deviations, either way
-_CONDITION = 1e3  # of mean and standard deviation
+# Thresholds beyond which `advise` mentions a layer.
+FAR = 1.0  # distance of the means, in standard deviations
+RATIO = 1.5  # ratio of the standard deviations, in either direction
+_CONDITION = 1e3  # ratio of mean to standard deviation
 
 
 class LayerDiagnosis(NamedTuple):
-    """One layer's running statistics beside those of a batch, feature by feature.
+    """A layer's running statistics compared with a batch, for each feature.
 
-    All are NumPy arrays of the shape of the statistics, in float64.
+    All attributes are NumPy arrays of the shape of the statistics. The first three are
+    float64, the others are boolean.
 
     Attributes:
-      mean_distance: `|batch mean - running mean|` in running standard deviations; 0
-        and up. NaN for a layer that keeps no mean.
-      std_ratio: Standard deviation of the batch over the running one; above 0. NaN for
-        a layer that keeps no variance.
-      condition: `|mean| / standard deviation` of the batch; 0 and up, infinite for a
-        constant.
-      dead: Whether the batch's variance is at most epsilon, so that the output is
-        little but the bias.
-      untouched: Whether the running statistics are still those of initialization, mean
-        0 and variance 1.
+      mean_distance: `|batch mean - running mean|` in running standard deviations; at
+        least 0. NaN for a layer that keeps no mean.
+      std_ratio: Standard deviation of the batch divided by the running one; above 0.
+        NaN for a layer that keeps no variance.
+      condition: `|mean| / standard deviation` of the batch; at least 0, infinite for a
+        constant feature.
+      dead: Whether the variance of the batch is at most epsilon, so that the output is
+        close to the bias.
+      untouched: Whether the running statistics still have their initial values, mean 0
+        and variance 1.
       finite: Whether the running statistics are finite.
     """
 
@@ -41,12 +42,12 @@ class LayerDiagnosis(NamedTuple):
 
     @property
     def ill_conditioned(self) -> np.ndarray:
-        """Whether it varies, and its mean is above 1,000 standard deviations."""
+        """Whether |mean| is above 1,000 standard deviations; False if dead."""
         return (self.condition > _CONDITION) & ~self.dead
 
 
 def compare_layer(layer: Tree, moments: Tree, epsilon: float) -> LayerDiagnosis:
-    """Returns the diagnosis of a layer, given its statistics and a batch's moments."""
+    """Returns the diagnosis of a layer from its statistics and the batch moments."""
     layer, batch = (
         {name: np.asarray(value, np.float64) for name, value in tree.items()}
         for tree in (layer, moments)
@@ -70,20 +71,21 @@ def compare_layer(layer: Tree, moments: Tree, epsilon: float) -> LayerDiagnosis:
 
 
 def advise(layers: dict[str, LayerDiagnosis]) -> list[str]:
-    """Returns a sentence for each thing that is unusual, the gravest first."""
+    """Returns a sentence for each unusual finding, the most serious first."""
     sentences = []
-    for tell, sentence in _CAUSES:
+    for check, sentence in _CAUSES:
         found = [
             f"{name or 'the layer'}{detail}"
             for name, layer in layers.items()
-            if (detail := tell(layer)) is not None
+            if (detail := check(layer)) is not None
         ]
         if found:
             sentences.append(sentence.format(", ".join(found)))
     return sentences
 
 
-# Each returns None if it does not apply to a layer, else text to put after its name.
+# Each check returns the text to put after the name of a layer, or None if it does not
+# apply to the layer.
 
 
 def _not_finite(layer: LayerDiagnosis) -> str | None:
@@ -125,42 +127,43 @@ _CAUSES: tuple[tuple[Callable[[LayerDiagnosis], str | None], str], ...] = (
     (
         _not_finite,
         "The running statistics are not finite in {}: one bad batch is enough. "
-        "skip_nonfinite=True keeps them as they were; jaxnorm.tools.recalibrate mends "
-        "them.",
+        "skip_nonfinite=True skips the update for such batches; "
+        "jaxnorm.tools.recalibrate restores the statistics.",
     ),
     (
         _untouched,
-        "The running statistics were never updated: mean 0 and variance 1 in {}. In "
-        'training, is "batch_stats" mutable, and is what comes back kept for the next '
-        "step and for evaluation?",
+        "The running statistics were never updated: mean 0 and variance 1 in {}. Check "
+        'that "batch_stats" is mutable in training, and that the updated collection is '
+        "used in the next step and in evaluation.",
     ),
     (
         _far,
-        "The running mean is more than a standard deviation away from the batch's in "
-        "{}. Either it lags behind (few updates for its momentum, or weights that "
-        "moved fast: jaxnorm.warmup_momentum, a smaller momentum, or "
-        "jaxnorm.tools.recalibrate on training data), or these data are unlike those "
-        "of training (recalibrate on them).",
+        "The running mean is more than one standard deviation away from the batch mean "
+        "in {}. Either it lags behind, because of too few updates for its momentum or "
+        "fast changes of the weights (use jaxnorm.warmup_momentum, a smaller momentum, "
+        "or jaxnorm.tools.recalibrate on training data), or this batch differs from "
+        "the training data (recalibrate on data like this batch).",
     ),
     (
         _unlike,
-        "The standard deviation of the batch is not the running one in {}. Either "
-        "the running average lags behind, which starts at 1 (jaxnorm.warmup_momentum, "
-        "a smaller momentum, or jaxnorm.tools.recalibrate on training data), or these "
-        "data vary otherwise than those of training (recalibrate on them). Smaller is "
-        "also what batches of one kind (shuffle sorted data) or of very few examples "
-        "(take a larger batch) give.",
+        "The standard deviation of the batch differs from the running one in {}. "
+        "Either the running average, which starts at 1, lags behind (use "
+        "jaxnorm.warmup_momentum, a smaller momentum, or jaxnorm.tools.recalibrate on "
+        "training data), or the variance of this batch differs from the training data "
+        "(recalibrate on data like this batch). A batch of similar examples (shuffle "
+        "sorted data) or of very few examples (use a larger batch) also has a smaller "
+        "standard deviation.",
     ),
     (
         _dead,
-        "Features are constant over the batch, up to epsilon, in {}: dead units before "
-        "the normalizer, or input that never changes. They come out as the bias; look "
-        "at the layer before, its learning rate and its initialization.",
+        "Features are constant over the batch, up to epsilon, in {}, because of dead "
+        "units before the normalizer, or constant input. Their output is the bias. "
+        "Check the layer before, its learning rate and its initialization.",
     ),
     (
         _ill_conditioned,
-        "Means are more than 1,000 standard deviations in {}, so that statistics from "
-        "one pass are wrong while the running mean is cold: "
-        "use_fast_variance=False, or take the mean out of the input.",
+        "Means are larger than 1,000 standard deviations in {}, so that one-pass "
+        "statistics are wrong until the running mean is near the batch mean: set "
+        "use_fast_variance=False, or subtract the mean from the input.",
     ),
 )

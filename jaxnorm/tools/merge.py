@@ -1,4 +1,4 @@
-"""Running statistics of replicas, or of shards, merged exactly."""
+"""Exact merging of the running statistics of replicas."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -22,38 +22,40 @@ def merge_batch_stats(
     counts: Sequence[ArrayLike] | ArrayLike | None = None,
     axis_name: str | Sequence[str] | None = None,
 ) -> dict[Any, Any]:
-    """Merges the running statistics of models that trained apart.
+    """Merges the running statistics of models that were trained separately.
 
-    By the law of total variance, with the share w_i = counts_i / sum(counts)::
+    The merge follows the law of total variance, with weights
+    w_i = counts_i / sum(counts)::
 
         mean = sum(w_i mean_i)
         var  = sum(w_i (var_i + |mean_i - mean|^2))
 
-    An average of the variances alone would lack what lies between the replicas. The
-    deviation `std` of batch renorm is merged by its square. What else a layer keeps,
-    such as the number of its updates, becomes its average with the same shares.
+    An average of the variances would lack the variance between the replicas. The `std`
+    of batch renorm is squared, merged like a variance, and its root taken. All other
+    values of a layer, such as the number of its updates, are averaged with the same
+    weights.
 
     Args:
-      trees: The collections `batch_stats`, one a replica; or, with `axis_name`, that of
-        this replica alone.
-      counts: How much data each saw, at least 0 each and not all 0: one number a tree,
-        in a sequence or an array, or this replica's with `axis_name`. Equal by default.
-        Statistics of count 0 are ignored, whatever they are. Traced counts are not
-        known before they run: where one is negative or NaN, or all are 0, all
-        statistics come out NaN.
-      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) along
-        which the replicas lie.
+      trees: The collections `batch_stats`, one per replica; with `axis_name`, only the
+        collection of this replica.
+      counts: The amount of data that each replica has seen: one number per tree, in a
+        sequence or array; with `axis_name`, the number of this replica. Each must be at
+        least 0, and not all 0; equal by default. Statistics with count 0 are ignored,
+        whatever their values. Traced counts cannot be checked: if one is negative or
+        NaN, or all are 0, all merged statistics are NaN.
+      axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) of the
+        replicas.
 
     Returns:
-      The merged statistics, of the structure and dtypes of one of them; the same on all
+      The merged statistics, with the structure and dtypes of the trees; the same on all
       replicas.
 
     Raises:
       NameError: If `axis_name` is not bound.
       TypeError: If a count is not a real number, or trees is not a sequence.
-      ValueError: If the trees or the counts do not fit each other, a count is negative
-        or not finite, all are 0, or a layer keeps a variance without its mean (EvoNorm
-        B0), which cannot be merged exactly.
+      ValueError: If the trees differ, the number of counts is wrong, a count is
+        negative or not finite, all are 0, or a layer keeps a variance without its mean
+        (EvoNorm B0), which cannot be merged exactly.
 
     Reference:
       Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for
@@ -69,8 +71,8 @@ def merge_batch_stats(
     if isinstance(trees, Mapping):
         if axis_name is None:
             raise ValueError(
-                "trees must be a sequence of collections, got one collection. Inside "
-                "jax.pmap or jax.shard_map pass axis_name; elsewhere a list."
+                "trees must be a sequence of collections, got one collection. Pass "
+                "axis_name inside jax.pmap or jax.shard_map, or a list elsewhere."
             )
         trees, counts = [trees], None if counts is None else [cast(ArrayLike, counts)]
     if not isinstance(trees, Sequence):
@@ -81,8 +83,8 @@ def merge_batch_stats(
     if any("params" in tree and "batch_stats" in tree for tree in trees):
         raise ValueError(
             "trees must be collections of statistics, got the variables of whole "
-            'models. Pass [variables["batch_stats"] for variables in ...]; parameters '
-            "are not merged."
+            "models, whose parameters are not merged. Pass "
+            '[variables["batch_stats"] for variables in ...].'
         )
     weights = _weights(counts, len(trees), alone=axis_name is None)
 
@@ -90,13 +92,14 @@ def merge_batch_stats(
         if any(set(layer) != set(layers[0]) for layer in layers):
             raise ValueError(
                 f"{path_text(path)} must keep the same statistics in all trees, got "
-                f"{sorted({tuple(sorted(layer)) for layer in layers})}."
+                f"{sorted({tuple(sorted(layer)) for layer in layers})}. Pass trees of "
+                "the same model."
             )
         if {"var", "std"} & set(layers[0]) and "mean" not in layers[0]:
             raise ValueError(
-                f"{path_text(path)} keeps a variance without its mean, so that how far "
-                "the replicas' means lie apart is unknown, and their variances cannot "
-                "be merged. Recalibrate it with data: jaxnorm.tools.recalibrate."
+                f"{path_text(path)} must keep a mean with its variance, got a variance "
+                "without its mean. The merged variance depends on the distances of the "
+                "means. Use jaxnorm.tools.recalibrate with data instead."
             )
         stacked = {
             name: jnp.stack([jnp.asarray(layer[name]) for layer in layers])
@@ -108,12 +111,12 @@ def merge_batch_stats(
 
 
 def _weights(counts: Any, number: int, *, alone: bool) -> Array:
-    """Returns the counts as one array, NaN for what traced ones must not be.
+    """Returns the counts as one array, with NaN for invalid traced counts.
 
     Args:
-      counts: What the user passed.
-      number: How many trees there are.
-      alone: Whether there are no others, on other replicas.
+      counts: The argument that the user passed.
+      number: The number of trees.
+      alone: Whether there are no trees on other replicas.
     """
     if number == 0:
         raise ValueError("trees must hold at least one collection, got none.")
@@ -123,9 +126,9 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
         counts = [*counts]
     if not isinstance(counts, Sequence) or len(counts) != number:
         raise ValueError(
-            f"counts must hold one number a tree, {number} in all, got {counts}."
+            f"counts must hold one number for each of the {number} trees, got {counts}."
         )
-    # While tracing, jnp.asarray would hide what is known.
+    # While tracing, jnp.asarray would hide the values of counts that are not traced.
     counts = [check_scalar(count, "each of counts") for count in counts]
     traced = [isinstance(count, jax.core.Tracer) for count in counts]
     known = [float(c) for c, t in zip(counts, traced, strict=True) if not t]
@@ -133,7 +136,7 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
     if nothing or not all(0 <= count < float("inf") for count in known):
         raise ValueError(
             "counts must be finite, at least 0 and not all 0, got "
-            f"{', '.join(map(str, known))}. For equal weights leave them out."
+            f"{', '.join(map(str, known))}. For equal weights, omit counts."
         )
     weights = jnp.stack([jnp.asarray(count, jnp.float32) for count in counts])
     return jnp.where(weights >= 0, weights, jnp.nan)
@@ -142,7 +145,7 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
 def _merge(
     stacked: Layer, weights: Array, axis_name: str | Sequence[str] | None
 ) -> Layer:
-    """Merges the statistics of one layer, which have a leading axis of trees."""
+    """Merges the statistics of one layer, which are stacked along a leading axis."""
     mapped_axes = MappedAxes.parse(axis_name, None, next(iter(stacked.values())))
 
     def mean_of(values: Array) -> Array:
@@ -150,13 +153,13 @@ def _merge(
         total, share = mapped_axes.sum((jnp.sum(shares * values, 0), jnp.sum(weights)))
         return total / share.astype(total.dtype)
 
-    def used(values: Array) -> Array:
-        # Selected before any arithmetic: without data, statistics may be anything.
+    def zero_where_unused(values: Array) -> Array:
+        # A select, not a product: statistics without data may be NaN or infinite.
         seen = (weights > 0).reshape(-1, *(1,) * (values.ndim - 1))
         values = values.astype(accumulation_dtype(values.dtype))
         return jnp.where(seen, values, jnp.zeros_like(values))
 
-    wide = {name: used(values) for name, values in stacked.items()}
+    wide = {name: zero_where_unused(values) for name, values in stacked.items()}
     merged = {name: mean_of(values) for name, values in wide.items()}
     for name, power in (("var", 1), ("std", 2)):
         if name in wide:

@@ -1,4 +1,4 @@
-"""Which parameters are those of normalizers, as a mask for optimizers."""
+"""A mask for optimizers that marks the parameters of normalizers."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from jaxnorm._layers.names import parameter_names
 from jaxnorm.tools._trees import Path, as_paths, is_box, keys, leaves, nodes
 
-# Layers of other kinds have these too: they tell nothing alone.
+# Other layers have parameters of these names too, so they do not identify a normalizer.
 _COMMON = {"bias", "alpha", "beta", "shift", "v"}
 _NAMES = parameter_names()
 _STATISTICS = {"mean", "var", "std"}
@@ -21,44 +21,43 @@ def normalization_mask(
     norms: Collection[Path] = (),
     only_with_statistics: bool = False,
 ) -> PyTree[bool]:
-    """Marks the parameters of normalizers, for `optax.masked` and its like.
+    """Marks the parameters of normalizers, for `optax.masked` and similar functions.
 
-    Weight decay is not meant for them, for one::
+    Use it to exclude normalizers from weight decay, for instance::
 
         others = jax.tree.map(operator.not_, normalization_mask(variables))
         optimizer = optax.adamw(1e-3, mask=others)
 
-    What a normalizer is, is told by structure, in models of any classes:
+    A normalizer is recognized by its structure, whatever the class of the module:
 
-    * a node that has running statistics (mean, var or std at the same path in another
-      collection, or in the same node) and parameters that are named like those of a
-      normalizer: scale, bias, gate, mean_scale, mean_logits, var_logits, threshold,
+    * a node with running statistics (mean, var or std at the same path in another
+      collection, or in the same node), whose parameters all have names that normalizers
+      use: scale, bias, gate, mean_scale, mean_logits, var_logits, threshold,
       learned_epsilon, alpha, beta, shift, v;
-    * a node whose parameters all have such names, and not only some of these: bias,
-      alpha, beta, shift, v;
-    * a scale or gain of a weight: Dense_0/kernel/scale of `WeightNorm`.
+    * a node without running statistics, whose parameters all have such names, at least
+      one of them other than bias, alpha, beta, shift and v;
+    * the scale or gain of a weight: Dense_0/kernel/scale of `WeightNorm`.
 
-    So the bias of a dense layer, which stands beside a kernel, is not one. What has
-    neither statistics nor a telling name cannot be told: name a layer norm with a bias
-    alone, or one of your own classes, in `norms`. A layer of another kind whose only
-    parameter is called scale is taken for a normalizer.
+    So the bias of a dense layer, next to a kernel, is not marked. A normalizer without
+    statistics and without a distinctive name cannot be recognized: list a layer norm
+    that has only a bias, or a class of your own, in `norms`. Any other layer whose only
+    parameter is called scale is mistaken for a normalizer.
 
     Args:
-      variables: A Linen model's, {"params": ..., "batch_stats": ...}, or its `params`
-        alone (then a batch norm with a bias alone cannot be told); or an NNX model's,
-        as a pure dict or `nnx.state(model, nnx.Param)`. To have the structure that
-        `nnx.Optimizer` works on, and the statistics too, pass
+      variables: Variables of a Linen model, {"params": ..., "batch_stats": ...}, or
+        only its `params` (then a batch norm that has only a bias is not recognized); or
+        of an NNX model, as a pure dict or `nnx.state(model, nnx.Param)`. To get the
+        structure that `nnx.Optimizer` works on, with the statistics, pass
         {"params": nnx.state(model, nnx.Param),
         "batch_stats": nnx.state(model, nnx.BatchStat)}.
-      norms: Paths of nodes whose parameters are normalizers', whatever their names;
-        without the collection: ("block", "LayerNorm_0").
-      only_with_statistics: Whether to mark batch normalizers only, of whatever kind:
-        those with running statistics (and what `norms` says).
+      norms: Paths of nodes to mark as normalizers, whatever the names of their
+        parameters; without the collection: ("block", "LayerNorm_0").
+      only_with_statistics: Whether to mark only normalizers with running statistics,
+        and the nodes in `norms`.
 
     Returns:
-      Python booleans in the structure of `variables["params"]`, which optax sees, or of
-      `variables` if it has no "params"; what is in a box of Flax has its boolean in
-      place of the box.
+      Python booleans in the structure of `variables["params"]`, as optax expects it, or
+      of `variables` if it has no "params". A boolean replaces each Flax box.
 
     Raises:
       TypeError: If `variables` is not a tree, or a path of `norms` is not a tuple.
@@ -86,15 +85,15 @@ def normalization_mask(
     found = nodes(leaves(params))
     if not found and jax.tree.leaves(params):
         raise TypeError(
-            "variables must be nested dicts of arrays, or what else JAX knows as a "
-            f"tree, got {type(params).__name__}. Of an NNX model pass nnx.state(model)."
+            "variables must be nested dicts of arrays, or another pytree, got "
+            f"{type(params).__name__}. For an NNX model, pass nnx.state(model)."
         )
     named = as_paths(norms, "norms")
     for path in named:
         if not any(node[: len(path)] == path for node in found):
             raise ValueError(
-                f"norms must be paths of nodes with parameters, got {path}, where "
-                f"there is none. There are {sorted(found, key=str)}."
+                f"norms must be paths of nodes with parameters, got {path}, which has "
+                f"none. The nodes with parameters are {sorted(found, key=str)}."
             )
 
     def is_normalization(path: Path) -> bool:
@@ -106,8 +105,8 @@ def normalization_mask(
         own = found[node].keys() - no_parameters
         if name not in own or not own <= _NAMES:
             return False
-        telling = not own <= _COMMON and not only_with_statistics
-        return node in measured or telling
+        distinctive = not own <= _COMMON and not only_with_statistics
+        return node in measured or distinctive
 
     return jax.tree_util.tree_map_with_path(
         lambda path, _: is_normalization(keys(path)), params, is_leaf=is_box

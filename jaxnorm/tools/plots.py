@@ -1,4 +1,4 @@
-"""Diagnoses as a table in the terminal, and as a figure over training."""
+"""A table of one diagnosis, and a figure of several diagnoses over training."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -16,54 +16,55 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _import_for(function: str) -> Iterator[None]:
-    """Says which extra has the package whose import fails in the body."""
+    """Names the extra to install if an import in the body fails."""
     try:
         yield
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise ModuleNotFoundError(
-            f"{function} needs {package}, which is not installed; "
-            'pip install "jaxnorm[show]"',
+            f"{function} needs {package}, which is not installed. Install it with "
+            'pip install "jaxnorm[show]".',
             name=error.name,
         ) from error
 
 
 def _check_diagnosis(value: object, name: str) -> None:
+    """Raises TypeError if a value is not a `Diagnosis`."""
     if not isinstance(value, Diagnosis):
         raise TypeError(
-            f"{name} must be what jaxnorm.tools.diagnose returns, got "
+            f"{name} must be a Diagnosis, as jaxnorm.tools.diagnose returns it, got "
             f"{type(value).__name__}."
         )
 
 
 def diagnosis_table(diagnosis: Diagnosis) -> "Table":
-    """Returns a table of one row a layer, for `rich.print`.
+    """Returns a table with one row per layer, for `rich.print`.
 
-    The columns are, over the features: the median and the largest distance of the
-    means, in running standard deviations; the smallest and the largest ratio of the
-    standard deviations, the batch's over the running one; and how many features are
-    dead or ill-conditioned (`|mean|` above 1,000 standard deviations). "-" stands where
-    a layer does not keep the statistic.
+    The columns summarize the features of a layer: the median and the largest distance
+    of the means, in running standard deviations; the smallest and the largest ratio of
+    the standard deviations, of the batch to the running one; and the numbers of dead
+    and ill-conditioned features (`|mean|` above 1,000 standard deviations). "-" means
+    that a layer does not keep the statistic.
 
     Args:
       diagnosis: From `jaxnorm.tools.diagnose`.
 
     Raises:
       ImportError: If rich is not installed; the extra `jaxnorm[show]` has it.
-      TypeError: If it is not a diagnosis.
+      TypeError: If `diagnosis` is not a `Diagnosis`.
     """
     _check_diagnosis(diagnosis, "diagnosis")
     with _import_for("diagnosis_table"):
         from rich.table import Table
 
     table = Table(
-        title="Statistics of the batch beside the running ones",
+        title="Batch statistics compared with running statistics",
         caption="mean: distance of the means, in running standard deviations; "
-        "std: the batch's over the running one; ill: |mean| above 1,000 std; "
-        f"outputs in training and in inference: {diagnosis.output_gap:.2g} of their "
-        "standard deviation apart",
+        "std: ratio of the batch's to the running one; ill: |mean| above 1,000 std; "
+        "outputs in training and in inference differ by "
+        f"{diagnosis.output_gap:.2g} of their standard deviation",
     )
-    # A long name is folded, so that it is read to its end in a narrow terminal.
+    # Long names wrap, so that a narrow terminal shows them in full.
     table.add_column("layer", overflow="fold")
     for column in (
         "features",
@@ -95,22 +96,23 @@ def _number(value: float) -> str:
 
 
 def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
-    """Returns a figure of layers and features over training.
+    """Returns a figure of the statistics of all layers and features over training.
 
-    Each layer has two panels with a row a feature and a column a step: how many running
-    standard deviations the batch's mean is away from the running one, and the ratio of
-    the standard deviations, on a logarithmic scale. A color means the same in all
-    panels; the middle of the left scale, and what lies beyond the right one's inner
-    ticks, is what `Diagnosis.explain` speaks of.
+    Each layer has two panels, with a row per feature and a column per step. The left
+    panel shows the distance of the batch mean from the running mean, in running
+    standard deviations. The right panel shows the ratio of the standard deviations, on
+    a logarithmic scale. All panels of a column share one color scale. Values above the
+    middle of the left scale, or outside the inner ticks of the right scale, are those
+    that `Diagnosis.explain` reports.
 
     Args:
-      history: Steps of training, ascending, and the diagnosis at each; at least one,
-        all of the same model.
+      history: At least one pair of a training step and its diagnosis, by ascending
+        step; all of the same model.
 
     Raises:
       ImportError: If matplotlib is not installed; the extra `jaxnorm[show]` has it.
-      TypeError: If it holds something else.
-      ValueError: If there is none.
+      TypeError: If `history` does not consist of such pairs.
+      ValueError: If `history` is empty.
     """
     if isinstance(history, Diagnosis):
         raise TypeError(
@@ -122,7 +124,7 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
         if alone or len(pair) != 2:
             raise TypeError(
                 "history must hold pairs of a step and its diagnosis, got "
-                f"{type(pair).__name__}."
+                f"{type(pair).__name__}. Write [(step, diagnosis), ...]."
             )
         _check_diagnosis(pair[1], "history")
     with _import_for("diagnosis_figure"):
@@ -131,7 +133,10 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
         from matplotlib.ticker import MaxNLocator
 
     if not history:
-        raise ValueError("history must hold at least one diagnosis, got none.")
+        raise ValueError(
+            "history must hold at least one diagnosis, got none. Write "
+            "[(step, diagnosis), ...]."
+        )
     steps = [step for step, _ in history]
     names = list(history[0][1].layers)
     figure = Figure(figsize=(9, 1.6 + 1.8 * len(names)), layout="constrained")
@@ -163,7 +168,7 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
     figure.colorbar(
         images[0],
         ax=list(panels[:, 0]),
-        label="batch's mean from the running one,\nin running standard deviations",
+        label="distance of batch and running mean,\nin running standard deviations",
         extend="max",
         location="bottom",
         aspect=40,
@@ -171,7 +176,7 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
     figure.colorbar(
         images[1],
         ax=list(panels[:, 1]),
-        label="standard deviation,\nthe batch's over the running one",
+        label="standard deviation,\nratio of batch to running",
         extend="both",
         location="bottom",
         aspect=40,
@@ -179,9 +184,8 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
         format="%.2g",
     ).minorticks_off()
     figure.suptitle(
-        "Running statistics beside those of a batch; outputs of training and\n"
-        f"inference, at step {steps[-1]:,}: {history[-1][1].output_gap:.2g} standard "
-        "deviations apart",
+        f"At step {steps[-1]:,}, outputs in training and in inference differ by\n"
+        f"{history[-1][1].output_gap:.2g} standard deviations",
         fontsize="x-large",
     )
     return figure

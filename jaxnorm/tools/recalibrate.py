@@ -1,4 +1,4 @@
-"""New running statistics from data, for weights that stay."""
+"""Recalibration: exact running statistics of given data, for fixed weights."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -28,50 +28,50 @@ def recalibrate(
     unbiased: bool = False,
     epsilon: float = 1e-5,
 ) -> dict[Any, Any]:
-    """Returns running statistics that are exactly those of the given data.
+    """Returns running statistics that are exact for the given data.
 
-    The moments of all batches are merged by their counts, what lies between the batches
-    included, and take the place of the running averages: precise batch norm on the
-    training data; on data of another domain, AdaBN. Parameters are not touched.
+    The moments of all batches are merged exactly, including the variance between
+    batches, and replace the running averages. On training data this is precise batch
+    norm; on data from another domain it is AdaBN. Parameters do not change.
 
-    What `apply` normalizes with is the choice between two ways:
+    There are two ways, which differ in the mode in which `apply` runs the model:
 
-    * In training mode each layer normalizes with the batch at hand. One pass does all
-      layers, each as it saw its input in training.
-    * In inference mode each layer normalizes with what has been recalibrated so far:
-      pass k makes the k-th layer right, so that after as many passes as the model has
-      layers in a row (`passes`) all are exact for inference.
+    * In training mode, each layer normalizes with the statistics of the current batch.
+      One pass recalibrates all layers, for the inputs that they get in training mode.
+    * In inference mode, each layer normalizes with the statistics recalibrated so far.
+      Pass k makes the k-th layer exact. So `passes` must be the number of layers in
+      sequence; then all layers are exact for inference.
 
-    With `prior_examples=N` the old statistics count as much as N examples, n being the
-    number of examples in `batches`::
+    With `prior_examples=N`, the old statistics count as much as N examples. If
+    `batches` have n examples::
 
         mean = N / (N + n) old.mean + n / (N + n) mean
         var  = N / (N + n) old.var  + n / (N + n) var  + N n / (N + n)^2 |mean - old|^2
 
     Args:
       apply: A function of variables and one batch (jit it) that runs the model and
-        returns its collection `batch_moments`: with Linen,
-        `model.apply(variables, batch, train, mutable=["batch_moments"])[1]` under that
-        name. Sharded and masked batches are what the model makes of them.
-      variables: What `apply` takes; nested dicts, with the running statistics under
+        returns its collection `batch_moments`; with Linen,
+        `model.apply(variables, batch, train, mutable=["batch_moments"])[1]` has it
+        under that name. Batches may be sharded or masked if the model handles this.
+      variables: Variables for `apply`: nested dicts, with the running statistics under
         "batch_stats".
-      batches: The data; gone through once a pass.
-      passes: How often; at least 1.
+      batches: The data, iterated over once per pass.
+      passes: Number of passes; at least 1.
       prior_examples: N, at least 0.
-      count_examples: The number of examples of a batch; by default the size of the
-        first axis of its first array. Only asked with a prior.
+      count_examples: Returns the number of examples of a batch; by default the size of
+        the first axis of its first array. Only called if N is not 0.
       unbiased: Whether the variance is multiplied by n / (n - 1).
-      epsilon: Of the layers of batch renorm, whose `std` includes it.
+      epsilon: Epsilon of batch renorm layers, whose `std` includes it.
 
     Returns:
-      A new collection `batch_stats`, of the structure and dtypes of the old one. Counts
-      of updates move on by one each pass; `RunningNorm`, which counts elements, has
-      those of the data.
+      A new collection `batch_stats`, with the structure and dtypes of the old one. Each
+      pass increments the counts of updates by one. `RunningNorm` counts elements, and
+      its count becomes the number of elements in the data.
 
     Raises:
-      TypeError: If `apply` is not a function, or what must be a number is not one.
-      ValueError: If there are no running statistics, or no batch, `batches` cannot be
-        gone through again, a layer collects no moments, or a number is out of range.
+      TypeError: If `apply` is not a function, or a numeric argument is not a number.
+      ValueError: If there are no running statistics or no batches, `batches` cannot be
+        iterated over again, a layer collects no moments, or a number is out of range.
 
     References: Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3
     (https://arxiv.org/abs/2105.07576). Li et al., 2016, Revisiting Batch Normalization
@@ -94,12 +94,15 @@ def recalibrate(
     """
     check_apply(apply, "apply", "a function of variables and one batch")
     if check_integer(passes, "passes") < 1:
-        raise ValueError(f"passes must be at least 1, got {passes}.")
+        raise ValueError(
+            f"passes must be at least 1, got {passes}. Pass 1 in training mode, or the "
+            "number of layers in sequence in inference mode."
+        )
     check_finite(prior_examples, "prior_examples", least=0.0)
     if isinstance(batches, Iterator) and passes > 1:
         raise ValueError(
-            f"batches must be gone through {passes} times, got an iterator, which can "
-            "be only once. Pass a list, or an object whose __iter__ begins anew."
+            f"batches must allow {passes} iterations, one per pass, got an iterator, "
+            "which allows one. Pass a list, or an object whose __iter__ starts again."
         )
     source = stats = batch_stats_of(variables)
     for _ in range(passes):
@@ -123,13 +126,14 @@ def recalibrate(
 
 
 def _first_axis(batch: Any) -> int:
+    """Returns the size of the first axis of the first array of a batch."""
     return jnp.shape(jax.tree.leaves(batch)[0])[0]
 
 
 def _with_prior(
     source: Tree, moments: Tree, prior: Array, epsilon: float
 ) -> dict[Any, Any]:
-    """Merges moments with old statistics, whose count is `prior` times as large."""
+    """Merges moments with old statistics, which get `prior` times their count."""
 
     def merge(
         path: tuple[Any, ...], layer: dict[Any, Any], old: Tree

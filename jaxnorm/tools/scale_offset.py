@@ -1,4 +1,4 @@
-"""Scales that are stored as they are, or as the distance from 1."""
+"""Conversion and checks of scales that are stored as the distance from 1."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -14,32 +14,34 @@ from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm.tools._trees import Path, as_paths, is_box, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
-_NEAR = 0.25  # of a center, for a value to be one of its cluster
+_NEAR = 0.25  # largest distance from the center of a cluster
 
 
 def shift_scales(variables: PyTree, layers: Collection[Path], by: float) -> PyTree:
     """Adds a number to the stored scales of normalizers.
 
-    For a model whose `scale_offset` changes, and whose outputs must not: what the new
-    offset lacks is added to the scales. From scales to distances from 1 it is -1::
+    Use it when the `scale_offset` of a model changes but its outputs must not: the
+    scales increase by as much as the offset decreases. To turn scales into distances
+    from 1, shift them by -1::
 
         RMSNorm(), scales             ->  RMSNorm(scale_offset=1.0), shifted by -1
 
     The sum is computed in float32 or wider, as the layers compute it, and rounded to
-    the dtype of the scale. In float32 a shift by 1, from distances to scales, thus
-    changes no output, not by a bit. A bfloat16 scale has 8 bits: one of 1.003 becomes
-    1, though as a distance 0.003 was well told from 0. Store it in float32 first.
+    the dtype of the scale. So in float32 a shift by 1, from distances to scales, does
+    not change any bit of the output. A bfloat16 scale has only 8 significant bits: the
+    distance 0.003 becomes the scale 1. Convert such a scale to float32 first.
 
     Args:
-      variables: A Linen model's, {"params": ..., ...}, or its `params` alone; or an NNX
-        model's, as a pure dict or as `nnx.state(model, nnx.Param)`.
-      layers: Paths of normalizers, or of what they are in, whose normalizers
-        `normalization_mask` then tells: ("decoder", "RMSNorm_0"), ("decoder",), or ()
-        for the whole model; without the collection.
-      by: What to add.
+      variables: Variables of a Linen model, {"params": ..., ...}, or only its `params`;
+        or of an NNX model, as a pure dict or as `nnx.state(model, nnx.Param)`.
+      layers: Paths without the collection, either of normalizers, such as
+        ("decoder", "RMSNorm_0"), or of modules that contain normalizers, such as
+        ("decoder",), or () for the whole model. `normalization_mask` finds the
+        normalizers of a module.
+      by: The number to add.
 
     Returns:
-      Variables of the same structure, with other scales.
+      Variables of the same structure, with the new scales.
 
     Raises:
       TypeError: If a scale is neither floating nor complex, `by` is not a number, or a
@@ -70,21 +72,21 @@ def shift_scales(variables: PyTree, layers: Collection[Path], by: float) -> PyTr
 def check_scales(
     variables: PyTree, layers: Collection[Path], *, scale_offset: float
 ) -> None:
-    """Warns where scales look as if an offset of 1 were missing, or there twice.
+    """Warns if an offset of 1 seems to be missing from scales, or to be added twice.
 
-    A layer multiplies by `scale_offset + scale`, in most layers of most models a number
-    about 1. Where at least half of the scales lie within 0.25 of -scale_offset, in more
-    than half of the layers, nearly nothing is left of the input, and the offset seems
-    to be missing; where they lie so about 2 - scale_offset, and there is an offset, it
-    seems to be in the stored scales as well.
+    A layer multiplies by `scale_offset + scale`, which is about 1 in most layers of
+    most models. A layer looks wrong if at least half of these factors are within 0.25
+    of 0, which leaves almost nothing of the input, or of 2. If more than half of the
+    layers have factors about 0, the offset seems to be missing. If more than half have
+    factors about 2, and the offset is not 0, the stored scales seem to include it too.
 
     Args:
-      variables: As for `shift_scales`; arrays, not traced.
-      layers: As for `shift_scales`, of layers that have one offset.
-      scale_offset: That of the layers.
+      variables: As for `shift_scales`; the arrays must not be traced.
+      layers: As for `shift_scales`; all layers must have the same offset.
+      scale_offset: The offset of the layers.
 
     Warns:
-      UserWarning: If so.
+      UserWarning: If the offset seems to be missing, or to be added twice.
 
     Raises:
       TypeError, ValueError: As `shift_scales`.
@@ -107,11 +109,11 @@ def shifted(scale: Any, by: float, name: str) -> Any:
     """Returns `scale + by`, rounded once to the dtype of scale.
 
     Raises:
-      TypeError: If it is neither floating nor complex.
+      TypeError: If the scale is neither floating nor complex.
     """
     if not jnp.issubdtype(scale.dtype, jnp.inexact):
         raise TypeError(
-            f"{name} must be floating to be shifted, got {scale.dtype}. Convert it "
+            f"{name} must be a floating-point array, got {scale.dtype}. Convert it "
             "first: scale.astype(jnp.float32)."
         )
     wide = scale.astype(accumulation_dtype(scale.dtype))
@@ -121,18 +123,18 @@ def shifted(scale: Any, by: float, name: str) -> Any:
 def warn_of_scales(
     scales: Mapping[str, Any], offsets: Mapping[str, float], *, doubled: bool
 ) -> None:
-    """Warns if the factors of most layers cluster about 0, or about 2.
+    """Warns if `offset + scale` is about 0 or about 2 in most layers.
 
     Args:
-      scales: The stored scale of each layer, by the name for the message.
-      offsets: Is added to each.
-      doubled: Whether an offset is involved, which may be there twice.
+      scales: The stored scale of each layer, by its name in the message.
+      offsets: The offset of each layer.
+      doubled: Whether to warn about 2 also, because an offset may be added twice.
     """
     factors = {
         name: np.asarray(scale, np.complex128) + offsets[name]
         for name, scale in scales.items()
     }
-    for center, says in ((0, "is missing"), (2, "is in them twice")):
+    for center, problem in ((0, "is missing"), (2, "is added twice")):
         if center and not doubled:
             continue
         near = [
@@ -143,23 +145,24 @@ def warn_of_scales(
         if 2 * len(near) > len(factors):
             first = near[0]
             warn_caller(
-                f"scale_offset + scale must be about 1 in most layers, and is about "
+                f"scale_offset + scale must be about 1 in most layers, but is about "
                 f"{center} in {len(near)} of {len(factors)}, with scale_offset="
-                f"{offsets[first]:g} in {first}. It seems that the offset of 1 {says}. "
-                "Set the scale_offset of the layers to that with which the scales were "
-                "stored, or add the difference to these: jaxnorm.tools.shift_scales."
+                f"{offsets[first]:g} in {first}. It seems that the offset of 1 "
+                f"{problem}. Give the layers the scale_offset for which the scales "
+                "were stored, or add the difference to the scales with "
+                "jaxnorm.tools.shift_scales."
             )
 
 
 def _params(variables: PyTree) -> tuple[PyTree, Any]:
-    """Returns the parameters, and what puts others in their place."""
+    """Returns the parameters, and a function that replaces them in the variables."""
     if isinstance(variables, Mapping) and "params" in variables:
         return variables["params"], lambda new: {**variables, "params": new}
     return variables, lambda new: new
 
 
 def _scales(variables: PyTree, layers: Collection[Path]) -> dict[Path, Any]:
-    """Returns the scales at or below the paths, by their own paths."""
+    """Returns a dict from path to scale, for the scales at or below the given paths."""
     found = {
         path: leaf
         for path, leaf in leaves(_params(variables)[0]).items()
@@ -175,8 +178,9 @@ def _scales(variables: PyTree, layers: Collection[Path]) -> dict[Path, Any]:
         }
         if not below:
             raise ValueError(
-                f"layers must be paths of normalizers with a scale, got {layer}, where "
-                f"there is none. There are {[path[:-1] for path in found]}."
+                f"layers must be paths of normalizers with a scale, got {layer}, which "
+                "has none. The nodes with a scale are "
+                f"{[path[:-1] for path in found]}."
             )
         chosen |= below
     return chosen

@@ -1,4 +1,4 @@
-"""Trees of statistics: how their layers are found, and changed."""
+"""Trees of statistics: finding their layers and mapping functions over them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from jaxnorm.tools._trees import children, is_node, with_children
 
 Tree = Mapping[Any, Any]
-"""Nested dicts of arrays, as Flax's collections are; within, lists of such as well."""
+"""Nested dicts of arrays, such as Flax's collections; they may contain lists."""
 
 Layer = dict[str, Array]
 """The arrays of one layer."""
@@ -17,25 +17,28 @@ Layer = dict[str, Array]
 STATISTICS = {"mean", "var", "std"}
 """The names of running statistics."""
 
-_MOMENTS = "batch_moments"  # within a layer, what holds those of its input
+_MOMENTS = "batch_moments"  # a layer holds the moments of its input under this name
 
 
 def map_layers(
     change: Callable[..., Layer], tree: Tree, *others: Tree
 ) -> dict[Any, Any]:
-    """Returns a tree of statistics with those of each layer changed.
+    """Applies a function to the statistics of each layer of a tree.
 
-    A layer is a node that holds an array `mean`, `var` or `std`, by itself or in a dict
-    `batch_moments`. All else stays.
+    A layer is a node with an array `mean`, `var` or `std`, either directly or in a dict
+    `batch_moments`. Everything else is unchanged.
 
     Args:
-      change: Is given the path of a layer, its arrays, and what the others hold at that
-        path; returns the arrays that take their place.
+      change: Takes the path of a layer, its arrays, and the nodes of the other trees at
+        that path; returns the new arrays of the layer.
       tree: The tree.
-      *others: Trees in which each layer has its like.
+      *others: Trees that contain the same layers.
+
+    Returns:
+      A tree of the same structure as `tree`, with the new arrays.
 
     Raises:
-      ValueError: If another tree lacks a layer, or has one of another shape.
+      ValueError: If another tree lacks a layer, or a layer has another shape there.
     """
     mapped: dict[Any, Any] = _map_layers_at((), change, tree, *others)
     return mapped
@@ -44,7 +47,7 @@ def map_layers(
 def _map_layers_at(
     path: tuple[Any, ...], change: Callable[..., Layer], tree: Any, *others: Any
 ) -> Any:
-    """Does what `map_layers` does at a path, where a node may be a list."""
+    """Implements `map_layers` for the subtree at a path, whose node may be a list."""
     own = children(tree)
     theirs = [children(children(other).get(_MOMENTS, other)) for other in others]
     arrays = {k: jnp.asarray(part) for k, part in own.items() if not is_node(part)}
@@ -62,7 +65,7 @@ def _map_layers_at(
 
 
 def layers(tree: Any) -> dict[tuple[Any, ...], Layer]:
-    """Returns the arrays of each layer of a tree of statistics, by path."""
+    """Returns a dict from the path of each layer to its arrays."""
     found: dict[tuple[Any, ...], Layer] = {}
 
     def note(path: tuple[Any, ...], layer: Layer) -> Layer:
@@ -78,13 +81,14 @@ def batch_stats_of(variables: Tree) -> Tree:
 
     Raises:
       TypeError: If `variables` is not a dict.
-      ValueError: If there is none, or no layer in it has statistics.
+      ValueError: If the collection is missing, or no layer in it has statistics.
     """
     if not isinstance(variables, Mapping):
         fix = (
             '{"params": state.params, "batch_stats": state.batch_stats}'
             if hasattr(variables, "params")
-            else "what jaxnorm.nnx.collecting(model) returns, if it is an NNX model"
+            else "the variables that jaxnorm.nnx.collecting(model) returns for an NNX "
+            "model"
         )
         raise TypeError(
             "variables must be a dict of collections, got "
@@ -93,38 +97,40 @@ def batch_stats_of(variables: Tree) -> Tree:
     found: Tree = variables.get("batch_stats", {})
     if not layers(found):
         raise ValueError(
-            'variables must hold running statistics under "batch_stats", and hold none '
-            f"(the keys are {list(variables)}). Pass those of the whole model, "
-            '{"params": ..., "batch_stats": ...}; of an NNX model, those that '
-            "jaxnorm.nnx.collecting(model) returns. Group, layer and other norms of "
-            "each example keep no running statistics."
+            'variables must hold running statistics under "batch_stats", got none '
+            f"(the keys are {list(variables)}). Pass the variables of the whole model, "
+            '{"params": ..., "batch_stats": ...}; for an NNX model, the variables that '
+            "jaxnorm.nnx.collecting(model) returns. Group norm, layer norm and other "
+            "per-example norms keep no running statistics."
         )
     return found
 
 
 def path_text(path: tuple[object, ...]) -> str:
-    """Returns a path as text, for error messages: names and list indices."""
+    """Returns a path as text for error messages, joined with "/"."""
     return "/".join(map(str, path)) or "the layer"
 
 
 def _check_shapes(path: tuple[Any, ...], *layers: Tree) -> None:
+    """Raises ValueError if a statistic has different shapes in the given layers."""
     for name in sorted(STATISTICS):
         shapes = [jnp.shape(layer[name]) for layer in layers if name in layer]
         if len(set(shapes)) > 1:
             raise ValueError(
-                f"{name} of {path_text(path)} must have one shape in all trees, got "
-                f"{' and '.join(map(str, dict.fromkeys(shapes)))}. Are they of the "
-                "same model?"
+                f"{name} of {path_text(path)} must have the same shape in all trees, "
+                f"got {' and '.join(map(str, dict.fromkeys(shapes)))}. Pass trees of "
+                "the same model."
             )
 
 
 def _child_of(other: Tree, name: Any, path: tuple[Any, ...], part: Any) -> Any:
-    """Returns a child of another tree, which must exist if `part` has layers."""
+    """Returns the child `name` of a node, which must exist if `part` has layers."""
     found = other.get(name, {})
     if not found and (lacking := layers(part)):
         raise ValueError(
+            "each layer must have statistics in all trees, but "
             f"{path_text((*path, name, *next(iter(lacking))))} has statistics in one "
-            "tree and none in the other. Are both of the same model, and is each of "
-            "its layers one of jaxnorm's, called in every pass?"
+            "tree and none in another. Check that all trees are of the same model, "
+            "and that the layer is one of jaxnorm's and is called in every pass."
         )
     return found

@@ -1,4 +1,4 @@
-"""Which batch norm goes with which layer, as far as names tell."""
+"""Proposals of batch norms to fold, from the names of layers and norms."""
 
 import collections
 import re
@@ -22,29 +22,31 @@ def suggest_folds(
 ) -> tuple[Fold, ...]:
     """Proposes which batch norms to fold into which layers, for `fold_model`.
 
-    A suggestion from names, which do not tell what a model computes: an activation may
-    stand between the two, or the norm first. `fold_model` checks it. Paired are
-    siblings, the norm after the layer, whose numbers of features agree:
+    The proposals are guesses from names, which do not show what a model computes: an
+    activation may be between layer and norm, or the norm may precede the layer.
+    `fold_model` checks them. A layer and a norm after it are paired if they have the
+    same parent and the same number of features, and one of these holds:
 
-    * whose names differ in the words for what they are: Conv_0 and BatchNorm_0, conv1
-      and bn1, conv_proj and norm_proj;
-    * that are numbered in a row: 0 and 1, layers_3 and layers_4, downsample_0 and
-      downsample_1;
-    * and those of a parent that are left over, if only one layer has a norm's number of
-      features, and only one norm: Dense_0 and BatchNorm_2.
+    * Their names differ only in the words for layer and norm: Conv_0 and BatchNorm_0,
+      conv1 and bn1, conv_proj and norm_proj.
+    * Their names have consecutive numbers: 0 and 1, layers_3 and layers_4, downsample_0
+      and downsample_1.
+    * No other unpaired layer and no other unpaired norm of the parent has this number
+      of features: Dense_0 and BatchNorm_2.
 
-    Where two layers fit, none is proposed. The output is taken to be the kernel's last
-    axis; of a layer with "transpose" in its name also the last but one, which
-    `nn.ConvTranspose(transpose_kernel=True)` has it at.
+    If two layers match a norm, none is proposed. The output axis is the last axis of
+    the kernel. For a layer with "transpose" in its name it may also be the last but
+    one, as in `nn.ConvTranspose(transpose_kernel=True)`.
 
     Args:
       variables: As for `fold_model`.
-      epsilon: That of the norms; variables do not tell it.
-      transpose_kernel: That of the layers with "transpose" in their names. None: told
-        by the number of features; where both axes have it, the last is taken.
+      epsilon: Epsilon of the norms, which the variables do not contain.
+      transpose_kernel: `transpose_kernel` of the layers with "transpose" in their
+        names. None infers it from the number of features; if both axes have this
+        number, the output axis is the last.
 
     Returns:
-      The proposals, in the order of the norms' paths.
+      The proposals, in the order of the paths of the norms.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,46 +76,49 @@ def suggest_folds(
     transposed = [path for path in layers if "transpose" in str(path[-1]).lower()]
     known = set(transposed) if transpose_kernel else set()
     last = siblings(-1, paired=known)
-    found = _unique([pair for pair in last if _belong(*pair)])
-    found += _unique(siblings(-1, paired=known.union(*found)))
-    # Of what is left, since most layers have their outputs last.
+    found = _unambiguous([pair for pair in last if _names_match(*pair)])
+    found += _unambiguous(siblings(-1, paired=known.union(*found)))
+    # Only among the rest, because most layers have their outputs last.
     before = siblings(-2, paired=set().union(*found))
-    others = [p for p in before if p[1] in transposed and _belong(*p)]
+    others = [p for p in before if p[1] in transposed and _names_match(*p)]
     if transpose_kernel is False:
         others = []
-    axes = dict.fromkeys(found, -1) | dict.fromkeys(_unique(others), -2)
+    axes = dict.fromkeys(found, -1) | dict.fromkeys(_unambiguous(others), -2)
     return tuple(
         Fold(layer, norm, epsilon, in_axes=-3 - axis, out_axes=axis)
         for (norm, layer), axis in sorted(axes.items(), key=str)
     )
 
 
-def _unique(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Returns the pairs of which neither is in another."""
+def _unambiguous(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Returns the pairs whose paths are in no other pair."""
     counts = collections.Counter(path for pair in pairs for path in pair)
     return [pair for pair in pairs if counts[pair[0]] == counts[pair[1]] == 1]
 
 
 def _is_norm(node: Node) -> bool:
+    """Returns whether a node has the variables of a batch norm."""
     needed, allowed = NORM_NAMES
     return needed <= set(node) <= allowed and jnp.ndim(node["mean"]) == 1
 
 
-def _belong(norm: Path, layer: Path) -> bool:
-    """Whether they are named like a layer and the norm after it."""
+def _names_match(norm: Path, layer: Path) -> bool:
+    """Returns whether the names suggest that the norm follows the layer."""
     first, second = str(layer[-1]), str(norm[-1])
-    rest = _without(_LAYER, first)
-    if rest is not None and rest == _without(_NORM, second):
+    rest = _remove_word(_LAYER, first)
+    if rest is not None and rest == _remove_word(_NORM, second):
         return True
-    before, after = _numbered(first), _numbered(second)
+    before, after = _split_number(first), _split_number(second)
     return bool(before and after and (before[0], before[1] + 1) == after)
 
 
-def _without(words: re.Pattern[str], name: str) -> str | None:
+def _remove_word(words: re.Pattern[str], name: str) -> str | None:
+    """Returns a name without the first of the words in it; None if it has none."""
     rest, found = words.subn("", name.lower(), count=1)
     return rest.strip("_") if found else None
 
 
-def _numbered(name: str) -> tuple[str, int] | None:
+def _split_number(name: str) -> tuple[str, int] | None:
+    """Returns the text of a name and the number at its end; None without a number."""
     match = re.fullmatch(r"(\D*)(\d+)", name)
     return (match[1], int(match[2])) if match else None

@@ -1,4 +1,4 @@
-"""Optimizers whose weights stay on the unit sphere."""
+"""Optimizers that keep weights on the unit sphere."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,34 +22,35 @@ def unit_weights(
     *,
     axes: Axes | None = None,
 ) -> "optax.GradientTransformation":
-    """Returns the optimizer, after each step of which units have a norm of 1.
+    """Returns an optimizer that projects weights onto the unit sphere at each step.
 
-    With the optimizer's update u of a weight w, the new update goes to the sphere::
+    If u is the update of a weight w by the original optimizer, the new update is::
 
         update = unit_norm(w + u) - w
 
-    so that `optax.apply_updates` gives weights of unit norm, up to the rounding of
-    their dtype; between, all is computed in float32 or wider. A unit of zeros stays 0.
-    The state is that of the optimizer.
+    So `optax.apply_updates` returns weights of unit norm, up to the rounding of their
+    dtype; all computation is in float32 or wider. A unit of zeros stays 0. The state is
+    the state of the original optimizer.
 
-    Start on the sphere too, by `jaxnorm.unit_norm` of the initial weights: the first
-    step leads there from anywhere, and then is not small. Weights whose length says
-    nothing need no weight decay. What follows in an `optax.chain` would lead away
-    again: wrap the whole chain.
+    Normalize the initial weights with `jaxnorm.unit_norm`. Otherwise the first step
+    projects them onto the sphere, and is not small. These weights need no weight decay,
+    because their length has no effect. Transformations that follow in an `optax.chain`
+    would move the weights off the sphere again, so wrap the whole chain.
 
     Args:
-      optimizer: Any of optax.
-      mask: Booleans, which weights; in the structure of the parameters, or of a prefix
-        of it; or a function of the parameters that returns them.
-      axes: The axis or axes along which the vectors of unit norm lie. None: all but the
-        last, which is that of the output units: columns of a dense layer's kernel,
-        filters of a convolution. Rows, as of an embedding: -1. For both, wrap twice.
+      optimizer: Any optax optimizer.
+      mask: Booleans that select the weights to normalize, in the structure of the
+        parameters or a prefix of it; or a function of the parameters that returns them.
+      axes: The axis or axes along which vectors have unit norm. None means all but the
+        last, which is the axis of the output units: columns of a dense layer's kernel,
+        filters of a convolution. -1 normalizes rows, such as those of an embedding. To
+        normalize some weights along one axis and some along another, wrap twice.
 
     Raises:
-      TypeError: If `optimizer` is not a transformation of optax; while tracing, if a
+      TypeError: If `optimizer` is not an optax transformation; while tracing, if a
         weight holds integers.
-      ValueError: If the mask is true nowhere; while tracing, if there are no
-        parameters, a weight has one axis and `axes` is None, or an axis does not fit.
+      ValueError: If the mask selects no weight; while tracing, if the parameters are
+        missing, a weight has one axis and `axes` is None, or an axis is out of range.
 
     Reference:
       Loshchilov et al., 2025, nGPT, section 2.6
@@ -76,8 +77,8 @@ def unit_weights(
         found = mask(params) if callable(mask) else mask
         if not any(jax.tree.leaves(found)):
             raise ValueError(
-                "mask must be true for at least one weight, and is true for none. For "
-                "all arrays of two or more axes pass lambda params: "
+                "mask must be true for at least one weight, got one that is true for "
+                "none. To select all arrays with two or more axes, pass lambda params: "
                 "jax.tree.map(lambda p: p.ndim > 1, params)."
             )
         return found
@@ -91,8 +92,8 @@ def unit_weights(
     ) -> tuple[PyTree, Any]:
         if params is None:
             raise ValueError(
-                "unit_weights needs the parameters, since it normalizes them: "
-                "optimizer.update(gradients, state, params)."
+                "The update of unit_weights needs the parameters, which it normalizes, "
+                "got params=None. Call optimizer.update(gradients, state, params)."
             )
         updates, state = optimizer.update(updates, state, params, **extra)
 
@@ -107,11 +108,12 @@ def unit_weights(
 
 
 def _to_sphere(update: Array, weight: Array, axes: Axes | None) -> Array:
+    """Returns the update after which the weight has unit norm along `axes`."""
     if axes is None:
         if weight.ndim < 2:
             raise ValueError(
-                "each weight must have at least two axes, of which the last is that of "
-                f"the units, got the shape {weight.shape}. Leave it out of mask, or "
+                "each weight must have at least two axes, the last for the output "
+                f"units, got shape {weight.shape}. Exclude this weight from mask, or "
                 "pass axes."
             )
         axes = tuple(range(weight.ndim - 1))

@@ -155,7 +155,7 @@ def test_one_statistic_alone(x, name):
         (
             lambda x: merge_batch_moments([{"norm": {"mean": x, "var": x}}] * 2),
             ValueError,
-            "count is missing",
+            "lacks count",
         ),
         (
             lambda x: apply_batch_moments(

@@ -22,26 +22,34 @@ def layer(**changes):
 
 BN = {"bn1": ("BatchNorm_0",)}
 FROM_TORCH = {
-    "nothing found": (layer(running_mean=None, running_var=None), {}, "no batch norm"),
-    "no such layer": (layer(), {"layers": {"bn2": ("b",)}}, r"bn2.*Near it: \['bn1'\]"),
+    "nothing found": (
+        layer(running_mean=None, running_var=None),
+        {},
+        "must be a batch norm",
+    ),
+    "no such layer": (
+        layer(),
+        {"layers": {"bn2": ("b",)}},
+        r"bn2.*Similar names: \['bn1'\]",
+    ),
     "a layer by another name": (
         layer(),
         {"layers": {"zz": ("b",)}},
-        r"none named 'zz'. There are \['bn1'\]",
+        r"none named 'zz'. Its layers: \['bn1'\]",
     ),
-    "a checkpoint": ({"model": layer(), "epoch": 3}, {}, r"holds dicts .*\['model'\]"),
+    "a checkpoint": ({"model": layer(), "epoch": 3}, {}, r"got dicts .*\['model'\]"),
     "a checkpoint, with the layers named": (
         {"model": layer(), "epoch": 3},
         {"layers": BN},
-        r"holds dicts .*\['model'\]",
+        r"got dicts .*\['model'\]",
     ),
-    "an empty one": ({}, {"layers": BN}, "It is empty"),
-    "no variance": (layer(running_var=None), {}, "A mean needs one of var and std"),
-    "no mean": (layer(running_mean=None), {"layers": BN}, "A mean needs one of var"),
+    "an empty one": ({}, {"layers": BN}, "state_dict is empty"),
+    "no variance": (layer(running_var=None), {}, "a mean together with var or std"),
+    "no mean": (layer(running_mean=None), {"layers": BN}, "a mean together with var"),
     "another array": (layer(gate=np.ones(3)), {}, r"'bn1' has \['gate'\]"),
-    "a convolution": (layer(weight=np.ones((3, 2, 1, 1))), {}, "Is it a normalizer"),
+    "a convolution": (layer(weight=np.ones((3, 2, 1, 1))), {}, "is a normalizer"),
     "shapes that differ": (layer(bias=np.zeros(4)), {}, r"'bias': \(4,\)"),
-    "no count": (layer(), {"counted": True}, "without num_batches_tracked"),
+    "no count": (layer(), {"counted": True}, "must have num_batches_tracked"),
     "counts": (
         layer(num_batches_tracked=np.arange(2)),
         {"counted": True},
@@ -49,7 +57,7 @@ FROM_TORCH = {
     ),
     "integers": (layer(bias=np.zeros(3, int)), {}, "bias of 'bn1' must be floating"),
     "strings": (layer(bias=np.array(["a"] * 3)), {}, "bn1.bias must be a numeric"),
-    "a path as a string": (layer(), {"layers": {"bn1": "bn1"}}, "with the comma"),
+    "a path as a string": (layer(), {"layers": {"bn1": "bn1"}}, "needs a comma"),
     "one path twice": (
         layer() | {"bn2.weight": np.ones(3)},
         {"layers": {"bn1": ("b",), "bn2": ("b",)}},
@@ -58,7 +66,7 @@ FROM_TORCH = {
     "a layer within an array": (
         layer() | {"bn2.weight": np.ones(3)},
         {"layers": {"bn1": ("b",), "bn2": ("b", "scale")}},
-        "an array already",
+        "is an array",
     ),
     "one element": (layer(), {"elements": 1}, "at least 2"),
     "elements of others": (layer(), {"elements": {"bn2": 3}}, r"\['bn1'\], got"),
@@ -81,17 +89,17 @@ def variables(**changes):
 
 
 TO_TORCH = {
-    "nothing found": ({"params": {}}, {}, "no batch norm"),
+    "nothing found": ({"params": {}}, {}, "must be a batch norm"),
     "no such layer": (
         variables(),
         {"layers": {"bn": ("BatchNorm_1",)}},
-        r"none at \('BatchNorm_1',\).*There are \[\('bn',\)\]",
+        r"none at \('BatchNorm_1',\).*layers are \[\('bn',\)\]",
     ),
     "parameters alone": ({"bn": {"scale": np.ones(3)}}, {"layers": BN}, '"params"'),
     "another array": (variables(gate=np.ones(3)), {}, "'gate'.*do not store"),
-    "no variance": (variables(var=None), {}, "A mean needs"),
+    "no variance": (variables(var=None), {}, "a mean together with"),
     "steps": (variables(count=np.ones(2)), {}, "must be a scalar"),
-    "renorm": (variables(var=None, std=np.ones(3)), {}, "std.*PyTorch has no place"),
+    "renorm": (variables(var=None, std=np.ones(3)), {}, "PyTorch stores, got std"),
     "one element": (variables(), {"elements": 1}, "at least 2"),
 }
 
@@ -186,8 +194,12 @@ TO_HAIKU = {
     "no counter": (variables(), {"counter": None}, "got neither"),
     "two counters": (variables(count=np.float32(1)), {}, "got both"),
     "a negative counter": (variables(), {"counter": -1}, "at least 0"),
-    "shape": (variables(), {"shape": (1, 2)}, r"must fit its \(3,\)"),
-    "shape of another": (variables(), {"shape": {"b": (1, -1)}}, "shape must be given"),
+    "shape": (variables(), {"shape": (1, 2)}, r"must match its features, \(3,\)"),
+    "shape of another": (
+        variables(),
+        {"shape": {"b": (1, -1)}},
+        "shape must be one value",
+    ),
     "decay rate": (variables(), {"decay_rate": 1.0}, r"in \(0, 1\)"),
 }
 
@@ -203,15 +215,15 @@ def test_to_haiku(case):
 def test_from_haiku():
     average = {"average": np.zeros((1, 3)), "counter": np.array(1)}
     state = {f"bn/~/{name}": average for name in ("mean_ema", "var_ema")}
-    with pytest.raises(ValueError, match="no normalizer 'norm'"):
+    with pytest.raises(ValueError, match="none named 'norm'"):
         tools.norms_from_haiku({}, state, {"norm": ("norm",)})
     with pytest.raises(ValueError, match="'bn' has 'w'"):
         tools.norms_from_haiku({"bn": {"w": np.ones((1, 3))}}, state)
-    with pytest.raises(ValueError, match="A mean needs"):
+    with pytest.raises(ValueError, match="a mean together with"):
         tools.norms_from_haiku({}, {"bn/~/mean_ema": average})
-    with pytest.raises(ValueError, match=r"without \['counter'\]"):
+    with pytest.raises(ValueError, match=r"lacks \['counter'\]"):
         tools.norms_from_haiku({}, {"bn/~/mean_ema": {"average": np.zeros(3)}})
-    with pytest.raises(ValueError, match="no batch norm"):
+    with pytest.raises(ValueError, match="must be a batch norm"):
         tools.norms_from_haiku({}, {})
 
 
@@ -224,19 +236,19 @@ def test_momentum(momentum):
     ):
         with pytest.raises(ValueError, match=r"must lie in|must be a number"):
             convert(momentum)
-    with pytest.raises(TypeError, match="number or None, got a function"):
+    with pytest.raises(TypeError, match=r"must be a number.* another function"):
         tools.momentum_to_torch(tools.momentum_from_haiku(0.9))
 
 
 def test_nnx():
     state = {"a": {"scale": 1, "mean": 2}, "b": {"scale": 3}}
-    with pytest.raises(ValueError, match=r"no leaf below \[\('c',\)\]"):
+    with pytest.raises(ValueError, match=r"got \[\('c',\)\], which have none"):
         tools.variables_from_nnx(state, {("c",): ("d",)})
-    with pytest.raises(ValueError, match="one place"):
+    with pytest.raises(ValueError, match="a different path"):
         tools.variables_from_nnx(state, {("b",): ("a",)})
     with pytest.raises(ValueError, match="must differ"):
         tools.variables_from_nnx(state, {("a",): ("c",), ("b",): ("c",)})
     with pytest.raises(ValueError, match="cache"):
         tools.variables_to_nnx({"params": {}, "cache": {}})
-    with pytest.raises(ValueError, match="one place"):
+    with pytest.raises(ValueError, match="a different path"):
         tools.variables_to_nnx({"params": {"mean": 1}, "batch_stats": {"mean": 2}})

@@ -128,5 +128,5 @@ def test_one_layer_by_itself():
 @pytest.mark.parametrize("paths", [{"bn": ("norm",)}, {("bn",): "norm"}])
 def test_a_path_is_a_tuple(convert, paths, as_users_run_it):
     """A string would be taken letter by letter."""
-    with refused("paths", "with the comma"):
+    with refused("paths", "needs a comma"):
         convert({"params": {"norm": {"scale": 1}}}, paths)

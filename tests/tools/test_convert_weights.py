@@ -172,7 +172,7 @@ def test_layers_that_are_not_found_are_an_error(rng):
         tools.weights_from_torch(arrays, {"b": pair})
     with refused("kernel", "paths"):
         tools.weights_to_torch({"params": {}}, {"a": pair})
-    with refused("two", "paths"):
+    with refused("different", "paths"):
         tools.weights_from_torch(arrays, {"": ((), ())})
 
 

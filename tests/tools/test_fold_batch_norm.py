@@ -227,14 +227,14 @@ def fold(kernel=(3, 3, 4, 6), features=6, **options):
 
 @pytest.mark.parametrize("padding", ["SAME", "CAUSAL", None, 1, [(0, 0), (0, 1)]])
 def test_padding_with_zeros_after_the_norm_is_an_error(padding):
-    with pytest.raises(ValueError, match="padded with zeros"):
+    with pytest.raises(ValueError, match="Padded zeros are not normalized"):
         fold(features=4, norm_first=True, padding=padding)
     fold(padding=padding)  # which the norm after the layer does not mind
 
 
 def test_even_a_kernel_of_size_1_can_be_padded():
     fold((1, 1, 4, 6), 4, norm_first=True, padding="SAME")
-    with pytest.raises(ValueError, match="padded with zeros"):
+    with pytest.raises(ValueError, match="Padded zeros are not normalized"):
         fold((1, 1, 4, 6), 4, norm_first=True, padding=1)
 
 
@@ -256,7 +256,10 @@ def test_even_a_kernel_of_size_1_can_be_padded():
             {"norm_first": True, "features": 4, "padding": 0, "groups": 2},
             r"layer's inputs, \(8,\)",
         ),
-        ({"norm_first": True, "padding": 0, "groups": 4}, "groups need"),
+        (
+            {"norm_first": True, "padding": 0, "groups": 4},
+            "with groups, the kernel must",
+        ),
         ({"norm_first": True, "in_axes": -1, "padding": 0}, "different axes"),
         ({"groups": 0}, "groups must be at least 1, got 0"),
     ],

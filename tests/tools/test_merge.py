@@ -160,16 +160,20 @@ def test_counts_that_are_none(counts, traced, parts):
     [
         ([], {}, "at least one"),
         ({"norm": {"mean": zeros(1)}}, {}, "axis_name"),
-        ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": [1]}, "one number a tree"),
-        ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": 3}, "one number a tree"),
-        ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": ones(3)}, "one number a tree"),
+        ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": [1]}, "one number for each"),
+        ([{"norm": {"mean": zeros(1)}}] * 2, {"counts": 3}, "one number for each"),
+        (
+            [{"norm": {"mean": zeros(1)}}] * 2,
+            {"counts": ones(3)},
+            "one number for each",
+        ),
         ([{"norm": {"mean": zeros(1)}}, {}], {}, "norm has statistics"),
         (
             [{"n": {"mean": zeros(1)}}, {"n": {"var": ones(1)}}],
             {},
             "same statistics",
         ),
-        ([{"evo": {"var": ones(1)}}] * 2, {}, "evo keeps a variance without"),
+        ([{"evo": {"var": ones(1)}}] * 2, {}, "evo must .* a variance without"),
         ([{"params": {}, "batch_stats": {}}] * 2, {}, "variables of whole models"),
     ],
 )

@@ -255,7 +255,7 @@ def test_a_wrong_center_is_seen_in_variables(rng):
 @pytest.mark.parametrize("layers", [["norm"], ("decoder", "norm"), "norm"])
 def test_a_path_is_a_tuple(layers, as_users_run_it):
     """A string would be taken letter by letter."""
-    with refused("layers", "with the comma"):
+    with refused("layers", "needs a comma"):
         tools.check_scales(PARAMS, layers, scale_offset=0.0)
-    with refused("norms", "with the comma"):
+    with refused("norms", "needs a comma"):
         tools.normalization_mask(PARAMS, norms=layers)

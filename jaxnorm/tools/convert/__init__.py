@@ -1,1 +1,1 @@
-"""Checkpoints of other frameworks to Flax variables and back: arrays in, arrays out."""
+"""Converters between checkpoints of other frameworks and Flax variables."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are one flat mapping: names with a separator, such as `bn1.bias`."""
+"""Reading and writing of checkpoints that are flat dicts with keys like `bn1.bias`."""
 
 import dataclasses
 import difflib
@@ -18,15 +18,15 @@ from jaxnorm.tools.convert.layers import (
 
 @dataclasses.dataclass(frozen=True)
 class FlatNames:
-    """How a framework names the arrays of its normalizers.
+    """The names that a framework gives to the arrays of its normalizers.
 
     Attributes:
-      framework: What it is called.
-      separator: What parts of a name are separated by.
-      mean: Its name of the running mean, by which batch norms are found.
-      ours: Our name of each array, by its name.
-      argument: What the arrays are called that the user passes.
-      source: How to get them from a model.
+      framework: Name of the framework.
+      separator: Separator between the parts of a key.
+      mean: Name of the running mean, which identifies batch norms.
+      ours: A dict from the framework's name of each array to ours.
+      argument: Name of the argument with which the user passes the arrays.
+      source: Code that gets the arrays from a model, for error messages.
     """
 
     framework: str
@@ -39,7 +39,7 @@ class FlatNames:
     def read(
         self, arrays: Mapping[str, object], layers: Mapping[str, Path] | None
     ) -> tuple[dict[str, Layer], dict[str, Path]]:
-        """Returns the arrays of the layers by our names, and their paths.
+        """Returns the arrays of each layer by our names, and the path of each layer.
 
         Raises:
           TypeError, ValueError: As `check_mapping` and `check_paths`; and if a layer
@@ -56,8 +56,8 @@ class FlatNames:
         inner = [name for name, value in arrays.items() if is_node(value)]
         if inner and not any(layer in nodes for layer in layers):
             raise ValueError(
-                f"{self.argument} must hold arrays by their names, and holds dicts "
-                f"at {inner}. Pass one of these: [{inner[0]!r}]."
+                f"{self.argument} must hold arrays by their names, got dicts at "
+                f"{inner}. Pass one of these dicts: [{inner[0]!r}]."
             )
         paths = check_paths(layers, self.mean)
         return {layer: self._layer(layer, nodes) for layer in paths}, paths
@@ -66,7 +66,7 @@ class FlatNames:
         """Returns the arrays of all layers by the framework's names.
 
         Raises:
-          ValueError: If it has no name for one.
+          ValueError: If the framework has no name for an array.
         """
         names = {ours: theirs for theirs, ours in self.ours.items()}
         result = {}
@@ -74,26 +74,31 @@ class FlatNames:
             for key, value in values.items():
                 if key not in names:
                     raise ValueError(
-                        f"{layer!r} has {key}, for which {self.framework} has no place."
+                        f"{layer!r} must have arrays that {self.framework} stores, "
+                        f"got {key}. Leave this layer out of layers."
                     )
                 result[self._join(layer, names[key])] = value
         return result
 
     def _layer(self, name: str, nodes: Mapping[str, Mapping[str, object]]) -> Layer:
+        """Returns the arrays of one layer by our names."""
         if name not in nodes:
             near = difflib.get_close_matches(name, nodes, n=3, cutoff=0.3)
-            layers = f"Near it: {near}" if near else f"There are {list(nodes)[:5]}"
-            layers = layers if nodes else "It is empty"
+            layers = (
+                f"Similar names: {near}" if near else f"Its layers: {list(nodes)[:5]}"
+            )
+            layers = layers if nodes else f"{self.argument} is empty"
             raise ValueError(
-                f"{self.argument} must have the layers that are named, and has none "
+                f"{self.argument} must have each layer listed in layers, got none "
                 f"named {name!r}. {layers}."
             )
         unknown = [leaf for leaf in nodes[name] if leaf not in self.ours]
         if unknown:
             raise ValueError(
-                f"A normalizer of {self.framework} has {list(self.ours)} at most, but "
-                f"{name!r} has {unknown}. Is it another layer? If it was found by its "
-                f"{self.mean}, name the layers to convert in `layers`."
+                f"A normalizer of {self.framework} must have no other arrays than "
+                f"{list(self.ours)}, but {name!r} has {unknown}. It seems to be "
+                "another layer. If it was found by its "
+                f"{self.mean}, list the layers to convert in `layers`."
             )
         return {
             self.ours[leaf]: as_array(value, self._join(name, leaf))
@@ -101,4 +106,5 @@ class FlatNames:
         }
 
     def _join(self, layer: str, leaf: str) -> str:
+        """Returns the key of an array of a layer."""
         return f"{layer}{self.separator}{leaf}" if layer else leaf

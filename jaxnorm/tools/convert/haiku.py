@@ -1,4 +1,4 @@
-"""Haiku: params and state to Flax variables and back."""
+"""Conversion between the normalizers of a Haiku model and Flax variables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,40 +34,41 @@ def norms_from_haiku(
 ) -> Variables:
     """Returns the normalizers of a Haiku model as a Linen variables tree.
 
-    `scale` and `offset` become scale and bias, the `average` of `~/mean_ema` and
-    `~/var_ema` mean and var: copies, of the same dtype, bit for bit. Axes of size 1 are
-    left out: (1, 1, 1, C) becomes (C,), and so does (1, C, 1, 1).
+    `scale` and `offset` become scale and bias; the `average` of `~/mean_ema` and
+    `~/var_ema` becomes mean and var. They are copies of the same dtype, bit for bit.
+    Axes of size 1 are removed: (1, 1, 1, C) and (1, C, 1, 1) become (C,).
 
     Args:
-      params: Arrays by the names of modules, then their own, as from `init`. All but
-        the layers is ignored.
-      state: Likewise.
-      layers: The path in the variables of each layer, by the name of its module:
+      params: The params of a Haiku model: for each module name, a dict of arrays.
+        Modules that are not converted are ignored.
+      state: The state of the model, in the same form.
+      layers: A dict from the module name of each layer to its path in the variables:
         `{"resnet/~/initial_batchnorm": ("BatchNorm_0",)}`. Layers without statistics
-        are converted where they are named. None: all modules that have a `~/mean_ema`,
-        at the paths that slashes make of their names: `("resnet", "~",
+        are converted only if they are listed. None converts all modules that have a
+        `~/mean_ema`; their names, split at slashes, are the paths: `("resnet", "~",
         "initial_batchnorm")`.
-      counted: Whether `counter` becomes count, a float32 scalar, which training needs
-        that goes on as in Haiku: with `momentum_from_haiku(decay_rate)`.
-      their_scale_offset: What Haiku's layers add to the stored scale, of all layers
-        or by the name of each that has a scale: 1 for Gemma's, which store the distance
-        from 1.
-      scale_offset: That of our layers, likewise. Where both are equal, scales are
-        copied; else the difference is added, in float32 or wider, and rounded once.
+      counted: Whether to convert `counter` to count, a float32 scalar. It is needed to
+        continue training as in Haiku, with `momentum_from_haiku(decay_rate)`.
+      their_scale_offset: The number that Haiku's layers add to the stored scale; one
+        for all layers, or a dict from the name of each layer with a scale. It is 1 for
+        Gemma's layers, which store the distance from 1.
+      scale_offset: The `scale_offset` of our layers, in the same form. If both are
+        equal, scales are copied. Otherwise the difference is added, in float32 or
+        wider, and rounded once.
 
     Returns:
       Nested dicts of NumPy arrays: `{"params": {path: {scale, bias}}, "batch_stats":
-      {path: {mean, var[, count]}}}`. What a layer lacks (`create_scale=False`) is not
-      there.
+      {path: {mean, var[, count]}}}`, without the arrays that a layer lacks
+      (`create_scale=False`).
 
     Warns:
-      UserWarning: If in most layers `scale_offset + scale` is about 0, or with an
-        offset about 2; see `check_scales`.
+      UserWarning: If in most layers `scale_offset + scale` is about 0, or about 2 with
+        an offset; see `check_scales`.
 
     Raises:
-      TypeError: If a path is not a tuple of strings, or an array not floating.
-      ValueError: If no layer is found, one that is named is not there, has an array of
-        another name, lacks an average, or its shapes differ.
+      TypeError: If a path is not a tuple of strings, or an array is not floating.
+      ValueError: If no layer is found; if a listed layer is missing, has an array of
+        another name, has arrays of different shapes, or lacks an average.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -77,7 +78,7 @@ def norms_from_haiku(
       {'GroupNorm_0': {'scale': array([1., 1.], dtype=float32)}}
     """
     for name, tree in (("params", params), ("state", state)):
-        check_mapping(tree, name, "params and state, which transformed.init returned")
+        check_mapping(tree, name, "params and state, as transformed.init returns them")
     if layers is None:
         end = "/~/mean_ema"
         found = [name.removesuffix(end) for name in state if name.endswith(end)]
@@ -98,35 +99,36 @@ def norms_to_haiku(
     their_scale_offset: Offsets = 0.0,
     scale_offset: Offsets = 0.0,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]:
-    """Returns the normalizers of a Linen variables tree as params and state of Haiku.
+    """Returns the normalizers of a Linen variables tree as Haiku params and state.
 
-    The way back of `norms_from_haiku`. Haiku keeps an average twice: as it is used, and
-    before its bias towards 0 is removed, `hidden = average * (1 - decay_rate^counter)`.
+    This is the inverse of `norms_from_haiku`. Haiku stores each average twice: as it is
+    used, and before the correction of its bias toward 0,
+    `hidden = average * (1 - decay_rate^counter)`.
 
     Args:
-      variables: The collections params and batch_stats; of one layer or of a whole
-        model. All but the layers is ignored.
-      layers: As in `norms_from_haiku`: paths by names. None: all layers that have a
-        mean, named by their paths joined with slashes.
-      shape: The shape of Haiku's arrays, -1 where the features are: (1, 1, 1, -1) for
-        images, (1, -1) for vectors, (1, -1, 1, 1) with channels first. One for all
-        layers, or one by the name of each.
-      decay_rate: That of the Haiku layers, in (0, 1).
-      counter: Number of updates that the statistics have seen, at least 0, for layers
-        without a count.
-      their_scale_offset: As in `norms_from_haiku`, of which this is the way back.
-      scale_offset: Likewise.
+      variables: The collections params and batch_stats, of one layer or of a whole
+        model. Other layers are ignored.
+      layers: As in `norms_from_haiku`, a dict from names to paths. None converts all
+        layers that have a mean, and names them by their paths, joined with slashes.
+      shape: The shape of Haiku's arrays, with -1 for the feature axis: (1, 1, 1, -1)
+        for images, (1, -1) for vectors, (1, -1, 1, 1) with channels first. One shape
+        for all layers, or a dict from the name of each layer.
+      decay_rate: `decay_rate` of the Haiku layers, in (0, 1).
+      counter: Number of updates of the statistics, at least 0, for layers without a
+        count.
+      their_scale_offset: As in `norms_from_haiku`; pass the same value.
+      scale_offset: As in `norms_from_haiku`; pass the same value.
 
     Returns:
-      The entries of params and of state, copies, bit for bit.
+      The entries of params and of state, as copies, bit for bit.
 
     Warns:
       UserWarning: As `norms_from_haiku`.
 
     Raises:
-      TypeError, ValueError: As `norms_from_haiku`; and if a shape does not fit, the
-        decay rate is outside (0, 1), the counter negative, missing, or given for a
-        layer that has a count.
+      TypeError, ValueError: As `norms_from_haiku`; and if a shape has a wrong size, the
+        decay rate is outside (0, 1), or the counter is negative, missing, or given for
+        a layer that has a count.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -149,7 +151,10 @@ def norms_to_haiku(
         if own:
             params[name] = own
         if "std" in layer:
-            raise ValueError(f"{name!r} has std, for which Haiku has no place.")
+            raise ValueError(
+                f"{name!r} must have arrays that Haiku stores, got std. Leave this "
+                "layer out of layers."
+            )
         if "mean" in layer:
             updates = _updates(count, counter, name)
             for theirs, ours in AVERAGES.items():
@@ -166,12 +171,14 @@ def _read(
     *,
     counted: bool,
 ) -> Layer:
+    """Returns the arrays of one Haiku module by our names."""
     layer: Layer = {}
     for theirs, value in params.get(name, {}).items():
         if theirs not in PARAMS:
             raise ValueError(
-                f"A normalizer of Haiku has {list(PARAMS)} at most, but {name!r} has "
-                f"{theirs!r}. Is it another layer?"
+                f"A normalizer of Haiku must have no other params than {list(PARAMS)}, "
+                f"but {name!r} has {theirs!r}. It seems to be another layer: leave it "
+                "out of layers."
             )
         layer[PARAMS[theirs]] = _squeeze(as_array(value, f"{name}/{theirs}"))
     for theirs, ours in AVERAGES.items():
@@ -180,50 +187,61 @@ def _read(
             continue
         missing = {"average", "counter"} - average.keys()
         if missing:
-            raise ValueError(f"{name}/~/{theirs} is without {sorted(missing)}.")
+            raise ValueError(
+                f"{name}/~/{theirs} must have average and counter, but lacks "
+                f"{sorted(missing)}. Pass the whole state of the model."
+            )
         layer[ours] = _squeeze(as_array(average["average"], f"{name}/~/{theirs}"))
         if counted:
             counter = as_array(average["counter"], f"{name}/~/{theirs}")
             layer["count"] = counter.astype(np.float32)
     if not layer:
         raise ValueError(
-            f"There is no normalizer {name!r} in params and state, which have "
-            f"{sorted({*params, *state})}."
+            f"params or state must have each layer listed in layers, got none named "
+            f"{name!r}. The modules are {sorted({*params, *state})}."
         )
     return layer
 
 
 def _squeeze(value: np.ndarray) -> np.ndarray:
+    """Removes axes of size 1, but leaves at least one axis."""
     squeezed = np.squeeze(value)
     return squeezed if squeezed.ndim else squeezed.reshape(1)
 
 
 def _reshape(value: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Returns an array in the shape that Haiku's layer has."""
     try:
         return value.reshape(shape)
     except ValueError:
         raise ValueError(
-            f"shape of {name!r} must fit its {value.shape} features, such as "
-            f"(1, 1, 1, -1), got {shape}."
+            f"shape of {name!r} must match its features, {value.shape}, as for example "
+            f"(1, 1, 1, -1) does, got {shape}."
         ) from None
 
 
 def _updates(count: np.ndarray | None, counter: int | None, name: str) -> int:
+    """Returns the number of updates of a layer, from its count or from `counter`."""
     given = [int(value) for value in (count, counter) if value is not None]
     if len(given) != 1:
         raise ValueError(
-            f"The number of updates of {name!r} must come from its count or from "
-            f"counter, got {'both' if given else 'neither'}."
+            f"{name!r} must have a count, or counter must be given, but not both, got "
+            f"{'both' if given else 'neither'}. counter is the number of updates of "
+            "the layers without a count."
         )
     (updates,) = given
     if updates < 0:
-        raise ValueError(f"The number of updates must be at least 0, got {updates}.")
+        raise ValueError(
+            f"The number of updates of {name!r} must be at least 0, got {updates}. "
+            "Pass the number of training steps as counter."
+        )
     return updates
 
 
 def _average(
     value: np.ndarray, decay_rate: float, updates: int
 ) -> dict[str, np.ndarray]:
+    """Returns the state of Haiku's moving average that has the given value."""
     hidden = value.astype(np.float64) * (1 - decay_rate**updates)
     return {
         "average": value,

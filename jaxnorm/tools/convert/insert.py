@@ -1,4 +1,4 @@
-"""Converted layers into the variables of a model, so that none is lost unseen."""
+"""Insertion of converted layers into the variables of a model, with checks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,21 +18,21 @@ from jaxnorm.tools.convert.layers import LINEN, Variables, check_mapping
 
 
 def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Variables:
-    """Returns variables with the leaves of others in the place of theirs.
+    """Returns the variables with some leaves replaced by new ones of the same path.
 
-    Flax takes no offence at variables that no module reads, nor at those that stayed as
-    they were initialized. Here each new leaf must have a place.
+    Flax ignores variables that no module reads, and does not notice variables that keep
+    their initial values. Here each new leaf must replace an existing one.
 
     Args:
-      variables: Those of a model, as from `init`: nested dicts of arrays.
-      new: Some of them anew, such as `norms_from_torch` returns.
+      variables: Variables of a model, as `init` returns them: nested dicts of arrays.
+      new: New values for some of the leaves, such as `norms_from_torch` returns.
 
     Returns:
-      Nested dicts. The new leaves keep their dtypes, and come into the boxes of
-      partitioned parameters, where these were.
+      Nested dicts. The new leaves keep their dtypes. If an old leaf is in the box of a
+      partitioned parameter, so is the new one.
 
     Raises:
-      TypeError: If one of the two is not a dict, but a model for instance.
+      TypeError: If one of the arguments is not a dict, but for instance a model.
       ValueError: If a new leaf is not in `variables`, or has another shape there.
 
     Example:
@@ -43,18 +43,18 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
       {'scale': array([3., 4.]), 'bias': array([0., 0.])}
     """
     check_mapping(variables, "variables", LINEN)
-    check_mapping(new, "new", "what a converter returns, norms_from_torch for instance")
+    check_mapping(new, "new", "the result of a converter, such as norms_from_torch")
     leaves = dict.fromkeys(walk(variables))
     for path in walk(new):
         node = node_at(variables, path[:-1])
         if path not in leaves:
-            raise ValueError(_no_place(path, list(leaves)))
+            raise ValueError(_explain_missing(path, list(leaves)))
         wanted = np.shape(unboxed(node[path[-1]]))
         found = np.shape(unboxed(node_at(new, path[:-1])[path[-1]]))
         if found != wanted:
             order = (
-                " The axes are in another order: PyTorch's dense kernels need "
-                "weight.T, and those of 2-D convolutions weight.transpose(2, 3, 1, 0)."
+                " The axes are in another order: convert PyTorch's dense kernels with "
+                "weight.T, and 2-D convolutions with weight.transpose(2, 3, 1, 0)."
             ) * (sorted(found) == sorted(wanted))
             raise ValueError(
                 f"{path} must have the shape {wanted}, got {found}.{order}"
@@ -63,35 +63,36 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
     return inserted
 
 
-def _no_place(path: tuple[Any, ...], leaves: list[tuple[Any, ...]]) -> str:
-    """Returns what is wrong where the variables have no leaf at a path."""
-    lacking = f"The variables must have a leaf at {path}, and have none."
+def _explain_missing(path: tuple[Any, ...], leaves: list[tuple[Any, ...]]) -> str:
+    """Returns the error message for a path at which the variables have no leaf."""
+    lacking = f"variables must have a leaf at {path}, got none."
     if path[-1] == "count" and any(leaf[:-1] == path[:-1] for leaf in leaves):
         return (
-            f"{lacking} A layer counts its updates if its momentum is a function, such "
-            "as jaxnorm.warmup_momentum(). For one whose momentum is a number, convert "
+            f"{lacking} A layer counts its updates only if its momentum is a function, "
+            "such as jaxnorm.warmup_momentum(). If the momentum is a number, convert "
             "with counted=False."
         )
     collections = list(dict.fromkeys(leaf[0] for leaf in leaves))
     if path[0] not in collections:
         return (
-            f"{lacking} They start with {collections}: put what is new below one of "
-            'these, {"params": ...} for instance.'
+            f"{lacking} Their collections are {collections}: put the new leaves into "
+            'one of these, for instance {"params": ...}.'
         )
     alike = [
         leaf[1:-1] for leaf in leaves if (leaf[0], leaf[-1]) == (path[0], path[-1])
     ]
     if not alike:
         layers = list(dict.fromkeys(leaf[1:-1] for leaf in leaves))
-        return f"{lacking} No layer has a {path[-1]}; there are {layers[:8]}."
+        return f"{lacking} No layer has a {path[-1]}. The layers are {layers[:8]}."
     return (
         f"{lacking} There is a {path[-1]} at {alike[:8]}{' ...' * (len(alike) > 8)}. "
-        "Name the path of each layer in the model: layers={'its name': "
-        "('BatchNorm_0',)}."
+        "Pass the path of each layer in the model to the converter: "
+        "layers={'its name': ('BatchNorm_0',)}."
     )
 
 
 def _insert(old: Any, new: Any) -> Any:
+    """Returns the old tree with the leaves of the new tree."""
     given = children(new)
     return with_children(
         old,

@@ -1,4 +1,4 @@
-"""Keras: variables by their paths to Flax variables and back."""
+"""Conversion between the normalizers of Keras variables and Flax variables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,45 +44,48 @@ def norms_from_keras(
     """Returns the normalizers of a Keras model as a Linen variables tree.
 
     `gamma`, `beta`, `moving_mean` and `moving_variance` become scale, bias, mean and
-    var: copies, of the same dtype, bit for bit. Keras' momentum is ours, the weight of
-    the old statistics; its epsilon is 1e-3 unless it was set, ours 1e-5.
+    var: copies of the same dtype, bit for bit. The momentum of Keras is the same as
+    ours, the weight of the old statistics. The default epsilon of Keras is 1e-3, ours
+    is 1e-5.
 
-    A layer with `renorm=True` becomes one of batch renormalization: mean and std are
-    `moving_mean` and `moving_stddev`, with which Keras infers; `moving_variance`, which
-    it computes from them, is dropped. Keras keeps a second pair for training,
-    `renorm_mean` and `renorm_stddev`, which must be equal to the first (it is if
-    `renorm_momentum` is `momentum`), or left out.
+    A layer with `renorm=True` becomes a batch renormalization layer. Its mean and std
+    are `moving_mean` and `moving_stddev`, which Keras uses in inference;
+    `moving_variance`, which Keras computes from them, is dropped. Keras keeps another
+    pair for training, `renorm_mean` and `renorm_stddev`. It must be missing, or equal
+    to the first pair, as it is if `renorm_momentum` equals `momentum`.
 
     Args:
       arrays: Variables of Keras 3, or NumPy or JAX arrays, by their paths: `{v.path: v
-        for v in model.variables}`. All but the layers is ignored.
-      layers: The path in the Linen variables of each layer, by its name:
-        `{"resnet/bn": ("BatchNorm_0",)}`. Layers without statistics are converted where
-        they are named. None: all layers that have a `moving_mean`, at the paths that
-        slashes make of their names: `("resnet", "bn")`.
-      count: Number of updates that the statistics have seen, which Keras does not keep:
-        needed by batch renormalization, and by a momentum that is a function; a float32
-        scalar in each layer that has statistics. None: there is none.
-      their_scale_offset: What Keras's layers add to the stored scale, of all layers
-        or by the name of each that has a scale: 1 for Gemma's, which store the distance
-        from 1.
-      scale_offset: That of our layers, likewise. Where both are equal, scales are
-        copied; else the difference is added, in float32 or wider, and rounded once.
+        for v in model.variables}`. Variables of other layers are ignored.
+      layers: A dict from the name of each layer to its path in the Linen variables:
+        `{"resnet/bn": ("BatchNorm_0",)}`. Layers without statistics are converted only
+        if they are listed. None converts all layers that have a `moving_mean`; their
+        names, split at slashes, are the paths: `("resnet", "bn")`.
+      count: Number of updates of the statistics, which Keras does not store. Batch
+        renormalization needs it, and so does a momentum that is a function. Each layer
+        with statistics gets it as a float32 scalar. None adds no count.
+      their_scale_offset: The number that Keras's layers add to the stored scale; one
+        for all layers, or a dict from the name of each layer with a scale. It is 1 for
+        Gemma's layers, which store the distance from 1.
+      scale_offset: The `scale_offset` of our layers, in the same form. If both are
+        equal, scales are copied. Otherwise the difference is added, in float32 or
+        wider, and rounded once.
 
     Returns:
       Nested dicts of NumPy arrays: `{"params": {path: {scale, bias}}, "batch_stats":
-      {path: {mean, var or std[, count]}}}`. What a layer lacks (`scale=False`,
-      `center=False`) is not there.
+      {path: {mean, var or std[, count]}}}`, without the arrays that a layer lacks
+      (`scale=False`, `center=False`).
 
     Warns:
-      UserWarning: If in most layers `scale_offset + scale` is about 0, or with an
-        offset about 2; see `check_scales`.
+      UserWarning: If in most layers `scale_offset + scale` is about 0, or about 2 with
+        an offset; see `check_scales`.
 
     Raises:
-      TypeError: If a path is not a tuple of strings, or an array not floating.
-      ValueError: If no layer is found, one that is named is not there, has an array of
-        another name, lacks one of mean and variance, or its shapes differ; if the two
-        pairs of batch renormalization differ, or it comes without a count.
+      TypeError: If a path is not a tuple of strings, or an array is not floating.
+      ValueError: If no layer is found; if a listed layer is missing, has an array of
+        another name, has arrays of different shapes, or has only one of mean and
+        variance; if the two pairs of a batch renormalization layer differ, or `count`
+        is missing for one.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -101,9 +104,9 @@ def norms_from_keras(
             layer.pop("var", None)
             if count is None:
                 raise ValueError(
-                    f"{name!r} has batch renormalization, whose statistics count their "
-                    "updates, and Keras does not: pass count, the number of steps that "
-                    "it was trained for."
+                    f"count must be given for {name!r}, because batch renormalization "
+                    "counts its updates and Keras does not, got None. Pass the number "
+                    "of steps for which the model was trained."
                 )
         if count is not None and "mean" in layer:
             layer["count"] = np.array(count, np.float32)
@@ -119,29 +122,30 @@ def norms_to_keras(
     their_scale_offset: Offsets = 0.0,
     scale_offset: Offsets = 0.0,
 ) -> dict[str, np.ndarray]:
-    """Returns the normalizers of a Linen variables tree by the paths of Keras.
+    """Returns the normalizers of a Linen variables tree by Keras's paths.
 
-    The way back of `norms_from_keras`; `variable.assign` takes the arrays. A count is
-    dropped, since Keras keeps none. Layers with a std get both pairs of statistics.
+    This is the inverse of `norms_from_keras`; assign the arrays with `variable.assign`.
+    A count is dropped, because Keras does not store it. Layers with a std get both
+    pairs of statistics.
 
     Args:
-      variables: The collections params and batch_stats; of one layer or of a whole
-        model. All but the layers is ignored.
-      layers: As in `norms_from_keras`: paths by names. None: all layers that have a
-        mean, named by their paths joined with slashes.
-      epsilon: That of the layers with batch renormalization, in Keras and with us;
+      variables: The collections params and batch_stats, of one layer or of a whole
+        model. Other layers are ignored.
+      layers: As in `norms_from_keras`, a dict from names to paths. None converts all
+        layers that have a mean, and names them by their paths, joined with slashes.
+      epsilon: Epsilon of batch renormalization layers, the same in Keras and jaxnorm;
         their `moving_variance` is max(std^2 - epsilon, 0).
-      their_scale_offset: As in `norms_from_keras`, of which this is the way back.
-      scale_offset: Likewise.
+      their_scale_offset: As in `norms_from_keras`; pass the same value.
+      scale_offset: As in `norms_from_keras`; pass the same value.
 
     Returns:
-      Copies by Keras' names, bit for bit.
+      Copies by Keras's names, bit for bit.
 
     Warns:
       UserWarning: As `norms_from_keras`.
 
     Raises:
-      TypeError, ValueError: As `norms_from_keras`; and if epsilon is negative.
+      TypeError, ValueError: As `norms_from_keras`, and if epsilon is negative.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -163,15 +167,20 @@ def norms_to_keras(
 
 
 def _drop_training_pair(layer: Layer, name: str) -> None:
+    """Removes the statistics that Keras's batch renormalization uses in training.
+
+    Raises:
+      ValueError: If they differ from those that it uses in inference.
+    """
     for ours in ("mean", "std"):
         value = layer.pop(f"renorm_{ours}", None)
         if value is None:
             continue
         if ours not in layer or not np.array_equal(value, layer[ours], equal_nan=True):
             raise ValueError(
-                f"The statistics with which {name!r} trains (renorm_mean, "
-                "renorm_stddev) differ from those with which it infers (moving_mean, "
-                "moving_stddev), and here there is one pair. Leave out the first to "
-                "keep inference as it is, or put them in the place of the second to "
-                "keep training as it is."
+                f"The statistics of {name!r} for training (renorm_mean, "
+                "renorm_stddev) must equal those for inference (moving_mean, "
+                "moving_stddev), because jaxnorm keeps one pair, got different values. "
+                "To preserve inference, remove renorm_mean and renorm_stddev. To "
+                "preserve training, copy them to moving_mean and moving_stddev."
             )

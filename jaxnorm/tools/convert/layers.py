@@ -1,4 +1,4 @@
-"""The form between all checkpoints: the arrays of each normalizer, by our names."""
+"""The common form of all checkpoints: the arrays of each normalizer, by our names."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jaxnorm.tools._trees import Path, unboxed
 
 Layer = dict[str, np.ndarray]
-"""One normalizer: scale, bias; mean, var or std, count. None of them is required."""
+"""The arrays of one normalizer: any of scale, bias, mean, var, std and count."""
 
 Variables = dict[str, Any]
 """A Linen variables tree of nested dicts: the collections params and batch_stats."""
@@ -23,43 +23,46 @@ COLLECTIONS = {
     "std": "batch_stats",
     "count": "batch_stats",
 }
-"""Where Flax keeps each array."""
+"""The Flax collection of each array."""
 
 LINEN = '{"params": ..., "batch_stats": ...} of the model'
-"""What a user passes as variables."""
+"""The variables to pass, for error messages."""
 
 _Option = TypeVar("_Option")
 
 
 def as_array(value: object, name: str) -> np.ndarray:
-    """Returns a copy as a NumPy array, of the same dtype, bit for bit.
+    """Copies an array to NumPy, with the same dtype, bit for bit.
 
-    A copy, since a framework that updates its arrays in place would change ours. What
-    is in a box of Flax comes out of it, and a parameter of PyTorch without its graph.
+    The copy protects against frameworks that update their arrays in place. Flax boxes
+    are removed, and PyTorch parameters are detached from their graph.
 
     Raises:
-      TypeError: If it is not numeric.
+      TypeError: If the value is not numeric.
     """
     value = unboxed(value)
-    if hasattr(value, "detach"):  # NumPy takes no tensor that requires a gradient
+    if hasattr(value, "detach"):  # NumPy does not accept tensors that require gradients
         value = value.detach()
     try:
         array = np.array(np.asarray(value))
     except TypeError:
         if not hasattr(value, "__dlpack__"):
             raise
-        # PyTorch does not give bfloat16 to NumPy
+        # PyTorch does not convert bfloat16 to NumPy.
         array = np.array(dlpack.from_dlpack(value))
     if not jnp.issubdtype(array.dtype, jnp.number):
-        raise TypeError(f"{name} must be a numeric array, got {array.dtype}.")
+        raise TypeError(
+            f"{name} must be a numeric array, got {array.dtype}. Pass the array of a "
+            "checkpoint."
+        )
     return array
 
 
 def check_mapping(value: object, name: str, fix: str) -> None:
-    """Checks that a checkpoint, or variables, are a dict and not a model.
+    """Checks that a checkpoint or variables are a dict, not for instance a model.
 
     Raises:
-      TypeError: If it is something else.
+      TypeError: If the value is not a dict.
     """
     if not isinstance(value, Mapping):
         raise TypeError(
@@ -68,108 +71,120 @@ def check_mapping(value: object, name: str, fix: str) -> None:
 
 
 def check_layer(layer: Layer, name: str) -> Layer:
-    """Returns the layer, if its arrays can be those of one normalizer.
+    """Returns the layer, if its arrays are valid for a normalizer.
 
     Raises:
       TypeError: If scale, bias or a statistic is neither floating nor complex.
-      ValueError: If it is empty, its shapes differ, the count is not a scalar, or a
-        mean is without a variance or the reverse.
+      ValueError: If the layer is empty, its shapes differ, the count is not a scalar,
+        or it has only one of mean and variance.
     """
     arrays = {key: value for key, value in layer.items() if key != "count"}
     if not arrays:
-        raise ValueError(f"{name} has none of scale, bias, mean, var and std.")
+        raise ValueError(
+            f"{name} must have at least one of scale, bias, mean, var and std, got "
+            "none. Pass only normalizers in layers."
+        )
     for key, value in arrays.items():
         if not jnp.issubdtype(value.dtype, jnp.inexact):
-            raise TypeError(f"{key} of {name} must be floating, got {value.dtype}.")
+            raise TypeError(
+                f"{key} of {name} must be floating, got {value.dtype}. Check that it "
+                "is a normalizer."
+            )
     shapes = {key: value.shape for key, value in arrays.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(
-            f"The arrays of {name} must have one shape, that of its features, got "
-            f"{shapes}. Is it a normalizer?"
+            f"The arrays of {name} must all have the shape of its features, got "
+            f"{shapes}. Check that it is a normalizer."
         )
     statistics = layer.keys() & {"mean", "var", "std"}
     if statistics not in (set(), {"mean", "var"}, {"mean", "std"}):
         raise ValueError(
-            f"A mean needs one of var and std, and they need it, but {name} has "
-            f"{', '.join(sorted(arrays))}. Is a part of the checkpoint missing?"
+            f"{name} must have a mean together with var or std, or none of them, got "
+            f"{', '.join(sorted(arrays))}. Check that the checkpoint is complete."
         )
     if "count" in layer and layer["count"].size != 1:
         raise ValueError(
-            f"count of {name} must be a scalar, got the shape {layer['count'].shape}."
+            f"count of {name} must be a scalar, got shape {layer['count'].shape}. "
+            "Convert recurrent layers, which count per time step, yourself."
         )
     return layer
 
 
 def check_layers(layers: object, example: str) -> None:
-    """Checks that the layers which a user named are a dict.
+    """Checks that the argument `layers` is a dict.
 
     Args:
-      layers: What the user passed.
-      example: Such a dict as code, for the error message.
+      layers: The argument that the user passed.
+      example: A valid dict as code, for the error message.
 
     Raises:
-      TypeError: If they are a list of names, for instance.
+      TypeError: If it is not a dict, but for instance a list of names.
     """
     if not isinstance(layers, Mapping):
         raise TypeError(
-            "layers must be a dict, which gives the path in the variables by the name "
-            f"of each layer, got {type(layers).__name__}. Write {example}."
+            "layers must be a dict from the name of each layer to its path in the "
+            f"variables, got {type(layers).__name__}. Write {example}."
         )
 
 
 def check_paths(paths: Mapping[str, Path], sought: str) -> dict[str, Path]:
-    """Returns the path in the variables of each layer, by its name in a checkpoint.
+    """Returns a dict from the name of each layer to its path, after checking both.
 
     Args:
-      paths: What the user said, or what was found.
-      sought: What layers are found by, for the error message.
+      paths: The paths that the user passed, or that were found.
+      sought: The name of the array that identifies a layer, for the error message.
 
     Raises:
-      TypeError: If they are not a dict, or a path is not a tuple of strings.
-      ValueError: If there is none, or two layers have the same path.
+      TypeError: If `paths` is not a dict, or a path is not a tuple of strings.
+      ValueError: If `paths` is empty, or two layers have the same path.
     """
     check_layers(paths, "{'bn1': ('BatchNorm_0',)}")
     if not paths:
         raise ValueError(
-            f"There is no batch norm (a layer with {sought}). Is this the "
-            "whole tree? Layers without statistics must be named: "
+            f"There must be a batch norm (a layer with {sought}), found none. Pass the "
+            "whole tree. Layers without statistics must be listed: "
             "layers={'norm': ('LayerNorm_0',)}."
         )
     owners: dict[Path, str] = {}
     for name, path in paths.items():
         if not isinstance(path, tuple) or not all(isinstance(x, str) for x in path):
             raise TypeError(
-                f"The path of {name!r} must be a tuple of strings, got {path!r}. For "
-                "one part write ('BatchNorm_0',), with the comma."
+                f"The path of {name!r} must be a tuple of strings, got {path!r}. A "
+                "path with one name needs a comma: ('BatchNorm_0',)."
             )
         if path in owners:
             raise ValueError(
                 f"{owners[path]!r} and {name!r} must have different paths, got {path} "
-                "for both."
+                "for both. Change one of them in layers."
             )
         owners[path] = name
     return dict(paths)
 
 
 def split(names: Iterable[str], separator: str) -> dict[str, Path]:
-    """Returns the paths that names make where the user names none."""
+    """Returns default paths: each name, split at the separator."""
     return {name: tuple(name.split(separator)) if name else () for name in names}
 
 
 def for_each(
     option: _Option | Mapping[str, _Option], names: Iterable[str], what: str
 ) -> dict[str, _Option]:
-    """Returns an option of each layer, given as one for all or by their names.
+    """Returns a dict from the name of each layer to its value of an option.
+
+    Args:
+      option: One value for all layers, or a dict from the name of each layer.
+      names: The names of the layers.
+      what: The name of the option, for the error message.
 
     Raises:
-      ValueError: If it is given by names, and these are not those of the layers.
+      ValueError: If a dict has other keys than the names of the layers.
     """
     names = list(names)
     if not isinstance(option, Mapping):
         return dict.fromkeys(names, option)
     if set(option) != set(names):
         raise ValueError(
-            f"{what} must be given for the layers {sorted(names)}, got "
-            f"{sorted(option)}."
+            f"{what} must be one value, or a dict with the keys {sorted(names)}, got "
+            f"the keys {sorted(option)}."
         )
     return dict(option)

@@ -1,4 +1,4 @@
-"""Flax NNX: a pure dict, where a layer's arrays stand together, to Linen and back."""
+"""Conversion between the state of an NNX model and Linen variables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from jaxnorm.tools.convert.layers import (
 )
 
 AnyPath = tuple[str | int, ...]
-"""Names, and the indices of lists, from the root of a tree to a node."""
+"""Names and list indices from the root of a tree to a node."""
 
 
 def variables_from_nnx(
@@ -20,22 +20,23 @@ def variables_from_nnx(
 ) -> Variables:
     """Returns the state of an NNX model as a Linen variables tree.
 
-    All leaves stay as they are, the same objects. Where a node has a mean or a var, its
-    mean, var, std and count go to `batch_stats`; all else goes to `params`.
+    The leaves of the result are the same objects. If a node has a mean or a var, its
+    mean, var, std and count go to `batch_stats`; all other leaves go to `params`.
 
     Args:
       state: A pure dict: `nnx.to_pure_dict(nnx.state(model, (nnx.Param,
-        nnx.BatchStat)))`. (The state of random streams has no place in variables.)
-      paths: New paths of nodes, by their old ones, for what is named otherwise in
-        Linen: `{("layers", 0): ("layers_0",)}`. The longest path that fits a leaf
-        decides. None: all stay.
+        nnx.BatchStat)))`. (Linen variables do not contain the state of random streams.)
+      paths: A dict from old to new paths, for nodes with another name in Linen:
+        `{("layers", 0): ("layers_0",)}`. The longest path that is a prefix of a leaf's
+        path applies. None renames no node.
 
     Returns:
       Nested dicts: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-      TypeError: If it is a model in place of its arrays, or a path is not a tuple.
-      ValueError: If a path fits no leaf, or two leaves have one place.
+      TypeError: If `state` is not a dict, but for instance a model, or a path is not a
+        tuple.
+      ValueError: If a path matches no leaf, or two leaves get the same path.
 
     Example:
       >>> import jaxnorm.tools
@@ -66,19 +67,20 @@ def variables_to_nnx(
 ) -> dict[Any, Any]:
     """Returns a Linen variables tree as the state of an NNX model.
 
-    The way back of `variables_from_nnx`, for `nnx.replace_by_pure_dict`.
+    This is the inverse of `variables_from_nnx`, for `nnx.replace_by_pure_dict`.
 
     Args:
       variables: The collections params and batch_stats.
-      paths: As in `variables_from_nnx`: the paths of Linen by those of NNX.
+      paths: As in `variables_from_nnx`, a dict from NNX paths to Linen paths.
 
     Returns:
-      Nested dicts, in which a layer's params and batch_stats stand together.
+      Nested dicts, in which the params and batch_stats of a layer are in one node.
 
     Raises:
-      TypeError: If it is a model in place of its arrays, or a path is not a tuple.
-      ValueError: If there is another collection, a path fits no leaf, or two leaves
-        have one place.
+      TypeError: If `variables` is not a dict, but for instance a model, or a path is
+        not a tuple.
+      ValueError: If there is another collection, a path matches no leaf, or two leaves
+        get the same path.
 
     Example:
       >>> import jaxnorm.tools
@@ -91,8 +93,8 @@ def variables_to_nnx(
     others = variables.keys() - {"params", "batch_stats"}
     if others:
         raise ValueError(
-            f"variables must have the collections params and batch_stats, got "
-            f"{sorted(others)} too. Convert those by themselves."
+            f"variables must have only the collections params and batch_stats, got "
+            f"{sorted(others)} too. Remove these and convert them yourself."
         )
     _check_paths(paths)
     inverse = {new: old for old, new in (paths or {}).items()}
@@ -111,7 +113,7 @@ def _rename(
     """Returns the new path of each leaf."""
     renamed, used = {}, set()
     for leaf in leaves:
-        # nodes are renamed, not what they hold
+        # Only nodes are renamed, not leaves.
         for length in range(len(leaf) - 1, -1, -1):
             if leaf[:length] in paths:
                 used.add(leaf[:length])
@@ -122,15 +124,19 @@ def _rename(
     unused = [path for path in paths if path not in used]
     if unused:
         raise ValueError(
-            f"paths must name nodes, and there is no leaf below {unused}. There are "
-            f"{leaves[:9]}."
+            f"paths must name nodes with leaves, got {unused}, which have none. The "
+            f"leaves are {leaves[:9]}."
         )
     return renamed
 
 
 def _check_paths(paths: Mapping[AnyPath, AnyPath] | None) -> None:
+    """Checks that the paths are tuples, and that the new ones differ."""
     paths = paths or {}
     as_paths(paths, "paths")
     new = as_paths(paths.values(), "paths")
     if len(set(new)) < len(new):
-        raise ValueError(f"The new paths of paths must differ, got {new}.")
+        raise ValueError(
+            f"The new paths must differ from each other, got {new}. Change the values "
+            "of paths."
+        )

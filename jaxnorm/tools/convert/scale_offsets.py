@@ -1,4 +1,4 @@
-"""Scales of layers that add an offset to them, there or here."""
+"""Conversion of scales between layers that add different offsets to them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,14 +8,14 @@ from jaxnorm.tools.convert.layers import Layer, for_each
 from jaxnorm.tools.scale_offset import shifted, warn_of_scales
 
 Offsets = float | Mapping[str, float]
-"""One of all layers, or one by the name of each layer that has a scale."""
+"""One offset for all layers, or a dict from the name of each layer with a scale."""
 
 
 class ScaleOffsets(NamedTuple):
-    """What layers add to the scales that they store.
+    """The offsets that layers add to their stored scales.
 
     Attributes:
-      theirs: In the other framework.
+      theirs: The offsets in the other framework.
       ours: The `scale_offset` of our layers.
     """
 
@@ -23,14 +23,14 @@ class ScaleOffsets(NamedTuple):
     ours: Offsets
 
     def to_ours(self, layers: Mapping[str, Layer]) -> None:
-        """Makes their scales ours, in place, and warns of those that look wrong."""
+        """Converts their scales to ours, in place, and warns if they look wrong."""
         theirs, ours = self._of_each(layers)
         for name in ours:
             _shift(layers[name], theirs[name] - ours[name], name)
         _check_factors(layers, ours, involved={*theirs.values(), *ours.values()})
 
     def to_theirs(self, layers: Mapping[str, Layer]) -> None:
-        """Makes our scales theirs, in place, and warns of those that look wrong."""
+        """Converts our scales to theirs, in place, and warns if they look wrong."""
         theirs, ours = self._of_each(layers)
         _check_factors(layers, ours, involved={*theirs.values(), *ours.values()})
         for name in ours:
@@ -39,6 +39,7 @@ class ScaleOffsets(NamedTuple):
     def _of_each(
         self, layers: Mapping[str, Layer]
     ) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns their offset and ours for each layer with a scale."""
         scaled = [name for name, layer in layers.items() if "scale" in layer]
         return (
             _numbers(self.theirs, scaled, "their_scale_offset"),
@@ -47,11 +48,13 @@ class ScaleOffsets(NamedTuple):
 
 
 def _numbers(offsets: Offsets, names: list[str], what: str) -> dict[str, float]:
+    """Returns the offset of each layer as a finite number."""
     given = for_each(offsets, names, what)
     return {name: check_finite(offset, what) for name, offset in given.items()}
 
 
 def _shift(layer: Layer, by: float, name: str) -> None:
+    """Adds a number to the scale of a layer, in place; 0 keeps every bit."""
     if by:
         layer["scale"] = shifted(layer["scale"], by, f"scale of {name!r}")
 
@@ -59,5 +62,6 @@ def _shift(layer: Layer, by: float, name: str) -> None:
 def _check_factors(
     layers: Mapping[str, Layer], ours: Mapping[str, float], involved: set[float]
 ) -> None:
+    """Warns if `scale_offset + scale` is about 0 or 2 in most layers."""
     scales = {name: layers[name]["scale"] for name in ours}
     warn_of_scales(scales, ours, doubled=any(involved))

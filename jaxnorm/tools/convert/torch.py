@@ -1,4 +1,4 @@
-"""PyTorch: a `state_dict` to Flax variables and back."""
+"""Conversion between the normalizers of a PyTorch `state_dict` and Flax variables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,44 +45,46 @@ def norms_from_torch(
     """Returns the normalizers of a PyTorch `state_dict` as a Linen variables tree.
 
     `weight`, `bias`, `running_mean` and `running_var` become scale, bias, mean and var:
-    copies, of the same dtype, bit for bit. Without `elements` that holds for the
-    variance too, which PyTorch keeps unbiased: inference is then that of PyTorch, and
-    training goes on as there with `unbiased=True` and `momentum_from_torch`.
+    copies of the same dtype, bit for bit. Without `elements` the variance, which
+    PyTorch keeps unbiased, is copied too. Inference then equals PyTorch's. To continue
+    training as in PyTorch, use `unbiased=True` and `momentum_from_torch`.
 
     Args:
-      state_dict: Of a whole model or of one layer: tensors on the CPU, NumPy or JAX
-        arrays. All but the layers is ignored.
-      layers: The path in the variables of each layer, by its name: `{"layer1.0.bn1":
-        ("layer1", "BlockA", "BatchNorm_0")}`. Layers without statistics (layer, group,
-        instance and RMS norm) are converted where they are named. None: all layers
-        that have a `running_mean`, at the paths that dots make of their names:
-        `("layer1", "0", "bn1")`.
-      elements: How many elements a batch had for each feature (N H W), at least 2; one
-        number, or one by the name of each layer that has statistics. The variance is
-        then multiplied by (elements - 1) / elements, which makes it the biased
-        estimate if all batches had as many and its initial 1 is forgotten. None: it
-        stays as it is stored.
-      counted: Whether `num_batches_tracked` becomes count, a float32 scalar, which a
-        momentum that is a function needs, and no other.
-      their_scale_offset: What PyTorch's layers add to the stored scale, of all layers
-        or by the name of each that has a scale: 1 for Gemma's, which store the distance
-        from 1.
-      scale_offset: That of our layers, likewise. Where both are equal, scales are
-        copied; else the difference is added, in float32 or wider, and rounded once.
+      state_dict: The `state_dict` of a whole model or of one layer: tensors on the CPU,
+        or NumPy or JAX arrays. Entries of other layers are ignored.
+      layers: A dict from the name of each layer to its path in the variables:
+        `{"layer1.0.bn1": ("layer1", "BlockA", "BatchNorm_0")}`. Layers without
+        statistics (layer, group, instance and RMS norm) are converted only if they are
+        listed. None converts all layers that have a `running_mean`; their names, split
+        at dots, are the paths: `("layer1", "0", "bn1")`.
+      elements: Number of elements of a batch for each feature (N H W), at least 2; one
+        number, or a dict from the name of each layer with statistics to its number. The
+        variance is multiplied by (elements - 1) / elements. This gives the biased
+        estimate if all batches had this number of elements and the initial variance of
+        1 is forgotten. None copies the variance.
+      counted: Whether to convert `num_batches_tracked` to count, a float32 scalar. Only
+        a layer whose momentum is a function needs it.
+      their_scale_offset: The number that PyTorch's layers add to the stored scale; one
+        for all layers, or a dict from the name of each layer with a scale. It is 1 for
+        Gemma's layers, which store the distance from 1.
+      scale_offset: The `scale_offset` of our layers, in the same form. If both are
+        equal, scales are copied. Otherwise the difference is added, in float32 or
+        wider, and rounded once.
 
     Returns:
       Nested dicts of NumPy arrays: `{"params": {path: {scale, bias}}, "batch_stats":
-      {path: {mean, var[, count]}}}`. What a layer lacks (`affine=False`) is not there.
+      {path: {mean, var[, count]}}}`, without the arrays that a layer lacks
+      (`affine=False`).
 
     Warns:
-      UserWarning: If in most layers `scale_offset + scale` is about 0, or with an
-        offset about 2; see `check_scales`.
+      UserWarning: If in most layers `scale_offset + scale` is about 0, or about 2 with
+        an offset; see `check_scales`.
 
     Raises:
-      TypeError: If a path is not a tuple of strings, or an array not floating.
-      ValueError: If no layer is found, one that is named is not there, has an array of
-        another name, lacks one of mean, variance and the count that is asked for, or
-        its shapes differ; or `elements` do not fit.
+      TypeError: If a path is not a tuple of strings, or an array is not floating.
+      ValueError: If no layer is found, or `elements` has wrong names or numbers; if a
+        listed layer is missing, has an array of another name, has arrays of different
+        shapes, or lacks the mean, the variance or a requested count.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -103,8 +105,8 @@ def norms_from_torch(
     for name in layers or ():
         if is_reparametrized(state_dict, name):
             raise ValueError(
-                f"{name!r} must be a normalizer, and is a layer with weight or "
-                "spectral norm. Convert it with weights_from_torch."
+                f"{name!r} must be a normalizer, got a layer with weight or spectral "
+                "norm. Convert it with weights_from_torch."
             )
     read, paths = NAMES.read(state_dict, layers)
     for name, layer in read.items():
@@ -112,8 +114,9 @@ def norms_from_torch(
         if counted and "mean" in layer:
             if count is None:
                 raise ValueError(
-                    f"{name!r} is without num_batches_tracked, of which count would be "
-                    "made. Pass counted=False, or add the number of its updates."
+                    f"{name!r} must have num_batches_tracked with counted=True, got "
+                    "none. Pass counted=False, or add num_batches_tracked, the number "
+                    "of its updates."
                 )
             layer["count"] = count.astype(np.float32)
     if elements is not None:
@@ -132,28 +135,29 @@ def norms_to_torch(
 ) -> dict[str, np.ndarray]:
     """Returns the normalizers of a Linen variables tree as entries of a `state_dict`.
 
-    The way back of `norms_from_torch`; `torch.from_numpy` makes tensors of the arrays
-    (`torch.from_dlpack(jnp.asarray(array))` where they are bfloat16).
+    This is the inverse of `norms_from_torch`. `torch.from_numpy` converts the arrays to
+    tensors (`torch.from_dlpack(jnp.asarray(array))` for bfloat16).
 
     Args:
-      variables: The collections params and batch_stats; of one layer or of a whole
-        model. All but the layers is ignored.
-      layers: As in `norms_from_torch`: paths by names. None: all layers that have a
-        mean, named by their paths joined with dots.
-      elements: As there; the variance is multiplied by elements / (elements - 1). None:
-        it stays as it is stored: right for one that is unbiased.
-      their_scale_offset: As in `norms_from_torch`, of which this is the way back.
-      scale_offset: Likewise.
+      variables: The collections params and batch_stats, of one layer or of a whole
+        model. Other layers are ignored.
+      layers: As in `norms_from_torch`, a dict from names to paths. None converts all
+        layers that have a mean, and names them by their paths, joined with dots.
+      elements: As in `norms_from_torch`, but the variance is multiplied by
+        elements / (elements - 1). None copies the variance, which is right if it is
+        unbiased.
+      their_scale_offset: As in `norms_from_torch`; pass the same value.
+      scale_offset: As in `norms_from_torch`; pass the same value.
 
     Returns:
-      Copies by PyTorch's names, bit for bit; `num_batches_tracked` where there is a
-      count. (PyTorch's `load_state_dict` starts at 0 without it.)
+      Copies by PyTorch's names, bit for bit; with `num_batches_tracked` if a layer has
+      a count. (Without it, `load_state_dict` of PyTorch sets it to 0.)
 
     Warns:
       UserWarning: As `norms_from_torch`.
 
     Raises:
-      TypeError, ValueError: As `norms_from_torch`; and if a layer has a std.
+      TypeError, ValueError: As `norms_from_torch`, and if a layer has a std.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -174,13 +178,13 @@ def norms_to_torch(
 def _scale_variances(
     layers: Mapping[str, Layer], elements: int | Mapping[str, int], *, biased: bool
 ) -> None:
-    """Makes the variances of layers biased, or unbiased, estimates."""
+    """Rescales the variances of layers, in place, to biased or unbiased estimates."""
     names = [name for name, layer in layers.items() if "var" in layer]
     for name, n in for_each(elements, names, "elements").items():
         if n < 2:
             raise ValueError(
-                "elements must be at least 2, since a batch of one element has no "
-                f"unbiased variance, got {n} for {name!r}."
+                f"elements must be at least 2, got {n} for {name!r}. Pass the number "
+                "of elements of a batch for each feature, N H W."
             )
         factor = (n - 1) / n if biased else n / (n - 1)
         var = layers[name]["var"]

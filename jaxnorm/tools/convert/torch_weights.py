@@ -1,4 +1,4 @@
-"""PyTorch: layers with weight or spectral norm to Flax variables and back."""
+"""Conversion of layers with weight or spectral norm between PyTorch and Flax."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from jaxnorm.tools.convert.layers import (
 )
 
 Pair = tuple[Path, Path]
-"""The path of a wrapper in the variables, and that of its layer."""
+"""The paths of a wrapper and of its layer in the variables."""
 
-# What each array is, by its name in torch.nn.utils.parametrizations and in the older
-# torch.nn.utils.
+# The names of the arrays in torch.nn.utils.parametrizations, and in the older functions
+# of torch.nn.utils.
 _WEIGHT_NORM = (
     {
         "g": "parametrizations.weight.original0",
@@ -46,27 +46,27 @@ def weights_from_torch(
 ) -> Variables:
     """Returns layers with weight or spectral norm as a Linen variables tree.
 
-    Those of `torch.nn.utils.parametrizations.weight_norm` and `spectral_norm`, and of
-    the older functions in `torch.nn.utils`, around linear layers and convolutions that
-    are not transposed, become those of `WeightNorm` and `SpectralNorm`, with kernels
-    (..., in, out); for `feature_axes=None` where PyTorch has `dim=None`. The right
-    singular vector is not needed; `sigma` is computed of both.
+    It converts linear layers and convolutions, except transposed ones, that use
+    `torch.nn.utils.parametrizations.weight_norm` or `spectral_norm`, or the older
+    functions in `torch.nn.utils`. The result is for `WeightNorm` and `SpectralNorm`,
+    with kernels (..., in, out); PyTorch's `dim=None` needs `feature_axes=None`. The
+    right singular vector is used to compute `sigma`, and then dropped.
 
     Args:
-      state_dict: Of a whole model or of one layer: tensors on the CPU, NumPy or JAX
-        arrays. All but the layers is ignored.
-      layers: The paths of wrapper and layer in the variables, by the name of the layer:
-        `{"conv": (("WeightNorm_0",), ("Conv_0",))}`. None: all that are found, the
-        wrapper at the path that dots make of the name, the layer, `layer_instance`,
-        within.
+      state_dict: The `state_dict` of a whole model or of one layer: tensors on the CPU,
+        or NumPy or JAX arrays. Entries of other layers are ignored.
+      layers: A dict from the name of each layer to the paths of its wrapper and of
+        itself in the variables: `{"conv": (("WeightNorm_0",), ("Conv_0",))}`. None
+        converts all layers with weight or spectral norm; the name, split at dots, is
+        the path of the wrapper, and the layer is its child `layer_instance`.
 
     Returns:
       Nested dicts of NumPy arrays: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
       TypeError: If an array is not numeric.
-      ValueError: If no layer is found, one that is named has neither, or its weight
-        norm is along another axis than that of the outputs.
+      ValueError: If no layer is found, a listed layer has neither weight nor spectral
+        norm, or its weight norm is along another axis than the outputs.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, jaxnorm.linen, jaxnorm.tools
@@ -91,15 +91,15 @@ def weights_from_torch(
     check_layers(layers, _EXAMPLE)
     if not layers:
         raise ValueError(
-            "There must be a layer with weight or spectral norm, found none. Is this "
-            "the state_dict of the model before its parametrizations were removed?"
+            "There must be a layer with weight or spectral norm, found none. Take the "
+            "state_dict before the parametrizations are removed from the model."
         )
     variables: Variables = {"params": {}, "batch_stats": {}}
     for name, (wrapper, layer) in layers.items():
         if wrapper == layer:
             raise ValueError(
-                f"The wrapper of {name!r} and its layer must have two paths, got "
-                f"{wrapper} twice."
+                f"The wrapper of {name!r} and its layer must have different paths, got "
+                f"{wrapper} twice. For example, write layers={_EXAMPLE}."
             )
         _insert_layer(variables, name, wrapper, layer, state_dict)
     return variables
@@ -113,19 +113,19 @@ def weights_to_torch(
 ) -> dict[str, np.ndarray]:
     """Returns layers with weight or spectral norm as entries of a `state_dict`.
 
-    The way back of `weights_from_torch`. The right singular vector has the length with
-    which PyTorch divides by `sigma`: 1, once the power iteration has converged.
+    This is the inverse of `weights_from_torch`. The right singular vector is scaled so
+    that PyTorch divides by `sigma`; its length is 1 once the power iteration has
+    converged.
 
     Args:
-      variables: The collections params and batch_stats, of which all but the layers is
-        ignored.
-      layers: As there. None: all that are found, named by the paths of their wrappers
-        joined with dots; their layers `layer_instance` within them.
-      parametrized: Whether for `torch.nn.utils.parametrizations`; False: for the older
-        `torch.nn.utils.weight_norm` and `spectral_norm`.
+      variables: The collections params and batch_stats; other layers are ignored.
+      layers: As in `weights_from_torch`. None converts all wrappers of a child
+        `layer_instance`, and names them by their paths, joined with dots.
+      parametrized: Whether the result is for `torch.nn.utils.parametrizations`. False
+        is for the older `torch.nn.utils.weight_norm` and `spectral_norm`.
 
     Raises:
-      ValueError: If no layer is found, or one that is named is not there.
+      ValueError: If no layer is found, or a listed layer is missing.
 
     Example:
       >>> import numpy as np, jaxnorm.tools
@@ -155,7 +155,7 @@ def weights_to_torch(
     check_layers(layers, _EXAMPLE)
     if not layers:
         raise ValueError(
-            "There must be a layer with weight or spectral norm, found none. Name the "
+            "There must be a layer with weight or spectral norm, found none. Pass the "
             f"paths of wrapper and layer: layers={_EXAMPLE}."
         )
     result = {}
@@ -168,13 +168,13 @@ def weights_to_torch(
 
 
 def is_reparametrized(state_dict: Mapping[str, object], name: str) -> bool:
-    """Returns whether a layer has weight or spectral norm."""
+    """Returns whether a layer of a `state_dict` has weight or spectral norm."""
     matches = (_FOUND_BY.fullmatch(key) for key in state_dict)
     return any(match and (match["name"] or "") == name for match in matches)
 
 
 def _default_paths(name: str) -> Pair:
-    """Returns the paths of a wrapper and of its layer, by PyTorch's name."""
+    """Returns the paths of a wrapper and of its layer, from the name in PyTorch."""
     wrapper = tuple(name.split(".")) if name else ()
     return wrapper, (*wrapper, "layer_instance")
 
@@ -186,6 +186,8 @@ def _insert_layer(
     layer: Path,
     state_dict: Mapping[str, object],
 ) -> None:
+    """Adds one layer of a `state_dict`, and its wrapper, to the variables."""
+
     def read(leaf: str) -> np.ndarray | None:
         key = f"{name}.{leaf}" if name else leaf
         return as_array(state_dict[key], key) if key in state_dict else None
@@ -198,8 +200,8 @@ def _insert_layer(
     else:
         raise ValueError(
             f"{name!r} must have {list(_WEIGHT_NORM[0].values())}, "
-            f"{list(_SPECTRAL_NORM[0].values())} or their older names, and lacks some "
-            "of each. Is it the name of the layer in the state_dict?"
+            f"{list(_SPECTRAL_NORM[0].values())} or their older names, but lacks some "
+            "of each. Check that it is the name of the layer in the state_dict."
         )
     of_kernel = f"{layer[-1]}/kernel"
     if "g" in found:
@@ -208,7 +210,7 @@ def _insert_layer(
             raise ValueError(
                 f"The weight norm of {name!r} must have dim=0, a norm for each output, "
                 f"or dim=None, got norms of shape {g.shape} for a weight of shape "
-                f"{weight.shape}. Convert the layer's plain weight instead."
+                f"{weight.shape}. Convert the plain weight of the layer instead."
             )
         scale = g.reshape(-1) if g.ndim else g
         insert(variables, ("params", *wrapper, f"{of_kernel}/scale"), scale)
@@ -227,6 +229,7 @@ def _insert_layer(
 def _layer_to_torch(
     variables: Mapping[str, Any], name: str, wrapper: Path, layer: Path, style: int
 ) -> dict[str, np.ndarray]:
+    """Returns one layer by PyTorch's names; style 0 is parametrized, 1 is older."""
     own = node_at(variables, ("params", *layer))
     scales = node_at(variables, ("params", *wrapper))
     stats = node_at(variables, ("batch_stats", *wrapper))
@@ -236,8 +239,8 @@ def _layer_to_torch(
     if kind is None or "kernel" not in own:
         raise ValueError(
             f"{name!r} must have a kernel at {layer} and {' or '.join(given)} at "
-            f"{wrapper}, got {sorted(own)} and {sorted({*scales, *stats})}. Do layers "
-            "name the right paths?"
+            f"{wrapper}, got {sorted(own)} and {sorted({*scales, *stats})}. Check the "
+            "paths in layers."
         )
     kernel = as_array(own["kernel"], f"kernel of {layer}")
     weight = np.moveaxis(kernel, (-2, -1), (1, 0))
@@ -251,7 +254,7 @@ def _layer_to_torch(
     u = value[0]
     right = u @ weight.reshape(len(weight), -1).astype(np.float64)
     square = right @ right  # sigma^2 once the iteration has converged
-    if square:  # PyTorch divides by u W v: the sigma that is divided by here
+    if square:  # PyTorch divides by u W v, which must be sigma
         sigma = stats.get(f"{of_kernel}/sigma", np.sqrt(square))
         right = right * (np.asarray(sigma, np.float64) / square)
     arrays = {"w": weight, "u": u, "v": right.astype(u.dtype)}

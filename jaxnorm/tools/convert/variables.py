@@ -1,4 +1,4 @@
-"""Layers, by their names in a checkpoint, to a Linen variables tree and back."""
+"""Conversion between the layers of a checkpoint and a Linen variables tree."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from jaxnorm.tools.convert.scale_offsets import ScaleOffsets
 def to_variables(
     layers: Mapping[str, Layer], paths: Mapping[str, Path], offsets: ScaleOffsets
 ) -> Variables:
-    """Returns layers, each at its path, as a Linen variables tree.
+    """Returns a Linen variables tree with each layer at its path.
 
     Raises:
       TypeError, ValueError: As `check_layer`.
@@ -44,15 +44,15 @@ def from_variables(
     """Returns the layers of a Linen variables tree, by their names in a checkpoint.
 
     Args:
-      variables: A Linen variables tree, of which all but the layers is ignored.
-      layers: Their paths by their names; None: all that have a mean, their paths
-        joined.
-      separator: What joins the parts of a path.
-      offsets: What is added to scales, there and here.
+      variables: A Linen variables tree; other layers are ignored.
+      layers: A dict from names to paths. None means all layers that have a mean, named
+        by their joined paths.
+      separator: String that joins the parts of a path.
+      offsets: The offsets that layers add to their scales, in both frameworks.
 
     Raises:
-      TypeError, ValueError: As `check_paths` and `check_layer`; and if a layer is not
-        there, or has other arrays than scale, bias, mean, var, std and count.
+      TypeError, ValueError: As `check_paths` and `check_layer`; and if a layer is
+        missing, or has other arrays than scale, bias, mean, var, std and count.
     """
     check_mapping(variables, "variables", LINEN)
     if layers is None:
@@ -71,17 +71,18 @@ def from_variables(
                     continue
                 if COLLECTIONS.get(key) != collection:
                     raise ValueError(
-                        f"{collection} of {path} must hold "
-                        f"{[k for k, c in COLLECTIONS.items() if c == collection]} at "
-                        f"most, got {key!r}, which other libraries do not store."
+                        f"{collection} of {path} must hold no other arrays than "
+                        f"{[k for k, c in COLLECTIONS.items() if c == collection]}, "
+                        f"got {key!r}, which other libraries do not store. Leave this "
+                        "layer out of layers."
                     )
                 layer[key] = as_array(value, f"{key} of {path}")
         if not layer:
             nodes = {leaf[1:-1] for leaf in walk(variables) if leaf[-1] in COLLECTIONS}
             raise ValueError(
-                f"variables must have the layers that are named, and have none at "
-                f"{path}, in params or in batch_stats. There are {sorted(nodes)[:8]}. "
-                f"Pass {LINEN}."
+                f"variables must have each layer listed in layers, got none at {path}, "
+                "neither in params nor in batch_stats. The layers are "
+                f"{sorted(nodes)[:8]}. Pass {LINEN}."
             )
         result[name] = check_layer(layer, f"the variables at {path}")
     offsets.to_theirs(result)
