@@ -110,7 +110,7 @@ class MeanOnlyBatchNorm(BatchLayer):
 
 @description
 class EvoNormB0(BatchLayer):
-    """Normalization by batch and instance, and the activation, in one.
+    """Normalization by batch and instance statistics combined with an activation.
 
     Attributes:
       v_init: Initializer of v, the slope of the gate.

@@ -75,10 +75,10 @@ class BatchLayer(Layer):
         """Normalizes x.
 
         Args:
-          x: Input of any shape, (batch, ...) where examples are told apart. Integers
+          x: Input of any shape, usually (batch, ...). Integers
             are converted to float32, as in Flax.
           use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.batch_norm`.
 
         Returns:
           The normalized input, of the shape of x.

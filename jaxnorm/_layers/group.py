@@ -110,7 +110,8 @@ class CausalGroupNorm(MomentLayer):
           x: Sequences, for instance of shape (batch, time, features).
           moments: Moments of the steps before x, which the last call returned; None if
             x is the start of the streams.
-          mask: Which elements count, or their weights; see `jaxnorm.causal_group_norm`.
+          mask: Selects valid elements, or gives weights; see
+            `jaxnorm.causal_group_norm`.
 
         Returns:
           The normalized sequences, and the moments to pass to the next call.

@@ -114,7 +114,7 @@ class DomainBatchNorm(IndexedBatchNorm):
             the last, and `checkify.checkify(f, errors=checkify.index_checks)` reports
             it if it is a scalar.
           use_running_average: False in training, True in inference.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.batch_norm`.
 
         Returns:
           The normalized input, of the shape of x.

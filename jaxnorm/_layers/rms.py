@@ -93,7 +93,7 @@ class GatedRMSNorm(ScaleLayer):
         Args:
           x: Input of any shape.
           gate: Input of the activation, of the shape of x; real.
-          mask: Which elements count, or their weights; see `jaxnorm.gated_rms_norm`.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.gated_rms_norm`.
 
         Returns:
           The normalized and gated input, of the shape of x.

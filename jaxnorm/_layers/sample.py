@@ -26,8 +26,8 @@ class SampleLayer(Layer):
         """Normalizes x.
 
         Args:
-          x: Input of any shape, (batch, ...) where examples are told apart.
-          mask: Which elements count, or their weights (Flax treats floating values as
+          x: Input of any shape, usually (batch, ...).
+          mask: Selects valid elements, or gives weights (Flax treats floating values as
             booleans); see `jaxnorm.layer_norm`.
 
         Returns:

@@ -41,7 +41,7 @@ class SegmentLayer(MomentLayer):
           segment_ids: The segment of each position, of the shape of leading axes of x;
             see `jaxnorm.segment_layer_norm`.
           num_segments: Number of segments, above all ids; a Python integer.
-          mask: Which elements count, or their weights.
+          mask: Selects valid elements, or gives weights.
 
         Returns:
           The normalized input, of the shape of x.

@@ -43,7 +43,7 @@ class VirtualBatchNorm(Layer):
 
         Args:
           x: Input of shape (batch, ...).
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.batch_norm`.
 
         Returns:
           The normalized input, of the shape of x.

@@ -1,4 +1,4 @@
-"""Batch normalization and its kin as Equinox modules."""
+"""Batch normalization and its variants as Equinox modules."""
 
 from jaxnorm._layers import batch
 from jaxnorm.equinox.module import BatchInputModule

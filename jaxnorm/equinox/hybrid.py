@@ -1,4 +1,4 @@
-"""Mixtures of batch norm and norms of each example as Equinox modules."""
+"""Mixtures of batch norm and per-example norms as Equinox modules."""
 
 from jaxnorm._layers import hybrid
 from jaxnorm.equinox.module import BatchInputModule

@@ -1,4 +1,4 @@
-"""What makes an Equinox module of a layer's description: state in, state out."""
+"""Base classes that turn the description of a layer into an Equinox module."""
 
 import inspect
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ class Module(eqx.Module):
     Attributes:
       num_features: Size of the feature axis; of several, a tuple of sizes in the order
         of the axes.
-      key: For the initializers; the default ones need none.
-      params: The parameters, by the names scale, bias and others; None for one that is
-        not used.
+      key: Key for the initializers; the default initializers need none.
+      params: A dict of the parameters, such as scale and bias, with None for each that
+        is not used.
     """
 
     params: dict[str, Array | None]
@@ -80,7 +80,7 @@ class Module(eqx.Module):
         return features if isinstance(features, tuple) else (features,)
 
     def _layer_and_input(self, x: Any, *statistics: Array) -> tuple[Any, Array]:
-        """Returns the layer's description, and x as it takes it."""
+        """Returns the layer's description, and x converted and checked for it."""
         layer = self._layer
         x = layer._convert(x)
         if self.params:
@@ -90,7 +90,7 @@ class Module(eqx.Module):
 
 
 class SampleModule(Module):
-    """A module that normalizes each example by itself."""
+    """A module that normalizes each example separately."""
 
     def __call__(
         self,
@@ -102,8 +102,8 @@ class SampleModule(Module):
         """Normalizes x.
 
         Args:
-          x: Input of any shape, (batch, ...) where examples are told apart.
-          mask: Which elements count, or their weights; see `jaxnorm.layer_norm`.
+          x: Input of any shape, usually (batch, ...).
+          mask: Selects valid elements, or gives weights; see `jaxnorm.layer_norm`.
           key: Ignored; for `equinox.nn.Sequential`.
 
         Returns:
@@ -122,8 +122,8 @@ class BatchModule(Module):
     """A module with running statistics in an `equinox.nn.State`.
 
     Attributes:
-      inference: Whether the running statistics normalize, and stay. Set by
-        `equinox.nn.inference_mode`, or by the call.
+      inference: Whether to normalize with the running statistics and not update them.
+        `equinox.nn.inference_mode` sets it; a call may override it.
       stats: The index of the running statistics, a NamedTuple, in the state.
     """
 
@@ -167,7 +167,7 @@ class BatchModule(Module):
 
 
 class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
-    """A batch module that is called with x and the state alone."""
+    """A batch module whose call takes x and the state."""
 
     def __call__(
         self,
@@ -181,12 +181,11 @@ class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
         """Normalizes x.
 
         Args:
-          x: Input of any shape, (batch, ...) where examples are told apart: the batch,
-            not one example of it as under `jax.vmap`, unless `axis_name` is that of the
-            vmap.
+          x: Input of any shape, usually (batch, ...). It must be the whole batch, not
+            one example under `jax.vmap`, unless `axis_name` is the axis of the vmap.
           state: The state of the model.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-          inference: In place of the attribute.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.batch_norm`.
+          inference: Overrides the attribute of this name.
           key: Ignored; for `equinox.nn.Sequential`.
 
         Returns:
@@ -197,11 +196,11 @@ class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
 
 
 class UnmaskedModule(SampleModule):
-    """A module that takes no mask."""
+    """A per-example module whose call takes no mask."""
 
     def __call__(  # type: ignore[override]
         self, x: Shaped[Array, "..."], *, key: Any = None
     ) -> Array:
-        """Normalizes x; the key is ignored, for `equinox.nn.Sequential`."""
+        """Normalizes x; `key` is ignored and exists for `equinox.nn.Sequential`."""
         del key
         return self._normalize(x)

@@ -1,4 +1,4 @@
-"""Batch norm with several sets of statistics as Equinox modules."""
+"""Batch norm with statistics per time step or per domain as Equinox modules."""
 
 import equinox as eqx
 from jax import Array
@@ -40,10 +40,10 @@ class RecurrentBatchNorm(BatchModule):
 
         Args:
           x: Input of shape (batch, ...).
-          step: Index of the time step, from 0; those beyond the last use the last.
+          step: Index of the time step, from 0; later steps than the last use the last.
           state: The state of the model.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-          inference: In place of the attribute.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.batch_norm`.
+          inference: Overrides the attribute of this name.
 
         Returns:
           The normalized input, of the shape of x, and the new state.
@@ -82,8 +82,8 @@ class DomainBatchNorm(BatchModule):
           domain: Index of the domain in [0, num_domains): an integer scalar, or an
             array with one for each example.
           state: The state of the model.
-          mask: Which elements count, or their weights; see `jaxnorm.batch_norm`.
-          inference: In place of the attribute.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.batch_norm`.
+          inference: Overrides the attribute of this name.
 
         Returns:
           The normalized input, of the shape of x, and the new state.

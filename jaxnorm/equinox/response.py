@@ -1,4 +1,4 @@
-"""Response norms and curves in the place of norms, as Equinox modules."""
+"""Response norms, and activations that replace norms, as Equinox modules."""
 
 from jaxnorm._layers import pointwise, response
 from jaxnorm.equinox.module import SampleModule, UnmaskedModule

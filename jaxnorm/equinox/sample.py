@@ -1,4 +1,4 @@
-"""Norms of each example as Equinox modules."""
+"""Per-example norms as Equinox modules."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Norms of segments as Equinox modules."""
+"""Per-segment norms as Equinox modules."""
 
 from jax import Array
 from jaxtyping import Inexact, Integer, PRNGKeyArray, Shaped
@@ -10,7 +10,7 @@ __all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
 
 
 class SegmentModule(SampleModule):
-    """A module that is told which segment each position is in."""
+    """A module whose call takes the segment id of each position."""
 
     def __call__(  # type: ignore[override]
         self,
@@ -28,7 +28,7 @@ class SegmentModule(SampleModule):
           segment_ids: The segment of each position, of the shape of leading axes of x;
             see `jaxnorm.segment_layer_norm`.
           num_segments: Bound of the ids; a Python integer.
-          mask: Which elements count, or their weights.
+          mask: Selects valid elements, or gives weights.
           key: Ignored.
 
         Returns:

@@ -1,7 +1,7 @@
-"""Flax Linen modules over the functions of `jaxnorm`.
+"""The normalizers of `jaxnorm` as Flax Linen modules.
 
-Classes that `flax.linen` has too are drop-in supersets: they have the same arguments,
-defaults, variables and initialization.
+Classes that also exist in `flax.linen` are drop-in supersets: they have the same
+arguments, defaults, variables and initialization.
 """
 
 from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs

@@ -1,4 +1,4 @@
-"""Batch normalization and its kin as Flax Linen modules."""
+"""Batch normalization and its variants as Flax Linen modules."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class BatchNorm(BatchModule, layers.BatchNorm):
 
     A drop-in superset of `flax.linen.BatchNorm`: the same arguments, defaults, variable
     tree (`params`: scale, bias; `batch_stats`: mean, var) and initialization, so that
-    its checkpoints load unchanged. The mathematics is that of `jaxnorm.batch_norm`.
+    its checkpoints load unchanged. It computes `jaxnorm.batch_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -41,9 +41,9 @@ class BatchNorm(BatchModule, layers.BatchNorm):
 
 
 class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
-    """Ghost batch norm; the mathematics is that of `jaxnorm.ghost_batch_norm`.
+    """Ghost batch norm, computed by `jaxnorm.ghost_batch_norm`.
 
-    The variables are batch norm's, so that checkpoints are interchangeable.
+    Its variables are those of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -60,15 +60,15 @@ class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
     ) -> tuple[Array, Any]:
-        if self.is_initializing():  # with any number of examples
+        if self.is_initializing():  # the batch size need not fit the ghosts
             options["use_running_average"] = True
         return super()._forward(x, stats, params, options)
 
 
 class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
-    """Instance-aware batch norm; the mathematics is that of `adaptive_batch_norm`.
+    """Instance-aware batch norm, computed by `jaxnorm.adaptive_batch_norm`.
 
-    The variables are batch norm's, so that checkpoints are interchangeable.
+    Its variables are those of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -84,13 +84,14 @@ class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
 
 
 class BatchRenorm(BatchModule, layers.BatchRenorm):
-    """Batch renormalization; the mathematics is that of `jaxnorm.batch_renorm`.
+    """Batch renormalization, computed by `jaxnorm.batch_renorm`.
 
     Variables: `params`: scale, bias; `batch_stats`: mean, std, and count, the number of
-    updates, of which momentum and the two bounds may be functions.
+    updates. Momentum and the two bounds may be functions of the count.
 
-    The defaults are what the paper's schedule ends with. That schedule itself, which
-    begins with plain batch norm, is `**jaxnorm.warmup_renorm()._asdict()`.
+    The default bounds are the final values of the paper's schedule. The schedule
+    itself, which starts with plain batch norm, is
+    `**jaxnorm.warmup_renorm()._asdict()`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -109,8 +110,8 @@ class BatchRenorm(BatchModule, layers.BatchRenorm):
 class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
     """Subtracts the mean of the batch; the companion of `WeightNorm`.
 
-    The mathematics is that of `jaxnorm.mean_only_batch_norm`. Variables: `params`:
-    bias; `batch_stats`: mean.
+    It computes `jaxnorm.mean_only_batch_norm`. Variables: `params`: bias;
+    `batch_stats`: mean.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -126,10 +127,10 @@ class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
 
 
 class EvoNormB0(BatchModule, layers.EvoNormB0):
-    """Normalization by batch and instance, and the activation, in one.
+    """Normalization by batch and instance statistics combined with an activation.
 
-    The mathematics is that of `jaxnorm.evo_norm_b0`. Variables: `params`: scale, bias
-    and v; `batch_stats`: var. No activation should follow.
+    It computes `jaxnorm.evo_norm_b0`. Variables: `params`: scale, bias and v;
+    `batch_stats`: var. No activation should follow.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -145,12 +146,12 @@ class EvoNormB0(BatchModule, layers.EvoNormB0):
 
 
 class RunningNorm(BatchModule, layers.RunningNorm):
-    """Normalizes by the moments of all inputs so far, for observations and the like.
+    """Normalizes by the moments of all inputs so far, such as observations.
 
-    The mathematics is that of `jaxnorm.running_norm`, with `update` where
-    `use_running_average` is False. Variables: `batch_stats`: those of
-    `jaxnorm.RunningMoments`: count, mean, var, and what is to be added to each of them,
-    count_rest, mean_rest, var_rest. There are no parameters.
+    It computes `jaxnorm.running_norm`, with `update=True` if `use_running_average` is
+    False. Variables: `batch_stats`: the fields of `jaxnorm.RunningMoments`, which are
+    count, mean, var and their low-order parts count_rest, mean_rest, var_rest. It has
+    no parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

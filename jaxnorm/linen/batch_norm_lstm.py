@@ -1,4 +1,4 @@
-"""The LSTM of recurrent batch normalization, as a Flax Linen cell."""
+"""An LSTM cell with recurrent batch normalization, as a Flax Linen cell."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,27 +24,27 @@ __all__ = ["BatchNormLSTMCell"]
 
 
 class BatchNormLSTMCell(nn.RNNCellBase):
-    """An LSTM whose recurrent, input and memory terms are batch-normalized.
+    """An LSTM cell that batch-normalizes its recurrent, input and cell-state terms.
 
-    With BN as in `jaxnorm.recurrent_batch_norm`, and W_h h and W_x x in four parts::
+    BN is `jaxnorm.recurrent_batch_norm`, and W_h h and W_x x have four parts each::
 
         f, i, o, g = BN(W_h h; scale_h) + BN(W_x x; scale_x) + bias
         c = sigmoid(f) c + sigmoid(i) tanh(g)
         h = sigmoid(o) tanh(BN(c; scale_c, bias_c))
 
-    For training and initialization use it in
-    `nn.RNN(cell, variable_carry="batch_stats")`, with `mutable=["batch_stats"]`; for
-    inference in `nn.RNN(cell, variable_broadcast=("params", "batch_stats"))`, since
-    Flax can carry only what is mutable. Initialize without `initial_carry`.
+    For training and initialization, use it in
+    `nn.RNN(cell, variable_carry="batch_stats")`, with `mutable=["batch_stats"]`. For
+    inference, use `nn.RNN(cell, variable_broadcast=("params", "batch_stats"))`, because
+    Flax can carry only mutable collections. Initialize without `initial_carry`.
 
-    An RNN does not tell its cell of `seq_lengths`, so that padding would be part of the
-    statistics. Sequences of unequal length bring a mask with them::
+    `nn.RNN` does not pass `seq_lengths` to its cell, so the statistics would include
+    padding. For sequences of unequal length, pass a mask with them::
 
         mask = jnp.arange(x.shape[1])[None] < lengths[:, None]
         inputs = jaxnorm.linen.MaskedInputs(x, mask[..., None])
         rnn(inputs, seq_lengths=lengths)
 
-    or their lengths, with the first carry::
+    or pass their lengths in the first carry::
 
         carry = cell.initialize_carry(key, (batch, features))
         rnn(x, initial_carry=carry._replace(length=lengths), seq_lengths=lengths)
@@ -53,14 +53,14 @@ class BatchNormLSTMCell(nn.RNNCellBase):
     norm_x, norm_h and norm_c; `batch_stats`: mean and var of the three, for each step.
 
     Attributes:
-      features: Width of c and h.
-      max_steps: For how many time steps statistics are kept; those beyond use the last.
+      features: Number of features of c and h.
+      max_steps: Number of time steps with statistics; later steps use the last ones.
       use_running_average: False in training, True in inference.
       momentum: Weight of the old statistics, or a function of the number of updates.
       epsilon: Added to the variances.
       axis_name: Mapped axes over which statistics are shared.
-      gate_fn: Activation of the gates.
-      activation_fn: Activation of the memory and of its update.
+      gate_fn: Activation function of the gates.
+      activation_fn: Activation function of the cell state and of its update.
       kernel_init: Initializer of W_x.
       recurrent_kernel_init: Initializer of W_h.
       bias_init: Initializer of the bias.
@@ -94,7 +94,7 @@ class BatchNormLSTMCell(nn.RNNCellBase):
     momentum: float | Schedule = 0.9
     epsilon: float = 1e-5
     axis_name: str | Sequence[str] | None = None
-    # of lax: functions under jax.jit, as jax.nn has them, cannot be pickled
+    # From lax, because jitted functions such as those of jax.nn cannot be pickled.
     gate_fn: Callable[[Array], Array] = lax.logistic
     activation_fn: Callable[[Array], Array] = lax.tanh
     kernel_init: Initializer = MadeInitializer(nn.initializers.lecun_normal)
@@ -116,8 +116,8 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         """Takes one time step.
 
         Args:
-          carry: From `initialize_carry`, or of the time step before.
-          inputs: (batch, any number), or with its mask, as an RNN hands it on.
+          carry: From `initialize_carry`, or from the previous time step.
+          inputs: (batch, features), of any size, or `MaskedInputs` from the RNN.
           mask: Which examples count, or their weights, (batch, 1). Others reach no
             statistic; their carry moves as with inputs of 0.
 
@@ -127,8 +127,8 @@ class BatchNormLSTMCell(nn.RNNCellBase):
         Raises:
           TypeError: If the inputs are not real and floating, or the carry is not an
             `LSTMCarry`.
-          ValueError: If the inputs, the carry or the mask do not fit each other, or
-            there are two masks.
+          ValueError: If the inputs, the carry or the mask have incompatible shapes, or
+            two masks are given.
         """
         x, counts = inputs_and_mask(carry, inputs, mask)
         now = jnp.max(carry.step)
@@ -190,8 +190,8 @@ class BatchNormLSTMCell(nn.RNNCellBase):
             jnp.zeros(batch, jnp.int32),
             jnp.full(batch, jnp.iinfo(jnp.int32).max),
         )
-        # A scan carries only variables that are there before it, and this is called
-        # just before.
+        # A scan carries only variables that exist before it starts, and this method is
+        # called just before.
         if self.scope is not None and self.is_initializing():
             self(carry, jnp.zeros(input_shape, self.param_dtype))
         return carry

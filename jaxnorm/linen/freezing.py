@@ -1,4 +1,4 @@
-"""Batch normalizers that keep and use the statistics that they have."""
+"""Freezing of batch normalizers for fine-tuning."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -19,22 +19,22 @@ _R = TypeVar("_R")
 
 
 def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Returns `apply` in which batch normalizers use and keep their running statistics.
+    """Returns an `apply` whose batch normalizers do not update running statistics.
 
-    As with `use_running_average=True` in each of them, whatever the model says, and
-    nowhere else: dropout and whatever the model's own `train` flag switches stay as
-    they are. Of `mutable=["batch_stats"]` their statistics come out as they came in.
+    It sets `use_running_average=True` in each batch normalizer, whatever the model
+    passes. Nothing else changes, such as dropout or other uses of the model's `train`
+    flag. With `mutable=["batch_stats"]`, the statistics are returned unchanged.
 
     Args:
-      apply: `model.apply`, or any function that calls Linen modules; compiled in no
-        part, since what was traced before stays as it was.
+      apply: `model.apply`, or any function that calls Linen modules. No part of it may
+        be compiled, because a part that was traced before would not change.
 
     Returns:
-      A function of the same arguments. It may be compiled, or called in what is.
+      A function of the same arguments. It may be compiled, or called in compiled code.
 
     Raises:
-      TypeError: If `apply` is not a function, or compiled; and when called, if there is
-        a `flax.linen.BatchNorm`, which it does not reach.
+      TypeError: If `apply` is not a function, or is compiled. The returned function
+        raises it for a `flax.linen.BatchNorm`, which cannot be frozen in this way.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -52,8 +52,9 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
     )
     if isinstance(apply, jax.stages.Wrapped):
         raise TypeError(
-            "apply must not be compiled, since what was traced before stays as it was, "
-            f"got {apply}. Compile what comes back: jax.jit(frozen_statistics(apply))."
+            "apply must not be compiled, because code that was traced before would not "
+            f"change, got {apply}. Compile the result instead: "
+            "jax.jit(frozen_statistics(apply))."
         )
 
     def frozen(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -74,16 +75,16 @@ def freeze_batch_norms(
 ) -> tuple[Callable[_P, _R], "optax.GradientTransformation"]:
     """Freezes statistics and parameters of a model's batch norms, for fine-tuning.
 
-    Each alone is `frozen_statistics(apply)`, and
-    `jaxnorm.tools.freeze_parameters(optimizer, variables)`.
+    To freeze only statistics, use `frozen_statistics(apply)`; to freeze only
+    parameters, use `jaxnorm.tools.freeze_parameters(optimizer, variables)`.
 
     Args:
       apply: `model.apply`.
-      optimizer: Any of optax.
-      variables: The model's, with `params` and `batch_stats`.
+      optimizer: Any optax optimizer.
+      variables: The variables of the model, with `params` and `batch_stats`.
 
     Returns:
-      `apply` and `optimizer`, to be used in place of those given.
+      The `apply` and `optimizer` to use instead.
 
     Raises:
       TypeError, ValueError: As `frozen_statistics` and `freeze_parameters`.
@@ -106,10 +107,11 @@ def _refuse_others(
     kwargs: dict[str, Any],
     context: "InterceptorContext",
 ) -> Any:
+    """Intercepts a method of a module; raises TypeError for a Flax batch norm."""
     if isinstance(context.module, nn.BatchNorm):
         raise TypeError(
             "frozen_statistics needs batch norms of jaxnorm.linen, got one of "
-            f"flax.linen, {context.module.name}. Take jaxnorm.linen.BatchNorm, which "
+            f"flax.linen, {context.module.name}. Use jaxnorm.linen.BatchNorm, which "
             "has the same variables, or pass use_running_average=True to it yourself."
         )
     return call(*args, **kwargs)

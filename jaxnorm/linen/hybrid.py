@@ -1,4 +1,4 @@
-"""Mixtures of batch norm and norms of each example as Flax Linen modules."""
+"""Mixtures of batch norm and per-example norms as Flax Linen modules."""
 
 from jaxnorm._layers import hybrid as layers
 from jaxnorm.linen.module import BatchModule
@@ -9,8 +9,8 @@ __all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
 class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
     """A learned mixture of batch norm and instance norm for each feature.
 
-    The mathematics is that of `jaxnorm.batch_instance_norm`. Variables: `params`:
-    scale, bias and gate; `batch_stats`: mean, var. Keep the gate in [0, 1] with
+    It computes `jaxnorm.batch_instance_norm`. Variables: `params`: scale, bias and
+    gate; `batch_stats`: mean, var. Keep the gate in [0, 1] with
     `optax.chain(..., jaxnorm.gate_projection())`.
 
     Example:
@@ -27,11 +27,10 @@ class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
 
 
 class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
-    """Instance norm for some features and batch norm for the others, of IBN-Net.
+    """Instance norm for some features and batch norm for the others (IBN-Net).
 
-    The mathematics is that of `jaxnorm.instance_batch_norm`. Variables: `params`: scale
-    and bias of all features; `batch_stats`: mean and var of those that the batch
-    normalizes.
+    It computes `jaxnorm.instance_batch_norm`. Variables: `params`: scale and bias of
+    all features; `batch_stats`: mean and var of the features with batch norm.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -49,8 +48,8 @@ class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
 class SwitchableNorm(BatchModule, layers.SwitchableNorm):
     """A learned mixture of instance, layer and batch statistics.
 
-    The mathematics is that of `jaxnorm.switchable_norm`. Variables: `params`: scale,
-    bias, mean_logits and var_logits; `batch_stats`: mean, var.
+    It computes `jaxnorm.switchable_norm`. Variables: `params`: scale, bias, mean_logits
+    and var_logits; `batch_stats`: mean, var.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

@@ -1,4 +1,4 @@
-"""What makes a Linen module of a layer's description: variables in, variables out."""
+"""Base classes that turn the description of a layer into a Linen module."""
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -18,7 +18,7 @@ from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
 from jaxnorm._layers.sample import SampleLayer
 
-# At run time a class has the fields of the one description that is mixed into it.
+# At run time, a class gets its fields from the description that is mixed into it.
 if TYPE_CHECKING:
     from jaxnorm._layers.batch_layer import BatchLayer as _BatchLayer
     from jaxnorm._layers.fields import Layer as _Layer
@@ -27,7 +27,7 @@ else:
     _Layer = _SampleLayer = _BatchLayer = object
 
 statistics_are_frozen = ContextVar("statistics_are_frozen", default=False)
-"""Whether batch normalizers use and keep their statistics, whatever they are told."""
+"""Whether batch normalizers use their running statistics and never update them."""
 
 
 class Module(nn.Module, _Layer):
@@ -43,12 +43,12 @@ class Module(nn.Module, _Layer):
         return sizes(x.shape, self._feature_axes(x))
 
     def _params(self, features: tuple[int, ...]) -> Arrays:
-        """Returns the parameters, None for one that is not used."""
+        """Returns the parameters, with None for each that is not used."""
         return {
             name: (
                 None
                 if wanted is None
-                # as an array: a loaded checkpoint holds those of NumPy
+                # A loaded checkpoint may hold NumPy arrays.
                 else jnp.asarray(
                     self.param(name, wanted.init, wanted.shape, self.param_dtype)
                 )
@@ -57,9 +57,9 @@ class Module(nn.Module, _Layer):
         }
 
     def _mapped(self, options: Any) -> Any:
-        """Returns options without mapped axes while initializing.
+        """Returns the options, without mapped axes during initialization.
 
-        No collective runs then, so that no axis has to be bound.
+        Initialization runs no collective, so no axis has to be bound.
         """
         if "axis_name" in options and self.is_initializing():
             return options | {"axis_name": None, "axis_index_groups": None}
@@ -67,7 +67,7 @@ class Module(nn.Module, _Layer):
 
 
 class SampleModule(Module, _SampleLayer):
-    """A module that normalizes each example by itself."""
+    """A module that normalizes each example separately."""
 
     __call__ = nn.compact(SampleLayer.__call__)
 
@@ -80,14 +80,14 @@ class SampleModule(Module, _SampleLayer):
 class BatchModule(Module, _BatchLayer):
     """A module with running statistics in the collection `batch_stats`.
 
-    While initializing, no statistic is updated and no collective runs.
+    Initialization updates no statistic and runs no collective.
 
-    Where the collection `batch_moments` is mutable, the count, mean and variance of the
-    layer's input are collected there, in training and in inference alike, and merged
-    with those that it already holds: the exact moments of several batches, for
-    `jaxnorm.tools`. A layer has them in one variable, a dict, again `batch_moments`. In
-    such a pass `batch_stats` need not be mutable in training; if it is not, the running
-    statistics stay.
+    If the collection `batch_moments` is mutable, each call adds the count, mean and
+    variance of the layer's input to it, in training and in inference. The moments of
+    several batches are merged exactly, for `jaxnorm.tools`. Each layer stores them in
+    one variable, a dict, which is also called `batch_moments`. In such a pass
+    `batch_stats` need not be mutable in training; if it is not, the running statistics
+    do not change.
     """
 
     __call__ = nn.compact(BatchLayer.__call__)
@@ -105,7 +105,7 @@ class BatchModule(Module, _BatchLayer):
             use_running_average = True
         options = self._mapped(self._options(x, use_running_average, mask)) | given
         self._collect(lambda: self._moments(x, options))
-        # Inference has no use for the number of updates, and loads what lacks it.
+        # Inference does not need the count, so checkpoints without it work.
         if self.is_initializing():
             counted = self._counts_updates()
         else:
@@ -113,13 +113,13 @@ class BatchModule(Module, _BatchLayer):
         initial = self._initial_stats(features, counted=counted)
         stats = initial._replace(**self._read(initial._asdict()))
         y, new = self._forward(x, stats, self._params(features), options)
-        if not self.is_initializing():  # with any number of examples
+        if not self.is_initializing():  # initialization may use a single example
             self._warn_of_single_values(x, options)
         self._store(new._asdict(), options)
         return y
 
     def _read(self, initial: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns statistics of `batch_stats`, which start as given."""
+        """Returns the statistics in `batch_stats`, initialized to the given values."""
         self._check_count(tuple(initial))
         # as arrays: a loaded checkpoint holds those of NumPy
         return {
@@ -130,7 +130,7 @@ class BatchModule(Module, _BatchLayer):
         }
 
     def _store(self, new: Mapping[str, Array], options: BatchOptions) -> None:
-        """Stores new statistics, in training."""
+        """Stores new statistics in `batch_stats`, only in training."""
         if options["use_running_average"] or self.is_initializing():
             return
         if self._collects and not self.is_mutable_collection("batch_stats"):
@@ -139,15 +139,16 @@ class BatchModule(Module, _BatchLayer):
             self.put_variable("batch_stats", name, value)
 
     def _collect(self, moments: Callable[[], jaxnorm.Moments]) -> None:
-        """Merges moments of the input into `batch_moments`, if that is mutable.
+        """Merges the moments of the input into `batch_moments`, if it is mutable.
 
         Args:
-          moments: Computes them; called only if they are wanted.
+          moments: Computes the moments; called only if they are collected.
         """
         if not self._collects:
             return
         merged = moments()
-        # One variable, a dict: NNX joins collections, and mean and var have namesakes.
+        # A dict in one variable, because NNX merges collections, and batch_stats also
+        # has a mean and a var.
         if self.has_variable("batch_moments", "batch_moments"):
             stored: dict[str, Array] = self.get_variable(
                 "batch_moments", "batch_moments"
@@ -164,8 +165,8 @@ class BatchModule(Module, _BatchLayer):
         missing = [name for name in names if not self.has_variable("batch_stats", name)]
         if missing == ["count"]:
             raise ValueError(
-                "momentum as a function needs the number of updates, but batch_stats "
-                f"of {self.name or 'this layer'} is without count. Add it: 0 for "
-                "statistics to be forgotten soon, a large number for a plain average "
-                "to go on; or pass a constant momentum."
+                f"batch_stats of {self.name or 'this layer'} must have a count, since "
+                "momentum is a function of the number of updates, got none. Add count: "
+                "0 to forget the old statistics soon, or a large number to continue a "
+                "plain average. Or pass a constant momentum."
             )

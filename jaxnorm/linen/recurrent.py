@@ -1,4 +1,4 @@
-"""Batch norm with several sets of statistics as Flax Linen modules."""
+"""Batch norm with statistics per time step or per domain as Flax Linen modules."""
 
 from flax import linen as nn
 
@@ -11,10 +11,10 @@ __all__ = ["DomainBatchNorm", "RecurrentBatchNorm"]
 class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
     """Batch norm inside a recurrent cell, with statistics for each time step.
 
-    The mathematics is that of `jaxnorm.recurrent_batch_norm`. Variables: `params`:
-    scale and bias, shared over time; `batch_stats`: mean, var, with a leading axis of
-    time steps. In `nn.scan` and `nn.RNN` they are carried in training,
-    `variable_carry="batch_stats"`, and broadcast in inference,
+    It computes `jaxnorm.recurrent_batch_norm`. Variables: `params`: scale and bias,
+    shared over time; `batch_stats`: mean, var, with a leading axis of time steps. In
+    `nn.scan` and `nn.RNN`, carry the statistics in training with
+    `variable_carry="batch_stats"`, and broadcast them in inference with
     `variable_broadcast=("params", "batch_stats")`.
 
     Example:
@@ -33,11 +33,11 @@ class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
 
 
 class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
-    """Batch norm with statistics for each domain; the index of one comes with the call.
+    """Batch norm with separate statistics for each domain, chosen in the call.
 
-    For data from several sources whose activations differ: languages, scanners, clean
-    and adversarial images. Scale and bias are shared; where each domain shall have its
-    own, use one `BatchNorm` a domain.
+    Use it for data from several sources whose activations differ: languages, scanners,
+    clean and adversarial images. Scale and bias are shared; for a separate scale and
+    bias for each domain, use one `BatchNorm` per domain.
 
     Variables: `params`: scale, bias; `batch_stats`: mean, var, with a leading axis of
     domains.

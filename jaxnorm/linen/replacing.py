@@ -1,4 +1,4 @@
-"""Models whose normalizers are replaced by others, with their variables."""
+"""Replacement of the normalizers of a model, which keeps variables."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flax.linen.module import InterceptorContext
 
 Replacements = Mapping[type[nn.Module], Callable[[Any], nn.Module]]
-"""By the class of a normalizer: what makes another of one."""
+"""A dict from the class of a normalizer to a function that returns its replacement."""
 
 
 def replace_norms(
@@ -28,32 +28,34 @@ def replace_norms(
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Returns a model's `apply` with other normalizers, and variables for it.
 
-    Batch norm by group norm, by ghost batch norm, or by one with an `axis_name`;
-    Flax's by those of this library. A normalizer of one of the classes computes what
-    its replacement does, with the variables at its own path. The arguments of its call
-    are handed on, `use_running_average` only where the replacement takes it.
+    For instance, replace batch norm by group norm, by ghost batch norm, or by batch
+    norm with an `axis_name`, or Flax's normalizers by those of this library. The
+    replacement runs at the path of the normalizer that it replaces, with the same
+    arguments, except that `use_running_average` is passed only if the replacement takes
+    it.
 
-    Variables of the same path and shape are kept, scale and bias above all, and
-    statistics where both have them. Others are initialized, or dropped.
+    Variables of the same path and shape are kept: scale and bias, and statistics if
+    both normalizers have them. Other variables are initialized or dropped.
 
     Args:
-      model: The model, which stays as it is; without `nn.jit` around any part, since
-        what was traced before stays as it was. Compile what comes back.
-      replacements: `{BatchNorm: lambda norm: GroupNorm(num_groups=8)}`: functions of
-        the module that they replace, by its class. The first class that it is an
-        instance of counts.
-      variables: The model's.
+      model: The model, which does not change. No part of it may use `nn.jit`, because a
+        part that was traced before would not change. Compile the returned function.
+      replacements: A dict from the class of a normalizer to a function that takes the
+        module and returns its replacement, such as
+        `{BatchNorm: lambda norm: GroupNorm(num_groups=8)}`. The first class of which a
+        module is an instance applies.
+      variables: Variables of the model.
       *args: Arguments of the model, for the shapes of new variables.
-      rngs: For `model.init`, which makes them; by default a key of 0.
+      rngs: Keys for `model.init`, which creates new variables; by default the key 0.
       **kwargs: Keyword arguments of the model.
 
     Returns:
-      A function in place of `model.apply`, and the variables. (`model.init` of a new
-      model is `replaced(model.init, replacements)`.)
+      A function that replaces `model.apply`, and its variables. (For a new model,
+      `replaced(model.init, replacements)` replaces `model.init`.)
 
     Raises:
-      TypeError: If the model is not a Linen module, a replacement is not a function,
-        one returns no module, or a module that does not take the arguments of the call.
+      TypeError: If the model is not a Linen module, a replacement is not a function, or
+        it does not return a module that takes the arguments of the call.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -74,18 +76,18 @@ def replace_norms(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model must be a flax.linen.Module, got {type(model).__qualname__}. Of an "
-            "NNX model it is jaxnorm.nnx.replace_norms."
+            f"model must be a flax.linen.Module, got {type(model).__qualname__}. For "
+            "an NNX model, call jaxnorm.nnx.replace_norms."
         )
     found: list[str] = []
-    init = _with(model.init, replacements, found)
+    init = _intercept(model.init, replacements, found)
     rngs = jax.random.key(0) if rngs is None else rngs
     new = jax.jit(lambda: init(rngs, *args, **kwargs))()
     if not found:
         raise ValueError(
-            f"model must have normalizers of {[c.__name__ for c in replacements]}, and "
-            "its call had none. Are these the classes that it is made of? A part "
-            "within nn.jit stays as it was traced before."
+            f"model must call normalizers of {[c.__name__ for c in replacements]}, got "
+            "none. Check that the model uses these classes, and no nn.jit: a part that "
+            "was traced before does not change."
         )
     return replaced(model.apply, replacements), _keep(variables, new)
 
@@ -96,9 +98,9 @@ def replaced(
     """Returns `model.init` or `model.apply` with other normalizers.
 
     Args:
-      function: The method, or any function that calls modules; compiled in no part,
-        since what was traced before stays as it was.
-      replacements: As in `replace_norms`, which brings variables along.
+      function: The method, or any function that calls modules. No part of it may be
+        compiled, because a part that was traced before would not change.
+      replacements: As in `replace_norms`, which also converts variables.
 
     Raises:
       TypeError: If the function is compiled, or a replacement is not a function.
@@ -114,15 +116,16 @@ def replaced(
     """
     if isinstance(function, jax.stages.Wrapped):
         raise TypeError(
-            "function must not be compiled, since what was traced before stays as it "
-            f"was, got {function}. Compile what comes back."
+            "function must not be compiled, because code that was traced before would "
+            f"not change, got {function}. Compile the result instead."
         )
-    return _with(function, replacements, [])
+    return _intercept(function, replacements, [])
 
 
-def _with(
+def _intercept(
     function: Callable[..., Any], replacements: Replacements, found: list[str]
 ) -> Callable[..., Any]:
+    """Returns a function that calls replacements, and adds their names to `found`."""
     check_replacements(replacements, nn.Module)
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -138,7 +141,7 @@ class _Interceptor:
     def __init__(self, replacements: Replacements, found: list[str]) -> None:
         self._replacements = replacements
         self._found = found
-        # By the scope, which a module that is called again shares with itself.
+        # By scope, because repeated calls of a module share its scope.
         self._made: dict[int, tuple[Any, nn.Module]] = {}
 
     def __call__(
@@ -176,22 +179,22 @@ class _Interceptor:
         signature = inspect.signature(type(new).__call__)
         if "use_running_average" not in signature.parameters:
             arguments.pop("use_running_average", None)
-        x = arguments.pop(next(iter(arguments), "x"), None)  # by whatever name
+        x = arguments.pop(next(iter(arguments), "x"), None)  # whatever its name
         given = {name: v for name, v in arguments.items() if v is not None}
         try:
             signature.bind(new, x, **given)
         except TypeError as error:
             raise TypeError(
                 f"{type(new).__name__} in place of {type(old).__name__} must take the "
-                f"arguments of its call, {', '.join(['x', *given])}, got {error}. Let "
-                "the replacement be a subclass whose __call__ takes them, and calls "
-                "super().__call__ with its own."
+                f"arguments of its call, {', '.join(['x', *given])}, got {error}. Use "
+                "a subclass as replacement, whose __call__ takes these arguments and "
+                "passes the right ones to super().__call__."
             ) from None
         return new(x, **given)
 
 
 def _keep(old: Any, new: Any) -> Any:
-    """Returns the new variables, those of the old that have their shapes instead."""
+    """Returns the new variables, with old values where path and shape agree."""
     if not isinstance(new, Mapping):
         same = jax.tree.map(jnp.shape, old) == jax.tree.map(jnp.shape, new)
         return old if same else new

@@ -1,4 +1,4 @@
-"""Response norms and curves in the place of norms, as Flax Linen modules."""
+"""Response norms, and activations that replace norms, as Flax Linen modules."""
 
 from flax import linen as nn
 
@@ -19,7 +19,7 @@ class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
 
     It takes the place of a normalization and of the activation after it. Parameters are
     `scale`, `bias`, `threshold` and, where asked for, `learned_epsilon`, each of the
-    feature shape. The mathematics is that of `jaxnorm.filter_response_norm`.
+    feature shape. It computes `jaxnorm.filter_response_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -33,10 +33,10 @@ class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
 
 
 class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
-    """Global response normalization: the features of each example compete.
+    """Global response normalization, in which the features of an example compete.
 
     Parameters are `scale` and `bias`, of the feature shape. They start at 0, where the
-    layer is the identity. The mathematics is that of `jaxnorm.global_response_norm`.
+    layer is the identity. It computes `jaxnorm.global_response_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -50,11 +50,10 @@ class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
 
 
 class EvoNormS0(SampleModule, response.EvoNormS0):
-    """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
+    """EvoNorm-S0: a gate divided by the standard deviation of a group of features.
 
     It takes the place of a normalization and of the activation after it. Parameters are
-    `v`, `scale` and `bias`, of the feature shape. The mathematics is that of
-    `jaxnorm.evo_norm_s0`.
+    `v`, `scale` and `bias`, of the feature shape. It computes `jaxnorm.evo_norm_s0`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -67,10 +66,10 @@ class EvoNormS0(SampleModule, response.EvoNormS0):
 
 
 class DynamicTanh(SampleModule, pointwise.DynamicTanh):
-    """Dynamic tanh, which takes the place of layer norm without statistics.
+    """Dynamic tanh, which replaces layer norm without using statistics.
 
-    Parameters are `alpha`, a scalar, and `scale` and `bias`, of the feature shape. The
-    mathematics is that of `jaxnorm.dynamic_tanh`.
+    Parameters are `alpha`, a scalar, and `scale` and `bias`, of the feature shape. It
+    computes `jaxnorm.dynamic_tanh`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -86,10 +85,10 @@ class DynamicTanh(SampleModule, pointwise.DynamicTanh):
 
 
 class DynamicErf(SampleModule, pointwise.DynamicErf):
-    """Dynamic erf (Derf), which takes the place of layer norm without statistics.
+    """Dynamic erf (Derf), which replaces layer norm without using statistics.
 
     Parameters are `alpha` and `shift`, scalars, and `scale` and `bias`, of the feature
-    shape. The mathematics is that of `jaxnorm.dynamic_erf`.
+    shape. It computes `jaxnorm.dynamic_erf`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

@@ -1,4 +1,4 @@
-"""Norms of each example as Flax Linen modules."""
+"""Per-example norms as Flax Linen modules."""
 
 from flax import linen as nn
 
@@ -20,11 +20,11 @@ __all__ = [
 
 
 class LayerNorm(SampleModule, layers.LayerNorm):
-    """Layer normalization: each example over its features.
+    """Layer normalization, over the features of each example.
 
     A drop-in superset of `flax.linen.LayerNorm`: the same arguments, defaults, variable
     tree (`params`: scale, bias) and initialization, so that its checkpoints load
-    unchanged. The mathematics is that of `jaxnorm.layer_norm`.
+    unchanged. It computes `jaxnorm.layer_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -38,11 +38,11 @@ class LayerNorm(SampleModule, layers.LayerNorm):
 
 
 class RMSNorm(SampleModule, rms.RMSNorm):
-    """Root mean square layer normalization: each example over its features.
+    """Root mean square normalization, over the features of each example.
 
     A drop-in superset of `flax.linen.RMSNorm`: the same arguments, defaults, variable
     tree (`params`: scale) and initialization, so that its checkpoints load unchanged.
-    The mathematics is that of `jaxnorm.rms_norm`.
+    It computes `jaxnorm.rms_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -58,10 +58,9 @@ class RMSNorm(SampleModule, rms.RMSNorm):
 
 
 class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
-    """Root mean square normalization with a gate: Mamba 2, gated DeltaNet, Qwen3-Next.
+    """Root mean square normalization with a gate, as in Mamba 2 and Qwen3-Next.
 
-    The only variable is the parameter `scale`. The mathematics is that of
-    `jaxnorm.gated_rms_norm`.
+    The only variable is the parameter `scale`. It computes `jaxnorm.gated_rms_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -77,10 +76,10 @@ class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
 
 
 class SeedNorm(SampleModule, rms.SeedNorm):
-    """Self-rescaled dynamic normalization (SeeDNorm): the scale follows the input.
+    """Self-rescaled dynamic normalization (SeeDNorm), whose scale depends on the input.
 
-    Parameters are `alpha`, `beta` and `scale`, of the feature shape. At the start it is
-    RMS norm. The mathematics is that of `jaxnorm.seed_norm`.
+    Its parameters are `alpha`, `beta` and `scale`, of the feature shape. Initially it
+    is RMS norm. It computes `jaxnorm.seed_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -95,11 +94,11 @@ class SeedNorm(SampleModule, rms.SeedNorm):
 
 
 class GroupNorm(SampleModule, group.GroupNorm):
-    """Group normalization: each example over groups of adjacent features.
+    """Group normalization, over groups of adjacent features of each example.
 
     A drop-in superset of `flax.linen.GroupNorm`: the same arguments, defaults, variable
     tree (`params`: scale, bias) and initialization, so that its checkpoints load
-    unchanged. The mathematics is that of `jaxnorm.group_norm`.
+    unchanged. It computes `jaxnorm.group_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -112,11 +111,11 @@ class GroupNorm(SampleModule, group.GroupNorm):
 
 
 class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
-    """Causal group normalization: each step of a sequence by all steps up to it.
+    """Causal group normalization, over all time steps up to the current one.
 
-    A stream comes in chunks: the moments that a call returns are those that the next
-    one takes. They are not variables; parameters are `scale` and `bias`. The
-    mathematics is that of `jaxnorm.causal_group_norm`.
+    It normalizes a stream in chunks: pass the moments that a call returns to the next
+    call. Moments are not variables. The parameters are `scale` and `bias`. It computes
+    `jaxnorm.causal_group_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -133,11 +132,11 @@ class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
 
 
 class InstanceNorm(SampleModule, layers.InstanceNorm):
-    """Instance normalization: each feature of each example over space.
+    """Instance normalization, over space for each feature of each example.
 
     A drop-in superset of `flax.linen.InstanceNorm`: the same arguments, defaults,
     variable tree (`params`: scale, bias) and initialization, so that its checkpoints
-    load unchanged. The mathematics is that of `jaxnorm.instance_norm`.
+    load unchanged. It computes `jaxnorm.instance_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -151,10 +150,10 @@ class InstanceNorm(SampleModule, layers.InstanceNorm):
 
 
 class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
-    """Normalizes each series over time, and gives the way back for forecasts.
+    """Normalizes each series over time, and returns the inverse for forecasts.
 
-    The mathematics is that of `jaxnorm.reversible_instance_norm`. Variables: `params`:
-    scale and bias, which the way back inverts.
+    It computes `jaxnorm.reversible_instance_norm`. Variables: `params`: scale and bias,
+    which the inverse undoes.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -162,7 +161,7 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
       >>> norm = jaxnorm.linen.ReversibleInstanceNorm()
       >>> variables = norm.init(jax.random.key(0), x)
       >>> y, undo = norm.apply(variables, x)
-      >>> undo(jnp.zeros((2, 3, 1)))[..., 0]  # three times of a forecast
+      >>> undo(jnp.zeros((2, 3, 1)))[..., 0]  # a forecast of three time steps
       Array([[ 2.,  2.,  2.],
              [20., 20., 20.]], dtype=float32)
     """
@@ -171,9 +170,9 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
 
 
 class UnitNorm(SampleModule, rms.UnitNorm):
-    """Divides vectors by their length. It has no variables.
+    """Divides vectors by their length.
 
-    The mathematics is that of `jaxnorm.unit_norm`.
+    It has no variables. It computes `jaxnorm.unit_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

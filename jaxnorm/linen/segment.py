@@ -1,4 +1,4 @@
-"""Norms of segments as Flax Linen modules."""
+"""Per-segment norms as Flax Linen modules."""
 
 from flax import linen as nn
 
@@ -9,10 +9,10 @@ __all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
 
 
 class GraphNorm(SampleModule, layers.GraphNorm):
-    """Graph normalization: each feature of each graph, less a share of its mean.
+    """Graph normalization, which subtracts a learned share of the mean.
 
     With `use_mean_scale=False` it is instance norm of segments. Parameters are scale,
-    bias and `mean_scale`, the share. The mathematics is that of `jaxnorm.graph_norm`.
+    bias and `mean_scale`, the share. It computes `jaxnorm.graph_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -28,10 +28,9 @@ class GraphNorm(SampleModule, layers.GraphNorm):
 
 
 class SegmentLayerNorm(SampleModule, layers.SegmentLayerNorm):
-    """Layer normalization of segments: each over its positions and features.
+    """Layer normalization over the positions and features of each segment.
 
-    Parameters are scale and bias. The mathematics is that of
-    `jaxnorm.segment_layer_norm`.
+    Parameters are scale and bias. It computes `jaxnorm.segment_layer_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -47,10 +46,9 @@ class SegmentLayerNorm(SampleModule, layers.SegmentLayerNorm):
 
 
 class SegmentRMSNorm(SampleModule, layers.SegmentRMSNorm):
-    """Root mean square normalization of segments.
+    """Root mean square normalization of each segment.
 
-    The only parameter is scale. The mathematics is that of
-    `jaxnorm.segment_rms_norm`.
+    The only parameter is scale. It computes `jaxnorm.segment_rms_norm`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

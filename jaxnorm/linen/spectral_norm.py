@@ -15,33 +15,34 @@ __all__ = ["SpectralNorm"]
 
 
 class SpectralNorm(nn.Module):
-    """Spectral normalization of the layer that it wraps.
+    """Spectral normalization of the wrapped layer.
 
     A drop-in superset of `flax.linen.SpectralNorm`: the same arguments, defaults, names
-    of variables (`batch_stats`: `Dense_0/kernel/u` and `Dense_0/kernel/sigma`, say) and
-    initialization, so that its checkpoints load unchanged. The mathematics is that of
-    `jaxnorm.spectral_norm`, for each parameter of two or more axes.
+    of variables (such as `Dense_0/kernel/u` and `Dense_0/kernel/sigma` in
+    `batch_stats`) and initialization, so that its checkpoints load unchanged. It
+    computes `jaxnorm.spectral_norm`, for each parameter of two or more axes.
 
-    A kernel of zeros passes as it is and, unlike in Flax, leaves a u from which later
-    calls find the singular value; so does a u of 0 in a checkpoint. A bias of two axes,
-    as attention has it, is left alone once it was 0, as in Flax. As in Flax, the kernel
-    that initialization stores is the normalized one; later no call changes it. Other
-    collections of the wrapped layer pass through as they are.
+    A kernel of zeros is returned unchanged. Unlike in Flax, it leaves a u from which
+    later calls find the singular value, and so does a u of zeros in a checkpoint. As in
+    Flax, a bias with two axes, as in attention, is not normalized any more once it was
+    0, and initialization stores the normalized kernel; later calls do not change it.
+    Other collections of the wrapped layer pass through unchanged.
 
     Attributes:
       layer_instance: The layer to wrap.
-      n_steps: Number of power iterations a call. Less than 1: nothing is normalized.
+      n_steps: Number of power iterations per call; less than 1 disables the
+        normalization.
       epsilon: Added to the squared norms of the singular vectors, in units of the
-        largest absolute value of the kernel (in Flax as it is, and so kernels below
-        1e-6 come out too large); at least 0.
+        largest absolute value of the kernel; at least 0. (Flax adds epsilon itself, and
+        so leaves kernels below 1e-6 too large.)
       dtype: Dtype of the normalized parameters; by default what parameter and u promote
         to.
       param_dtype: Dtype of u and sigma.
       error_on_non_matrix: Whether parameters of more than two axes are an error. By
-        default all but their last axis are seen as one.
+        default all axes but the last are flattened into one.
       collection_name: Collection of u and sigma.
-      warm_up_steps: Power iterations before u is first used, while initializing. With
-        the random u of Flax (0 steps) sigma is far too small at first; 15 are good.
+      warm_up_steps: Number of power iterations during initialization. With 0 steps, as
+        in Flax, u is random and sigma is far too small at first; 15 steps work well.
 
     Example:
       >>> import functools, jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
@@ -77,7 +78,7 @@ class SpectralNorm(nn.Module):
           **kwargs: Keyword arguments of the wrapped layer.
 
         Returns:
-          What the wrapped layer returns.
+          The output of the wrapped layer.
 
         Raises:
           ValueError: If a parameter has more than two axes and `error_on_non_matrix` is
@@ -110,7 +111,7 @@ class SpectralNorm(nn.Module):
         sigma = self.variable(
             self.collection_name, f"{name}/sigma", jnp.ones, (), self.param_dtype
         )
-        # as an array: a loaded checkpoint holds those of NumPy
+        # A loaded checkpoint may hold NumPy arrays.
         start = jnp.asarray(u.value)
         normalized, new_u, new_sigma = self._iterate(name, value, start, self.n_steps)
         if update_stats:

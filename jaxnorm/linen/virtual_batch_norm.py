@@ -16,11 +16,11 @@ _NAMES = (*jaxnorm.Moments._fields, "size")
 
 
 class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
-    """Normalizes each example with a reference batch that stays the same.
+    """Normalizes each example with the statistics of a fixed reference batch.
 
-    The mathematics is that of `jaxnorm.virtual_batch_norm`. Variables: `params`: scale,
-    bias; `reference`: the moments of this layer's input in the reference batch. They
-    depend on the weights, so each step has two passes::
+    It computes `jaxnorm.virtual_batch_norm`. Variables: `params`: scale, bias;
+    `reference`: the moments of this layer's input in the reference batch. These depend
+    on the weights, so each step has two passes::
 
         def loss(params):
             _, reference = model.apply(
@@ -28,9 +28,9 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
             )
             y = model.apply({"params": params, **reference}, batch)
 
-    A pass in which the collection `reference` is mutable takes its batch for the
-    reference: it is normalized with its own statistics, which are collected. Gradients
-    flow through both passes. For inference keep the last `reference`.
+    A pass with the mutable collection `reference` uses its input as the reference
+    batch: it normalizes the batch with the batch's own statistics and collects them.
+    Gradients flow through both passes. For inference, keep the last `reference`.
 
     Example:
       >>> import functools, jax, jax.numpy as jnp, jaxnorm.linen
@@ -56,7 +56,7 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
             return y
         if not self.has_variable("reference", "size"):
             raise ValueError(
-                f"{self.name or 'this layer'} needs a reference batch, and has none. "
+                f"{self.name or 'this layer'} needs a reference batch, got none. "
                 'Collect it first: _, reference = model.apply({"params": params}, '
                 'reference_batch, mutable=["reference"]), then apply the model with '
                 '{"params": params, **reference}.'

@@ -21,18 +21,18 @@ Initialization = Literal["scale_init", "preserve", "data"]
 
 
 class WeightNorm(nn.Module):
-    """Weight normalization of the layer that it wraps.
+    """Weight normalization of the wrapped layer.
 
     A drop-in superset of `flax.linen.WeightNorm`: the same arguments, defaults, names
-    of variables (`params`: `Dense_0/kernel/scale`, say) and initialization, so that its
-    checkpoints load unchanged. The mathematics is that of `jaxnorm.weight_norm`.
+    of variables (such as `Dense_0/kernel/scale` in `params`) and initialization, so
+    that its checkpoints load unchanged. It computes `jaxnorm.weight_norm`.
 
-    With `initialization="data"` initialize with a real minibatch: one pass does all
-    layers, one after another, each from the new output of the one before.
+    With `initialization="data"`, initialize with a real minibatch. One pass initializes
+    all layers in order, each from the output of the initialized layer before it.
 
-    As in Flax, the kernel that initialization stores is the normalized one. Other
-    collections of the wrapped layer pass through as they are, so that it may hold a
-    batch norm, which cannot train within Flax's class.
+    As in Flax, initialization stores the normalized kernel. Other collections of the
+    wrapped layer pass through unchanged, so it may contain a batch norm. (A batch norm
+    cannot train inside Flax's class.)
 
     Attributes:
       layer_instance: The layer to wrap.
@@ -40,18 +40,20 @@ class WeightNorm(nn.Module):
       dtype: Dtype of the normalized parameters; by default what parameter and scale
         promote to.
       param_dtype: Dtype of the scales.
-      use_scale: Whether to multiply by learned scales; without, each norm is 1.
+      use_scale: Whether to multiply by learned scales; otherwise each norm is 1.
       scale_init: Initializer of the scales.
-      feature_axes: The axis or axes of the output units; None: one norm for each array.
-      variable_filter: The parameters whose name contains one of these strings are
-        normalized; None or empty: all.
-      initialization: Where the scales start. "scale_init": as it says, 1 by default, as
-        in Flax, which changes what the layer computes. "preserve": at the norms of the
-        parameters, so that the layer computes the same as without the wrapper. "data":
-        where the layer's output has mean 0 and variance 1 in each unit over the batch
-        that it is initialized with, and its bias (if it has one; else only the variance
-        is 1) accordingly; this needs a layer of one kernel and at most a bias, as are
-        Dense and Conv. Units that are constant over the batch keep a scale of 1.
+      feature_axes: The axis or axes of the output units. None gives one norm for each
+        array.
+      variable_filter: Strings; parameters whose names contain one of them are
+        normalized. None or empty selects all parameters.
+      initialization: How to initialize the scales. "scale_init" uses the initializer of
+        that name, 1 by default, as in Flax; this changes what the layer computes.
+        "preserve" uses the norms of the parameters, so that the layer computes the same
+        as without the wrapper. "data" sets scale and bias so that each unit of the
+        output has mean 0 and variance 1 over the batch passed to `init` (without a
+        bias, only the variance is 1). It needs a layer with one kernel and at most one
+        bias, such as Dense or Conv. Units that are constant over the batch keep a scale
+        of 1.
 
     Example:
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen, numpy as np
@@ -82,18 +84,18 @@ class WeightNorm(nn.Module):
 
         Args:
           *args: Arguments of the wrapped layer.
-          init_mask: With `initialization="data"`, which elements of the layer's output
-            count, or their weights; it broadcasts to the output. Only looked at while
-            initializing.
+          init_mask: With `initialization="data"`, selects the valid elements of the
+            layer's output, or gives weights; it broadcasts to the output. Used only
+            during initialization.
           **kwargs: Keyword arguments of the wrapped layer.
 
         Returns:
-          What the wrapped layer returns.
+          The output of the wrapped layer.
 
         Raises:
-          ValueError: If `initialization` is none of the three, or needs what is not
-            there: scales, or, for "data", a layer of one kernel and at most a bias; or
-            there is an `init_mask` and another initialization.
+          ValueError: If `initialization` has another value, or lacks what it needs:
+            scales, or for "data" a layer with one kernel and at most one bias; or if
+            `init_mask` is given with another initialization than "data".
         """
         self._check_initialization(init_mask)
         initializing = self.is_initializing()
@@ -128,9 +130,9 @@ class WeightNorm(nn.Module):
         )
 
     def _scale(self, name: str, value: Array, given: Array | None) -> Array:
-        """Returns the scale, which starts at `given` or else at `scale_init`."""
+        """Returns the scale, initialized to `given`, or by `scale_init` if None."""
 
-        # What it returns may be in a box, with its partitioning.
+        # The initial value may be in a box with its partitioning.
         def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
             initial = self.scale_init(key, shape, dtype)
             if given is None:
@@ -138,13 +140,13 @@ class WeightNorm(nn.Module):
             return nn.meta.replace_boxed(initial, given.astype(dtype))
 
         shape = sizes(value.shape, self._features(value))
-        # as an array: a loaded checkpoint holds those of NumPy
+        # A loaded checkpoint may hold NumPy arrays.
         return jnp.asarray(self.param(f"{name}/scale", init, shape, self.param_dtype))
 
     def _from_data(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], mask: ArrayLike | None
     ) -> dict[str, Array]:
-        """Returns by name the kernel's scale and the bias that this batch calls for."""
+        """Returns the initial scale and bias for this batch, by parameter name."""
         params: dict[str, Array] = {}
 
         def change(name: str, value: Array) -> Array:
@@ -159,9 +161,9 @@ class WeightNorm(nn.Module):
         others = [name for name in params if name not in kernels]
         if len(kernels) != 1 or len(others) > 1:
             raise ValueError(
-                'initialization="data" needs a layer of one normalized parameter and '
+                'initialization="data" needs a layer with one normalized parameter and '
                 f"at most one other, its bias, got {kernels} and {others}. Wrap each "
-                "layer for itself, and see that variable_filter selects its kernel."
+                "layer separately, and check that variable_filter selects its kernel."
             )
         features = sizes(params[kernels[0]].shape, self._features(params[kernels[0]]))
         bias = params[others[0]] if others else jnp.zeros(features, self.param_dtype)
@@ -182,11 +184,12 @@ class WeightNorm(nn.Module):
             )
         if self.initialization != "scale_init" and not self.use_scale:
             raise ValueError(
-                f"initialization={self.initialization!r} says where the scales start, "
-                "so use_scale must be True, got False."
+                f"use_scale must be True with initialization={self.initialization!r}, "
+                "which initializes the scales, got False. Remove use_scale=False."
             )
         if self.initialization != "data" and init_mask is not None:
             raise ValueError(
-                "init_mask says what counts in a data-dependent initialization, so "
-                f'initialization must be "data", got {self.initialization!r}.'
+                f'initialization must be "data" with an init_mask, got '
+                f"{self.initialization!r}. Remove init_mask, or pass "
+                'initialization="data".'
             )

@@ -18,16 +18,15 @@ __all__ = ["WeightStandardization"]
 
 
 class WeightStandardization(nn.Module):
-    """Weight standardization of the layer that it wraps, plain or scaled.
+    """Weight standardization of the wrapped layer, plain or scaled.
 
-    The mathematics is that of `jaxnorm.standardize_weight`. Without gain there are no
-    variables but those of the layer, whose kernel is stored as it is, so that
-    checkpoints of the bare layer load. With gain, `params` has it as
-    `Conv_0/kernel/gain`, say.
+    It computes `jaxnorm.standardize_weight`. Without a gain, the only variables are
+    those of the layer, whose kernel is stored unchanged, so checkpoints of the bare
+    layer load. A gain is in `params`, for instance as `Conv_0/kernel/gain`.
 
     Attributes:
       layer_instance: The layer to wrap.
-      epsilon: Added to the variance; at least 0. Without effect with gain.
+      epsilon: Added to the variance; at least 0. No effect with a gain.
       dtype: Dtype of the standardized parameters; by default what parameter and gain
         promote to.
       param_dtype: Dtype of the gain.
@@ -35,8 +34,8 @@ class WeightStandardization(nn.Module):
         each output unit.
       gain_init: Initializer of the gain.
       feature_axes: The axis or axes of the output units.
-      variable_filter: The parameters whose name contains one of these strings are
-        standardized; None or empty: all.
+      variable_filter: Strings; parameters whose names contain one of them are
+        standardized. None or empty selects all parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen
@@ -67,7 +66,7 @@ class WeightStandardization(nn.Module):
           **kwargs: Keyword arguments of the wrapped layer.
 
         Returns:
-          What the wrapped layer returns.
+          The output of the wrapped layer.
         """
 
         def change(name: str, value: Array) -> Array:

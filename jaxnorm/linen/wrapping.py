@@ -1,4 +1,4 @@
-"""How a module computes another one with changed parameters."""
+"""Calls of a wrapped layer with changed parameters."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,19 +19,19 @@ def call_with_params(
     *,
     store_changed: bool,
 ) -> Any:
-    """Calls a layer that sees its parameters changed; its other variables stay.
+    """Calls a layer with changed parameters and its other variables unchanged.
 
     Args:
       layer: The wrapped layer.
-      change: Given the name of each parameter, such as `Dense_0/kernel`, and its value,
-        returns what the layer sees in its place.
+      change: Takes the name of a parameter, such as `Dense_0/kernel`, and its value;
+        returns the value that the layer uses instead.
       args: Arguments of the layer.
       kwargs: Keyword arguments of the layer.
-      store_changed: Whether, while initializing, the changed values become the stored
-        ones. Later the stored ones never change.
+      store_changed: Whether initialization stores the changed values. After
+        initialization, the stored values never change.
 
     Returns:
-      What the layer returns.
+      The output of the layer.
     """
 
     def forward(layer: nn.Module) -> Any:
@@ -43,14 +43,14 @@ def call_with_params(
         return nn.meta.replace_boxed(value, changed)
 
     def change_all(variables: PyTree) -> PyTree:
-        # A box is not a part of a name, which is the same once it is taken off.
+        # Boxes are leaves, so that names are the same with and without boxes.
         return jax.tree_util.tree_map_with_path(
             name_and_change, variables, is_leaf=_is_box
         )
 
     initializing = layer.is_initializing()
     if initializing and not store_changed:
-        forward(layer)  # creates them
+        forward(layer)  # creates the parameters
     mapped = nn.map_variables(
         forward, "params", change_all, init=initializing and store_changed
     )
@@ -62,10 +62,10 @@ def _is_box(node: Any) -> bool:
 
 
 def is_selected(name: str, variable_filter: Iterable[str] | None) -> bool:
-    """Returns whether `name` contains a string of the filter; without one, all do.
+    """Returns whether `name` contains a string of the filter; True without a filter.
 
     Raises:
-      TypeError: If the filter is one string, of which each letter would be looked for.
+      TypeError: If the filter is a single string, whose letters would be searched for.
     """
     if isinstance(variable_filter, str):
         raise TypeError(

@@ -1,7 +1,7 @@
-"""Flax NNX modules over the functions of `jaxnorm`.
+"""The normalizers of `jaxnorm` as Flax NNX modules.
 
-Classes that `flax.nnx` has too are drop-in supersets: they have the same arguments,
-defaults and variables.
+Classes that also exist in `flax.nnx` are drop-in supersets: they have the same
+arguments, defaults and variables.
 """
 
 from jaxnorm.batch.lstm_step import LSTMCarry, MaskedInputs

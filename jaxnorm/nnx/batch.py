@@ -1,4 +1,4 @@
-"""Batch normalization and its kin as Flax NNX modules."""
+"""Batch normalization and its variants as Flax NNX modules."""
 
 from jaxnorm._layers import batch as layers
 from jaxnorm.nnx.batch_module import BatchModule
@@ -19,7 +19,7 @@ class BatchNorm(BatchModule, layers.BatchNorm):
 
     A drop-in superset of `flax.nnx.BatchNorm`: the same arguments, defaults and
     variables (`nnx.Param`: scale, bias; `nnx.BatchStat`: mean, var), so that its
-    checkpoints load unchanged. The mathematics is that of `jaxnorm.batch_norm`.
+    checkpoints load unchanged. It computes `jaxnorm.batch_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -37,9 +37,9 @@ class BatchNorm(BatchModule, layers.BatchNorm):
 
 
 class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
-    """Ghost batch norm; the mathematics is that of `jaxnorm.ghost_batch_norm`.
+    """Ghost batch norm, computed by `jaxnorm.ghost_batch_norm`.
 
-    The variables are batch norm's, so that checkpoints are interchangeable.
+    Its variables are those of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -54,9 +54,9 @@ class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
 
 
 class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
-    """Instance-aware batch norm; the mathematics is that of `adaptive_batch_norm`.
+    """Instance-aware batch norm, computed by `jaxnorm.adaptive_batch_norm`.
 
-    The variables are batch norm's, so that checkpoints are interchangeable.
+    Its variables are those of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -69,7 +69,7 @@ class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
 
 
 class BatchRenorm(BatchModule, layers.BatchRenorm):
-    """Batch renormalization; the mathematics is that of `jaxnorm.batch_renorm`.
+    """Batch renormalization, computed by `jaxnorm.batch_renorm`.
 
     Variables: `nnx.Param`: scale, bias; `nnx.BatchStat`: mean, std, and count, the
     number of updates.
@@ -90,8 +90,8 @@ class BatchRenorm(BatchModule, layers.BatchRenorm):
 class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
     """Subtracts the mean of the batch; the companion of `WeightNorm`.
 
-    The mathematics is that of `jaxnorm.mean_only_batch_norm`. Variables: `nnx.Param`:
-    bias; `nnx.BatchStat`: mean.
+    It computes `jaxnorm.mean_only_batch_norm`. Variables: `nnx.Param`: bias;
+    `nnx.BatchStat`: mean.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -104,10 +104,10 @@ class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
 
 
 class EvoNormB0(BatchModule, layers.EvoNormB0):
-    """Normalization by batch and instance, and the activation, in one.
+    """Normalization by batch and instance statistics combined with an activation.
 
-    The mathematics is that of `jaxnorm.evo_norm_b0`. Variables: `nnx.Param`: scale,
-    bias and v; `nnx.BatchStat`: var. No activation should follow.
+    It computes `jaxnorm.evo_norm_b0`. Variables: `nnx.Param`: scale, bias and v;
+    `nnx.BatchStat`: var. No activation should follow.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -120,12 +120,12 @@ class EvoNormB0(BatchModule, layers.EvoNormB0):
 
 
 class RunningNorm(BatchModule, layers.RunningNorm):
-    """Normalizes by the moments of all inputs so far, for observations and the like.
+    """Normalizes by the moments of all inputs so far, such as observations.
 
-    The mathematics is that of `jaxnorm.running_norm`, with `update` where
-    `use_running_average` is False. Variables: `nnx.BatchStat`: those of
-    `jaxnorm.RunningMoments`: count, mean, var, and what is to be added to each of them,
-    count_rest, mean_rest, var_rest. There are no parameters.
+    It computes `jaxnorm.running_norm`, with `update` where `use_running_average` is
+    False. Variables: `nnx.BatchStat`: those of `jaxnorm.RunningMoments`: count, mean,
+    var, and what is to be added to each of them, count_rest, mean_rest, var_rest. There
+    are no parameters.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

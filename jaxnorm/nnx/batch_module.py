@@ -1,4 +1,4 @@
-"""What makes an NNX module of a layer with running statistics."""
+"""Base class of NNX modules with running statistics."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -19,27 +19,27 @@ else:
 
 
 class BatchMoment(nnx.Variable[Array]):
-    """Moments of what a layer has seen, while `collect_moments` is set."""
+    """Moments of the inputs of a layer since `collect_moments` was set."""
 
 
 class BatchModule(Module, _BatchLayer):
     """A module with running statistics, each an `nnx.BatchStat`.
 
-    In training, where `use_running_average` is False, a call moves them.
+    Each call updates them in training, that is, if `use_running_average` is False.
 
     Attributes:
-      use_running_average: False in training, True in inference; what `train()`,
-        `eval()` and `nnx.view` set, unless the call says it.
+      use_running_average: False in training, True in inference. `train()`, `eval()` and
+        `nnx.view` set it; a call may override it.
       momentum: Weight of the old statistics, in [0, 1], or a function of the number of
-        updates, which then is the `nnx.BatchStat` `count`. If you load statistics that
-        were not counted, set `count` as well: at 0, they are soon forgotten.
+        updates, which is then the `nnx.BatchStat` `count`. If you load statistics
+        without a count, set `count` as well: with 0, they are soon forgotten.
       collect_moments: Whether calls, in training and in inference, collect the moments
-        of their input. May be set later, by `model.set_attributes` or `nnx.view`; set
-        to False, it drops what was collected.
-      frozen_statistics: Whether the statistics are used and stay, whatever
-        `use_running_average` is, and whoever says it; what `freeze_statistics` sets.
-      batch_moments: None, or `BatchMoment` by the names count, mean and var: of all
-        inputs since `collect_moments` was set.
+        of their input. It can be set later, by `model.set_attributes` or `nnx.view`.
+        Setting it to False drops the collected moments.
+      frozen_statistics: Whether the running statistics are used and never updated,
+        whatever `use_running_average` is. `freeze_statistics` sets it.
+      batch_moments: None, or a dict of `BatchMoment` variables, count, mean and var:
+        the moments of all inputs since `collect_moments` was set.
     """
 
     use_running_average: bool | None = False
@@ -58,7 +58,7 @@ class BatchModule(Module, _BatchLayer):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # Here, so that no call changes the structure of a model.
+        # Created here, so that no call changes the structure of a model.
         if name == "collect_moments" and hasattr(self, "batch_moments"):
             if not value:
                 self.batch_moments = nnx.data(None)
@@ -69,7 +69,7 @@ class BatchModule(Module, _BatchLayer):
                 )
 
     def _stats(self) -> Any:
-        """Returns the running statistics as the functions take them."""
+        """Returns the running statistics as a NamedTuple of arrays."""
         names = self._stats_type._fields
         return self._stats_type(**{name: read(getattr(self, name)) for name in names})
 
@@ -78,7 +78,7 @@ class BatchModule(Module, _BatchLayer):
         use_running_average: bool | None = None,
         collect_moments: bool | None = None,
     ) -> None:
-        """Sets what `nnx.view` asks for.
+        """Sets the attributes that `nnx.view` passes.
 
         Args:
           use_running_average: False in training, True in inference.
@@ -118,7 +118,7 @@ class BatchModule(Module, _BatchLayer):
             return True
         use_running_average = self.use_running_average if argument is None else argument
         if use_running_average is None:
-            # begins in the words of Flax, which callers may look for
+            # Starts like Flax's message, which callers may match.
             raise ValueError(
                 "No `use_running_average` argument was provided to "
                 f"{type(self).__name__}. Pass it to the constructor or to the call, or "

@@ -1,4 +1,4 @@
-"""The LSTM of recurrent batch normalization, as a Flax NNX cell."""
+"""An LSTM cell with recurrent batch normalization, as a Flax NNX cell."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,36 +29,36 @@ _RECURRENT = MadeInitializer(nnx.initializers.orthogonal)
 
 @show_signature
 class BatchNormLSTMCell(nnx.RNNCellBase):
-    """An LSTM whose recurrent, input and memory terms are batch-normalized.
+    """An LSTM cell that batch-normalizes its recurrent, input and cell-state terms.
 
-    The equations and their source are those of `jaxnorm.linen.BatchNormLSTMCell`. Use
-    it in `nnx.RNN(cell)`, which carries the statistics from step to step, but does not
-    tell its cell of `seq_lengths`. Sequences of unequal length bring a mask with them::
+    `jaxnorm.linen.BatchNormLSTMCell` has the equations and their source. Use it in
+    `nnx.RNN(cell)`, which carries the statistics from step to step, but does not pass
+    `seq_lengths` to its cell. For sequences of unequal length, pass a mask with them::
 
         mask = jnp.arange(x.shape[1])[None] < lengths[:, None]
         rnn(jaxnorm.nnx.MaskedInputs(x, mask[..., None]), seq_lengths=lengths)
 
-    or their lengths, with the first carry::
+    or pass their lengths in the first carry::
 
         carry = cell.initialize_carry((batch, in_features), rngs)
         rnn(x, initial_carry=carry._replace(length=lengths), seq_lengths=lengths)
 
     Attributes:
-      input: The product with W_x, an `nnx.Linear` without bias.
-      recurrent: That with W_h.
-      bias: `nnx.Param`, of the four gates.
-      norm_x: `RecurrentBatchNorm` of the one product, without bias.
-      norm_h: That of the other.
-      norm_c: That of the memory, with bias.
-      in_features: Width of the input.
-      hidden_features: Width of memory and output.
-      max_steps: For how many time steps statistics are kept; those beyond use the last.
-      use_running_average: False in training, True in inference; of the three norms.
+      input: `nnx.Linear` with the kernel W_x, without bias.
+      recurrent: `nnx.Linear` with the kernel W_h, without bias.
+      bias: `nnx.Param`, the bias of the four gates.
+      norm_x: `RecurrentBatchNorm` of W_x x, without bias.
+      norm_h: `RecurrentBatchNorm` of W_h h, without bias.
+      norm_c: `RecurrentBatchNorm` of the cell state, with bias.
+      in_features: Number of features of the input.
+      hidden_features: Number of features of cell state and output.
+      max_steps: Number of time steps with statistics; later steps use the last ones.
+      use_running_average: False in training, True in inference; for the three norms.
       momentum: Weight of the old statistics, or a function of the number of updates.
       epsilon: Added to the variances.
       axis_name: Mapped axes over which statistics are shared.
-      gate_fn: Activation of the gates.
-      activation_fn: Activation of the memory and of its update.
+      gate_fn: Activation function of the gates.
+      activation_fn: Activation function of the cell state and of its update.
       kernel_init: Initializer of W_x.
       recurrent_kernel_init: Initializer of W_h.
       bias_init: Initializer of the bias.
@@ -88,7 +88,7 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         momentum: float | Schedule = 0.9,
         epsilon: float = 1e-5,
         axis_name: str | Sequence[str] | None = None,
-        # of lax: functions under jax.jit, as jax.nn has them, cannot be pickled
+        # From lax, because jitted functions such as those of jax.nn cannot be pickled.
         gate_fn: Callable[[Array], Array] = lax.logistic,
         activation_fn: Callable[[Array], Array] = lax.tanh,
         kernel_init: Initializer = _KERNEL,
@@ -149,8 +149,8 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         """Takes one time step.
 
         Args:
-          carry: From `initialize_carry`, or of the time step before.
-          inputs: (batch, in_features), or with its mask, as an RNN hands it on.
+          carry: From `initialize_carry`, or from the previous time step.
+          inputs: (batch, in_features), or `MaskedInputs` from the RNN.
           mask: Which examples count, or their weights, (batch, 1). Others reach no
             statistic; their carry moves as with inputs of 0.
 
@@ -160,14 +160,14 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         Raises:
           TypeError: If the inputs are not real and floating, or the carry is not an
             `LSTMCarry`.
-          ValueError: If the inputs, the carry or the mask do not fit each other, or
-            there are two masks.
+          ValueError: If the inputs, the carry or the mask have incompatible shapes, or
+            two masks are given.
         """
         x, counts = inputs_and_mask(carry, inputs, mask)
         if x.shape[-1] != self.in_features:
             raise ValueError(
                 f"inputs must have in_features={self.in_features} along the last axis, "
-                f"got the shape {x.shape}. Make the cell for its inputs: "
+                f"got shape {x.shape}. Create the cell for these inputs: "
                 f"BatchNormLSTMCell({x.shape[-1]}, {self.hidden_features}, ...)."
             )
         now = jnp.max(carry.step)
@@ -192,18 +192,21 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
 
         Args:
           input_shape: Shape of the input of one time step.
-          rngs: Random numbers, for `carry_init`.
-          carry_init: Initializer of memory and output; by default they are 0.
+          rngs: Keys for `carry_init`.
+          carry_init: Initializer of cell state and output; by default they are 0.
 
         Raises:
-          ValueError: If there is a `carry_init`, but no `rngs`.
+          ValueError: If `carry_init` is given without `rngs`.
         """
         batch = input_shape[:-1]
         shape = (*batch, self.hidden_features)
         c = h = jnp.zeros(shape, self.param_dtype)
         if carry_init is not None:
             if rngs is None:
-                raise ValueError("carry_init needs random numbers, got rngs=None.")
+                raise ValueError(
+                    "rngs must be given with carry_init, got None. Pass "
+                    "rngs=nnx.Rngs(0)."
+                )
             stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
             c, h = (carry_init(stream(), shape, self.param_dtype) for _ in range(2))
         endless = jnp.full(batch, jnp.iinfo(jnp.int32).max)

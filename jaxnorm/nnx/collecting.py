@@ -1,4 +1,4 @@
-"""NNX models as the tools for whole models take them."""
+"""Conversion of NNX models to the functions and variables that the tools take."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +15,18 @@ Apply = Callable[[Mapping[str, Any], Any, bool], tuple[Any, dict[Any, Any]]]
 def collecting(
     model: nnx.Module, call: Callable[[Any, Any], Any] | None = None
 ) -> tuple[Apply, dict[str, Any]]:
-    """Returns a model as a pure function that collects moments, and its variables.
+    """Returns a pure function that runs a model and collects moments, and variables.
 
-    What `jaxnorm.tools` asks for: `diagnose` takes the function as it is, `recalibrate`
-    what it returns second. The model itself stays as it was.
+    `jaxnorm.tools` takes both: pass the function to `diagnose`, and a function that
+    returns only its second result to `recalibrate`. The model itself does not change.
 
     Args:
       model: The model, with batch normalizers of `jaxnorm.nnx`.
       call: A function of model and batch; by default `model(batch)`.
 
     Returns:
-      `apply(variables, batch, train) -> (outputs, batch_moments)`, to be compiled with
-      `train` static; and the variables, pure dicts under "params" and "batch_stats".
+      `apply(variables, batch, train) -> (outputs, batch_moments)` (compile it with
+      static `train`), and the variables, pure dicts under "params" and "batch_stats".
 
     Raises:
       TypeError: If the model is not an NNX module.
@@ -58,7 +58,8 @@ def collecting(
         (copy.train if train else copy.eval)()
         copy.set_attributes(collect_moments=True, raise_if_not_found=False)
         outputs = copy(batch) if call is None else call(copy, batch)
-        return outputs, _of_layers(nnx.to_pure_dict(nnx.state(copy, BatchMoment)))
+        moments = nnx.to_pure_dict(nnx.state(copy, BatchMoment))
+        return outputs, _move_to_layers(moments)
 
     return apply, {
         "params": nnx.to_pure_dict(params),
@@ -67,11 +68,11 @@ def collecting(
 
 
 def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
-    """Gives a model other running statistics, in place.
+    """Replaces the running statistics of a model, in place.
 
     Args:
       model: The model.
-      batch_stats: Of all its layers: a pure dict, as `jaxnorm.tools` returns it.
+      batch_stats: Statistics of all layers: a pure dict, as `jaxnorm.tools` returns it.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -86,12 +87,12 @@ def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
     set_values(model, batch_stats, nnx.BatchStat)
 
 
-def _of_layers(tree: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Returns moments at the paths of their layers, without the attribute's name."""
+def _move_to_layers(tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Moves moments from the attribute `batch_moments` to the path of the layer."""
     found: dict[Any, Any] = {}
     for name, node in tree.items():
         if name == "batch_moments":
             found |= node
         else:
-            found[name] = _of_layers(node)
+            found[name] = _move_to_layers(node)
     return found

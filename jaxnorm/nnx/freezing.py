@@ -1,4 +1,4 @@
-"""Batch normalizers that keep and use the statistics that they have."""
+"""Freezing of batch normalizers for fine-tuning."""
 
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
 
 def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
-    """Makes the batch normalizers of a model use and keep their running statistics.
+    """Freezes the running statistics of a model's batch normalizers, in place.
 
-    In place, and whatever `train()`, `nnx.view` and calls say of `use_running_average`
-    later; dropout and all else stay as they are.
+    The batch normalizers then use their running statistics and do not update them, even
+    if `train()`, `nnx.view` or a call later sets `use_running_average=False`. Nothing
+    else changes, such as dropout.
 
     Args:
-      model: The model. In a compiled function it has what it had when it came in.
-      frozen: False: they are as before again.
+      model: The model. A compiled function uses the setting that the model has when it
+        is passed in.
+      frozen: Whether to freeze; False undoes it.
 
     Raises:
-      TypeError: If `model` is not an NNX module, or has a `flax.nnx.BatchNorm`, which
-        it does not reach.
+      TypeError: If `model` is not an NNX module, or contains a `flax.nnx.BatchNorm`,
+        which cannot be frozen in this way.
       ValueError: If there is no batch normalizer.
 
     Example:
@@ -37,21 +39,21 @@ def freeze_statistics(model: nnx.Module, *, frozen: bool = True) -> None:
       >>> y.round(2).ravel(), norm.mean[...]
       (Array([1., 3.], dtype=float32), Array([0.], dtype=float32))
     """
-    check_model(model, "it is jaxnorm.linen.frozen_statistics(model.apply)")
+    check_model(model, "call jaxnorm.linen.frozen_statistics(model.apply)")
     found = []
     for path, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
             raise TypeError(
                 "freeze_statistics needs batch norms of jaxnorm.nnx, got one of "
-                f"flax.nnx at {path}. Take jaxnorm.nnx.BatchNorm, which has the same "
+                f"flax.nnx at {path}. Use jaxnorm.nnx.BatchNorm, which has the same "
                 "variables, or pass use_running_average=True to it yourself."
             )
         if isinstance(module, BatchModule):
             found.append(module)
     if not found:
         raise ValueError(
-            "model must have batch normalizers of jaxnorm.nnx to freeze, and has none "
-            f"({type(model).__name__})."
+            "model must have batch normalizers of jaxnorm.nnx to freeze, got none in "
+            f"{type(model).__name__}. Per-example norms keep no running statistics."
         )
     for module in found:
         module.frozen_statistics = frozen
@@ -62,11 +64,12 @@ def freeze_batch_norms(
 ) -> "optax.GradientTransformation":
     """Freezes statistics and parameters of a model's batch norms, for fine-tuning.
 
-    Each alone is `freeze_statistics(model)`, and `jaxnorm.tools.freeze_parameters`.
+    To freeze only statistics, use `freeze_statistics(model)`; to freeze only
+    parameters, use `jaxnorm.tools.freeze_parameters`.
 
     Args:
       model: The model, whose statistics are frozen in place.
-      optimizer: Any of optax.
+      optimizer: Any optax optimizer.
 
     Returns:
       The optimizer for `nnx.Optimizer(model, optimizer, wrt=nnx.Param)`.

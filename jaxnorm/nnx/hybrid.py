@@ -1,4 +1,4 @@
-"""Mixtures of batch norm and norms of each example as Flax NNX modules."""
+"""Mixtures of batch norm and per-example norms as Flax NNX modules."""
 
 from jaxnorm._layers import hybrid as layers
 from jaxnorm.nnx.batch_module import BatchModule
@@ -9,9 +9,9 @@ __all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
 class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
     """A learned mixture of batch norm and instance norm for each feature.
 
-    The mathematics is that of `jaxnorm.batch_instance_norm`. Variables: `nnx.Param`:
-    scale, bias and gate; `nnx.BatchStat`: mean, var. Keep the gate in [0, 1] with
-    `optax.chain(..., jaxnorm.gate_projection())`.
+    It computes `jaxnorm.batch_instance_norm`. Variables: `nnx.Param`: scale, bias and
+    gate; `nnx.BatchStat`: mean, var. Keep the gate in [0, 1] with `optax.chain(...,
+    jaxnorm.gate_projection())`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -24,11 +24,10 @@ class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
 
 
 class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
-    """Instance norm for some features and batch norm for the others, of IBN-Net.
+    """Instance norm for some features and batch norm for the others (IBN-Net).
 
-    The mathematics is that of `jaxnorm.instance_batch_norm`. Variables: `nnx.Param`:
-    scale and bias of all features; `nnx.BatchStat`: mean and var of those that the
-    batch normalizes.
+    It computes `jaxnorm.instance_batch_norm`. Variables: `nnx.Param`: scale and bias of
+    all features; `nnx.BatchStat`: mean and var of those that the batch normalizes.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -43,8 +42,8 @@ class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
 class SwitchableNorm(BatchModule, layers.SwitchableNorm):
     """A learned mixture of instance, layer and batch statistics.
 
-    The mathematics is that of `jaxnorm.switchable_norm`. Variables: `nnx.Param`: scale,
-    bias, mean_logits and var_logits; `nnx.BatchStat`: mean, var.
+    It computes `jaxnorm.switchable_norm`. Variables: `nnx.Param`: scale, bias,
+    mean_logits and var_logits; `nnx.BatchStat`: mean, var.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

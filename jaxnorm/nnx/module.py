@@ -1,4 +1,4 @@
-"""What makes an NNX module of a layer's description: variables in, variables out."""
+"""Base classes that turn the description of a layer into an NNX module."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ from jaxnorm.nnx.variables import (
     show_signature,
 )
 
-# At run time a class has the fields of the one description that is mixed into it.
+# At run time, a class gets its fields from the description that is mixed into it.
 if TYPE_CHECKING:
     from jaxnorm._layers.fields import Layer as _Layer
     from jaxnorm._layers.sample import SampleLayer as _SampleLayer
@@ -40,11 +40,11 @@ class Described(nnx.Module, _Layer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own_call(cls)
-        if "__init__" in vars(cls):  # a user's class, with a constructor of its own
+        if "__init__" in vars(cls):  # a user's class with its own constructor
             return
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if inspect.isfunction(field.default):  # `nnx.tabulate` sees a method there
+            if inspect.isfunction(field.default):  # `nnx.tabulate` would see a method
                 setattr(cls, field.name, None)
         construct = cls.__init__
         own = dict(inspect.signature(construct).parameters)
@@ -74,18 +74,18 @@ class Module(Described):
     Attributes:
       num_features: Size of the feature axis; of several, a tuple of sizes in the order
         of the axes.
-      promote_dtype: As in Flax, called with a tuple of the input, the statistics (of
-        batch normalizers), scale and bias, and `dtype`; its results take the places of
-        input, scale and bias. Statistics are never rounded. By default all are kept as
-        they are, since the functions compute in float32 or wider.
-      bias_metadata: Metadata of the variable that holds the bias.
-      scale_metadata: Likewise of the scale.
+      promote_dtype: As in Flax, called with a tuple of the input, the statistics (in
+        batch normalizers), scale and bias, and with `dtype`. Its results replace input,
+        scale and bias; statistics are never rounded. The default keeps all arrays
+        unchanged, because the functions compute in float32 or wider.
+      bias_metadata: Metadata of the bias variable.
+      scale_metadata: Metadata of the scale variable.
       rngs: Keys for the initializers.
       scale: `nnx.Param` of the feature shape, or None.
-      bias: Likewise.
+      bias: `nnx.Param` of the feature shape, or None.
     """
 
-    if TYPE_CHECKING:  # what `_by_position` does
+    if TYPE_CHECKING:  # tells type checkers what `_by_position` does
         num_features: int | tuple[int, ...] = dataclasses.field(kw_only=False)
     else:
         num_features: int | tuple[int, ...]
@@ -109,7 +109,7 @@ class Module(Described):
                 value = init(self.rngs.params(), shape, self.param_dtype)
                 variable = nnx.Param(value, **metadata)
             setattr(self, name, variable)
-        # What made the variables is not a part of the model, whose graph would differ.
+        # Initializers are deleted, because they would make the graphs of models differ.
         for name in [*vars(self)]:
             if name == "rngs" or name.endswith(("_init", "_metadata")):
                 delattr(self, name)
@@ -121,18 +121,18 @@ class Module(Described):
         return sizes if isinstance(sizes, tuple) else (sizes,)
 
     def _params(self) -> Arrays:
-        """Returns the parameters, None for one that is not used."""
+        """Returns the parameters, with None for each that is not used."""
         return {name: read(getattr(self, name)) for name in self._parameter_names}
 
     def _promote(self, x: Array, *others: Array | None) -> tuple[Array, Arrays]:
-        """Returns x and the parameters in the dtypes that they are used in.
+        """Returns x and the parameters after `promote_dtype`.
 
         Args:
           x: Input.
           *others: Statistics of the features.
 
         Raises:
-          ValueError: If x has not the features that the layer was made for.
+          ValueError: If x has other features than the layer was made for.
         """
         self._check(x, *others)
         params = self._params()
@@ -150,7 +150,7 @@ class Module(Described):
 
 
 class SampleModule(Module, _SampleLayer):
-    """A module that normalizes each example by itself."""
+    """A module that normalizes each example separately."""
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         x, params = self._promote(self._convert(x))

@@ -1,4 +1,4 @@
-"""Batch norm with several sets of statistics as Flax NNX modules."""
+"""Batch norm with statistics per time step or per domain as Flax NNX modules."""
 
 from jaxnorm._layers import recurrent as layers
 from jaxnorm.nnx.batch_module import BatchModule
@@ -9,10 +9,9 @@ __all__ = ["DomainBatchNorm", "RecurrentBatchNorm"]
 class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
     """Batch norm inside a recurrent cell, with statistics for each time step.
 
-    The mathematics is that of `jaxnorm.recurrent_batch_norm`. Variables: `nnx.Param`:
-    scale and bias, shared over time; `nnx.BatchStat`: mean, var, with a leading axis of
-    time steps. In `nnx.scan` they are carried:
-    `nnx.StateAxes({nnx.BatchStat: nnx.Carry, ...: None})`.
+    It computes `jaxnorm.recurrent_batch_norm`. Variables: `nnx.Param`: scale and bias,
+    shared over time; `nnx.BatchStat`: mean, var, with a leading axis of time steps. In
+    `nnx.scan` they are carried: `nnx.StateAxes({nnx.BatchStat: nnx.Carry, ...: None})`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -27,7 +26,7 @@ class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
 
 
 class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
-    """Batch norm with statistics for each domain; the index of one comes with the call.
+    """Batch norm with separate statistics for each domain, chosen in the call.
 
     When it is of use, and where it comes from, says `jaxnorm.linen.DomainBatchNorm`.
     Variables: `nnx.Param`: scale, bias; `nnx.BatchStat`: mean, var, with a leading axis

@@ -1,4 +1,4 @@
-"""Models whose normalizers are replaced by others, with their variables."""
+"""Replacement of the normalizers of a model, which keeps variables."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -15,26 +15,28 @@ def replace_norms(
     model: Model,
     replacements: Mapping[type[nnx.Module], Callable[[Any], nnx.Module]],
 ) -> Model:
-    """Returns a model with other normalizers, which take over variables.
+    """Returns a model with other normalizers, which share variables with the old ones.
 
-    Batch norm by group norm, by ghost batch norm, or by one with an `axis_name`;
-    Flax's by those of this library. A replacement has the variables of the module that
-    it replaces where both have one of the same name, kind and shape: scale and bias,
-    and statistics where both have them. It is in the mode that its function gives it:
-    call `eval()` of the new model, too, where the old one is in evaluation.
+    For instance, replace batch norm by group norm, by ghost batch norm, or by batch
+    norm with an `axis_name`, or Flax's normalizers by those of this library. A
+    replacement shares each variable of the same name, type and shape with the module
+    that it replaces: scale and bias, and statistics if both have them. Its mode is set
+    by the function that creates it, so call `eval()` on the new model if the old model
+    is in evaluation mode.
 
     Args:
-      model: The model, whose structure stays as it is.
-      replacements: Functions of the module that they replace, by its class. The first
-        class that it is an instance of counts.
+      model: The model, whose structure does not change.
+      replacements: A dict from the class of a normalizer to a function that takes the
+        module and returns its replacement. The first class of which a module is an
+        instance applies.
 
     Returns:
-      The new model; its variables, but for those that only replacements have, are those
-      of the old one, shared as by `nnx.view`.
+      The new model. It shares its variables with the old model, as with `nnx.view`,
+      except variables that only replacements have.
 
     Raises:
       TypeError: If the model is not an NNX module, a replacement is not a function, or
-        one returns no module.
+        it does not return a module.
       ValueError: If the model has no normalizer of these classes.
 
     Example:
@@ -54,7 +56,7 @@ def replace_norms(
       >>> type(new.layers[1]).__name__, new.layers[1].scale is norm.scale
       ('GroupNorm', True)
     """
-    check_model(model, "it is jaxnorm.linen.replace_norms")
+    check_model(model, "call jaxnorm.linen.replace_norms")
     check_replacements(replacements, nnx.Module)
     found = []
 
@@ -70,14 +72,14 @@ def replace_norms(
     result: Model = nnx.recursive_map(replace, model)
     if not found:
         raise ValueError(
-            f"model must have normalizers of {[c.__name__ for c in replacements]}, and "
-            f"has none ({type(model).__name__}). Are these the classes it is made of?"
+            f"model must have normalizers of {[c.__name__ for c in replacements]}, got "
+            f"none in {type(model).__name__}. Check that the model uses these classes."
         )
     return result
 
 
 def _take_variables(new: nnx.Module, old: nnx.Module) -> None:
-    """Sets variables of `new` to those of `old`, where both have them."""
+    """Gives `new` the variables of `old` that have the same name, type and shape."""
     for name, variable in vars(new).items():
         given: Any = getattr(old, name, None)
         if not isinstance(variable, nnx.Variable) or type(given) is not type(variable):

@@ -1,4 +1,4 @@
-"""Response norms and curves in the place of norms, as Flax NNX modules."""
+"""Response norms, and activations that replace norms, as Flax NNX modules."""
 
 from jaxnorm._layers import pointwise, response
 from jaxnorm.nnx.module import SampleModule
@@ -15,8 +15,8 @@ __all__ = [
 class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
     """Filter response normalization with its thresholded linear unit (TLU).
 
-    It takes the place of a normalization and of the activation after it. The
-    mathematics is that of `jaxnorm.filter_response_norm`.
+    It takes the place of a normalization and of the activation after it. It computes
+    `jaxnorm.filter_response_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -29,10 +29,10 @@ class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
 
 
 class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
-    """Global response normalization: the features of each example compete.
+    """Global response normalization, in which the features of an example compete.
 
-    Scale and bias start at 0, where the layer is the identity. The mathematics is that
-    of `jaxnorm.global_response_norm`.
+    Scale and bias start at 0, where the layer is the identity. It computes
+    `jaxnorm.global_response_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -45,10 +45,10 @@ class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
 
 
 class EvoNormS0(SampleModule, response.EvoNormS0):
-    """EvoNorm-S0: a gate, divided by the standard deviation of a group of features.
+    """EvoNorm-S0: a gate divided by the standard deviation of a group of features.
 
-    It takes the place of a normalization and of the activation after it. The
-    mathematics is that of `jaxnorm.evo_norm_s0`.
+    It takes the place of a normalization and of the activation after it. It computes
+    `jaxnorm.evo_norm_s0`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -60,9 +60,9 @@ class EvoNormS0(SampleModule, response.EvoNormS0):
 
 
 class DynamicTanh(SampleModule, pointwise.DynamicTanh):
-    """Dynamic tanh, which takes the place of layer norm without statistics.
+    """Dynamic tanh, which replaces layer norm without using statistics.
 
-    The mathematics is that of `jaxnorm.dynamic_tanh`.
+    It computes `jaxnorm.dynamic_tanh`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -75,9 +75,9 @@ class DynamicTanh(SampleModule, pointwise.DynamicTanh):
 
 
 class DynamicErf(SampleModule, pointwise.DynamicErf):
-    """Dynamic erf (Derf), which takes the place of layer norm without statistics.
+    """Dynamic erf (Derf), which replaces layer norm without using statistics.
 
-    The mathematics is that of `jaxnorm.dynamic_erf`.
+    It computes `jaxnorm.dynamic_erf`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

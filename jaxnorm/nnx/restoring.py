@@ -1,4 +1,4 @@
-"""Variables from checkpoints into NNX models."""
+"""Restoring of variables from checkpoints into NNX models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,19 +10,19 @@ from jaxnorm.tools._trees import node_at, walk
 
 
 def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
-    """Gives a model the variables of a pure dict, in place.
+    """Writes the values of a pure dict into the variables of a model, in place.
 
-    As `nnx.replace_by_pure_dict` with `nnx.update`, for a dict whose keys may have
-    become strings: Orbax returns `("kernel",)`, under which `WeightNorm` and
-    `SpectralNorm` keep scales and statistics as in Flax, as `"('kernel',)"`.
+    It works like `nnx.replace_by_pure_dict` with `nnx.update`, but the keys of the dict
+    may have become strings. `WeightNorm` and `SpectralNorm` keep scales and statistics
+    under keys such as `("kernel",)`, as in Flax, and Orbax returns `"('kernel',)"`.
 
     Args:
-      model: The model. Variables that the dict lacks stay.
-      pure_dict: As `nnx.to_pure_dict(nnx.state(model))` has been saved.
+      model: The model. Variables that the dict lacks do not change.
+      pure_dict: A saved `nnx.to_pure_dict(nnx.state(model))`.
 
     Raises:
-      TypeError: If it is not a dict, or the model is not one of NNX.
-      ValueError: If the model has no such variable, or one of another shape.
+      TypeError: If `pure_dict` is not a dict, or `model` is not an NNX module.
+      ValueError: If the model lacks a variable, or it has another shape.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.nnx
@@ -40,12 +40,12 @@ def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
 def set_values(
     model: nnx.Module, pure_dict: Mapping[Any, Any], kind: type[nnx.Variable[Any]]
 ) -> None:
-    """Gives variables of a kind the values of a pure dict; its keys may be strings."""
+    """Writes a pure dict, whose keys may be strings, into variables of one type."""
     check_model(model, "pass the dict to model.apply, which takes all variables")
     if not isinstance(pure_dict, Mapping):
         raise TypeError(
             "variables must be a dict, as nnx.to_pure_dict(nnx.state(model)) returns "
-            f"it, got {type(pure_dict).__name__}. What did the checkpoint hold?"
+            f"it, got {type(pure_dict).__name__}. Save this dict in the checkpoint."
         )
     variables = dict(nnx.to_flat_state(nnx.state(model, kind)))
     paths = {tuple(map(str, path)): path for path in variables}
@@ -54,14 +54,15 @@ def set_values(
         path = paths.get(tuple(map(str, given)))
         if path is None:
             raise ValueError(
-                f"The model must have a variable at {given}, and has none. There are "
-                f"{list(variables)[:9]}. Is the checkpoint of this model?"
+                f"The model must have a variable at {given}, got none. Its variables "
+                f"are {list(variables)[:9]}. Check that the checkpoint is of this "
+                "model."
             )
         old = variables[path]
         if value.shape != old.get_value().shape:
             raise ValueError(
                 f"{path} must have the shape {old.get_value().shape}, got "
-                f"{value.shape}."
+                f"{value.shape}. Check that the checkpoint is of this model."
             )
         variables[path] = old.replace(value)
     nnx.update(model, nnx.from_flat_state(variables.items()))

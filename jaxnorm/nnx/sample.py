@@ -1,4 +1,4 @@
-"""Norms of each example as Flax NNX modules."""
+"""Per-example norms as Flax NNX modules."""
 
 import dataclasses
 from typing import Any
@@ -26,10 +26,10 @@ __all__ = [
 
 
 class LayerNorm(SampleModule, layers.LayerNorm):
-    """Layer normalization: each example over its features.
+    """Layer normalization, over the features of each example.
 
     A drop-in superset of `flax.nnx.LayerNorm`: the same arguments, defaults and
-    variables. The mathematics is that of `jaxnorm.layer_norm`.
+    variables. It computes `jaxnorm.layer_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -42,10 +42,10 @@ class LayerNorm(SampleModule, layers.LayerNorm):
 
 
 class RMSNorm(SampleModule, rms.RMSNorm):
-    """Root mean square layer normalization: each example over its features.
+    """Root mean square normalization, over the features of each example.
 
     A drop-in superset of `flax.nnx.RMSNorm`: the same arguments, defaults and
-    variables. The mathematics is that of `jaxnorm.rms_norm`.
+    variables. It computes `jaxnorm.rms_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -65,7 +65,7 @@ class RMSNorm(SampleModule, rms.RMSNorm):
 
         Args:
           x: Input of any shape. Integers are converted to float32, as in Flax.
-          mask: Which elements count, or their weights; see `jaxnorm.layer_norm`.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.layer_norm`.
 
         Returns:
           The normalized input, of the shape of x.
@@ -74,9 +74,9 @@ class RMSNorm(SampleModule, rms.RMSNorm):
 
 
 class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
-    """Root mean square normalization with a gate: Mamba 2, gated DeltaNet, Qwen3-Next.
+    """Root mean square normalization with a gate, as in Mamba 2 and Qwen3-Next.
 
-    The mathematics is that of `jaxnorm.gated_rms_norm`.
+    It computes `jaxnorm.gated_rms_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -100,9 +100,9 @@ class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
 
 
 class SeedNorm(SampleModule, rms.SeedNorm):
-    """Self-rescaled dynamic normalization (SeeDNorm): the scale follows the input.
+    """Self-rescaled dynamic normalization (SeeDNorm), whose scale depends on the input.
 
-    At the start it is RMS norm. The mathematics is that of `jaxnorm.seed_norm`.
+    Initially it is RMS norm. It computes `jaxnorm.seed_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -116,10 +116,10 @@ class SeedNorm(SampleModule, rms.SeedNorm):
 
 
 class GroupNorm(SampleModule, group.GroupNorm):
-    """Group normalization: each example over groups of adjacent features.
+    """Group normalization, over groups of adjacent features of each example.
 
     A drop-in superset of `flax.nnx.GroupNorm`: the same arguments, defaults and
-    variables. The mathematics is that of `jaxnorm.group_norm`.
+    variables. It computes `jaxnorm.group_norm`.
 
     Attributes:
       feature_axis: The axis of the features.
@@ -147,11 +147,10 @@ class GroupNorm(SampleModule, group.GroupNorm):
 
 
 class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
-    """Causal group normalization: each step of a sequence by all steps up to it.
+    """Causal group normalization, over all time steps up to the current one.
 
     A stream comes in chunks: the moments that a call returns are those that the next
-    one takes. They are not variables. The mathematics is that of
-    `jaxnorm.causal_group_norm`.
+    one takes. They are not variables. It computes `jaxnorm.causal_group_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -166,10 +165,10 @@ class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
 
 
 class InstanceNorm(SampleModule, layers.InstanceNorm):
-    """Instance normalization: each feature of each example over space.
+    """Instance normalization, over space for each feature of each example.
 
     A drop-in superset of `flax.nnx.InstanceNorm`: the same arguments, defaults and
-    variables. The mathematics is that of `jaxnorm.instance_norm`.
+    variables. It computes `jaxnorm.instance_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -182,11 +181,11 @@ class InstanceNorm(SampleModule, layers.InstanceNorm):
 
 
 class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
-    """Normalizes each series over time, and gives the way back for forecasts.
+    """Normalizes each series over time, and returns the inverse for forecasts.
 
-    The mathematics is that of `jaxnorm.reversible_instance_norm`. Variables:
-    `nnx.Param`: scale and bias, which the way back inverts; initialize the scale away
-    from 0, since it is divided by.
+    It computes `jaxnorm.reversible_instance_norm`. Variables: `nnx.Param`: scale and
+    bias, which the way back inverts; initialize the scale away from 0, since it is
+    divided by.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -201,9 +200,9 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
 
 
 class UnitNorm(Described, rms.UnitNorm):
-    """Divides vectors by their length. It has no variables.
+    """Divides vectors by their length.
 
-    The mathematics is that of `jaxnorm.unit_norm`.
+    It has no variables. It computes `jaxnorm.unit_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

@@ -16,32 +16,33 @@ __all__ = ["SpectralNorm"]
 
 @show_signature
 class SpectralNorm(nnx.Module):
-    """Spectral normalization of the layer that it wraps.
+    """Spectral normalization of the wrapped layer.
 
     A drop-in superset of `flax.nnx.SpectralNorm`: the same arguments, defaults and
-    variables. The mathematics is that of `jaxnorm.spectral_norm`, for each parameter of
-    two or more axes; a bias that was 0 once is left alone. Unlike in Flax, a call never
-    changes the layer: its kernel stays what the optimizer made of it, and gradients
-    reach it.
+    variables. It computes `jaxnorm.spectral_norm`, for each parameter of two or more
+    axes; a bias that was 0 once is left alone. Unlike in Flax, a call never changes the
+    layer: its kernel stays what the optimizer made of it, and gradients reach it.
 
     Attributes:
       layer_instance: The wrapped layer.
       batch_stats: `nnx.BatchStat` by the path of a parameter and "u" or "sigma", such
         as `("kernel", "u")`.
-      n_steps: Number of power iterations a call. Less than 1: nothing is normalized.
+      n_steps: Number of power iterations per call; less than 1 disables the
+        normalization.
       epsilon: Added to the squared norms of the singular vectors, in units of the
         largest absolute value of the kernel; at least 0.
       dtype: Dtype of the normalized parameters; by default what parameter and u promote
         to.
       param_dtype: Dtype of u and sigma.
       error_on_non_matrix: Whether parameters of more than two axes are an error. By
-        default all but their last axis are seen as one.
-      update_stats: Whether a call moves u and sigma, unless it says it itself.
-      warm_up_steps: Power iterations of the constructor. With the random u of Flax (0
-        steps) sigma is far too small at first; 15 are good.
-      rngs: Keys for the first u.
-      use_running_average: Whether u and sigma stay as they are, unless the call says
-        it; the opposite of `update_stats`. What `train()`, `eval()` and `nnx.view` set.
+        default all axes but the last are flattened into one.
+      update_stats: Whether a call updates u and sigma; the call may override it.
+      warm_up_steps: Number of power iterations in the constructor. With 0 steps, as in
+        Flax, u is random and sigma is far too small at first; 15 steps work well.
+      rngs: Keys for the initial u.
+      use_running_average: Whether calls keep u and sigma, unless they pass
+        `update_stats`; the opposite of `update_stats`. `train()`, `eval()` and
+        `nnx.view` set it.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.nnx
@@ -97,11 +98,11 @@ class SpectralNorm(nnx.Module):
           **kwargs: Keyword arguments of the wrapped layer.
 
         Returns:
-          What the wrapped layer returns.
+          The output of the wrapped layer.
 
         Raises:
           ValueError: If a parameter has more than two axes and `error_on_non_matrix` is
-            set, or the layer has parameters that it had not when it was wrapped.
+            set, or the layer has a parameter that it lacked when it was wrapped.
         """
         if update_stats is None:
             update_stats = not self.use_running_average
@@ -119,10 +120,10 @@ class SpectralNorm(nnx.Module):
         return call_with_params(self.layer_instance, normalized, (x, *args), kwargs)
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Sets what `nnx.view` asks for.
+        """Sets the attributes that `nnx.view` passes.
 
         Args:
-          use_running_average: Whether u and sigma stay as they are.
+          use_running_average: Whether calls keep u and sigma.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
@@ -135,7 +136,7 @@ class SpectralNorm(nnx.Module):
         matrices = {path: value for path, value in params.items() if value.ndim > 1}
         for path, value in matrices.items():
             if value.ndim > 2 and self.error_on_non_matrix:
-                # begins in the words of Flax, which callers may look for
+                # Starts like Flax's message, which callers may match.
                 raise ValueError(
                     f"Layer instance parameter is {value.ndim}D but "
                     f"error_on_non_matrix is True: {path} has shape {value.shape}."

@@ -1,4 +1,4 @@
-"""Variables as arrays, and the dtypes and attributes that all modules treat alike."""
+"""Helpers of all modules: reading variables, dtypes, attributes and signatures."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -14,30 +14,33 @@ PromoteDtype = Callable[..., tuple[Any, ...]]
 
 
 def check_model(model: object, of_linen: str) -> None:
-    """Checks that a model is one of NNX; `of_linen` says what to do with another.
+    """Checks that a model is an NNX module.
+
+    Args:
+      model: The argument that the user passed.
+      of_linen: What to do with a Linen model, for the error message.
 
     Raises:
-      TypeError: If it is not.
+      TypeError: If the model is not an NNX module.
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(
-            f"model must be a flax.nnx.Module, got {type(model).__qualname__}. Of a "
-            f"Linen model {of_linen}."
+            f"model must be a flax.nnx.Module, got {type(model).__qualname__}. For a "
+            f"Linen model, {of_linen}."
         )
 
 
 def keep_dtypes(
     arrays: tuple[Any, ...], *, dtype: DTypeLike | None = None
 ) -> tuple[Any, ...]:
-    """Returns the arrays as they are: the default of `promote_dtype`.
+    """Returns the arrays unchanged; the default of `promote_dtype`.
 
-    The functions compute in float32 or wider, and round the result, once. What Flax
-    does by default, `flax.nnx.nn.dtypes.promote_dtype`, rounds the input to `dtype`
-    before its mean is subtracted.
+    The functions compute in float32 or wider, and round only the result. The default of
+    Flax, `flax.nnx.nn.dtypes.promote_dtype`, rounds the input to `dtype` before its
+    mean is subtracted.
 
     Args:
-      arrays: The input, statistics where there are some, scale and bias; any may be
-        None.
+      arrays: The input, possibly statistics, scale and bias; any may be None.
       dtype: Dtype of the result.
     """
     del dtype
@@ -49,20 +52,20 @@ def read(variable: nnx.Variable[Array]) -> Array: ...
 @overload
 def read(variable: nnx.Variable[Array] | None) -> Array | None: ...
 def read(variable: nnx.Variable[Array] | None) -> Array | None:
-    """Returns the array that a variable holds; None for none."""
-    # as an array: a loaded checkpoint holds those of NumPy
+    """Returns the array of a variable; None for None."""
+    # A loaded checkpoint may hold NumPy arrays.
     return None if variable is None else jnp.asarray(variable.get_value())
 
 
 def as_static(value: Any) -> Any:
-    """Returns nested sequences as tuples, as static attributes have to be."""
+    """Converts nested sequences to tuples, which static attributes must be."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return value
     return tuple(as_static(item) for item in value)
 
 
 def show_signature(cls: type[_T]) -> type[_T]:
-    """Gives a module the signature of its constructor, and not of its metaclass."""
+    """Gives a class the signature of its constructor, instead of its metaclass's."""
     signature = inspect.signature(cls.__init__)
     _, *parameters = signature.parameters.values()
     cls.__signature__ = signature.replace(  # type: ignore[attr-defined]

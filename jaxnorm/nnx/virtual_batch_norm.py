@@ -20,23 +20,24 @@ class Reference(nnx.Variable[Array]):
 
 
 class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
-    """Normalizes each example with a reference batch that stays the same.
+    """Normalizes each example with the statistics of a fixed reference batch.
 
-    The mathematics is that of `jaxnorm.virtual_batch_norm`. The moments of this layer's
-    input in the reference batch depend on the weights, so each step has two passes::
+    It computes `jaxnorm.virtual_batch_norm`. The moments of this layer's input in the
+    reference batch depend on the weights, so each step has two passes::
 
         def loss(model):
             nnx.view(model, collect_reference=True)(reference_batch)
             y = model(batch)
 
-    The first takes its batch for the reference: it is normalized with its own
-    statistics, which are collected. Gradients flow through both passes. Inference uses
-    the last reference. A call before the first one is an error; under `jax.jit`, where
-    it cannot be seen whether there is one, all its results are NaN.
+    The first pass uses its input as the reference batch: it normalizes the batch with
+    the batch's own statistics and collects them. Gradients flow through both passes.
+    Inference uses the last reference. Calling the module before a reference is
+    collected raises an error; under `jax.jit`, which cannot detect this, the output is
+    NaN.
 
     Attributes:
       collect_reference: Whether the input is the reference batch.
-      reference: `Reference` by the names count, mean, var and size.
+      reference: A dict of `Reference` variables: count, mean, var and size.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -52,7 +53,7 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Under jit nobody can ask whether there is a reference; NaN tells.
+        # NaN marks a missing reference, which jit cannot detect.
         shapes = dict.fromkeys(jaxnorm.Moments._fields, self._feature_shape)
         self.reference = nnx.data(
             {
@@ -73,14 +74,14 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
         size = stored["size"]
         if not isinstance(size, jax.core.Tracer) and jnp.isnan(size):
             raise ValueError(
-                f"{type(self).__name__} needs a reference batch, and has none. Collect "
-                "it first: nnx.view(model, collect_reference=True)(reference_batch), "
+                f"{type(self).__name__} needs a reference batch, got none. Collect it "
+                "first: nnx.view(model, collect_reference=True)(reference_batch), "
                 "then call the model."
             )
         return self._forward(x, stored, params, mask)
 
     def set_view(self, collect_reference: bool | None = None) -> None:
-        """Sets what `nnx.view` asks for.
+        """Sets the attributes that `nnx.view` passes.
 
         Args:
           collect_reference: Whether the input is the reference batch.

@@ -20,29 +20,31 @@ Initialization = Literal["scale_init", "preserve"]
 
 @show_signature
 class WeightNorm(UnitWrapper):
-    """Weight normalization of the layer that it wraps.
+    """Weight normalization of the wrapped layer.
 
     A drop-in superset of `flax.nnx.WeightNorm`: the same arguments, defaults and names
-    of variables. The mathematics is that of `jaxnorm.weight_norm`. Unlike in Flax, a
-    call never changes the layer: its kernel keeps its length, and gradients reach it.
+    of variables. It computes `jaxnorm.weight_norm`. Unlike in Flax, a call never
+    changes the layer: its kernel keeps its length, and gradients reach it.
 
     Attributes:
       layer_instance: The wrapped layer.
       scales: `nnx.Param` by the path of the parameter, such as `("kernel",)`; None
         without `use_scale`.
-      feature_axes: The axis or axes of the output units; None: one norm for each array.
-      use_scale: Whether to multiply by learned scales; without, each norm is 1.
+      feature_axes: The axis or axes of the output units. None gives one norm for each
+        array.
+      use_scale: Whether to multiply by learned scales; otherwise each norm is 1.
       epsilon: Added to the squared norm; at least 0.
       dtype: Dtype of the normalized parameters; by default what parameter and scale
         promote to.
       param_dtype: Dtype of the scales.
       variable_filter: Which parameters are normalized, as a filter of NNX.
       promote_dtype: As in Flax, called with a tuple of parameter and scale, and
-        `dtype`. By default both are kept as they are.
+        `dtype`. The default keeps both unchanged.
       scale_init: Initializer of the scales.
-      initialization: Where the scales start. "scale_init": as it says, 1 by default, as
-        in Flax, which changes what the layer computes. "preserve": at the norms of the
-        parameters, so that the layer computes the same as before.
+      initialization: How to initialize the scales. "scale_init" uses the initializer of
+        that name, 1 by default, as in Flax; this changes what the layer computes.
+        "preserve" uses the norms of the parameters, so that the layer computes the same
+        as before.
       rngs: Keys for the initializer.
 
     Example:
@@ -106,6 +108,7 @@ class WeightNorm(UnitWrapper):
 
 
 def _check_initialization(initialization: str, use_scale: bool) -> None:
+    """Raises ValueError if `initialization` is unknown, or needs scales."""
     if initialization not in get_args(Initialization):
         raise ValueError(
             f"initialization must be one of {get_args(Initialization)}, got "
@@ -113,6 +116,6 @@ def _check_initialization(initialization: str, use_scale: bool) -> None:
         )
     if initialization != "scale_init" and not use_scale:
         raise ValueError(
-            f"initialization={initialization!r} says where the scales start, so "
-            "use_scale must be True, got False."
+            f"use_scale must be True with initialization={initialization!r}, which "
+            "initializes the scales, got False. Remove use_scale=False."
         )

@@ -16,17 +16,16 @@ __all__ = ["WeightStandardization"]
 
 @show_signature
 class WeightStandardization(UnitWrapper):
-    """Weight standardization of the layer that it wraps, plain or scaled.
+    """Weight standardization of the wrapped layer, plain or scaled.
 
-    The mathematics is that of `jaxnorm.standardize_weight`. A call never changes the
-    layer.
+    It computes `jaxnorm.standardize_weight`. A call never changes the layer.
 
     Attributes:
       layer_instance: The wrapped layer.
       gains: `nnx.Param` by the path of the parameter, such as `("kernel",)`; None
         without `use_gain`.
       variable_filter: Which parameters are standardized, as a filter of NNX.
-      epsilon: Added to the variance; at least 0. Without effect with gain.
+      epsilon: Added to the variance; at least 0. No effect with a gain.
       dtype: Dtype of the standardized parameters; by default what parameter and gain
         promote to.
       param_dtype: Dtype of the gains.

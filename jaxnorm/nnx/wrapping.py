@@ -1,4 +1,4 @@
-"""How a module computes another one with changed parameters."""
+"""Calls of a wrapped layer with changed parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,12 @@ KERNELS = nnx.PathContains("kernel")
 def params_of(
     layer: nnx.Module, predicate: Predicate | None = None
 ) -> dict[Path, Array]:
-    """Returns the parameters of a layer by their path, those of the predicate if given.
+    """Returns a dict from path to parameter of a layer.
 
     Args:
       layer: The wrapped layer.
-      predicate: Tells, of a path and a variable, whether the parameter is meant.
+      predicate: Takes a path and a variable, and returns whether to include the
+        parameter. None includes all.
     """
     params = nnx.to_flat_state(nnx.state(layer, nnx.Param))
     return {
@@ -43,22 +44,22 @@ def call_with_params(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Any:
-    """Calls a layer that sees some of its parameters changed; they stay as they are.
+    """Calls a layer with changed values of some parameters, without storing them.
 
-    All its other variables are its own: statistics, caches and counts of random numbers
-    within it move as without the wrapper.
+    All other variables are shared with the layer, so its statistics, caches and random
+    counts are updated as without the wrapper.
 
     Args:
       layer: The wrapped layer.
-      params: What it sees in the place of the parameters at these paths.
+      params: The values to use instead of the parameters at these paths.
       args: Arguments of the layer.
       kwargs: Keyword arguments of the layer.
 
     Returns:
-      What the layer returns.
+      The output of the layer.
     """
-    # A copy of the modules, which share their variables but for the changed ones.
-    # (nnx.recursive_map would write into the variable that it is to replace.)
+    # The copy shares all variables with the layer except the changed parameters.
+    # (nnx.recursive_map would write into the variables to replace.)
     graphdef, state = nnx.split(layer)
     variables = dict(nnx.to_flat_state(state))
     for path, value in params.items():
@@ -70,21 +71,22 @@ def call_with_params(
 def own(
     variables: Mapping[Path, nnx.Variable[Array]], path: Path
 ) -> nnx.Variable[Array]:
-    """Returns what a wrapper keeps for the parameter at a path.
+    """Returns the variable of a wrapper for the parameter at a path.
 
     Raises:
       ValueError: If the layer had no such parameter when it was wrapped.
     """
     if path not in variables:
         raise ValueError(
-            f"the wrapped layer has a parameter {path} that it had not when it was "
-            f"wrapped, where there were {list(variables)}. Wrap it when it is whole."
+            "the wrapped layer must have the parameters that it had when it was "
+            f"wrapped, {list(variables)}, got the new parameter {path}. Wrap the layer "
+            "after all its parameters are created."
         )
     return variables[path]
 
 
 class UnitWrapper(nnx.Module):
-    """Normalizes each output unit of the parameters of the layer that it wraps.
+    """Normalizes each output unit of the parameters of the wrapped layer.
 
     Attributes:
       layer_instance: The wrapped layer.
@@ -111,10 +113,10 @@ class UnitWrapper(nnx.Module):
           **kwargs: Keyword arguments of the wrapped layer.
 
         Returns:
-          What the wrapped layer returns.
+          The output of the wrapped layer.
 
         Raises:
-          ValueError: If the layer has parameters that it had not when it was wrapped.
+          ValueError: If the layer has a parameter that it lacked when it was wrapped.
         """
         normalized = {
             path: self._normalize(path, value) for path, value in self._values().items()
@@ -127,7 +129,7 @@ class UnitWrapper(nnx.Module):
     def _init_each(
         self, init: Callable[[Array], Array]
     ) -> dict[Path, nnx.Param[Array]]:
-        """Returns a variable for each parameter, by its path."""
+        """Returns a dict from the path of each parameter to a new variable."""
         return {path: nnx.Param(init(value)) for path, value in self._values().items()}
 
     def _values(self) -> dict[Path, Array]:

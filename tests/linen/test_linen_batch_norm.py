@@ -220,7 +220,7 @@ def test_a_checkpoint_without_a_count_and_a_schedule(x):
         rtol=1e-6,
     )
     # to start at 0 would be to forget what was trained
-    with pytest.raises(ValueError, match="without count"):
+    with pytest.raises(ValueError, match="must have a count"):
         norm.apply(trained, x, use_running_average=False, mutable=["batch_stats"])
 
 

@@ -158,7 +158,7 @@ def test_gradients_that_are_not_finite_do_not_reach_what_is_frozen(variables):
 
 
 def test_nothing_to_freeze_is_an_error(variables):
-    with pytest.raises(ValueError, match=r'have none with running.*"batch_stats"'):
+    with pytest.raises(ValueError, match=r'got none with running.*"batch_stats"'):
         freeze_parameters(optax.sgd(0.1), variables["params"])
 
 

@@ -90,5 +90,5 @@ def test_a_carry_of_random_numbers(rng):
     normal = nnx.initializers.normal()
     carry = cell.initialize_carry((2, 4), nnx.Rngs(0), normal)
     assert len(np.unique([carry.c, carry.h])) == 2 * carry.c.size
-    with pytest.raises(ValueError, match="needs random numbers"):
+    with pytest.raises(ValueError, match="rngs must be given"):
         cell.initialize_carry((2, 4), carry_init=normal)

@@ -184,7 +184,7 @@ def test_bad_wrappers(x, as_users_run_it):
     for cls in (WeightNorm, SpectralNorm):
         wrapped = cls(model, rngs=rngs)
         model.layers = nnx.List([linear, nnx.Linear(3, 3, rngs=rngs)])
-        with pytest.raises(ValueError, match="had not when it was wrapped"):
+        with pytest.raises(ValueError, match="got the new parameter"):
             wrapped(x)
         model.layers = nnx.List([linear])
 
