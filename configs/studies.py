@@ -16,15 +16,15 @@ def get_config(size: str = "small") -> ml_collections.ConfigDict:
     config.size = size
     config.seeds = 3
 
-    # How a study runs, without effect on what it finds.
+    # How a study runs; no effect on its findings.
     config.workdir = config_dict.placeholder(str)  # None: in the temporary directory
-    config.data_dir = config_dict.placeholder(str)  # TFDS's; None: its usual place
+    config.data_dir = config_dict.placeholder(str)  # TFDS; None: its default
     config.points_at_once = 8 if full else 1  # compiled as one, with all their seeds
 
     # Data.
     config.num_train = config_dict.placeholder(int)  # None: all
     config.num_test = config_dict.placeholder(int)  # None: all
-    config.pool = 1 if full else 2  # images are means of so many pixels each way
+    config.pool = 1 if full else 2  # averages blocks of this many pixels per side
 
     # Training: stochastic gradient descent with a momentum of 0.9, constant rate.
     config.batch_size = 128

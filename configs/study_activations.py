@@ -1,4 +1,4 @@
-"""How do the inputs of layers move in training, and gradients with depth?
+"""How do inputs of layers change in training, and gradients with depth?
 
 python examples/studies/run.py activations
 """

@@ -1,4 +1,4 @@
-"""What do small batches do, and what mends it?
+"""How do small batches hurt, and what helps?
 
 python examples/studies/run.py batch_size
 """

@@ -1,4 +1,4 @@
-"""What survives when test images look other than those of training?
+"""Which norms tolerate test images that look different?
 
 python examples/studies/run.py domain_shift
 """

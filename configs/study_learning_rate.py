@@ -1,4 +1,4 @@
-"""Do norms allow larger steps, and forgive the initialization?
+"""Do norms allow larger steps, and forgive a bad initialization?
 
 python examples/studies/run.py learning_rate
 """

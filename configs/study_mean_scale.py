@@ -1,4 +1,4 @@
-"""Where do statistics in one pass break, and what do two cost?
+"""When do one-pass statistics fail, and what do two passes cost?
 
 python examples/studies/run.py mean_scale
 """

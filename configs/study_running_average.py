@@ -1,4 +1,4 @@
-"""Why does evaluation fail early in training, and what mends it?
+"""Why does evaluation fail early in training, and what helps?
 
 python examples/studies/run.py running_average
 """

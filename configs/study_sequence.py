@@ -1,4 +1,4 @@
-"""Which norms suit nets that read digits row by row?
+"""Which norms suit networks that read digits row by row?
 
 python examples/studies/run.py sequence
 """

@@ -1,4 +1,4 @@
-"""What does synchronizing the statistics of devices change?
+"""What changes when devices synchronize their statistics?
 
 python examples/studies/run.py synchronization
 """

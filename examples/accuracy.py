@@ -1,11 +1,12 @@
-"""Measures how exact batch and layer normalization are where means are large.
+"""Measures the errors of batch and layer normalization for large means.
 
-For each ratio of mean to standard deviation: the largest error of the normalized output
-against float64, of float32 input. Warm: the running mean is within one standard
-deviation of the batch's, as after some steps of training. Cold: it is still 0.
+For each ratio of mean to standard deviation, prints the largest error of the normalized
+output against float64, for float32 input. "Warm" means that the running mean is within
+one standard deviation of the batch mean, as after a few training steps. "Cold" means
+that it is still 0.
 
   python examples/accuracy.py
-  python examples/accuracy.py --figures=examples/figures  # those of the README
+  python examples/accuracy.py --figures=examples/figures  # figures of the README
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ EXAMPLES, FEATURES = 4096, 8
 
 
 def batch(ratio: float, seed: int = 0) -> np.ndarray:
-    """Returns float32 examples whose mean is `ratio` standard deviations."""
+    """Returns float32 examples with a mean of `ratio` standard deviations."""
     rng = np.random.default_rng(seed)
     return rng.normal(ratio, 1, (EXAMPLES, FEATURES)).astype("f4")
 
@@ -41,7 +42,7 @@ def exact(x: np.ndarray) -> np.ndarray:
 
 
 def ours(*, warm: bool, **options: bool) -> Callable[[np.ndarray, float], jax.Array]:
-    """Batch norm of this package."""
+    """Returns batch norm of this package."""
 
     def normalize(x: np.ndarray, ratio: float) -> jax.Array:
         stats = jaxnorm.init_batch_stats(x.shape[-1])
@@ -56,7 +57,7 @@ def ours(*, warm: bool, **options: bool) -> Callable[[np.ndarray, float], jax.Ar
 
 
 def flax_norm(**options: bool) -> Callable[[np.ndarray, float], jax.Array]:
-    """Batch norm of `flax.linen`, which has no use for the running statistics."""
+    """Returns batch norm of `flax.linen`, which ignores running statistics here."""
 
     def normalize(x: np.ndarray, ratio: float) -> jax.Array:
         norm = flax.linen.BatchNorm(use_running_average=False, **options)
@@ -67,12 +68,12 @@ def flax_norm(**options: bool) -> Callable[[np.ndarray, float], jax.Array]:
 
 
 def of_columns(norm: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    """A norm of each example, whose elements are those of a column here."""
+    """Returns a per-example norm that normalizes each column as one example."""
     return lambda x, ratio: norm(jnp.asarray(x).T).T
 
 
 def flax_layer_norm(x: jax.Array) -> jax.Array:
-    """Layer norm of `flax.linen`."""
+    """Normalizes x with layer norm of `flax.linen`."""
     norm = flax.linen.LayerNorm(epsilon=1e-5)
     return norm.init_with_output(jax.random.key(0), x)[0]
 
@@ -89,7 +90,7 @@ METHODS = {
 
 
 def largest_error(normalize: Callable[..., jax.Array], ratio: float) -> float:
-    """Returns that of the output, over all elements."""
+    """Returns the largest error of all elements of the output."""
     x = batch(ratio)
     y = np.asarray(jax.jit(normalize, static_argnums=1)(x, ratio), np.float64)
     return float(np.abs(y - exact(x)).max())
@@ -105,8 +106,8 @@ PANELS = {
         "flax.linen": "flax.linen, layer norm",
     },
 }
-# For light and for dark pages: the text, and the color-blind safe colors of Okabe and
-# Ito that stand out from the page.
+# Text and line colors for light and dark pages; the lines use the color-blind safe
+# colors of Okabe and Ito that contrast with the page.
 THEMES = {
     "accuracy.svg": ("#1f2328", {"jaxnorm": "#0072b2", "flax.linen": "#d55e00"}),
     "accuracy_dark.svg": ("#d1d7e0", {"jaxnorm": "#56b4e9", "flax.linen": "#e69f00"}),
@@ -114,7 +115,7 @@ THEMES = {
 
 
 def draw(errors: dict[str, list[float]], directory: Path) -> None:
-    """Draws the errors of both libraries as they are by default."""
+    """Draws the errors of both libraries with default options."""
     for file, (ink, colors) in THEMES.items():
         inks = ("text.color", "axes.edgecolor", "axes.labelcolor")
         inks += ("xtick.color", "ytick.color")
@@ -123,7 +124,7 @@ def draw(errors: dict[str, list[float]], directory: Path) -> None:
             figure, panels = plt.subplots(1, 2, figsize=(7, 2.9), sharey=True)
             for panel, (title, lines) in zip(panels, PANELS.items(), strict=True):
                 for library, name in lines.items():
-                    # 0 has no place on a logarithmic axis.
+                    # A logarithmic axis cannot show 0.
                     x, y = RATIOS[1:], errors[name][1:]
                     marker = "o" if library == "jaxnorm" else "s"
                     panel.loglog(x, y, marker, ls="-", color=colors[library], lw=2)
@@ -149,7 +150,7 @@ def draw(errors: dict[str, list[float]], directory: Path) -> None:
 
 
 def main() -> None:
-    """Measures, prints, and draws where it shall."""
+    """Measures and prints errors, and draws figures with `--figures`."""
     parser = Parser(__doc__)
     parser.add_argument("--figures", type=Path, help="a directory to draw into")
     figures = parser.parse_args().figures

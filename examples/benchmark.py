@@ -1,18 +1,18 @@
-"""Measures normalization layers, and networks: time, memory traffic, residuals.
+"""Measures time, memory traffic and residuals of normalization layers and networks.
 
-Ours and `flax.linen`'s (and, for batch norm, Haiku's and Keras's, where they are
-installed) run in turn in one process, on whatever device JAX has. A machine's speed
-drifts, so times are compared in pairs: a ratio is the median of those of all pairs,
-with their quartiles. Where these include 1, nothing can be concluded ("open").
+Layers of jaxnorm and `flax.linen` (and batch norm of Haiku and Keras, if installed) run
+alternately in one process, on the device that JAX finds. The speed of a machine drifts,
+so times are compared in pairs: a ratio is the median over all pairs, with quartiles. If
+the quartiles include 1, the comparison is "open".
 
   python examples/benchmark.py
   python examples/benchmark.py --norm=batch --shape=256,56,56,64 --repeats=100
   python examples/benchmark.py --program=all --dtype=bfloat16 --repeats=7 --json=FILE
 
-With `--program`, training steps of the programs of `examples/compiled.py`, norms
-alone among them; beside PyTorch (channels last, eager and by `torch.compile`) where it
-is installed. Memory is what the compiled program needs at a time; for PyTorch, the most
-that is allocated.
+`--program` measures training steps of the programs in `examples/compiled.py`, which
+include single norms. It also measures PyTorch (channels last, eager and with
+`torch.compile`), if installed. Memory is the peak memory of the compiled program; for
+PyTorch, the largest allocation.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from timing.table import program_rows
 
 import jaxnorm.linen
 
-# Convolutional networks from early to late layers, sequences, and a dense layer.
+# Shapes of early to late convolutional layers, of sequences, and of a dense layer.
 IMAGES = ["64,28,28,32", "32,14,14,256", "128,7,7,512"]
 SHAPES = {
     "batch": [*IMAGES, "4096,512"],
@@ -60,12 +60,12 @@ Row = dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """One library's normalizer as a pure function of explicit state.
+    """The normalizer of one library as a pure function with explicit state.
 
     Attributes:
       apply: `(params, stats, x) -> (y, new_stats)`, in training mode.
       params: Scale and bias.
-      stats: Running statistics; nothing where there are none.
+      stats: Running statistics; empty if there are none.
     """
 
     apply: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
@@ -83,7 +83,7 @@ class Norm:
 
 
 def linen(library: ModuleType, name: str, x: jax.Array, **options: Any) -> Norm:
-    """A normalizer of `flax.linen` or of `jaxnorm.linen`."""
+    """Returns a normalizer of `flax.linen` or `jaxnorm.linen`."""
     if name == "batch":
         options["use_running_average"] = False
     norm = getattr(library, CLASSES[name])(dtype=x.dtype, **options)
@@ -98,7 +98,7 @@ def linen(library: ModuleType, name: str, x: jax.Array, **options: Any) -> Norm:
 
 
 def haiku_norm(x: jax.Array) -> Norm:
-    """Batch norm of Haiku."""
+    """Returns batch norm of Haiku."""
     import haiku
 
     def function(x: jax.Array) -> jax.Array:
@@ -111,7 +111,7 @@ def haiku_norm(x: jax.Array) -> Norm:
 
 
 def keras_norm(x: jax.Array) -> Norm:
-    """Batch norm of Keras over JAX."""
+    """Returns batch norm of Keras with the JAX backend."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -127,7 +127,7 @@ def keras_norm(x: jax.Array) -> Norm:
 
 
 def libraries(name: str) -> dict[str, Callable[[jax.Array], Norm]]:
-    """The libraries to measure a normalizer of, ours first."""
+    """Returns the libraries in which to measure a normalizer, ours first."""
     found = {
         library: functools.partial(linen, module, name)
         for library, module in LIBRARIES.items()
@@ -142,7 +142,7 @@ def libraries(name: str) -> dict[str, Callable[[jax.Array], Norm]]:
 
 
 def saved_bytes(norm: Norm, x: jax.Array) -> float:
-    """Returns the bytes kept for the backward pass, an element of x."""
+    """Returns the bytes kept for the backward pass per element of x."""
     _, backward, _ = jax.vjp(
         lambda params, x: norm.apply(params, norm.stats, x),
         norm.params,
@@ -155,7 +155,7 @@ def saved_bytes(norm: Norm, x: jax.Array) -> float:
 def time_rows(
     name: str, dtype: str, shape: tuple[int, ...], repeats: int
 ) -> Iterator[Row]:
-    """Measures a normalizer with one shape and dtype; yields a row a library."""
+    """Measures a normalizer with one shape and dtype; yields a row per library."""
     keys = jax.random.split(jax.random.key(0))
     x = (2 * jax.random.normal(keys[0], shape) + 1).astype(dtype)
     cotangent = jax.random.normal(keys[1], shape).astype(dtype)
@@ -184,14 +184,14 @@ def time_rows(
             "forward ratio": ratio(alone, forward_times[0]),
             "and backward, ms": f"{1e3 * statistics.median(step):.2f}",
             "and backward ratio": ratio(step, both_times[0]),
-            # as if x were read once, which no training step can do
+            # assumes one read of x, although every training step needs more
             "GB/s: forward / copy": f"{gigabytes(alone)} / {gigabytes(copy_times)}",
             "saved, bytes an element": f"{saved_bytes(norms[library], x):.2f}",
         }
 
 
 def show(title: str, rows: Iterator[Row]) -> None:
-    """Prints a table that can be pasted into Markdown."""
+    """Prints a Markdown table."""
     table = rich.table.Table(title=title, box=rich.box.MARKDOWN)
     for row in rows:
         if not table.columns:
@@ -202,7 +202,7 @@ def show(title: str, rows: Iterator[Row]) -> None:
 
 
 def recorded(rows: Iterator[Row], output: TextIO) -> Iterator[Row]:
-    """Yields the rows, and writes each as a line of JSON, with what it was run on."""
+    """Yields the rows, and writes each as a JSON line with device and versions."""
     device = jax.devices()[0].device_kind
     for row in rows:
         line = {"jax": jax.__version__, "device": device}
@@ -211,7 +211,7 @@ def recorded(rows: Iterator[Row], output: TextIO) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Parses the flags, measures, prints."""
+    """Parses the flags, measures, and prints the tables."""
     parser = Parser(__doc__)
     parser.add_argument("--norm", action="append", choices=CLASSES, help="default: all")
     parser.add_argument(
@@ -230,7 +230,7 @@ def main() -> None:
         action="append",
         choices=[*PROGRAMS, "all"],
         metavar="PROGRAM",
-        help=f"of {', '.join(PROGRAMS)}, or all of them; repeats",
+        help=f"one of {', '.join(PROGRAMS)}, or all; repeats",
     )
     parser.add_argument("--json", metavar="FILE", help="gets a line a row")
     flags = parser.parse_args()
@@ -248,13 +248,13 @@ def main() -> None:
             x = jax.ShapeDtypeStruct(shape, dtype)
             jax.eval_shape(lambda x, norm=norm: linen(jaxnorm.linen, norm, x).params, x)
         except (TypeError, ValueError) as error:
-            parser.error(f"--norm={norm} takes no input of the shape {shape}: {error}")
+            parser.error(f"--norm={norm} does not accept shape {shape}: {error}")
 
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
     print(
         "Ratios are another's time over ours: the median of pairs (and quartiles).\n"
-        'Above 1, ours is faster. Where the quartiles include 1, it is "open" which is.'
+        'Above 1, ours is faster. If the quartiles include 1, the comparison is "open".'
     )
     timer = functools.partial(interleaved, repeats=flags.repeats)
     with open(flags.json or os.devnull, "w") as output:

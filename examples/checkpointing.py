@@ -1,8 +1,9 @@
-"""Measures what the checkpoints of the MNIST example cost.
+"""Measures the cost of the checkpoints of the MNIST example.
 
-One run, in which every other epoch is without checkpoints. An epoch with them has all
-of their cost: that after the epoch before, those every so many steps, and the wait
-until the last one is on disk, which a run has only at its end.
+In one run, epochs with and without checkpoints alternate. An epoch with checkpoints
+includes their whole cost: the checkpoint after the previous epoch, the checkpoints at
+regular steps, and the wait until the last one is on disk, which a normal run has only
+at its end.
 
   python examples/checkpointing.py
   python examples/checkpointing.py --pairs=30 --every=10 --directory=/mnt/slow
@@ -31,11 +32,11 @@ from train import train_and_evaluate  # noqa: E402
 
 
 class Stopwatch(RunState):
-    """A run state that saves in every other epoch, the second one first.
+    """A run state that saves checkpoints in every second epoch, and times epochs.
 
     Attributes:
-      seconds: of each epoch, evaluation included.
-      processor_seconds: the same, of all threads.
+      seconds: time of each epoch, including evaluation.
+      processor_seconds: processor time of each epoch, over all threads.
     """
 
     def __init__(self, *arguments):
@@ -45,12 +46,12 @@ class Stopwatch(RunState):
         self._begin = time.perf_counter(), time.process_time()
 
     def save(self, progress: Progress, test_accuracy: float | None) -> None:
-        """Saves, if the epoch is one of those with checkpoints."""
+        """Saves a checkpoint, if this epoch has checkpoints."""
         if progress.epochs % 2:
             super().save(progress, test_accuracy)
 
     def add(self, metrics: Metrics) -> None:
-        """Reports an epoch, and takes its time."""
+        """Reports an epoch, and records its time."""
         super().add(metrics)
         self.wait()
         now = time.perf_counter(), time.process_time()
@@ -65,11 +66,11 @@ def measure(
     """Trains on the embedded digits; returns the times of all epochs.
 
     Args:
-      pairs: of epochs, without and with checkpoints; two more come before, to warm up,
-        and one without after.
+      pairs: number of pairs of epochs, without and with checkpoints. Two more epochs
+        precede them, for warm-up, and one without checkpoints follows.
       every: steps between checkpoints.
-      num_train: training digits; None: all 4,000.
-      directory: where they go; None: the temporary one.
+      num_train: number of training digits; None uses all 4,000.
+      directory: directory of the checkpoints; None uses the temporary directory.
     """
     config = runpy.run_path(str(EXAMPLES.parent / "configs" / "default.py"))
     config = config["get_config"]()
@@ -91,8 +92,8 @@ def measure(
 
 
 def row(name: str, seconds: list[float]) -> Row:
-    """Compares epochs with checkpoints to the mean of those before and after."""
-    # The first two warmed up.
+    """Compares epochs with checkpoints to the mean of the epochs before and after."""
+    # The first two epochs are warm-up.
     without, saving = seconds[2::2], seconds[3::2]
     longer = [
         2 * middle / (before + after) - 1
@@ -109,16 +110,16 @@ def row(name: str, seconds: list[float]) -> Row:
 
 
 def main() -> None:
-    """Parses the flags, measures, prints."""
+    """Parses the flags, measures, and prints the table."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--pairs", type=at_least(2), default=20, help="of epochs, at least 2"
     )
     parser.add_argument("--every", type=at_least(1), default=50, help="steps")
     parser.add_argument(
-        "--num_train", type=at_least(1), help="digits; default: all 4,000"
+        "--num_train", type=at_least(1), help="number of digits; default: all 4,000"
     )
-    parser.add_argument("--directory", type=Path, help="default: the temporary one")
+    parser.add_argument("--directory", type=Path, help="default: a temporary one")
     flags = parser.parse_args()
     if flags.directory and not flags.directory.is_dir():
         parser.error(f"--directory={flags.directory} is not there")

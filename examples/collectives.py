@@ -30,7 +30,7 @@ def count(library: ModuleType, mode: str, *, backward: bool) -> int:
     arrays = [x, x] if backward else [x]
     if mode != "jit":
         check_vma = mode == "shard_map"
-        # Gradients of parameters are summed already where types tell what varies.
+        # With check_vma=True, shard_map sums the gradients of parameters by itself.
         gradients = (P() if check_vma else P("data"), P("data"))
         step = jax.shard_map(
             step,
@@ -44,7 +44,7 @@ def count(library: ModuleType, mode: str, *, backward: bool) -> int:
 
 
 def rows() -> Iterator[Row]:
-    """Counts; yields a row a library and mode."""
+    """Counts all-reduces; yields a row per library and mode."""
     for mode in ("jit", "shard_map", "shard_map, check_vma=False"):
         for name, library in LIBRARIES.items():
             yield {
@@ -56,7 +56,7 @@ def rows() -> Iterator[Row]:
 
 
 def main() -> None:
-    """Parses the command line, counts, prints."""
+    """Parses the command line, counts, and prints the table."""
     Parser(__doc__).parse_args()
     jax.config.update("jax_num_cpu_devices", REPLICAS)
     show(f"All-reduces of batch norm's compiled step on {REPLICAS} devices", rows())

@@ -1,4 +1,4 @@
-"""The command lines of the measurements: a mistake in one is a line and exit code 2."""
+"""Command-line parsing for the measurements, with one-line error messages."""
 
 import argparse
 import re
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that describes a script by its docstring.
+    """A parser that uses the docstring of a script as its description.
 
     Args:
       description: The docstring.
@@ -20,12 +20,12 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Says in one line what is wrong, and ends the process with exit code 2."""
+        """Prints the error in one line, and exits with code 2."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """Reads the shape of an input: 8,256,768, or as tables print it, 8x256x768."""
+    """Parses the shape of an input, written as 8,256,768 or 8x256x768."""
     found = re.split("[,x]", text)
     if not all(size.isdecimal() and int(size) > 0 for size in found):
         raise argparse.ArgumentTypeError(
@@ -35,7 +35,7 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Returns what reads a whole number that has a lower bound."""
+    """Returns a parser of integers with a lower bound."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:

@@ -1,31 +1,32 @@
-"""Compiles for accelerators that are not there; says what their compilers make of it.
+"""Compiles programs for TPUs and GPUs, without having them, and counts what they do.
 
-Normalizers alone, and networks that have them, with `jaxnorm.linen` and with
-`flax.linen`; of those that Flax lacks some, beside the one that each extends (as
-`jaxnorm rms`). The compilers for TPUs and for NVIDIA's GPUs run on any machine:
+The programs are single normalizers, and networks with normalizers, from `jaxnorm.linen`
+and from `flax.linen`. Normalizers that Flax lacks are compared with the normalizer of
+jaxnorm that they extend (such as `jaxnorm rms`). The compilers for TPUs and NVIDIA GPUs
+run on any machine:
 
   pip install -e '.[tpu]' && python examples/compiled.py --target=v5e:2x2
   pip install -e '.[gpu]' && python examples/compiled.py --target=h100
   python examples/compiled.py --target=v5e:2x2 --program=layer --dtype=bfloat16
   python examples/compiled.py --target=h100 --program=resnet50 --policy=jaxnorm
 
-The figures are those of one device.
+All figures are for one device.
 
-  traffic      Bytes between main memory and the chip: each kernel reads its operands
-               once and writes its results. In units of x: over the bytes of the input.
-  kernels      Operations that are launched one after the other, but for copies.
-  cycles       Estimates of the compiler for TPUs, summed; other compilers make none.
-  temporary    Main memory besides arguments and results.
-  collectives  How many, and the bytes that a device gives to them, where each of N
-               devices has a batch of this size.
+  traffic      Bytes between main memory and the chip, if each kernel reads its operands
+               once and writes its results. In units of x: divided by the input bytes.
+  kernels      Number of operations launched one after another, except copies.
+  cycles       Sum of the estimates of the TPU compiler; other compilers give none.
+  temporary    Main memory in addition to arguments and results.
+  collectives  Number of collectives, and the bytes that a device sends to them, if each
+               of N devices has a batch of this size.
   trace, lower, compile
-               Seconds on this machine, of one run.
+               Seconds on this machine, for one run.
 
-A ratio is ours over the other's: below 1, ours has less to do. No figure is a time on
-the accelerator. Traffic and cycles are what the compiler plans, without caches, clocks
-and what overlaps; what a convolution or a matrix product of a library (GPU) reads more
-than once is not in them. They compare two programs of one compiler, and not two
-targets. Times are what `examples/benchmark.py` measures, on the accelerator.
+A ratio is ours divided by the other's, so ours does less work below 1. No figure is a
+time measured on the accelerator. Traffic and cycles are plans of the compiler, without
+caches, clock rates and overlap. They do not include repeated reads in a convolution or
+matrix product of a library (GPU). They compare two programs of one compiler, not two
+targets. `examples/benchmark.py` measures times on the accelerator.
 """
 
 import dataclasses
@@ -47,10 +48,10 @@ from compilers.targets import TARGETS, TargetError, compile_only_devices
 
 STEPS = ["forward", "training"]
 DEVICES = [4, 256]
-# The others take many minutes for a TPU.
+# The other programs take many minutes to compile for a TPU.
 DEFAULT = ["batch", "layer", "rms", "group", "instance", "chain"]
-LEGEND = __doc__[__doc__.index("The figures are") :]
-# Of a record: the heading of its figures, by what they are divided, and their format.
+LEGEND = __doc__[__doc__.index("All figures are") :]
+# For each figure of a record: its heading, divisor and format.
 FIGURES = {
     "traffic": ("traffic, MiB", 2**20, ",.1f"),
     "traffic_in_x": ("in x", 1, ".2f"),
@@ -71,19 +72,19 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is compiled with each library, or beside its parent."""
+    """A program to compile with each library, or to compare with its parent."""
 
     program: str
     step: str
     dtype: str
     shape: tuple[int, ...]
-    policy: tuple[str, ...]  # which libraries' networks are under our policy
+    policy: tuple[str, ...]  # libraries whose networks use jaxnorm.checkpoint_policy
 
     def steps(self) -> dict[str, Step]:
-        """Returns the step of each library, or of ours and of its parent.
+        """Returns the step of each library, or of our normalizer and its parent.
 
         Raises:
-          ShapeError: the program does not take an input of this shape.
+          ShapeError: the program does not accept an input of this shape.
         """
         return {
             label: make_step(
@@ -102,7 +103,7 @@ class Case:
         """Compiles a step for one device, and for each number of devices."""
         alone = measure(step, devices[1], memory)
         in_x = None
-        if not PROGRAMS[self.program].learns:  # whose images are not activations
+        if not PROGRAMS[self.program].learns:  # its images are not activations
             x_bytes = math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
             in_x = alone.counts.traffic / x_bytes
         record = {
@@ -129,7 +130,7 @@ def rows(
     memory: int | None,
     output: TextIO,
 ) -> Iterator[Row]:
-    """Compiles; yields a row a library and one of their ratios, and writes JSON.
+    """Compiles; yields a row per library and a row of ratios, and writes JSON.
 
     Raises:
       CompilationError: a program cannot be compiled.
@@ -157,7 +158,7 @@ def rows(
 
 
 def cells(record: Record) -> Row:
-    """Returns the figures of a record, as its table shows them."""
+    """Returns the figures of a record as table cells."""
     return {
         heading: "" if record[key] is None else format(record[key] / unit, form)
         for key, (heading, unit, form) in FIGURES.items()
@@ -166,7 +167,7 @@ def cells(record: Record) -> Row:
 
 
 def ratios(ours: Record, theirs: Record) -> Row:
-    """Returns ours over theirs, where theirs is not 0."""
+    """Returns our figures divided by theirs, if theirs are not 0."""
     return {
         heading: f"{ours[key] / theirs[key]:.3f}" if theirs[key] else ""
         for key, (heading, _, _) in FIGURES.items()
@@ -193,27 +194,29 @@ def make_parser() -> Parser:
         "--policy",
         action="append",
         choices=LIBRARIES,
-        help="whose network is under jaxnorm.checkpoint_policy; default: none",
+        help="library that uses jaxnorm.checkpoint_policy; default: none",
     )
     parser.add_argument(
         "--devices",
         action="append",
         type=int,
         choices=[1, *DEVICES],
-        help="on how many collectives are counted; 1: on none; default: 4 and 256",
+        help="number of devices for collectives; 1: none; default: 4 and 256",
     )
-    parser.add_argument("--json", metavar="FILE", help="gets a line a library and case")
+    parser.add_argument(
+        "--json", metavar="FILE", help="for a line per library and case"
+    )
     return parser
 
 
 def main() -> None:
-    """Parses the flags, compiles, prints."""
+    """Parses the flags, compiles, and prints the tables."""
     parser = make_parser()
     flags = parser.parse_args()
-    # Asks for no accelerator, so that one that is there stays as it is.
+    # Uses only the CPU, so that an existing accelerator is left alone.
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
-    # What was compiled before would take no time.
+    # Cached programs would take no time to compile.
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         devices = {
@@ -227,7 +230,7 @@ def main() -> None:
             for dtype in flags.dtype or DTYPES
             for step in flags.step or STEPS
         ]
-        # Mistakes come to light before anything is compiled.
+        # Finds wrong flags before anything is compiled.
         steps = {case: case.steps() for case in cases}
         versions = f"jax {jax.__version__}, flax {flax.__version__}"
         title = f"Compiled for {flags.target}, {versions}"

@@ -1,7 +1,7 @@
 """Measures inference of the MNIST example's CNN before and after folding.
 
-The batch norms, placed before the activation, become part of the layers before them.
-Times are taken in turn in one process.
+The batch norms, placed before the activation, are folded into the preceding layers.
+Both models run alternately in one process.
 
   python examples/folding.py
   python examples/folding.py --batch=1024 --dtype=bfloat16 --repeats=100
@@ -44,7 +44,7 @@ def create(norm: str, dtype: str) -> CNN:
 
 
 def draw_variables(model: CNN, images: jax.Array) -> Tree:
-    """Returns initial variables, moved about as training does."""
+    """Returns initial variables with random changes, as after training."""
     rng = np.random.default_rng(0)
     variables = jax.jit(functools.partial(model.init, train=False))(
         jax.random.key(0), images
@@ -58,7 +58,7 @@ def draw_variables(model: CNN, images: jax.Array) -> Tree:
 
 
 def row(batch: int, dtype: str, repeats: int) -> Row:
-    """Folds and measures; returns a row."""
+    """Folds the model and measures both; returns a row."""
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (batch, 28, 28, 1)), jnp.uint8)
     model = create("batch", dtype)
@@ -98,7 +98,7 @@ def rows(batches: list[int], dtypes: list[str], repeats: int) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Parses the flags, measures, prints."""
+    """Parses the flags, measures, and prints the table."""
     parser = Parser(__doc__)
     parser.add_argument("--batch", action="append", type=at_least(1), help="images")
     parser.add_argument("--dtype", action="append", choices=DTYPES)
@@ -110,9 +110,9 @@ def main() -> None:
     device = jax.devices()[0]
     print(f"jax {jax.__version__} on {device.device_kind} ({device.platform})")
     print(
-        "Ratios are the time with norms over that without: the median of pairs (and\n"
-        "quartiles). Above 1, folding helps; where the quartiles include 1, the\n"
-        'question is "open".'
+        "Ratios are the time with norms over the time without: the median of pairs\n"
+        "(and quartiles). Above 1, folding helps; if the quartiles include 1, the\n"
+        'comparison is "open".'
     )
     show(
         "Inference of the MNIST example's CNN",

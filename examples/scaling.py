@@ -1,8 +1,8 @@
-"""What synchronized statistics cost on many devices: collectives of the MNIST step.
+"""Measures what synchronized statistics add to the all-reduces of the MNIST step.
 
-Compiles the training step of examples/mnist for simulated devices, and reads off the
-compiled program what its all-reduces carry. A device of a ring sends 2 (n - 1) / n
-times that, in 2 (n - 1) messages one after the other.
+Compiles the training step of examples/mnist for simulated devices, and counts the bytes
+of the all-reduces in the compiled program. In a ring of n devices, each sends
+2 (n - 1) / n times as many bytes, in 2 (n - 1) consecutive messages.
 
   python examples/scaling.py
   python examples/scaling.py --devices=8 --devices=4096
@@ -34,7 +34,7 @@ from train import create_state  # noqa: E402
 
 GROUP = 8
 EXAMPLES_A_DEVICE = 32
-# Over which of the two mesh axes the statistics are summed.
+# The mesh axes over which the statistics are summed.
 SYNCHRONIZED = {
     "all devices": ("group", "member"),
     f"groups of {GROUP}": ("member",),
@@ -49,7 +49,7 @@ def compile_step(num_devices: int, axes: tuple[str, ...] | None) -> str:
 
     Args:
       num_devices: a multiple of `GROUP`.
-      axes: those over which statistics are summed; None: each device has its own.
+      axes: mesh axes over which statistics are summed; None sums over none.
     """
     devices = np.asarray(jax.devices("cpu")[:num_devices]).reshape(-1, GROUP)
     mesh = Mesh(devices, ("group", "member"), axis_types=(AxisType.Auto,) * 2)
@@ -103,7 +103,7 @@ def all_reduces(text: str) -> list[int]:
 
 
 def rows(devices: list[int]) -> Iterator[Row]:
-    """Compiles; yields a row a number of devices and a choice of synchronization."""
+    """Compiles; yields a row per number of devices and kind of synchronization."""
     for num_devices in devices:
         alone = all_reduces(compile_step(num_devices, None))
         for name, axes in SYNCHRONIZED.items():
@@ -123,7 +123,7 @@ def rows(devices: list[int]) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Parses the flags, counts, prints."""
+    """Parses the flags, counts, and prints the table."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--devices",

@@ -1,13 +1,13 @@
 """Trains a CNN with batch norm on one device: Flax Linen and `jax.jit`.
 
-One file to copy: put your arrays into `load_data`, and start it.
+Copy this file, load your arrays in `load_data`, and run it.
 
   python train_linen.py
   python train_linen.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
 
-A second start with the same --workdir goes on from its last checkpoint; another model
+A second run with the same --workdir continues from its last checkpoint; another model
 needs another directory.
-Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
+It needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
 import argparse
@@ -25,17 +25,18 @@ from tqdm import tqdm
 
 import jaxnorm.linen
 
-WIDTHS = (32, 64, 128)  # of the convolutions
+WIDTHS = (32, 64, 128)  # features of the convolutions
 
 
 def load_data():
-    """Returns (images, labels) for training and for testing. Your arrays go here.
+    """Returns (images, labels) for training and for testing; load your arrays here.
 
-    Images: (N, height, width, channels), any numbers. Labels: (N,) integers from 0.
+    Images: (N, height, width, channels), any numeric dtype. Labels: (N,), integers from
+    0.
     """
     from sklearn import datasets
 
-    digits = datasets.load_digits()  # 1,797 of 8 x 8 pixels, in no order
+    digits = datasets.load_digits()  # 1,797 images of 8 x 8 pixels, unsorted
     images, labels = digits.images[..., np.newaxis], digits.target
     return (images[:1408], labels[:1408]), (images[1408:], labels[1408:])
 
@@ -50,9 +51,9 @@ class CNN(nn.Module):
         """Returns logits."""
         x = images.astype(jnp.float32)
         for features in WIDTHS:
-            # Without a bias, which the norm would subtract again.
+            # No bias, because the norm would subtract it again.
             x = nn.Conv(features, (3, 3), strides=2, use_bias=False)(x)
-            # With running statistics that are right from the first step on.
+            # The warm-up makes running statistics accurate from the first step on.
             x = jaxnorm.linen.BatchNorm(
                 use_running_average=not train, momentum=jaxnorm.warmup_momentum(0.99)
             )(x)
@@ -61,7 +62,7 @@ class CNN(nn.Module):
 
 
 class TrainState(train_state.TrainState):
-    """Parameters and optimizer state, and the running statistics of the norms."""
+    """Parameters, optimizer state, and the running statistics of the norms."""
 
     batch_stats: dict
 
@@ -71,7 +72,7 @@ def train_step(state, images, labels):
     """Returns the state after one batch, and the batch's loss."""
 
     def loss_fn(params):
-        # Running statistics go in with the parameters; new ones come out.
+        # The model takes running statistics and returns new ones.
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, updates = state.apply_fn(
             variables, images, train=True, mutable=["batch_stats"]
@@ -85,19 +86,19 @@ def train_step(state, images, labels):
 
 @jax.jit
 def count_correct(state, images, labels):
-    """Returns how many of a batch are classified correctly."""
+    """Returns the number of correctly classified images of a batch."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = state.apply_fn(variables, images, train=False)
     return jnp.sum(logits.argmax(axis=-1) == labels)
 
 
 def split(indices, batch_size):
-    """Returns batches of nearly equal sizes, so that none is of a few examples."""
+    """Splits indices into batches of nearly equal size, so that no batch is tiny."""
     return np.array_split(indices, -(-len(indices) // batch_size))
 
 
 def main(argv=None):
-    """Trains, evaluates after each epoch, and saves."""
+    """Trains, evaluates after each epoch, and saves checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5, help="in all")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -124,7 +125,7 @@ def main(argv=None):
             state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
             print("restored: epoch", done)
         for epoch in range(done + 1, args.epochs + 1):
-            # The order depends on the epoch alone, so that a restored run repeats it.
+            # The order depends only on the epoch, so that a restored run repeats it.
             order = np.random.default_rng(epoch).permutation(len(images))
             losses = []
             for rows in tqdm(split(order, args.batch_size), desc=f"epoch {epoch}"):

@@ -1,13 +1,13 @@
 """Trains a CNN with batch norm on one device: Flax NNX and `nnx.jit`.
 
-One file to copy: put your arrays into `load_data`, and start it.
+Copy this file, load your arrays in `load_data`, and run it.
 
   python train_nnx.py
   python train_nnx.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
 
-A second start with the same --workdir goes on from its last checkpoint; another model
+A second run with the same --workdir continues from its last checkpoint; another model
 needs another directory.
-Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
+It needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
 import argparse
@@ -24,17 +24,18 @@ from tqdm import tqdm
 
 import jaxnorm.nnx
 
-WIDTHS = (32, 64, 128)  # of the convolutions
+WIDTHS = (32, 64, 128)  # features of the convolutions
 
 
 def load_data():
-    """Returns (images, labels) for training and for testing. Your arrays go here.
+    """Returns (images, labels) for training and for testing; load your arrays here.
 
-    Images: (N, height, width, channels), any numbers. Labels: (N,) integers from 0.
+    Images: (N, height, width, channels), any numeric dtype. Labels: (N,), integers from
+    0.
     """
     from sklearn import datasets
 
-    digits = datasets.load_digits()  # 1,797 of 8 x 8 pixels, in no order
+    digits = datasets.load_digits()  # 1,797 images of 8 x 8 pixels, unsorted
     images, labels = digits.images[..., np.newaxis], digits.target
     return (images[:1408], labels[:1408]), (images[1408:], labels[1408:])
 
@@ -44,13 +45,13 @@ class CNN(nnx.Module):
 
     def __init__(self, channels, num_classes, *, rngs):
         widths = (channels, *WIDTHS)
-        # Without a bias, which the norm would subtract again.
+        # No bias, because the norm would subtract it again.
         options = {"strides": 2, "use_bias": False, "rngs": rngs}
         self.convs = nnx.List(
             nnx.Conv(before, after, (3, 3), **options)
             for before, after in pairwise(widths)
         )
-        # With running statistics that are right from the first step on.
+        # The warm-up makes running statistics accurate from the first step on.
         self.norms = nnx.List(
             jaxnorm.nnx.BatchNorm(
                 width, momentum=jaxnorm.warmup_momentum(0.99), rngs=rngs
@@ -72,8 +73,8 @@ def train_step(model, optimizer, images, labels):
     """Updates model and optimizer in place with one batch; returns its loss."""
 
     def loss_fn(model):
-        # The norms write their new running statistics into their variables, of type
-        # nnx.BatchStat. Gradients and the optimizer are those of nnx.Param only.
+        # The norms write new running statistics into their nnx.BatchStat variables.
+        # Gradients and the optimizer use only nnx.Param variables.
         logits = model(images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean()
@@ -85,17 +86,17 @@ def train_step(model, optimizer, images, labels):
 
 @nnx.jit
 def count_correct(model, images, labels):
-    """Returns how many of a batch are classified correctly."""
+    """Returns the number of correctly classified images of a batch."""
     return jnp.sum(model(images).argmax(axis=-1) == labels)
 
 
 def split(indices, batch_size):
-    """Returns batches of nearly equal sizes: no last one of a few examples."""
+    """Splits indices into batches of nearly equal size, so that no batch is tiny."""
     return np.array_split(indices, -(-len(indices) // batch_size))
 
 
 def main(argv=None):
-    """Trains, evaluates after each epoch, and saves."""
+    """Trains, evaluates after each epoch, and saves checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5, help="in all")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -112,7 +113,7 @@ def main(argv=None):
         parser.error(f"shapes must be as load_data says (images[..., None]?): {shapes}")
     model = CNN(images.shape[-1], int(labels.max()) + 1, rngs=nnx.Rngs(0))
     transform = optax.adam(3e-3)
-    # To fine-tune while batch norms stay as they are, parameters and statistics:
+    # To fine-tune with frozen batch norms, both parameters and statistics:
     # transform = jaxnorm.nnx.freeze_batch_norms(model, transform)
     optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
 
@@ -125,7 +126,7 @@ def main(argv=None):
             nnx.update((model, optimizer), state)
             print("restored: epoch", done)
         for epoch in range(done + 1, args.epochs + 1):
-            # The order depends on the epoch alone, so that a restored run repeats it.
+            # The order depends only on the epoch, so that a restored run repeats it.
             order = np.random.default_rng(epoch).permutation(len(images))
             model.train()  # the norms use the statistics of each batch
             losses = [

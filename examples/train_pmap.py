@@ -1,17 +1,17 @@
 """Trains a CNN with batch norm on several devices: Flax Linen and `jax.pmap`.
 
-JAX keeps pmap as it is, for programs that have it. For a new one, `train_shard_map.py`
-is recommended.
+JAX keeps pmap in maintenance mode, for existing programs. For a new program, start from
+`train_shard_map.py`.
 
-What devices share is written down: `axis_name` in the norms, whose statistics are those
-of the whole batch, and `lax.psum` in the loss. A CPU can simulate several devices:
+The devices share statistics of the whole batch, by `axis_name` in the norms, and the
+loss, by `lax.psum`. A CPU can simulate several devices:
 
   XLA_FLAGS=--xla_force_host_platform_device_count=4 python train_pmap.py
 
-One file to copy: put your arrays into `load_data`, and start it. A second start with
-the same --workdir goes on from its last checkpoint, on any number of devices; another
-model needs another directory.
-Needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
+Copy this file, load your arrays in `load_data`, and run it. A second run with the same
+--workdir continues from its last checkpoint, on any number of devices; another model
+needs another directory.
+It needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
 import argparse
@@ -32,18 +32,19 @@ from tqdm import tqdm
 
 import jaxnorm.linen
 
-WIDTHS = (32, 64, 128)  # of the convolutions
+WIDTHS = (32, 64, 128)  # features of the convolutions
 DEVICES = jax.local_device_count()
 
 
 def load_data():
-    """Returns (images, labels) for training and for testing. Your arrays go here.
+    """Returns (images, labels) for training and for testing; load your arrays here.
 
-    Images: (N, height, width, channels), any numbers. Labels: (N,) integers from 0.
+    Images: (N, height, width, channels), any numeric dtype. Labels: (N,), integers from
+    0.
     """
     from sklearn import datasets
 
-    digits = datasets.load_digits()  # 1,797 of 8 x 8 pixels, in no order
+    digits = datasets.load_digits()  # 1,797 images of 8 x 8 pixels, unsorted
     images, labels = digits.images[..., np.newaxis], digits.target
     return (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
 
@@ -56,10 +57,10 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, images, mask, train):
         """Returns logits."""
-        # Running statistics that are right from the first step on.
+        # The warm-up makes running statistics accurate from the first step on.
         x, momentum = images.astype(jnp.float32), jaxnorm.warmup_momentum(0.99)
         for features in WIDTHS:
-            # Without a bias, which the norm would subtract again.
+            # No bias, because the norm would subtract it again.
             x = nn.Conv(features, (3, 3), strides=2, use_bias=False)(x)
             x = jaxnorm.linen.BatchNorm(
                 use_running_average=not train, momentum=momentum, axis_name="data"
@@ -69,7 +70,7 @@ class CNN(nn.Module):
 
 
 class TrainState(train_state.TrainState):
-    """Parameters and optimizer state, and the running statistics of the norms."""
+    """Parameters, optimizer state, and the running statistics of the norms."""
 
     batch_stats: dict
 
@@ -80,14 +81,15 @@ def train_step(state, batch):
     images, labels, mask = batch  # of this device
 
     def loss_fn(params):
-        # Running statistics go in with the parameters; new ones come out.
+        # The model takes running statistics and returns new ones.
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, updates = state.apply_fn(
             variables, images, mask, train=True, mutable=["batch_stats"]
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # This device's part of the mean over all, which may hold different numbers of
-        # examples. Summed here, its gradients would come out as often as devices are.
+        # The part of this device in the mean over all devices, which may have different
+        # numbers of examples. Summing here would multiply the gradients by the number
+        # of devices.
         count = lax.psum(mask.sum(), "data")
         return jnp.sum(losses, where=mask) / count, updates["batch_stats"]
 
@@ -98,7 +100,7 @@ def train_step(state, batch):
 
 @partial(jax.pmap, axis_name="data")
 def count_correct(state, batch):
-    """Returns how many of a batch are classified correctly."""
+    """Returns the number of correctly classified images of a batch."""
     images, labels, mask = batch
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = state.apply_fn(variables, images, mask, train=False)
@@ -106,18 +108,18 @@ def count_correct(state, batch):
 
 
 def batches(data, order, batch_size, name):
-    """Yields batches of one size; the mask is False for what fills up the last one."""
+    """Yields padded batches of equal size; the mask is False for the padding."""
     images, labels = data
     for start in tqdm(range(0, len(order), batch_size), desc=name):
         mask = np.arange(start, start + batch_size) < len(order)
         rows = np.resize(order[start : start + batch_size], batch_size)
-        # A leading axis of devices, of which each takes its part.
+        # A leading axis of devices, which pmap splits.
         rows = rows.reshape(DEVICES, -1)
         yield images[rows], labels[rows], mask.reshape(rows.shape)
 
 
 def main(argv=None):
-    """Trains, evaluates after each epoch, and saves."""
+    """Trains, evaluates after each epoch, and saves checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=5, help="in all")
     parser.add_argument("--batch-size", type=int, default=128, help="of all devices")
@@ -148,7 +150,7 @@ def main(argv=None):
             print("restored: epoch", done)
         state = jax_utils.replicate(state)  # one copy for each device
         for epoch in range(done + 1, args.epochs + 1):
-            # The order depends on the epoch alone, so that a restored run repeats it.
+            # The order depends only on the epoch, so that a restored run repeats it.
             order = np.random.default_rng(epoch).permutation(len(images))
             losses = []
             for batch in batches(train, order, batch_size, f"epoch {epoch}"):

@@ -1,1 +1,1 @@
-"""Compiling for accelerators that are not there, and counting what comes out."""
+"""Compilation for accelerators without having them, and counts of the results."""

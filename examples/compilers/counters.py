@@ -1,8 +1,8 @@
-"""Counts what a compiled program does: memory traffic, kernels, cycles, collectives.
+"""Counts the memory traffic, kernels, cycles and collectives of a compiled program.
 
-What the program runs is counted: the instructions of its entry, those of a loop as
-often as it is repeated (once where the compiler does not say how often), and those of
-all branches. What is fused into an instruction is part of it.
+It counts the instructions that run: those of the entry, those of a loop as often as it
+is repeated (once if the compiler does not say how often), and those of all branches. A
+fused operation is part of its instruction.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from compilers.hlo import Array, Computation, Instruction, Module, parse
 
-# They move no data.
+# These instructions move no data.
 _FREE = {
     "add-dependency",
     "after-all",
@@ -40,16 +40,16 @@ _CALLS = {"async-start", "call", "conditional", "while"}
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What one device does.
+    """The counts for one device.
 
     Attributes:
-      traffic: bytes that cross between main memory and the chip. A kernel reads each
-        operand once, of one that it only slices the slices, and writes its results;
-        arrays that the compiler keeps on the chip (TPU) cross where they are copied.
-      kernels: operations that are launched one after the other, copies not included.
-      cycles: the compiler's estimates (TPU), summed; None where it makes none.
-      collectives: operations that talk to other devices.
-      collective_bytes: what a device gives to them.
+      traffic: bytes between main memory and the chip. A kernel reads each operand once
+        (only the slices, if it slices it) and writes its results. Arrays that the
+        compiler keeps on the chip (TPU) count where they are copied.
+      kernels: number of operations launched one after another, without copies.
+      cycles: sum of the compiler's estimates (TPU); None if it gives none.
+      collectives: number of operations that communicate with other devices.
+      collective_bytes: bytes that a device sends to them.
     """
 
     traffic: int
@@ -60,7 +60,7 @@ class Counts:
 
 
 def count(text: str) -> Counts:
-    """Counts what a program does, from the text of its compiled HLO."""
+    """Counts the work of a program, from the text of its compiled HLO."""
     module = parse(text)
     traffic = kernels = collectives = collective_bytes = 0
     cycles = None
@@ -80,7 +80,7 @@ def count(text: str) -> Counts:
 def _executed(
     module: Module, name: str, times: int = 1
 ) -> Iterator[tuple[Instruction, Computation, int]]:
-    """Yields what runs: an instruction, what is beside it, and how often it runs."""
+    """Yields each instruction that runs, its computation, and how often it runs."""
     scope = module.computations[name]
     for instruction in scope.values():
         opcode = instruction.opcode
@@ -92,7 +92,7 @@ def _executed(
         elif not (
             opcode in _FREE
             or opcode.endswith(("-done", "-update"))
-            # Slices that were copied to the chip side by side are one array there.
+            # Slices that are copied to the chip together are one array there.
             or 'custom_call_target="ConcatBitcast"' in instruction.attributes
         ):
             yield instruction, scope, times
@@ -109,7 +109,7 @@ def _traffic(instruction: Instruction, scope: Computation, module: Module) -> in
         to = first if instruction.opcode == "copy-start" else second
         return to.stored_bytes * (first.in_main_memory + second.in_main_memory)
     read = sum(
-        # One that is given twice is read once.
+        # An operand that is given twice is read once.
         _read(name, instruction, scope, module)
         for name in set(instruction.operands)
     )
@@ -119,7 +119,7 @@ def _traffic(instruction: Instruction, scope: Computation, module: Module) -> in
 def _read(
     name: str, instruction: Instruction, scope: Computation, module: Module
 ) -> int:
-    """Returns the bytes that an instruction reads of an operand."""
+    """Returns the bytes that an instruction reads from an operand."""
     whole = _bytes_in_main_memory(scope[name].arrays)
     if instruction.opcode != "fusion":
         return whole

@@ -18,11 +18,11 @@ _CALLED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array as it lies in memory.
+    """An array and its layout in memory.
 
     Attributes:
-      bits: of an element; 0 for tokens, which are not data.
-      sizes: of the axes.
+      bits: bits of an element; 0 for tokens, which are not data.
+      sizes: sizes of the axes.
       layout: axes from minor to major, then tiles and memory space, as HLO writes them.
     """
 
@@ -32,12 +32,12 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of its elements."""
+        """Returns the bytes of the elements."""
         return math.prod(self.sizes) * self.bits // 8
 
     @property
     def stored_bytes(self) -> int:
-        """The bytes that it takes up: on TPUs the axes are padded to whole tiles."""
+        """Returns the bytes in memory; TPUs pad the axes to whole tiles."""
         tile = re.search(r"T\(([\d,]+)\)", self.layout)
         order = [int(axis) for axis in re.findall(r"\d+", self.layout.split(":")[0])]
         if tile is None or len(order) != len(self.sizes):
@@ -50,7 +50,7 @@ class Array:
 
     @property
     def in_main_memory(self) -> bool:
-        """Whether it lies there; the other spaces are on the chip, or the host's."""
+        """Whether the array is in main memory, not on the chip or on the host."""
         return re.search(r"S\([1-9]\d*\)", self.layout) is None
 
 
@@ -67,7 +67,7 @@ class Instruction:
 
     @property
     def arrays(self) -> list[Array]:
-        """Of the result; several where it is a tuple."""
+        """Returns the arrays of the result; several if it is a tuple."""
         return [
             Array(
                 0 if kind == "token" else 8 if kind == "pred" else _bits(kind),
@@ -79,13 +79,13 @@ class Instruction:
 
     @property
     def called(self) -> list[str]:
-        """The names of the computations that it calls."""
+        """Returns the names of the computations that the instruction calls."""
         names = _CALLED.findall(self.attributes)
         return [name for called in names for name in _NAME.findall(called)]
 
 
 def _bits(kind: str) -> int:
-    """Of bf16, f8e4m3fn, c64: the first number in the name."""
+    """Returns the bits of a type: the first number in bf16, f8e4m3fn or c64."""
     number = re.search(r"\d+", kind)
     return int(number[0]) if number else 0
 
@@ -95,7 +95,7 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """The computations of a program by name, and the name of the one that is run."""
+    """The computations of a program by name, and the name of its entry."""
 
     computations: dict[str, Computation]
     entry: str
@@ -103,7 +103,7 @@ class Module:
     def inside(
         self, instruction: Instruction, scope: Computation
     ) -> Iterator[tuple[Instruction, Computation]]:
-        """Yields an instruction and all in what it calls, with what is beside each."""
+        """Yields an instruction and all that it calls, each with its computation."""
         yield instruction, scope
         for name in instruction.called:
             called = self.computations[name]
@@ -115,7 +115,7 @@ def parse(text: str) -> Module:
     """Reads the text of a compiled program.
 
     Raises:
-      ValueError: it has no entry.
+      ValueError: the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
     entry, current = None, {}
@@ -146,7 +146,7 @@ def _read(name: str, text: str) -> Instruction:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Splits after the parenthesis that closes the first one."""
+    """Splits the text after the parenthesis that closes the first one."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character == "(") - (character == ")")

@@ -1,4 +1,4 @@
-"""Compiles a step for a target, and says what its compiler made of it."""
+"""Compiles a step for a target, and measures the compiled program."""
 
 import dataclasses
 import time
@@ -13,7 +13,7 @@ from compilers.steps import Step
 
 
 class CompilationError(Exception):
-    """The compiler refuses a program."""
+    """The compiler rejects a program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Compiled:
     """A compiled step.
 
     Attributes:
-      counts: what one device does.
-      temporary: the bytes of main memory that a device needs at a time, besides
-        arguments and results.
+      counts: counts for one device.
+      temporary: peak bytes of main memory of a device, in addition to arguments and
+        results.
       trace: seconds from Python to a jaxpr, with empty caches.
       lower: seconds from there to StableHLO.
       compile: seconds from there to a program.
@@ -39,15 +39,15 @@ class Compiled:
 def measure(
     step: Step, devices: Sequence[jax.Device], memory: int | None = None
 ) -> Compiled:
-    """Compiles a step for devices, each of which has a batch of the size of the step's.
+    """Compiles a step for devices that each get a batch of the step's size.
 
     Args:
-      step: what is compiled.
-      devices: one, or several that share the work.
-      memory: the bytes that each has; None: the compiler knows.
+      step: the step to compile.
+      devices: one device, or several that share the work.
+      memory: bytes of memory of each device; None if the compiler knows it.
 
     Raises:
-      CompilationError: the compiler refuses it, or it needs more memory than there is.
+      CompilationError: the compiler rejects it, or it needs more memory.
     """
     mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
@@ -63,7 +63,7 @@ def measure(
         )
         for x in step.batch
     ]
-    for _ in range(2):  # the first time, Python loads what it needs
+    for _ in range(2):  # the first run includes Python imports
         jax.clear_caches()
         times = [time.perf_counter()]
         traced = step.function.trace(variables, *batch)

@@ -1,4 +1,4 @@
-"""What is compiled: normalizers alone, and networks that have them."""
+"""The programs to compile: single normalizers, and networks with normalizers."""
 
 import dataclasses
 import functools
@@ -32,15 +32,15 @@ class Program:
 
     Attributes:
       norm: the name of the class.
-      network: makes the network of what makes a normalizer; the normalizer itself where
-        it is measured alone.
-      shapes: of inputs that are measured if no other is asked for.
-      learns: a step ends with new parameters, rather than with the gradients of
-        parameters and of the input, which go to the layers before.
-      options: of the normalizer.
-      inputs: what the network takes beside the input.
-      parent: the name of the program that it is compared with, of this library; None
-        where `flax.linen` has the class, too.
+      network: makes the network from a function that makes a normalizer; the normalizer
+        itself if it is measured alone.
+      shapes: default shapes of the input.
+      learns: whether a step ends with new parameters. Otherwise it ends with the
+        gradients of parameters and input, as for the preceding layers.
+      options: options of the normalizer.
+      inputs: other inputs of the network.
+      parent: the name of the program of this library to compare with; None if
+        `flax.linen` also has the class.
     """
 
     norm: str
@@ -65,7 +65,7 @@ def alone(norm: Norm) -> nn.Module:
 
 
 class WithoutRest(nn.Module):
-    """A normalizer that returns more than its output, which alone is returned here.
+    """A normalizer that returns more than its output; this module returns the output.
 
     Attributes:
       norm: returns a new normalizer.
@@ -80,11 +80,11 @@ class WithoutRest(nn.Module):
 
 
 class OfSegments(nn.Module):
-    """A normalizer of segments.
+    """A per-segment normalizer.
 
     Attributes:
       norm: returns a new normalizer.
-      num_segments: bound of their ids.
+      num_segments: upper bound of the segment ids.
     """
 
     norm: Norm
@@ -107,7 +107,7 @@ def _segment_ids(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
 IMAGES = (128, 28, 28, 128), (64, 14, 14, 1024)
 ROWS = (8, 2048, 4096), (16, 1024, 1024)
 TRAINING = {"use_running_average": False}
-WHOLE = {"reduction_axes": (1, 2)}  # sequences, rather than their elements
+WHOLE = {"reduction_axes": (1, 2)}  # normalizes sequences, not their elements
 _of_segments = functools.partial(
     Program, network=OfSegments, shapes=ROWS[:1], inputs=_segment_ids
 )
@@ -157,10 +157,13 @@ PROGRAMS = {
 
 
 def compared(name: str) -> dict[str, tuple[str, ModuleType]]:
-    """Returns what is compared: programs and whose normalizers they have, ours first.
+    """Returns the programs to compare and the libraries of their normalizers.
 
     Args:
-      name: of `PROGRAMS`.
+      name: a name in `PROGRAMS`.
+
+    Returns:
+      A dict from label to program name and library, ours first.
     """
     parent = PROGRAMS[name].parent
     if parent is None:

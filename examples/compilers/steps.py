@@ -1,4 +1,4 @@
-"""Steps of programs: functions that can be compiled, and their abstract arguments."""
+"""Compilable steps of programs, with their abstract arguments."""
 
 import dataclasses
 import functools
@@ -19,16 +19,16 @@ Apply = Callable[..., tuple[jax.Array, Tree]]
 
 
 class ShapeError(Exception):
-    """A program does not take an input of some shape."""
+    """A program does not accept an input of the given shape."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A function that can be compiled, and its abstract arguments.
+    """A compilable function and its abstract arguments.
 
     Attributes:
       function: `(variables, *batch) -> results`, under `jax.jit`.
-      variables: the same on all devices.
+      variables: variables, the same on all devices.
       batch: arrays whose first axis is split over the devices.
     """
 
@@ -48,15 +48,15 @@ def make_step(
     """Returns a step of a program.
 
     Args:
-      name: of `PROGRAMS`.
+      name: a name in `PROGRAMS`.
       kind: "forward", in training mode, or "training", with the backward pass.
       library: `jaxnorm.linen` or `flax.linen`.
-      dtype: of activations and of what is computed; parameters are float32.
-      shape: of the input.
-      policy: the network is rematerialized under `jaxnorm.checkpoint_policy`.
+      dtype: dtype of activations and computation; parameters are float32.
+      shape: shape of the input.
+      policy: whether to rematerialize under `jaxnorm.checkpoint_policy`.
 
     Raises:
-      ShapeError: the program does not take an input of this shape.
+      ShapeError: the program does not accept an input of this shape.
     """
     program = PROGRAMS[name]
     network = program.build(library, jnp.dtype(dtype))
@@ -83,7 +83,7 @@ def make_step(
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ShapeError(
-            f"{name} does not take an input of shape {shape}: {reason}"
+            f"{name} does not accept an input of shape {shape}: {reason}"
         ) from error
     return Step(function, variables, batch)
 
@@ -100,7 +100,7 @@ def _differentiate(
 ) -> tuple[jax.Array, Tree, list[Tree]]:
     """Returns the output, the new statistics, the gradients of parameters and inputs.
 
-    The last of the batch is the cotangent of the output.
+    The last array of the batch is the cotangent of the output.
     """
     *inputs, cotangent = batch
 
@@ -110,8 +110,8 @@ def _differentiate(
     y, backward, stats = jax.vjp(
         forward, variables.get("params", {}), *inputs, has_aux=True
     )
-    # The layers between are not here, but the cotangent comes after the output all the
-    # same, so that XLA must not fuse the forward pass with the backward one.
+    # In a network, the cotangent depends on the output through other layers. So XLA
+    # must not fuse the forward pass with the backward pass here.
     y, cotangent = jax.lax.optimization_barrier((y, cotangent))
     params, *gradients = backward(cotangent)
     of_numbers = [x for x in gradients if x.dtype != jax.dtypes.float0]

@@ -1,8 +1,8 @@
-"""The devices to compile for, none of which needs to be there.
+"""The devices to compile for, none of which need to exist on this machine.
 
-The compilers for TPUs and for NVIDIA's GPUs run on any machine: they compile for a
-topology that is described to them. JAX makes arrays on the CPU meanwhile, and asks for
-no accelerator, so that one that is there is left alone.
+The compilers for TPUs and NVIDIA GPUs run on any machine: they compile for a described
+topology. JAX uses only the CPU meanwhile, so that an existing accelerator is left
+alone.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.experimental import topologies
 
 
 class TargetError(Exception):
-    """A program cannot be compiled for a target here."""
+    """A program cannot be compiled for a target on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Tpu:
 
     Attributes:
       few: a topology of at least four devices.
-      many: one of 256.
+      many: a topology of 256 devices.
     """
 
     few: str
@@ -32,15 +32,15 @@ class Tpu:
 
     package = "libtpu"
     extra = "tpu"
-    memory = None  # the compiler refuses what does not fit
+    memory = None  # the compiler rejects programs that do not fit
 
     def devices(self, number: int) -> Sequence[jax.Device]:
         """Returns at least `number` devices."""
-        # Without these, the library asks a server of the cloud for the machine's TPU.
+        # Without these, the library asks a cloud server for the TPU of this machine.
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
         os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
-        # Another process may have the TPU, which is not used here.
+        # Another process may use the TPU, which is not needed here.
         os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
         name = self.few if number <= 4 else self.many
         return topologies.get_topology_desc(name, platform="tpu").devices
@@ -48,17 +48,17 @@ class Tpu:
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """A GPU of NVIDIA's, by its data sheet.
+    """An NVIDIA GPU, described by its data sheet.
 
     Attributes:
-      name: as the driver says it.
+      name: name in the driver.
       capability: major number of the compute capability.
-      cores: streaming multiprocessors.
-      lanes: float32 units of each.
-      shared_memory: of each, KiB.
-      cache: of the second level, MiB.
-      bandwidth: of the main memory, GB/s.
-      clock: GHz.
+      cores: number of streaming multiprocessors.
+      lanes: float32 units per multiprocessor.
+      shared_memory: shared memory per multiprocessor, in KiB.
+      cache: second-level cache, in MiB.
+      bandwidth: bandwidth of the main memory, in GB/s.
+      clock: clock rate, in GHz.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Gpu:
 
     package = "jax_cuda12_plugin"
     extra = "gpu"
-    memory = 79 * 2**30  # bytes; all below have as much
+    memory = 79 * 2**30  # bytes, the same for all GPUs below
 
     def devices(self, number: int) -> Sequence[jax.Device]:
-        """Returns at least `number` devices, at most eight a machine."""
+        """Returns at least `number` devices, at most eight per machine."""
         machines, each = -(-number // 8), min(number, 8)
         return topologies.get_topology_desc(
             "unnamed",
@@ -128,7 +128,7 @@ class Cpu:
 
 
 TARGETS = {
-    "v4:2x2x1": Tpu("v4:2x2x1", "v4:4x4x8"),  # two devices a chip
+    "v4:2x2x1": Tpu("v4:2x2x1", "v4:4x4x8"),  # two devices per chip
     "v5e:2x2": Tpu("v5e:2x2", "v5e:16x16"),
     "v6e:2x2": Tpu("v6e:2x2", "v6e:16x16"),
     "a100": Gpu("NVIDIA A100-SXM4-80GB", 8, 108, 64, 164, 40, 2039, 1.41),
@@ -138,14 +138,14 @@ TARGETS = {
 
 
 def compile_only_devices(name: str, number: int) -> Sequence[jax.Device]:
-    """Returns devices of a target.
+    """Returns devices of a target, for compilation only.
 
     Args:
-      name: of `TARGETS`.
-      number: how many, up to 256.
+      name: a name in `TARGETS`.
+      number: number of devices, up to 256.
 
     Raises:
-      TargetError: its compiler is not installed, or is not one for this target.
+      TargetError: the compiler of the target is not installed, or does not start.
     """
     target = TARGETS[name]
     if importlib.util.find_spec(target.package) is None:

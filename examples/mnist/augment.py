@@ -1,4 +1,4 @@
-"""Digits in other places than those where they were written."""
+"""Random shifts of images."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,15 @@ from jax import lax
 
 
 def random_shift(keys: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
-    """Moves each image by up to `pixels` along each side, and fills with zeros.
+    """Shifts each image randomly by up to `pixels` along each axis; pads with zeros.
 
     Args:
-      keys: (N,) keys of random numbers, one for each image.
+      keys: (N,) random keys, one for each image.
       images: (N, H, W, C), any dtype.
-      pixels: at most so many, up or down, left or right.
+      pixels: largest shift, up or down and left or right.
 
     Returns:
-      The images moved, of the same shape and dtype.
+      The shifted images, of the same shape and dtype.
     """
     sides = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     padded = jnp.pad(images, sides)

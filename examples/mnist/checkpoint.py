@@ -1,8 +1,8 @@
-"""Training states on disk, with Orbax, and checksums of their files.
+"""Checkpoints of training states with Orbax, and checksums of their files.
 
-A checkpoint counts once its checksums are written, after Orbax has made it whole: what
-a killed process left half done, or a disk has changed since, is found at the next
-start, and the one before is taken.
+A checkpoint is valid only when its checksums are written, after Orbax has completed it.
+So the next start detects a checkpoint that a killed process left incomplete, or that
+the disk has changed, and uses the previous one.
 """
 
 import hashlib
@@ -22,31 +22,31 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 CHECKSUMS = "checksums.json"
-# One process writes, and waits for no other one.
+# One process writes, and does not wait for any other.
 _ALONE = ocp.options.MultiprocessingOptions(
     active_processes={0}, barrier_sync_key_prefix="first"
 )
 
 
 class WriteError(RuntimeError):
-    """Something could not be written; the message is one line for the user."""
+    """A file could not be written; the message is one line for the user."""
 
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Returns False: training asks, at every step, and none must be asked twice."""
+        """Returns False, because training checks for preemption at every step."""
         return False
 
 
 class Checkpoints:
-    """The checkpoints of a run, for one process to write and read.
+    """Writes and reads the checkpoints of a run, in one process.
 
-    Saving goes on while training does; an error of it is raised by the next call.
+    Saving runs in the background; the next call raises its error.
 
     Args:
-      directory: of all checkpoints, each in a directory named after its step.
-      keep: how many of the newest to keep, at least 2, since one may be damaged. The
-        one with the best score is kept, too.
+      directory: contains all checkpoints, each in a directory named after its step.
+      keep: how many of the newest checkpoints to keep; at least 2, because one may be
+        damaged. The checkpoint with the best score is kept, too.
     """
 
     @signals.deferred()
@@ -73,16 +73,16 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, position: dict[str, Any], score: float | None
     ) -> None:
-        """Begins to save; an older checkpoint of the same step is replaced.
+        """Starts to save a checkpoint; replaces an older one of the same step.
 
         Args:
-          step: of training.
+          step: training step.
           state: a tree of arrays on the host.
-          position: what else there is to know, as JSON.
-          score: the larger, the better; None if it is not known.
+          position: other values to store, as JSON.
+          score: larger is better; None if unknown.
 
         Raises:
-          WriteError: this or the last checkpoint cannot be written.
+          WriteError: this or the previous checkpoint cannot be written.
         """
         self.wait()
         try:
@@ -104,7 +104,7 @@ class Checkpoints:
         self._sealing = self._sealer.submit(self._seal, step)
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is whole.
+        """Waits until the last checkpoint is complete.
 
         Raises:
           WriteError: it cannot be written.
@@ -134,7 +134,7 @@ class Checkpoints:
 
     @signals.deferred()
     def close(self) -> None:
-        """Waits, and lets go of the directory."""
+        """Waits for the last checkpoint, and closes the directory."""
         try:
             self.wait()
         finally:
@@ -142,7 +142,7 @@ class Checkpoints:
             try:
                 self._manager.close()
             except Exception:
-                # It raises once more what `wait` has raised.
+                # It raises the error of `wait` again.
                 if not self._failed:
                     raise
 
@@ -160,14 +160,14 @@ class Checkpoints:
 
 
 def set_aside_damaged(directory: Path, aside: Path) -> Iterator[str]:
-    """Moves checkpoints that are not as they were written out of the way.
+    """Moves damaged checkpoints to another directory.
 
     Args:
-      directory: of all checkpoints, which no manager holds open.
-      aside: where they go.
+      directory: contains all checkpoints; no manager may have it open.
+      aside: directory for the damaged checkpoints.
 
     Yields:
-      A line about each.
+      A line about each damaged checkpoint.
     """
     for path in sorted(directory.glob("*")):
         if not (path.name.isdigit() and path.is_dir()):
@@ -178,11 +178,11 @@ def set_aside_damaged(directory: Path, aside: Path) -> Iterator[str]:
             number = 1 + sum(1 for _ in aside.glob(f"{path.name}-*"))
             target = aside / f"{path.name}-{number}"
             path.rename(target)
-            yield f"checkpoint {path.name} {damage}; it is in {target} now"
+            yield f"checkpoint {path.name} {damage}; moved to {target}"
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Returns what is wrong with the files of a checkpoint, None if nothing is."""
+    """Returns a description of the damage to a checkpoint, or None if it is valid."""
     try:
         expected = json.loads((checkpoint / CHECKSUMS).read_bytes())
     except FileNotFoundError:
@@ -198,25 +198,25 @@ def find_damage(checkpoint: Path) -> str | None:
 
 @signals.deferred()
 def save_variables(path: Path, variables: Any) -> None:
-    """Writes a tree of arrays into the directory `path`, in place of what it held."""
+    """Writes a tree of arrays into the directory `path`, and replaces its contents."""
     with ocp.StandardCheckpointer(multiprocessing_options=_ALONE) as checkpointer:
         checkpointer.save(path.absolute(), variables, force=True)
 
 
 def load_variables(path: Path, like: Any) -> Any:
-    """Reads what `save_variables` wrote.
+    """Reads the variables that `save_variables` wrote.
 
     Args:
       path: the directory.
-      like: a tree of arrays with the shapes, dtypes and shardings to read into, such as
-        `model.init(...)`; it need not be the one that was saved.
+      like: a tree of arrays with the shapes, dtypes and shardings of the result, such
+        as `model.init(...)`; its values do not matter.
     """
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(path.absolute(), like)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is either there and whole, or as it was."""
+    """Writes a file so that an interruption leaves the old contents or the new ones."""
     part = path.with_name(path.name + ".part")
     with part.open("w") as file:
         file.write(text)

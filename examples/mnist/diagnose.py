@@ -1,7 +1,7 @@
-"""Tells what the running statistics of a run do, from its working directory.
+"""Diagnoses the running statistics of a run, from its working directory.
 
-Compares them, layer by layer, with the statistics of some images, and says in words
-what is unusual; draws how that was over training, as far as checkpoints are kept.
+Compares them, layer by layer, with the statistics of some images, and explains what is
+unusual. Draws the comparison over training, for the checkpoints that are kept.
 
   python examples/mnist/diagnose.py WORKDIR
   python examples/mnist/diagnose.py WORKDIR --split=train --num_images=1000
@@ -22,16 +22,16 @@ from jaxnorm import tools
 
 
 def diagnose(workdir: Path, split: str, num_images: int) -> list[str]:
-    """Prints a table, draws `diagnosis.png`, and returns what was found in words.
+    """Prints a table, draws `diagnosis.png`, and returns the findings as sentences.
 
     Args:
-      workdir: of the run.
-      split: "train" or "test": where the images come from.
-      num_images: how many, at least 2.
+      workdir: working directory of the run.
+      split: split of the images, "train" or "test".
+      num_images: number of images, at least 2.
 
     Raises:
       ValueError: there is no run, or its normalizer keeps no running statistics.
-      tfds_mnist.DataUnavailableError: the full data set cannot be had.
+      tfds_mnist.DataUnavailableError: the full data set is not available.
     """
     run = SavedRun(workdir)
     run.check_statistics()
@@ -39,7 +39,7 @@ def diagnose(workdir: Path, split: str, num_images: int) -> list[str]:
 
     @partial(jax.jit, static_argnums=2)
     def apply(variables: Any, images: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-        # Statistics may move while a model trains; here they are dropped.
+        # Updates of the statistics in training mode are dropped.
         logits, updates = run.model.apply(
             variables, images, train=train, mutable=["batch_moments", "batch_stats"]
         )
@@ -56,7 +56,7 @@ def diagnose(workdir: Path, split: str, num_images: int) -> list[str]:
 
 
 def main() -> None:
-    """Parses the command line; a mistake in it is told, with exit code 2."""
+    """Parses the command line; a mistake gives a message and exit code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Evaluation: the model on all examples of a split, each counted once."""
+"""Evaluation of a model on all examples of a split, each counted once."""
 
 from functools import partial
 from typing import Any
@@ -16,10 +16,10 @@ def evaluate(
     """Returns mean loss and accuracy over all examples of `split`, each counted once.
 
     Args:
-      parallel: how to run.
+      parallel: runs steps on the devices.
       variables: collections of the model, on the host.
       split: the examples.
-      size: rows in a batch, a multiple of the number of devices.
+      size: rows of a batch, a multiple of the number of devices.
     """
     placed = parallel.place_variables(variables)
     history = []
@@ -35,7 +35,7 @@ def evaluate(
 def means(sums: np.ndarray) -> tuple[float, float]:
     """Returns mean loss and accuracy from the sums over some steps.
 
-    Both are NaN where there were no examples, as after nothing but bad batches.
+    Both are NaN if there were no examples, for instance if all batches were bad.
     """
     loss, correct, count, _ = sums
     if not count:

@@ -2,7 +2,7 @@
 
     python examples/mnist/launch.py --processes=2 -- --cpu_devices=2
 
-What follows the two dashes are arguments of `main.py`.
+The arguments after the two dashes are passed to `main.py`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> int:
         subprocess.Popen([*command, f"--process_id={process}"])
         for process in range(options.processes)
     ]
-    # Ctrl-C reaches the children by itself; a SIGTERM is for this process alone.
+    # Ctrl-C also reaches the children; SIGTERM reaches only this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: _terminate(children))
     codes = [child.wait() for child in children]

@@ -1,4 +1,4 @@
-"""What the working directory of a run holds, read without disturbing the run."""
+"""Reading of a run from its working directory, without disturbing the run."""
 
 import functools
 import json
@@ -18,15 +18,15 @@ from workdir import DESCRIPTION
 
 
 class SavedRun:
-    """A run, finished or not.
+    """A finished or unfinished run in a working directory.
 
     Args:
-      workdir: of the run.
+      workdir: working directory of the run.
 
     Attributes:
-      workdir: the same.
-      config: of the run.
-      model: of the run, for one device.
+      workdir: working directory of the run.
+      config: configuration of the run.
+      model: model of the run, for one device.
 
     Raises:
       ValueError: there is no run in `workdir`.
@@ -42,12 +42,10 @@ class SavedRun:
         self.model = create_model(self.config, axis_name=None)
 
     def splits(self) -> dict[str, data.Split]:
-        """Returns the data that the run was trained and tested on, by name.
-
-        Loaded once.
+        """Returns the training and test data of the run, by name; loads them once.
 
         Raises:
-          tfds_mnist.DataUnavailableError: the full data set cannot be had.
+          tfds_mnist.DataUnavailableError: the full data set is not available.
         """
         return dict(zip(("train", "test"), self._data, strict=True))
 
@@ -66,9 +64,10 @@ class SavedRun:
             )
 
     def states(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields the steps of whole checkpoints, ascending, and the variables at each.
+        """Yields the steps of complete checkpoints, ascending, and their variables.
 
-        None where statistics are not synchronized: there are those of each device.
+        Yields nothing if statistics are not synchronized, because a checkpoint then has
+        the statistics of each device.
         """
         if not self.config.sync:
             return
@@ -88,7 +87,9 @@ class SavedRun:
         """
         path = self.workdir / "variables"
         if not path.is_dir():
-            raise ValueError(f"{self.workdir} holds no final variables: go on with it")
+            raise ValueError(
+                f"{self.workdir} holds no final variables: continue the run first"
+            )
         state = self._create_state()
         like = {"params": state.params, "batch_stats": state.batch_stats}
         return load_variables(path, jax.device_get(like))

@@ -5,7 +5,7 @@
     python examples/mnist/main.py --config.parallelism=jit --config.norm=group
 
 Every option of `configs/default.py` can be set as `--config.<option>=<value>`. The same
-command in the same workdir goes on with a run that was ended before its time.
+command with the same workdir continues a run that was interrupted.
 """
 
 import difflib
@@ -34,43 +34,43 @@ _NO_CONFIG = f"there is no {_DEFAULT}; name another file: --config=FILE"
 
 config_flags.DEFINE_config_file(
     "config",
-    # A copy of this file is somewhere else.
+    # This file may be a copy in another place.
     str(_DEFAULT) if _DEFAULT.is_file() else None,
     "A file with a get_config(). --config.norm is one of:\n"
     + "\n".join(f"{name}: {norm.text}" for name, norm in NORMS.items()),
-    # Unknown options arrive in the configuration, and are refused with the others that
-    # are not valid.
+    # Unknown options are added to the configuration, and are refused with other invalid
+    # options.
     lock_config=False,
     accept_new_attributes=True,
 )
 flags.DEFINE_string(
     "workdir",
     None,
-    "Where results go, and where a run goes on; a fresh temporary directory if not "
-    "given.",
+    "Directory for results, in which a run continues; by default a new temporary "
+    "directory.",
 )
 flags.DEFINE_integer(
     "cpu_devices",
     4,
-    "Devices to simulate where JAX has nothing but a CPU; in each process.",
+    "Number of devices to simulate in each process if JAX finds only a CPU.",
 )
 flags.DEFINE_string(
     "coordinator_address",
     None,
-    "host:port of process 0, for a run of several processes; where a cluster tells, as "
-    "SLURM does, this and the next two need not be given.",
+    "host:port of process 0, for a run of several processes. On a detected cluster, "
+    "such as SLURM, this flag and the next two are not needed.",
 )
-flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
-flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a mistake in it is one line and exit code 2."""
+    """Parses the command line; a mistake gives one line and exit code 2."""
     try:
         rest = FLAGS(argv)
         if FLAGS.config is None:
             sys.exit(_complain(_NO_CONFIG, 2))
-        FLAGS.config.keys()  # A file that could not be loaded fails when looked at.
+        FLAGS.config.keys()  # Raises the error of a file that could not be loaded.
     except (AttributeError, SyntaxError) as error:
         sys.exit(_complain(f"--config must be a file with a get_config(): {error}", 2))
     except flags.UnrecognizedFlagError as error:
@@ -89,14 +89,14 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> int:
     """Runs the example; returns the exit code."""
     del argv
-    # Orbax and TFDS tell about all they do.
+    # Orbax and TFDS log too much.
     logging.set_verbosity(logging.FATAL)
     signals.remember()
     workdir = Path(FLAGS.workdir or tempfile.gettempdir())
     try:
         settings.check(FLAGS.config)
         settings.check_cpu_devices(FLAGS.cpu_devices)
-        # Before JAX looks for devices; of no effect on accelerators.
+        # Must be set before JAX looks for devices; no effect on accelerators.
         jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
         processes.start(
             FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id
@@ -123,17 +123,17 @@ def main(argv: list[str]) -> int:
         _leave(_complain(f"lost another process, or the network: {error}", 1))
     except signals.Terminated:
         if processes.is_first():
-            print("\nterminated; all is saved, and the same command goes on")
+            print("\nterminated; the state is saved, and the same command continues")
         return 0
     except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command goes on from {workdir}")
+        print(f"\ninterrupted; the same command continues from {workdir}")
         _leave(130)
     return 0
 
 
 def _leave(code: int) -> NoReturn:
-    # The usual way out would wait for processes that are lost, or that wait for this
-    # one, and let threads of Orbax complain that could not write.
+    # A normal exit would wait for lost or waiting processes, and threads of Orbax that
+    # could not write would print errors.
     sys.stdout.flush()
     os._exit(code)
 

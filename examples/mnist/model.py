@@ -10,20 +10,20 @@ from norms import NORMS, Norm, NormOptions
 
 import jaxnorm
 
-WIDTHS = (32, 64, 128)  # of the hidden layers
+WIDTHS = (32, 64, 128)  # features of the hidden layers
 
 
 class CNN(nn.Module):
-    """Two convolutions and two dense layers, each hidden one normalized.
+    """Two convolutions and two dense layers, with normalized hidden layers.
 
-    Parameters, statistics and logits are float32; `dtype` is that of the computation.
+    Parameters, statistics and logits are float32; `dtype` is used for computation.
 
     Attributes:
-      norm: how hidden layers are normalized.
+      norm: the normalizer of hidden layers.
       norm_options: options for `norm`.
-      norm_placement: "before_activation" or "after_activation"; without effect where
-        the normalizer is the activation.
-      dropout_rate: the part of each dense layer's input that is dropped, in [0, 1).
+      norm_placement: "before_activation" or "after_activation"; no effect if the
+        normalizer includes the activation.
+      dropout_rate: fraction of each dense layer's input to drop, in [0, 1).
       dtype: float32 or bfloat16.
     """
 
@@ -46,11 +46,10 @@ class CNN(nn.Module):
 
         Args:
           images: (N, 28, 28, 1) uint8.
-          mask: (N,) bool, False for padding, which reaches no statistic; None: no
+          mask: (N,) bool, False for padding, which affects no statistic; None means no
             padding.
-          dropout_keys: (N,) keys of random numbers, one for each image; None: nothing
-            is dropped.
-          train: normalize by the statistics of this batch.
+          dropout_keys: (N,) random keys, one for each image; None means no dropout.
+          train: whether to normalize by the statistics of this batch.
 
         Returns:
           (N, 10) float32.
@@ -76,7 +75,7 @@ class CNN(nn.Module):
         def drop(x: jax.Array, layer: int) -> jax.Array:
             if dropout_keys is None or not self.dropout_rate:
                 return x
-            # By example, so that it does not matter on which device one is.
+            # Keys belong to examples, so that results do not depend on the device.
             keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, layer)
             return jax.vmap(lambda row, key: dropout.apply({}, row, rng=key))(x, keys)
 
@@ -93,12 +92,13 @@ class CNN(nn.Module):
 def create_model(
     config: ml_collections.ConfigDict, axis_name: str | None, num_steps: int = 160_000
 ) -> CNN | model_nnx.Functional:
-    """Returns the model that `config` describes; in NNX, with `init` and `apply`.
+    """Returns the model that `config` describes; NNX models get `init` and `apply`.
 
     Args:
       config: see `configs/default.py`.
       axis_name: the device axis over which statistics are synchronized, or None.
-      num_steps: of the run, for batch renorm's schedule; by default as in its paper.
+      num_steps: steps of the run, for the schedule of batch renorm; by default the
+        schedule of the paper.
     """
     momentum = config.bn_momentum
     if config.bn_momentum_warmup:

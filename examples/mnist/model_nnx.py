@@ -1,4 +1,4 @@
-"""The network of `model.py` in NNX, and how the steps use it like one of Linen."""
+"""The network of `model.py` in NNX, with the interface of a Linen model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ class Hidden(nnx.Module):
         self.placement = placement
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """Returns the activations; `mask` is False for the examples of padding."""
+        """Returns the activations; `mask` is False for padding."""
         x = self.layer(x)
         if self.activates:
             return self._normalize(x, mask)
@@ -59,7 +59,7 @@ class Hidden(nnx.Module):
 
 
 class CNN(nnx.Module):
-    """Two convolutions and two dense layers, each hidden one normalized.
+    """Two convolutions and two dense layers, with normalized hidden layers.
 
     The arguments are the attributes of `model.CNN`, with the name of the normalizer.
     """
@@ -117,12 +117,12 @@ class CNN(nnx.Module):
 
 
 class Functional:
-    """`init` and `apply` of a Linen model, for one of NNX.
+    """Gives an NNX model the `init` and `apply` of a Linen model.
 
-    So the steps, and all that holds variables, need not know which of the two it is.
+    So the rest of the example works for both.
 
     Args:
-      make: makes the model.
+      make: creates the model.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
@@ -162,7 +162,7 @@ class Functional:
         for path, abstract in self._variables:
             collection, *names = _address(path, abstract)
             value = variables.get(collection)
-            if value is None and collection in mutable:  # it is about to be collected
+            if value is None and collection in mutable:  # this call will collect it
                 value = jnp.full(abstract.shape, jnp.nan, abstract.dtype)
             else:
                 for name in names:
@@ -184,8 +184,8 @@ def _address(path: tuple[Any, ...], variable: nnx.Variable) -> tuple[str, ...]:
     (collection,) = (
         n for n, kind in _COLLECTIONS.items() if isinstance(variable, kind)
     )
-    # Of what a wrapper keeps for a parameter, the name is a path.
+    # Wrappers keep variables of a parameter under its path.
     names = ["/".join(n) if isinstance(n, tuple) else str(n) for n in path]
-    if collection == "batch_moments":  # a layer has them in an attribute of that name
+    if collection == "batch_moments":  # layers keep them in an attribute of that name
         names.remove("batch_moments")
     return collection, *names

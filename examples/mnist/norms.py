@@ -12,13 +12,13 @@ import jaxnorm.linen as jl
 
 
 class NormOptions(NamedTuple):
-    """What the configuration says about normalization; each normalizer takes its part.
+    """The options for normalization in the configuration.
 
     Attributes:
       axis_name: the device axis or axes over which statistics are summed, or None.
       momentum: the weight of the old running average, in [0, 1], or a schedule of it.
       dtype: the dtype of the output; statistics stay float32.
-      num_groups: into how many groups features are cut.
+      num_groups: number of groups of features.
       virtual_batch_size: examples of a ghost batch, over all devices of `axis_name`.
       num_steps: steps of the whole run, at least 1.
     """
@@ -31,14 +31,14 @@ class NormOptions(NamedTuple):
     num_steps: int
 
 
-# Called with (x, mask=...), where mask is False for the examples that are padding.
+# Called with (x, mask=...); mask is False for padding.
 Normalize = Callable[..., jax.Array]
-# Called with (options, train), within the module that owns what it makes.
+# Called with (options, train), inside the module that owns the new normalizer.
 Make = Callable[[NormOptions, bool], Normalize]
 
 
 def _over_batch(module: type[nn.Module], **more) -> Make:
-    """Makes what has statistics of the batch, which padding must not reach."""
+    """Makes a normalizer with batch statistics, which needs the mask of padding."""
 
     def make(options: NormOptions, train: bool) -> Normalize:
         return module(
@@ -53,7 +53,7 @@ def _over_batch(module: type[nn.Module], **more) -> Make:
 
 
 def _by_example(module: type[nn.Module], **more) -> Make:
-    """Makes what sees every example for itself, so that padding does no harm."""
+    """Makes a per-example normalizer, which needs no mask of padding."""
 
     def make(options: NormOptions, train: bool) -> Normalize:
         norm = module(dtype=options.dtype, **more)
@@ -70,8 +70,8 @@ def _with_num_groups(module: type[nn.Module]) -> Make:
 
 
 def _seed_norm(options: NormOptions, train: bool) -> Normalize:
-    # With one head the sum over all features of a relu, none of them negative, soon
-    # leaves the tanh at -1, and so the layer at 0.
+    # With one head, the sum over the non-negative features of a relu soon drives the
+    # tanh to -1, and so the output to 0.
     return _by_example(jl.SeedNorm, num_heads=options.num_groups)(options, train)
 
 
@@ -81,10 +81,10 @@ def _ghost(options: NormOptions, train: bool) -> Normalize:
 
 
 def renorm_bounds(num_steps: int) -> jaxnorm.RenormBounds:
-    """Returns the paper's schedule, for about 160,000 steps, made as long as the run.
+    """Returns the schedule of the paper, rescaled from 160,000 steps to this run.
 
     Args:
-      num_steps: of the whole run.
+      num_steps: steps of the whole run.
     """
     return jaxnorm.warmup_renorm(
         start=num_steps // 32,
@@ -101,9 +101,9 @@ def _renorm(options: NormOptions, train: bool) -> Normalize:
 class Gain(nn.Module):
     """Multiplies by a learned number.
 
-    Spectral norm leaves a layer's largest singular value at 1, and the others, which do
-    most of the work, far below; a relu takes half of what is left. A gain of 2 makes up
-    for both, as in the paper's reparametrization (Miyato et al., 2018, appendix E).
+    Spectral norm sets a layer's largest singular value to 1. The others, which do most
+    of the work, are far smaller, and a relu removes half of the result. A gain of 2
+    compensates for both, as in the paper (Miyato et al., 2018, appendix E).
     """
 
     @nn.compact
@@ -143,14 +143,14 @@ class Norm(NamedTuple):
     """A choice of `config.norm`.
 
     Attributes:
-      text: a phrase about it.
+      text: a short description.
       make: makes the normalizer of a hidden layer's activations.
-      make_dense: the same for a dense layer, if it is another. There one example has
-        one value of each feature: no variance, so that instance norm gives its bias
-        whatever the input. Layer norm takes its place, and batch norm that of the
-        mixtures of both.
-      wrap: `wrap(layer, train)` is the layer with normalized weights.
-      activates: whether the normalizer is the activation, too.
+      make_dense: makes the normalizer of a dense layer, if it is a different one. There
+        each example has one value of each feature, without variance, so instance norm
+        would always return its bias. Layer norm replaces it, and batch norm replaces
+        the mixtures of batch and instance norm.
+      wrap: `wrap(layer, train)` returns the layer with normalized weights.
+      activates: whether the normalizer includes the activation.
     """
 
     text: str
@@ -167,38 +167,38 @@ _MEAN_ONLY = _over_batch(jl.MeanOnlyBatchNorm)
 
 NORMS: dict[str, Norm] = {
     "none": Norm("no normalization", _identity),
-    # Statistics of the batch.
+    # Batch statistics.
     "batch": Norm("batch norm", _BATCH),
     "renorm": Norm("batch renorm, with the paper's schedule in this run", _renorm),
     "ghost": Norm("batch norm of every virtual_batch_size examples", _ghost),
     "virtual": Norm(
-        "virtual batch norm, about reference_size training examples",
+        "virtual batch norm, with reference_size training examples",
         _by_example(jl.VirtualBatchNorm),
     ),
     "adaptive": Norm(
-        "batch norm, corrected where an example is far off",
+        "batch norm, corrected for unusual examples",
         _over_batch(jl.AdaptiveBatchNorm),
     ),
     "mean_only": Norm("mean-only batch norm", _MEAN_ONLY),
     "evo_b0": Norm(
-        "EvoNorm B0, by batch and example, in place of the relu",
+        "EvoNorm B0, by batch and example, instead of the relu",
         _over_batch(jl.EvoNormB0),
         activates=True,
     ),
-    # Of each example.
+    # Per-example statistics.
     "layer": Norm("layer norm, over the features of a position", _LAYER),
     "rms": Norm("layer norm without the mean", _by_example(jl.RMSNorm)),
     "seed": Norm(
-        "RMS norm whose scale follows its input, num_groups heads", _seed_norm
+        "RMS norm whose scale depends on the input, num_groups heads", _seed_norm
     ),
     "group": Norm("group norm, in num_groups groups", _GROUP),
     "instance": Norm("instance norm", _by_example(jl.InstanceNorm), _LAYER),
     "filter_response": Norm(
-        "filter response norm, its threshold in place of the relu",
+        "filter response norm, with a threshold instead of the relu",
         _by_example(jl.FilterResponseNorm),
-        # There it divides a value by itself. The epsilon that its paper learns for such
-        # layers starts at 1e-4, which makes the sign of it, and lets no gradient pass;
-        # 1 is about the size of the activations.
+        # A dense layer has one value per feature, which would be divided by itself. The
+        # paper learns epsilon for such layers, starting at 1e-4, which leaves only the
+        # sign and no gradient; 1 is about the size of the activations.
         _by_example(
             jl.FilterResponseNorm,
             use_learned_epsilon=True,
@@ -210,7 +210,7 @@ NORMS: dict[str, Norm] = {
     "dynamic_tanh": Norm("dynamic tanh", _by_example(jl.DynamicTanh)),
     "dynamic_erf": Norm("dynamic erf", _by_example(jl.DynamicErf)),
     "evo_s0": Norm(
-        "EvoNorm S0, in num_groups groups, in place of the relu",
+        "EvoNorm S0, in num_groups groups, instead of the relu",
         _with_num_groups(jl.EvoNormS0),
         activates=True,
     ),
@@ -230,7 +230,7 @@ NORMS: dict[str, Norm] = {
         _over_batch(jl.InstanceBatchNorm),
         _BATCH,
     ),
-    # Of weights.
+    # Weight normalizers.
     "weight": Norm(
         "weight norm with mean-only batch norm", _MEAN_ONLY, wrap=_weight_norm
     ),

@@ -1,4 +1,4 @@
-"""The normalizers of `norms.py` as modules of NNX; what each one is stands there."""
+"""The normalizers of `norms.py`, which describes them, as NNX modules."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from norms import NormOptions, renorm_bounds
 
 import jaxnorm.nnx as jn
 
-# Called with (options, number of features, rngs); None makes nothing.
+# Called with (options, number of features, rngs); None means no normalizer.
 Make = Callable[[NormOptions, int, nnx.Rngs], nnx.Module | None]
 
 
@@ -87,13 +87,13 @@ def _standardized(layer: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
 
 
 class Norm(NamedTuple):
-    """What NNX needs of a choice of `config.norm`.
+    """The NNX modules of a choice of `config.norm`.
 
     Attributes:
       make: makes the normalizer of a hidden layer's activations.
-      make_dense: the same for a dense layer, if it is another.
-      masked: whether it sees which examples are padding.
-      wrap: `wrap(layer, rngs)` is the layer with normalized weights.
+      make_dense: makes the normalizer of a dense layer, if it is a different one.
+      masked: whether the normalizer takes the mask of padding.
+      wrap: `wrap(layer, rngs)` returns the layer with normalized weights.
     """
 
     make: Make

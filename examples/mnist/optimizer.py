@@ -10,7 +10,7 @@ import jaxnorm
 def create_optimizer(
     config: ml_collections.ConfigDict, num_steps: int
 ) -> optax.GradientTransformation:
-    """Returns Adam; with decoupled decay of kernels where `config.weight_decay` > 0.
+    """Returns Adam, with decoupled decay of kernels if `config.weight_decay` > 0.
 
     The gates of batch-instance norm are projected to [0, 1] after each step.
     """
@@ -19,7 +19,7 @@ def create_optimizer(
         learning_rate = optax.cosine_decay_schedule(learning_rate, num_steps)
 
     def kernels(params):
-        # Scales and biases are few, and zero is not a natural value for a scale.
+        # There are few scales and biases, and zero is not a natural value for a scale.
         return traverse_util.path_aware_map(
             lambda path, _: path[-1] == "kernel", params
         )

@@ -1,8 +1,8 @@
 """Three ways to run one step on all devices: shard_map, jit, and pmap.
 
 Each of the three functions returns a `Parallel`; the training loop is the same for all.
-The devices may be those of several processes, each of which then runs this program and
-holds the data of its own devices.
+The devices may belong to several processes. Each process runs this program and holds
+the data of its devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,20 +22,20 @@ AXIS = "devices"
 
 
 class Parallel(NamedTuple):
-    """How steps run on several devices.
+    """Functions that run steps on several devices.
 
     Attributes:
-      place_state: puts a state of the host on the devices. Where statistics are not
+      place_state: copies a state from the host to the devices. If statistics are not
         synchronized, its `batch_stats` have a leading axis of devices.
-      place_variables: puts a tree of the host on every device.
-      place_batch: `(take, size) -> batch`, divides `size` rows over the devices, which
-        must divide it; `take(rows)` makes the rows of one device.
-      train_step: `(state, batch) -> (state, sums)`, to be called or lowered; the state
-        passed in is used up.
+      place_variables: copies a tree from the host to every device.
+      place_batch: `(take, size) -> batch`, divides `size` rows over the devices, whose
+        number must divide it; `take(rows)` returns the rows of one device.
+      train_step: `(state, batch) -> (state, sums)`, to be called or lowered; it donates
+        the state.
       eval_step: `(variables, batch) -> sums`, to be called or lowered.
-      fetch: brings one device's copy of a replicated tree to the host.
-      fetch_statistics: brings each device's copy of a state's `batch_stats` to the
-        host, stacked along a leading axis of devices.
+      fetch: copies a replicated tree from one device to the host.
+      fetch_statistics: copies the `batch_stats` of each device to the host, stacked
+        along a leading axis of devices.
     """
 
     place_state: Callable[[TrainState], TrainState]
@@ -50,7 +50,7 @@ class Parallel(NamedTuple):
 def with_pmap(
     devices: Sequence[jax.Device], train_step: Callable, eval_step: Callable, sync: bool
 ) -> Parallel:
-    """Every device runs the program on its slice of a leading axis of devices."""
+    """Returns the functions for pmap, which splits a leading axis over the devices."""
     per_device = NamedSharding(_mesh(devices), P(AXIS))
 
     def replicate(tree):
@@ -80,7 +80,7 @@ def with_pmap(
 def with_jit(
     devices: Sequence[jax.Device], train_step: Callable, eval_step: Callable, sync: bool
 ) -> Parallel:
-    """One program on the whole batch; the compiler divides it and communicates."""
+    """Returns the functions for jit, where the compiler shards and communicates."""
     if not sync:
         raise ValueError("under jit, statistics are those of the whole batch")
     mesh = _mesh(devices)
@@ -95,8 +95,8 @@ def with_jit(
         place_state=place,
         place_variables=place,
         place_batch=place_batch,
-        # Left to itself, the compiler may divide the new state as it likes, and the
-        # next step would be another program.
+        # Without this, the compiler may shard the new state in another way, and the
+        # next step would be recompiled.
         train_step=jax.jit(
             partial(train_step, axis_name=None),
             donate_argnums=0,
@@ -111,7 +111,7 @@ def with_jit(
 def with_shard_map(
     devices: Sequence[jax.Device], train_step: Callable, eval_step: Callable, sync: bool
 ) -> Parallel:
-    """Every device runs the program on its shard; types tell what is equal on all."""
+    """Returns the functions for shard_map, where each device runs on its shard."""
     mesh = _mesh(devices)
     replicated = NamedSharding(mesh, P())
     per_device = NamedSharding(mesh, P(AXIS))
@@ -176,17 +176,17 @@ PARALLELISMS: dict[str, Callable[..., Parallel]] = {
 
 
 def statistics_axis(parallelism: str, sync: bool) -> str | None:
-    """Returns the `axis_name` of normalizers: None under jit, or where not `sync`."""
+    """Returns the `axis_name` of normalizers; None under jit or without `sync`."""
     return AXIS if sync and parallelism != "jit" else None
 
 
 def padded_size(batch_size: int, num_devices: int) -> int:
-    """Returns the least multiple of `num_devices` that holds a batch."""
+    """Returns the smallest multiple of `num_devices` that is at least `batch_size`."""
     return -(-batch_size // num_devices) * num_devices
 
 
 def stack(tree: Any, num_devices: int) -> Any:
-    """Returns the tree with a leading axis of devices, along which all is equal."""
+    """Repeats each array of a tree along a new leading axis of devices."""
     return jax.tree.map(
         lambda x: np.broadcast_to(x, (num_devices, *np.shape(x))), jax.device_get(tree)
     )
@@ -197,13 +197,13 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _deal(size: int, num_devices: int) -> np.ndarray:
-    # Rows of each device, dealt like cards: in a short batch, padding comes last, and
-    # every device is to have its share of the examples.
+    # Deals rows to devices in turn, like cards, so that the padding at the end of a
+    # short batch is spread over all devices.
     return np.arange(size).reshape(-1, num_devices).T
 
 
 def _place(tree: Any, sharding: Sharding) -> Any:
-    # Each process places what its own devices hold.
+    # Each process places the arrays of its own devices.
     def place(x):
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
@@ -214,7 +214,7 @@ def _place(tree: Any, sharding: Sharding) -> Any:
 def _place_rows(
     take: Callable[[np.ndarray], Batch], rows: np.ndarray, sharding: Sharding
 ) -> Batch:
-    # Each process reads the rows of its own devices, and no others.
+    # Each process reads only the rows of its own devices.
     indices = sharding.addressable_devices_indices_map(rows.shape)
     shards = [
         jax.device_put(take(rows[index]), device) for device, index in indices.items()
@@ -228,15 +228,15 @@ def _place_rows(
 
 
 def _as_equal(path: tuple[Any, ...], statistic: jax.Array) -> jax.Array:
-    # Spectral norm's u and sigma depend on the weights alone, so they are equal on all
-    # devices, yet typed as varying, since the weights were for their gradients' sake.
+    # u and sigma of spectral norm depend only on the weights, so they are equal on all
+    # devices. Their type says varying, because the weights were cast for gradients.
     key = path[-1].key  # "Conv_0/kernel/u" in Linen, ("kernel", "u") in NNX
     name = key.split("/")[-1] if isinstance(key, str) else key[-1]
     return lax.pmean(statistic, AXIS) if name in ("u", "sigma") else statistic
 
 
 def _shards(x: jax.Array) -> list[np.ndarray]:
-    # What each device of this process holds, in the order of devices.
+    # Returns the shard of each device of this process, in the order of devices.
     return [np.asarray(shard.data) for shard in x.addressable_shards]
 
 
@@ -249,5 +249,5 @@ def _gather_and_concatenate(tree: Any) -> Any:
 
 
 def _gather_and_stack(tree: Any) -> Any:
-    # Reads what each device holds, although all copies should be equal.
+    # Reads the copy of each device, although all copies should be equal.
     return jax.tree.map(lambda x: gather(np.stack(_shards(x))), tree)

@@ -1,4 +1,4 @@
-"""One run as several processes: JAX's distributed runtime, and what they share."""
+"""Several processes as one run: start of JAX's distributed runtime, and exchanges."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,17 +7,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# A process that gives no sign of life for so long is taken for dead, and the runtime
+# After so many seconds without a heartbeat, a process counts as dead, and the runtime
 # ends the others. JAX's default is 100.
 HEARTBEAT_SECONDS = 20
 
 
 class ProcessesError(ValueError):
-    """The processes do not find each other; the message is one line for the user."""
+    """The processes cannot connect; the message is one line for the user."""
 
 
 class RefusedError(RuntimeError):
-    """The first process refused to go on, and has said why."""
+    """The first process refused to continue, and has printed the reason."""
 
 
 def start(
@@ -25,17 +25,17 @@ def start(
 ) -> None:
     """Joins the other processes of this run, if there are any.
 
-    To be called before anything touches a device. What is not given is asked of the
-    cluster, if this is one that JAX knows: SLURM, Kubernetes, Cloud TPU, Open MPI. One
-    process is alone, and asks nobody.
+    Call it before any device is used. JAX detects missing arguments on the clusters
+    that it knows: SLURM, Kubernetes, Cloud TPU, Open MPI. With num_processes=1 it does
+    not look for a cluster.
 
     Args:
-      coordinator_address: `host:port`, at which process 0 is found.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator_address: `host:port` of process 0.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
 
     Raises:
-      ProcessesError: something is given, and the rest cannot be found out.
+      ProcessesError: some arguments are given, and the rest cannot be detected.
     """
     given = {
         "coordinator_address": coordinator_address,
@@ -49,31 +49,31 @@ def start(
     except ValueError as error:
         if set(given.values()) != {None}:
             raise ProcessesError(
-                "--coordinator_address, --num_processes and --process_id go together, "
-                f"unless a cluster tells the others: {error}"
+                "--coordinator_address, --num_processes and --process_id must be given "
+                f"together, except on a detected cluster: {error}"
             ) from error
-        # Nothing is given, and there is no cluster: this process is alone.
+        # Without arguments and cluster, there is only this process.
     except RuntimeError as error:
         raise ProcessesError(
-            "the other processes, or the cluster, do not answer; --num_processes=1 is "
-            f"for a process without others: {error}"
+            "the other processes, or the cluster, do not answer; to run a single "
+            f"process, pass --num_processes=1: {error}"
         ) from error
 
 
 def is_first() -> bool:
-    """Tells whether this is the process that prints and writes."""
+    """Returns whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
 def on_first(action: Callable[[], Any], like: Any = ()) -> Any:
-    """Calls `action` in the first process, and returns in all what it returned.
+    """Calls `action` in the first process, and returns its result in all processes.
 
     Args:
-      action: makes a tree of arrays.
+      action: returns a tree of arrays.
       like: a tree of the same structure, shapes and dtypes.
 
     Raises:
-      RefusedError: in the other processes, where the first one raised an error.
+      RefusedError: in the other processes, if the first raised an error.
     """
     if jax.process_count() == 1:
         return action()
@@ -87,10 +87,10 @@ def on_first(action: Callable[[], Any], like: Any = ()) -> Any:
     if error is not None:
         raise error
     if failed:
-        raise RefusedError("process 0 did not go on; it says why")
+        raise RefusedError("process 0 did not continue; it has printed the reason")
     return multihost_utils.broadcast_one_to_all(result)
 
 
 def gather(rows: np.ndarray) -> np.ndarray:
-    """Returns the rows of all processes, in the order of processes, to each of them."""
+    """Returns the rows of all processes, in the order of processes."""
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))

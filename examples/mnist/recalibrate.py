@@ -1,8 +1,8 @@
-"""Recalibrates the running statistics of a finished run: on its data, and on others.
+"""Recalibrates the running statistics of a finished run, on its data and on other data.
 
-Prints the test accuracy with the running averages that training left, and with
-statistics computed anew, layer by layer, from training images; for the digits as they
-are, and for digits of another contrast and brightness (pixels * 3 + 1).
+Prints the test accuracy with the running averages of training, and with statistics
+recomputed, layer by layer, from training images. It does so for the original digits,
+and for digits with another contrast and brightness (pixels * 3 + 1).
 
   python examples/mnist/main.py --config.norm_placement=before_activation --workdir=DIR
   python examples/mnist/recalibrate.py DIR
@@ -26,20 +26,20 @@ from jaxnorm import tools
 
 _BATCH = 500
 _HIDDEN_LAYERS = 3
-# Pixels of 0 to 255, which the model divides by 255.
+# Pixels are 0 to 255; the model divides them by 255.
 _INPUTS = {"as they are": lambda x: x, "pixels * 3 + 1": lambda x: 3 * x + 255}
 
 
 def accuracies(workdir: Path, num_images: int) -> dict[str, tuple[float, float]]:
-    """Returns test accuracies, before and after, by what is done to the pixels.
+    """Returns test accuracies before and after, for each change of the pixels.
 
     Args:
-      workdir: of the run, which is finished.
-      num_images: how many training images to take statistics of.
+      workdir: working directory of a finished run.
+      num_images: number of training images for the statistics.
 
     Raises:
       ValueError: there is no finished run, or its normalizer has no statistics.
-      tfds_mnist.DataUnavailableError: the full data set cannot be had.
+      tfds_mnist.DataUnavailableError: the full data set is not available.
     """
     run = SavedRun(workdir)
     run.check_statistics()
@@ -78,7 +78,7 @@ def accuracies(workdir: Path, num_images: int) -> dict[str, tuple[float, float]]
 
 
 def main() -> None:
-    """Parses the command line; a mistake in it is told, with exit code 2."""
+    """Parses the command line; a mistake gives a message and exit code 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

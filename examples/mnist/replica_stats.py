@@ -1,4 +1,4 @@
-"""Running statistics that each device kept for itself: how far apart, and merged."""
+"""Comparison and merging of the separate running statistics of devices."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ def spread(statistics: Any) -> float:
 
 
 def merge(statistics: Any) -> Any:
-    """Returns one `batch_stats` collection for those of all devices.
+    """Merges the `batch_stats` of all devices into one collection.
 
-    The devices saw equally many examples.
+    The devices must have seen the same number of examples.
 
     Args:
       statistics: a `batch_stats` collection with a leading axis of devices.

@@ -1,4 +1,4 @@
-"""What a run leaves in its working directory: JSON lines, TensorBoard, curves."""
+"""Reports of a run in its working directory: JSON lines, TensorBoard, curves."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,15 @@ class Metrics(NamedTuple):
 
     Attributes:
       epoch: counted from 1.
-      train_loss: mean over the examples of the epoch, while training went on.
-      train_accuracy: likewise; in [0, 1].
+      train_loss: mean over the examples of the epoch, during training.
+      train_accuracy: fraction over the same examples, in [0, 1].
       test_loss: mean over the test split, after the epoch.
-      test_accuracy: likewise; in [0, 1].
-      images_per_second: of training steps, since this process went on with the epoch;
-        without compilation and evaluation.
+      test_accuracy: fraction over the test split, in [0, 1].
+      images_per_second: speed of training steps since this process started or continued
+        the epoch, without compilation and evaluation.
       stats_spread: the largest difference of a running statistic between devices.
-      bad_batches: how many had a loss, gradient or statistic that is not finite.
+      bad_batches: number of batches with a loss, gradient or statistic that is not
+        finite.
     """
 
     epoch: int
@@ -47,11 +48,11 @@ class Metrics(NamedTuple):
 
 
 class Report:
-    """Writes each epoch as soon as it is over; a context manager.
+    """Writes the metrics of each epoch as soon as it ends; a context manager.
 
     Args:
-      workdir: where to; it exists.
-      epochs: those that are over. Files that tell of more, or fewer, are corrected.
+      workdir: an existing directory.
+      epochs: metrics of the finished epochs. Files with more or fewer are corrected.
 
     Attributes:
       epochs: the metrics so far.
@@ -89,7 +90,7 @@ class Report:
 
 
 def draw_curves(epochs: list[Metrics]) -> Figure:
-    """Returns a figure of loss and accuracy over epochs; at least one."""
+    """Returns a figure of loss and accuracy over at least one epoch."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     last = epochs[-1]
     figure.suptitle(

@@ -1,4 +1,4 @@
-"""The loop: trains, evaluates, reports and saves, until a run is at its end."""
+"""The training loop, which trains, evaluates, reports and saves."""
 
 import dataclasses
 import time
@@ -22,21 +22,21 @@ from tqdm import tqdm
 
 
 class BadBatchesError(RuntimeError):
-    """So many batches in a row were not finite that something must be wrong."""
+    """Too many consecutive batches were not finite."""
 
 
 class Run:
-    """A run from where its run state says that it is to its end.
+    """Runs training from the position in its run state to the end.
 
     Args:
-      config: of the run.
-      parallel: how steps run on the devices.
-      run_state: keeps what the run leaves.
+      config: configuration of the run.
+      parallel: runs steps on the devices.
+      run_state: stores checkpoints and reports.
       train: the training split.
       test: the test split.
-      size: rows of a batch, padding included.
-      collect: `collect(params)` is what evaluation needs beside parameters and running
-        statistics.
+      size: rows of a batch, including padding.
+      collect: `collect(params)` returns the collections that evaluation needs in
+        addition to parameters and running statistics.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Run:
         self._step = int(progress.state.step)
         self._saved = self._step, progress.epochs
         progress.state = parallel.place_state(progress.state)
-        # Of a step that may be under way.
+        # The sums of a step that may still be running.
         self._pending: Sums | None = None
 
     def go(self) -> None:
-        """Trains and evaluates what is left of the run."""
-        # Compiled ahead, so that images per second are those of training alone.
+        """Trains and evaluates the remaining epochs of the run."""
+        # Compiled ahead, so that images per second do not include compilation.
         step = self._parallel.train_step.lower(self._progress.state, self._batch(0))
         compiled = step.compile()
         try:
@@ -83,7 +83,7 @@ class Run:
         self._run_state.finish(self._variables(self._statistics()))
 
     def _train_epoch(self, epoch: int, compiled: Callable) -> float:
-        """Takes the steps that are left of an epoch; returns images per second."""
+        """Runs the remaining steps of an epoch; returns images per second."""
         end = (epoch + 1) * self._steps_per_epoch
         images = 0
         start = time.perf_counter()
@@ -97,8 +97,8 @@ class Run:
             while self._step < end:
                 signals.check_together()
                 batch = self._batch(self._step)
-                # The batch was made while the step before ran; more than that one may
-                # not be under way, or the progress bar would run ahead of the devices.
+                # The batch was prepared while the previous step ran. No other step may
+                # be queued, or the progress bar would run ahead of the devices.
                 self._settle()
                 self._progress.state, self._pending = compiled(
                     self._progress.state, batch
@@ -139,7 +139,7 @@ class Run:
         return self._parallel.place_batch(take, self._size)
 
     def _settle(self) -> None:
-        """Waits for the step that is under way, and counts it."""
+        """Waits for the running step, and adds its sums."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -151,11 +151,11 @@ class Run:
             raise BadBatchesError(
                 f"{progress.bad_in_a_row} batches in a row gave a loss, a gradient or "
                 f"a statistic that is not finite, the last one at step {self._step}; "
-                f"the last checkpoint is that of step {self._saved[0]}"
+                f"the last checkpoint is from step {self._saved[0]}"
             )
 
     def _save(self, test_accuracy: float | None = None) -> None:
-        """Begins to save the state, unless that is done or the state is bad."""
+        """Starts to save the state, unless it is already saved or it is bad."""
         self._settle()
         now = self._step, self._progress.epochs
         bad = self._progress.bad_in_a_row and not self._config.skip_nonfinite
@@ -178,9 +178,9 @@ class Run:
         return self._parallel.fetch_statistics(self._progress.state)
 
     def _variables(self, statistics: Any) -> dict[str, Any]:
-        """Returns what evaluation takes, on the host, with one set of statistics.
+        """Returns the variables for evaluation, on the host.
 
-        Those of devices that are not synchronized are merged.
+        Statistics of devices that are not synchronized are merged.
         """
         if self._config.sync:
             batch_stats = jax.tree.map(lambda x: x[0], statistics)

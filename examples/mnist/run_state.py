@@ -1,4 +1,4 @@
-"""What a run knows about itself, on disk: where it goes on, and what it reports."""
+"""The state of a run on disk: its checkpoints, its progress and its reports."""
 
 import contextlib
 import dataclasses
@@ -17,16 +17,16 @@ from step import Sums, TrainState
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
       state: parameters, optimizer, statistics, and the step, which is the position in
         the data and, with the seed, the state of all random numbers.
-      epochs: how many are over, evaluation included.
-      sums: of the steps since then: loss, correct, count, bad. In float64 and one after
-        the other, so that a run that went on ends with the same numbers. For reports,
-        and thus right in the first process only.
-      bad_in_a_row: how many of the last batches were bad.
+      epochs: number of finished epochs, including evaluation.
+      sums: sums over the steps since then: loss, correct, count, bad. They are added in
+        float64, step by step, so that a continued run ends with the same numbers. They
+        are for reports, and correct only in the first process.
+      bad_in_a_row: number of consecutive bad batches up to now.
     """
 
     state: TrainState
@@ -36,15 +36,15 @@ class Progress:
 
 
 class RunState:
-    """Keeps the working directory of a run; a context manager.
+    """Manages the working directory of a run; a context manager.
 
-    Its methods are to be called by all processes. The first one writes, and the others
-    need not see the directory.
+    All processes must call its methods. Only the first process writes; the others need
+    no access to the directory.
 
     Args:
       workdir: the directory.
-      config: of the run.
-      state: on the host, before the first step.
+      config: configuration of the run.
+      state: state on the host, before the first step.
 
     Raises:
       settings.ConfigError: the directory is not for this run (see `workdir.claim`).
@@ -73,7 +73,7 @@ class RunState:
         self._exit.close()
 
     def resume(self) -> Progress:
-        """Returns where the run is: at the last good checkpoint, or at the start."""
+        """Returns the progress of the last valid checkpoint, or of the start."""
         sums = np.zeros(len(Sums._fields))
 
         def restore():
@@ -90,7 +90,7 @@ class RunState:
                 epochs = [Metrics(**values) for values in position["epochs"]]
                 sums = np.asarray(position["sums"], np.float64)
                 bad_in_a_row = position["bad_in_a_row"]
-                print(f"goes on from checkpoint {step}", flush=True)
+                print(f"continues from checkpoint {step}", flush=True)
             self._report = self._exit.enter_context(Report(self._workdir, epochs))
             return state, np.int32(len(epochs)), np.int32(bad_in_a_row)
 
@@ -101,7 +101,7 @@ class RunState:
         return Progress(jax.device_get(state), int(epochs), sums, int(bad_in_a_row))
 
     def add(self, metrics: Metrics) -> None:
-        """Reports an epoch."""
+        """Reports the metrics of an epoch."""
         if self._report:
             try:
                 self._report.add(metrics)
@@ -110,14 +110,15 @@ class RunState:
             print(metrics, flush=True)
 
     def save(self, progress: Progress, test_accuracy: float | None) -> None:
-        """Begins to write a checkpoint.
+        """Starts to write a checkpoint.
 
         Args:
-          progress: with the state on the host.
-          test_accuracy: of this state, if it is known; the best one's is kept.
+          progress: progress, with the state on the host.
+          test_accuracy: test accuracy of this state, if known; the checkpoint with the
+            best one is kept.
 
         Raises:
-          checkpoint.WriteError: this one, or the one before, cannot be written.
+          checkpoint.WriteError: this or the previous checkpoint cannot be written.
         """
         if self._checkpoints and self._report:
             position = {

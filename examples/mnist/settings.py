@@ -1,4 +1,4 @@
-"""What a valid configuration is; the only place where one is checked."""
+"""Checks of the configuration."""
 
 import difflib
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from parallel import PARALLELISMS, padded_size
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; the message is one line for the user."""
+    """An invalid configuration; the message is one line for the user."""
 
 
 class Rule(NamedTuple):
-    """What must hold for one option.
+    """The condition for a valid value of one option.
 
     Attributes:
-      holds: tells whether a value is valid.
-      text: the same in words, after "must be".
+      holds: returns whether a value is valid.
+      text: the condition in words, to follow "must be".
     """
 
     holds: Callable[[Any], bool]
@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises `ConfigError` unless `config` can be run."""
+    """Raises `ConfigError` if `config` is not valid."""
     for name in config:
         if name not in RULES:
             near = difflib.get_close_matches(name, RULES, n=1)
@@ -130,7 +130,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Raises `ConfigError` where ghost batches do not fit those of the devices."""
+    """Raises `ConfigError` if the size of ghost batches does not fit the devices."""
     if config.norm != "ghost":
         return
     size = config.virtual_batch_size
@@ -148,6 +148,6 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
 
 
 def check_cpu_devices(number: int) -> None:
-    """Raises `ConfigError` for a number of CPU devices that is not positive."""
+    """Raises `ConfigError` if the number of CPU devices is not positive."""
     if number < 1:
         raise ConfigError(f"--cpu_devices must be at least 1; it is {number}")

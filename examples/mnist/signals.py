@@ -1,10 +1,10 @@
-"""Signals that ask a run to end: Ctrl-C, and the SIGTERM of a cluster.
+"""Handling of signals that ask a run to end: Ctrl-C, and the SIGTERM of a cluster.
 
-Python raises KeyboardInterrupt wherever the program happens to be. Within a destructor,
-or a callback of the garbage collector (JAX has one), an exception is printed and
-forgotten, and training would go on. So signals are remembered, and training asks.
-Within another library, an exception would leave behind what that one did not expect; so
-there a Ctrl-C is remembered only.
+Python raises KeyboardInterrupt wherever the program happens to be. In a destructor or a
+callback of the garbage collector (JAX has one), an exception is printed and then
+ignored, and training would continue. So signals are stored, and training checks for
+them. An exception inside another library could leave it in a broken state, so there
+Ctrl-C is only stored.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from jax.experimental import multihost_utils
 
 _interrupted = threading.Event()
 _terminated = threading.Event()
-_questions = itertools.count()
+_check_indices = itertools.count()
 _deferring = threading.Event()
 
 
 class Terminated(Exception):  # noqa: N818
-    """The run was told to end, as a cluster does before it takes a machine away."""
+    """The run got SIGTERM, which a cluster sends before it takes a machine away."""
 
 
 def remember() -> None:
-    """Makes every SIGINT and SIGTERM from now on known to `check`.
+    """Stores every SIGINT and SIGTERM from now on, for `check`.
 
-    To be called before the distributed runtime starts: that one takes over SIGTERM.
+    Call it before the distributed runtime starts, which takes over SIGTERM.
     """
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, lambda number, frame: _terminated.set())
@@ -45,24 +45,25 @@ def check() -> None:
 
 
 def check_together() -> None:
-    """Does the same for several processes, all of which end at the same question.
+    """Does the same for several processes, all of which end at the same check.
 
-    Each of them has to ask equally often. Whichever was told, JAX's runtime, which has
-    taken over SIGTERM, agrees with the others on the question to end at.
+    All processes must call it equally often. If any of them gets SIGTERM, JAX's
+    runtime, which has taken over SIGTERM, makes all processes agree on the check at
+    which to end.
     """
     check()
-    # Counted from 0: a signal may come before the first question, and then the runtime
-    # chooses 1.
-    question = next(_questions)
+    # Checks count from 0: if a signal comes before the first check, the runtime chooses
+    # 1.
+    check_index = next(_check_indices)
     if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
-        question
+        check_index
     ):
         raise Terminated
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within, a first Ctrl-C raises nothing, and waits for `check`; a second raises."""
+    """Stores a first Ctrl-C in the body for `check`; a second one raises."""
     if _deferring.is_set():
         yield
         return

@@ -18,22 +18,22 @@ class TrainState(train_state.TrainState):
     """Parameters, optimizer state, and running statistics.
 
     Attributes:
-      batch_stats: the collection of that name; empty where nothing is normalized.
+      batch_stats: the collection of that name; empty without running statistics.
     """
 
     batch_stats: Any
 
 
 class Sums(NamedTuple):
-    """Sums over examples, of all devices; float32 scalars.
+    """Sums over the examples of all devices; float32 scalars.
 
-    Sums, not means: batches may hold different numbers of examples.
+    They are sums, not means, because batches may have different numbers of examples.
 
     Attributes:
-      loss: of all examples.
-      correct: how many are classified correctly.
-      count: how many there are.
-      bad: 1 where training met a loss, a gradient or a statistic that is not finite.
+      loss: sum of the losses.
+      correct: number of correctly classified examples.
+      count: number of examples.
+      bad: 1 if a loss, gradient or statistic was not finite in training.
     """
 
     loss: jax.Array
@@ -55,27 +55,27 @@ def train_step(
     """Updates the state with one batch.
 
     Args:
-      state: the state before.
+      state: the state before the step.
       batch: this device's part of the batch; the whole batch if `axis_name` is None.
-      axis_name: the device axis that the batch is divided over, or None.
-      seed: of shifts and dropout. They are functions of seed, step and row, whatever
-        device a row is on.
-      max_shift: images are moved by up to so many pixels, at random.
-      skip_nonfinite: leave parameters, optimizer and statistics as they were, on all
-        devices, where a loss, a gradient or a statistic of any is not finite. The
-        examples of such a batch are not counted, either.
+      axis_name: the device axis over which the batch is divided, or None.
+      seed: seed of shifts and dropout, which are functions of seed, step and row,
+        whatever the device of a row.
+      max_shift: largest random shift of images, in pixels.
+      skip_nonfinite: whether to keep parameters, optimizer and statistics, on all
+        devices, if a loss, gradient or statistic of any device is not finite. The
+        examples of such a batch are not counted.
       reference: images of virtual batch norm, (R, 28, 28, 1) uint8, the same on all
         devices; None for other normalizers.
 
     Returns:
-      The state after, and the sums of this batch.
+      The state after the step, and the sums of this batch.
     """
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch.rows)
     shift_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     images = random_shift(shift_keys, batch.images, max_shift)
-    # Devices may hold different numbers of examples, so what is summed over devices is
-    # the local sum divided by the global count, never a mean of local means.
+    # Devices may hold different numbers of examples. So each divides its local sum by
+    # the global count, and the results are summed; there is no mean of local means.
     count = _sum_over_devices(jnp.sum(batch.mask, dtype=jnp.float32), axis_name)
 
     def loss_fn(params):
@@ -93,9 +93,8 @@ def train_step(
         finite = _all_finite((sums.loss, updates))
         return sums.loss / count, (sums._replace(bad=_number(~finite)), updates)
 
-    # The local loss is differentiated and the gradients are summed afterwards: under
-    # pmap, the gradient of a loss that is already summed is too large by the number of
-    # devices.
+    # The local loss is differentiated, and the gradients are summed afterwards, because
+    # under pmap the gradient of a summed loss is too large by the number of devices.
     params = _per_device(state.params, axis_name)
     gradients, (sums, updates) = jax.grad(loss_fn, has_aux=True)(params)
     gradients, sums = _sum_over_devices((gradients, sums), axis_name)
@@ -103,7 +102,7 @@ def train_step(
     batch_stats = updates.get("batch_stats", state.batch_stats)
     after = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
 
-    # Of sums over devices, so that all devices decide alike.
+    # Decided from sums over devices, so that all devices make the same decision.
     bad = (sums.bad > 0) | ~_all_finite(gradients)
     if skip_nonfinite:
         keep_if_bad = partial(jax.tree.map, partial(jnp.where, bad))
@@ -115,20 +114,20 @@ def train_step(
 def collect_reference(
     params: Any, images: np.ndarray | None, *, apply_fn
 ) -> dict[str, Any]:
-    """Returns what virtual batch norm needs beside parameters, to be merged with them.
+    """Returns the collection `reference` that virtual batch norm needs.
 
     Args:
       params: the parameters; the moments of the reference batch depend on them, and
-        gradients flow through.
+        gradients flow through the moments.
       images: the reference batch, or None.
-      apply_fn: of the model.
+      apply_fn: `apply` of the model.
 
     Returns:
       The collection `reference`; nothing if `images` is None.
     """
     if images is None:
         return {}
-    # Without dropout, so that the reference is always the same.
+    # No dropout, so that the reference is always the same.
     _, reference = apply_fn(
         {"params": params}, images, train=False, mutable=["reference"]
     )
@@ -169,7 +168,7 @@ def _sum_over_devices(tree, axis_name: str | None):
 
 def _per_device(params, axis_name: str | None):
     # shard_map knows that parameters are equal on all devices, and would sum their
-    # gradients by itself where pmap does not. Typed as varying, both leave it to us.
+    # gradients by itself, but pmap does not. Typed as varying, they are not summed.
     if axis_name is None:
         return params
     return lax.pcast(params, axis_name, to="varying")

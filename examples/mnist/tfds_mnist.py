@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Where TFDS downloads MNIST from, and its files there.
+# The URL from which TFDS downloads MNIST, and its files.
 _URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _FILES = (
     "train-images-idx3-ubyte.gz",
@@ -19,7 +19,7 @@ _FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-_BLOCK = 10_000  # One by one, reading takes three times as long.
+_BLOCK = 10_000  # Reading one record at a time takes three times as long.
 
 
 class DataUnavailableError(RuntimeError):
@@ -32,22 +32,23 @@ def load_arrays(
     """Returns the images, (N, 28, 28, 1) uint8, and labels, (N,) int32, of both splits.
 
     Args:
-      data_dir: TFDS's data directory; None: the one that the environment variable
-        TFDS_DATA_DIR names, else ~/tensorflow_datasets.
-      num_train: how many of the first training examples to read; None: all.
-      num_test: likewise, of the test split.
+      data_dir: data directory of TFDS; None means the value of the environment variable
+        TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+      num_train: number of training examples to read, from the first; None reads all.
+      num_test: number of test examples to read, from the first; None reads all.
 
     Raises:
-      DataUnavailableError: at once, where TFDS would try a missing network for minutes.
+      DataUnavailableError: MNIST is not available. It is raised at once, whereas TFDS
+        would try a missing network for minutes.
     """
-    # Takes a while to import, and the embedded digits do without it.
+    # Imported here, because the import is slow and the embedded digits do not need it.
     import tensorflow_datasets as tfds
 
-    # No file_format: asked for one, TFDS refuses a copy that has the other.
+    # No file_format, because TFDS then refuses copies in the other format.
     builder = tfds.builder("mnist", data_dir=data_dir)
     if not builder.is_prepared():
         _check_can_prepare(builder)
-        # From now on, readable without TensorFlow.
+        # Later runs can read this copy without TensorFlow.
         builder = tfds.builder("mnist", data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
     splits = [
@@ -121,7 +122,7 @@ def _answers(url: str, seconds: float = 4.0) -> bool:
         except requests.RequestException:
             answers.put(False)
 
-    # In a thread of its own: the time-out of a request leaves out the name server's.
+    # In a separate thread, because the timeout of a request does not cover DNS.
     threading.Thread(target=ask, daemon=True).start()
     try:
         return answers.get(timeout=seconds)

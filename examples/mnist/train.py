@@ -1,4 +1,4 @@
-"""Sets up a run of the MNIST model, and lets it go."""
+"""Sets up and starts a training run of the MNIST model."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,9 +29,9 @@ def create_state(
 
     Args:
       model: the network.
-      optimizer: of its parameters.
-      seed: of the parameters.
-      images: some, of which the shape matters.
+      optimizer: the optimizer of its parameters.
+      seed: seed for the parameters.
+      images: sample images, of which only the shape matters.
     """
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(seed), images)
     state = TrainState.create(
@@ -51,17 +51,17 @@ def train_and_evaluate(
 ) -> None:
     """Trains as `config` says, and evaluates after every epoch.
 
-    A run that was ended in whatever way goes on from its last checkpoint in `workdir`.
+    A run that ended in any way continues from its last checkpoint in `workdir`.
 
     Args:
       config: a valid configuration (see `settings.py`).
-      workdir: where results go; made if need be.
-      devices: those to run on, of all processes; None: all there are.
-      run_state: makes the state of the run, from the arguments of `RunState`.
+      workdir: directory for results; created if necessary.
+      devices: devices to run on, of all processes; None means all devices.
+      run_state: creates the state of the run, from the arguments of `RunState`.
 
     Raises:
-      signals.Terminated: there was a SIGTERM; a checkpoint is saved.
-      run.BadBatchesError: too many batches in a row were bad.
+      signals.Terminated: after a SIGTERM; a checkpoint is saved.
+      run.BadBatchesError: too many consecutive batches were bad.
       checkpoint.WriteError: a checkpoint could not be saved.
     """
     devices = devices or jax.devices()
@@ -105,7 +105,7 @@ def describe(
     train: data.Split,
     test: data.Split,
 ) -> str:
-    """Returns some lines on what is trained, and on what."""
+    """Returns a description of data, model settings and devices, in a few lines."""
     simulated = " (simulated)" if devices[0].platform == "cpu" else ""
     several = f" of {jax.process_count()} processes" * (jax.process_count() > 1)
     kind = "synchronized" if config.sync else "separate on each device"

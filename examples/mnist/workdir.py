@@ -1,4 +1,4 @@
-"""A working directory that belongs to one run, and to one configuration."""
+"""Claims a working directory for one run and one configuration."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from checkpoint import write_atomically
 from settings import ConfigError
 
 DESCRIPTION = "run.json"
-# What may differ when a run goes on: how long it is, what it keeps, and where it runs.
+# Options that may differ in a continued run: its length, what it keeps, where it runs.
 MAY_DIFFER = (
     "num_epochs",
     "checkpoint_every",
@@ -27,19 +27,19 @@ MAY_DIFFER = (
 def claim(
     workdir: Path, config: ml_collections.ConfigDict, state: Any
 ) -> filelock.FileLock:
-    """Makes `workdir` the one of this run, or of its continuation.
+    """Claims `workdir` for this run or its continuation.
 
     Args:
-      workdir: made if need be.
-      config: of the run.
-      state: a tree of arrays, as the run's checkpoints hold it.
+      workdir: working directory; created if necessary.
+      config: configuration of the run.
+      state: a tree of arrays, as in the checkpoints of the run.
 
     Returns:
-      A lock, held until it is released or the process ends, however it ends.
+      A lock, held until it is released or the process ends in any way.
 
     Raises:
-      ConfigError: it cannot be made or written to; another process uses it; or it holds
-        something else, or a run of another model or configuration.
+      ConfigError: the directory cannot be created or written to, another process uses
+        it, or it holds other files, or a run of another model or configuration.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is not a directory")
@@ -54,7 +54,7 @@ def claim(
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"--workdir={workdir} cannot be made, or written to: {error.strerror}; "
+            f"--workdir={workdir} cannot be created or written to: {error.strerror}; "
             "name another directory"
         ) from None
     path = workdir / DESCRIPTION
@@ -62,15 +62,15 @@ def claim(
     if not path.exists():
         if (workdir / "metrics.jsonl").exists():
             raise ConfigError(
-                f"--workdir={workdir} holds results and no {DESCRIPTION} that tells of "
-                "what; name another directory"
+                f"--workdir={workdir} holds results without the {DESCRIPTION} that "
+                "describes them; name another directory"
             )
     else:
         differences = _differences(json.loads(path.read_text()), description)
         if differences:
             raise ConfigError(
                 f"--workdir={workdir} holds another run: {'; '.join(differences)}; "
-                "name another directory, or run as it was run"
+                "name another directory, or use the configuration of that run"
             )
     write_atomically(path, json.dumps(description, indent=2))
     return lock
@@ -96,6 +96,6 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in sorted(before[part].keys() | now[part].keys())
         if before[part].get(name) != now[part].get(name) and name not in MAY_DIFFER
     ]
-    # A configuration that differs explains a state that does.
+    # A different configuration explains a different state.
     of_config = [text for text in differences if text.startswith("its config")]
     return of_config or differences[:3]

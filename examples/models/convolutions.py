@@ -11,7 +11,7 @@ class ConvolutionChain(nn.Module):
 
     Attributes:
       norm: returns a new normalizer.
-      blocks: how many.
+      blocks: number of blocks.
     """
 
     norm: Callable[[], nn.Module]

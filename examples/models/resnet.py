@@ -8,11 +8,12 @@ from flax import linen as nn
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 beside a shortcut.
+    """Convolutions of 1 x 1, 3 x 3 and 1 x 1 with a shortcut.
 
     Attributes:
       width: features of the inner convolutions; the last one has four times as many.
-      strides: of the second convolution, as in version 1.5, and of the shortcut.
+      strides: strides of the second convolution, as in version 1.5, and of the
+        shortcut.
       norm: returns a new normalizer.
     """
 
@@ -44,7 +45,7 @@ class ResNet50(nn.Module):
 
     Attributes:
       norm: returns a new normalizer.
-      num_classes: the width of the last layer.
+      num_classes: number of classes.
     """
 
     norm: Callable[[], nn.Module]

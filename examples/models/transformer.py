@@ -14,8 +14,8 @@ class PreNormMLP(nn.Module):
 
     Attributes:
       norm: returns a new normalizer.
-      blocks: how many.
-      expansion: the width of the hidden layer over that of x.
+      blocks: number of blocks.
+      expansion: width of the hidden layer divided by the width of x.
     """
 
     norm: Callable[[], nn.Module]

@@ -11,7 +11,8 @@ class ResidualBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))).
 
     Attributes:
-      width: features of the result; where x has others, a 1 x 1 convolution maps it.
+      width: features of the result; if x has another number, a 1 x 1 convolution maps
+        it.
       norm: returns a new normalizer.
     """
 
@@ -31,7 +32,7 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """One level down and up again, with the connection between them.
+    """A U-Net with one level and a skip connection.
 
     Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", appendix B,
     without attention and time.

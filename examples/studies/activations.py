@@ -1,4 +1,4 @@
-"""What the layers of a net see, and which gradients they get, over training."""
+"""Inputs and gradients of the layers of a network over training."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,12 @@ from study import Finding, Study
 from sweep import over_seeds
 from training import Variables, sgd, train_as
 
-# Those of Ioffe and Szegedy (2015), figure 1.
+# The percentiles of Ioffe and Szegedy (2015), figure 1.
 _PERCENTILES = (15, 50, 85)
 
 
 def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
-    """Returns a run with one norm."""
+    """Returns the training run for one norm."""
     net = nets.create(config, norm)
 
     def evaluate(
@@ -107,7 +107,7 @@ def _label(axes: np.ndarray, layers: tuple[int, ...], steps: np.ndarray) -> None
 
 
 STUDY = Study(
-    question="How do the inputs of layers move in training, and gradients with depth?",
+    question="How do inputs of layers change in training, and gradients with depth?",
     run=over_seeds(build, static=("norm",)),
     draw=draw,
     choices={"norm": ("none", "batch", "layer", "group", "instance", "rms", "renorm")},

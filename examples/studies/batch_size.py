@@ -1,4 +1,4 @@
-"""Small batches, with norms that need large ones and norms that do not."""
+"""Small batches, with norms that need large batches and norms that do not."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ _PER_EXAMPLE = ("group", "layer", "instance", "rms")
 
 
 def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Callable:
-    """Returns a run with one size of the batch and one norm."""
+    """Returns the training run for one batch size and one norm."""
     num_steps = max(1, config.num_examples // batch_size)
     ghost_size = min(batch_size, config.ghost_size)
     for size in (batch_size, config.recalibrated_with):
@@ -42,7 +42,7 @@ def build(config: ml_collections.ConfigDict, batch_size: int, norm: str) -> Call
     ) -> dict[str, jax.Array]:
         results = {"running": measure(net, variables, digits.test)}
         if variables.get("batch_stats"):
-            # In testing, ghosts would be no other than these.
+            # In testing, ghosts would be the same as these batches.
             results["batch"] = measure(
                 net, variables, digits.test, batch_size=batch_size, train=True
             )
@@ -106,7 +106,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="What do small batches do, and what mends it?",
+    question="How do small batches hurt, and what helps?",
     run=over_seeds(build, static=("batch_size", "norm"), compile_quickly=True),
     draw=draw,
 )

@@ -1,4 +1,4 @@
-"""Digits on the device, and the order in which training sees them."""
+"""The digits on the device, and the order of the training examples."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from study import StudyError
 
-# The example reads the digits; its files import each other by their bare names.
+# The MNIST example reads the digits; its files import each other by bare names.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "mnist"))
 import data
 
@@ -28,18 +28,18 @@ class Examples(NamedTuple):
 
 
 class Digits(NamedTuple):
-    """Examples to train with and examples to test with."""
+    """Training and test examples."""
 
     train: Examples
     test: Examples
 
 
 def load(config: ml_collections.ConfigDict) -> Digits:
-    """Returns the digits that `config` names, each pixel the mean of some.
+    """Returns the digits that `config` names, averaged over blocks of pixels.
 
     Raises:
-      StudyError: pixels cannot be averaged so.
-      DataUnavailableError: the full data set cannot be had.
+      StudyError: the blocks do not divide the images.
+      DataUnavailableError: the full data set is not available.
     """
     train, test = data.load(
         ml_collections.ConfigDict(
@@ -61,12 +61,12 @@ def order(
 ) -> jax.Array:
     """Returns the examples of each step, a pure function of key and step.
 
-    Every epoch is another permutation; what is left of it after the last whole batch is
-    not used.
+    Every epoch is another permutation; examples after its last complete batch are not
+    used.
 
     Args:
-      key: of random numbers.
-      num_examples: to draw from.
+      key: random key.
+      num_examples: number of examples to draw from.
       batch_size: at most `num_examples`.
       num_steps: at least 1.
 

@@ -1,4 +1,4 @@
-"""Nets that trained on clean digits, tested with others."""
+"""Networks trained on clean digits and tested on digits that look different."""
 
 import functools
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _LOOKS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
-    """Returns a run with one norm."""
+    """Returns the training run for one norm."""
     net = nets.create(config, norm)
 
     def evaluate(
@@ -43,7 +43,8 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
                 tested["few"] = adapt(images[:few])
                 tested["few and prior"] = adapt(images[:few], prior_examples=few)
                 tested["all"] = adapt(images)
-            # One loop over all, and one over looks, so that the net is compiled once.
+            # One loop over all statistics and looks, so that the network is compiled
+            # only once.
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *tested.values())
             examples = Examples(images, digits.test.labels)
             accuracies = lax.map(
@@ -68,7 +69,7 @@ def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
 
 
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
-    """Draws test accuracy by look: above for all norms, below batch norm adapted."""
+    """Draws test accuracy by look, of all norms, and of adapted batch norm."""
     figure, [[norms], [adapted]] = plots.new(
         "Trained on clean digits, tested with others",
         rows=2,
@@ -106,7 +107,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="What survives when test images look other than those of training?",
+    question="Which norms tolerate test images that look different?",
     run=over_seeds(build, static=("norm",), compile_quickly=True),
     draw=draw,
 )

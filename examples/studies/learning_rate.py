@@ -1,4 +1,4 @@
-"""Learning rates and scales of the initialization, in deep plain nets."""
+"""Learning rates and scales of the initialization in deep plain networks."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from training import sgd, train_as
 
 
 def build(config: ml_collections.ConfigDict, net: str, norm: str) -> Callable:
-    """Returns a run of one net with one norm as a function of the numbers."""
+    """Returns the run of a network with a norm, as a function of rate and scale."""
     attributes = {}
     if net == "mlp":
         attributes = {"dense": True, "widths": tuple(config.dense_widths)}
@@ -65,7 +65,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="Do norms allow larger steps, and forgive the initialization?",
+    question="Do norms allow larger steps, and forgive a bad initialization?",
     run=over_seeds(build, static=("net", "norm")),
     draw=draw,
     choices={"net": ("cnn", "mlp")},

@@ -1,4 +1,4 @@
-"""Errors and times of batch norm where means are large."""
+"""Errors and times of batch norm for large means."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ def run(config: ml_collections.ConfigDict, points: list[Point]) -> Iterator[Find
             errors.append(float(np.abs(y - accuracy.exact(x)).max()))
         timed = jax.device_put(noise + np.float32(ratio))
         seconds = []
-        for _ in range(1 + config.repeats):  # the first one compiles
+        for _ in range(1 + config.repeats):  # the first run compiles
             begin = time.perf_counter()
             jax.block_until_ready(normalize(timed, ratio))
             seconds.append(time.perf_counter() - begin)
@@ -65,7 +65,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="Where do statistics in one pass break, and what do two cost?",
+    question="When do one-pass statistics fail, and what do two passes cost?",
     run=run,
     draw=draw,
     choices={"method": accuracy.METHODS},

@@ -1,6 +1,6 @@
-"""Small plain nets whose hidden layers are normalized in any way."""
+"""Small plain networks with any normalizer in their hidden layers."""
 
-import digits  # noqa: F401  (which knows the way to the example's files)
+import digits  # noqa: F401  (adds the MNIST example to the path)
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -12,20 +12,20 @@ from study import StudyError
 class Net(nn.Module):
     """Layers with norm and relu, a mean over positions, and a dense layer of logits.
 
-    What the relus see is in the collection `intermediates`, on request, as
+    If the collection `intermediates` is mutable, it gets the inputs of the relus as
     `activation_inputs`, a tuple with an array for each layer.
 
     Attributes:
       widths: features of the hidden layers.
-      norm: a name in the example's `NORMS`.
-      options: for the norm.
-      dense: hidden layers see all pixels, in place of 3 x 3 pixels around their own. As
-        convolutions, each second one halves the image.
+      norm: a name in `NORMS` of the MNIST example.
+      options: options for the norm.
+      dense: whether hidden layers are dense. Otherwise they are 3 x 3 convolutions, and
+        every second one halves the image.
       placement: "before_activation" or "after_activation".
-      init_scale: times the standard deviation sqrt(2 / inputs) of the initial weights;
-        may be traced.
-      dropout_rate: the part of each hidden layer's output that is dropped; may be
-        traced. None: without the code for it.
+      init_scale: factor of the standard deviation sqrt(2 / inputs) of the initial
+        weights; may be traced.
+      dropout_rate: fraction of each hidden layer's output to drop; may be traced. None
+        compiles no dropout.
     """
 
     widths: tuple[int, ...]
@@ -49,10 +49,10 @@ class Net(nn.Module):
 
         Args:
           images: (N, H, W, 1) float32.
-          mask: (N,) bool, False for padding, which reaches no statistic; None: no
+          mask: (N,) bool, False for padding, which affects no statistic; None means no
             padding.
-          dropout_key: of random numbers; None: nothing is dropped.
-          train: normalize by the statistics of this batch.
+          dropout_key: random key; None means no dropout.
+          train: whether to normalize by the statistics of this batch.
 
         Returns:
           (N, 10) float32.
@@ -94,14 +94,14 @@ class Net(nn.Module):
 
 
 def patches(x: jax.Array, stride: int) -> jax.Array:
-    """Returns the 3 x 3 positions around each one, with zeros beyond the border.
+    """Returns the 3 x 3 patch around each position, with zeros beyond the border.
 
-    A convolution is a dense layer over them. So, a CPU trains these small nets in a
-    fifth of the time that it takes with `flax.linen.Conv`, one seed or several.
+    A convolution is a dense layer over these patches. On a CPU, this trains these small
+    networks in a fifth of the time of `flax.linen.Conv`, with one seed or several.
 
     Args:
       x: (N, H, W, C).
-      stride: of the positions.
+      stride: stride of the positions.
 
     Returns:
       (N, ceil(H / stride), ceil(W / stride), 9 C).
@@ -119,15 +119,15 @@ def patches(x: jax.Array, stride: int) -> jax.Array:
 
 
 def create(config: ml_collections.ConfigDict, norm: str, **more) -> Net:
-    """Returns a net as `config` says.
+    """Returns the network that `config` describes.
 
     Args:
-      config: of a study; see `configs/studies.py`.
-      norm: a name in the example's `NORMS`.
-      **more: further attributes of the net, or others than the configuration's.
+      config: configuration of a study; see `configs/studies.py`.
+      norm: a name in `NORMS` of the MNIST example.
+      **more: other attributes of the network, which override the configuration.
 
     Raises:
-      StudyError: there is no such norm, or it does not fit the net.
+      StudyError: the norm does not exist, or does not fit the network.
     """
     if norm not in NORMS:
         raise StudyError(f"there is no norm {norm!r}; there are {', '.join(NORMS)}")
@@ -137,8 +137,8 @@ def create(config: ml_collections.ConfigDict, norm: str, **more) -> Net:
     } | more
     if attributes.get("dense") and NORMS[norm].make_dense is not None:
         raise StudyError(
-            f"the norm {norm} needs axes of space, and a net of dense layers has none; "
-            "take it out of the sweep of dense nets"
+            f"the norm {norm} needs spatial axes, and a network of dense layers has "
+            "none; remove it from the sweep of dense networks"
         )
     groups = attributes["options"].num_groups
     if any(width % groups for width in attributes["widths"]):
@@ -150,7 +150,7 @@ def create(config: ml_collections.ConfigDict, norm: str, **more) -> Net:
 
 
 def norm_options(config: ml_collections.ConfigDict, **more) -> NormOptions:
-    """Returns the options of all norms; `more` are others than the configuration's."""
+    """Returns the options of all norms; `more` overrides the configuration."""
     return NormOptions(
         axis_name=None,
         momentum=config.bn_momentum,

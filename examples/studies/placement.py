@@ -1,4 +1,4 @@
-"""Norm before the activation, after it, or none, over learning rates."""
+"""A norm before the activation, after it, or no norm, over learning rates."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ _LABELS = {
 
 
 def build(config: ml_collections.ConfigDict, placement: str) -> Callable:
-    """Returns a run with one placement as a function of the learning rate."""
+    """Returns the run for one placement, as a function of the learning rate."""
     norm = config.norm if placement != "none" else "none"
     net = nets.create(config, norm, placement=placement)
 

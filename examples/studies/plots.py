@@ -1,4 +1,4 @@
-"""How all figures of the studies look."""
+"""Drawing of the figures of all studies."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Told apart by the colour-blind, too (Okabe and Ito, 2008).
+# Distinguishable with color blindness (Okabe and Ito, 2008).
 COLOURS = (
     "#0072B2",  # blue
     "#D55E00",  # vermilion
@@ -20,7 +20,7 @@ COLOURS = (
     "#000000",  # black
     "#F0E442",  # yellow
 )
-# So that colour is never all that tells lines apart.
+# Markers, so that lines do not differ only by color.
 MARKERS = "osD^vXP*"
 _STYLE = {
     "axes.spines.top": False,
@@ -39,16 +39,16 @@ def new(
     """Returns a figure 800 pixels wide and its axes, (rows, columns).
 
     Args:
-      message: what it shows, in one sentence, above it.
-      columns: of axes.
-      rows: of axes.
-      height: of the whole, in hundreds of pixels.
-      **options: of `Figure.subplots`, such as `sharey=True`.
+      message: the finding in one sentence, as the title.
+      columns: number of columns of axes.
+      rows: number of rows of axes.
+      height: height of the figure, in hundreds of pixels.
+      **options: options of `Figure.subplots`, such as `sharey=True`.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8, height), dpi=100, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
-    # Panels have theirs in "large".
+    # Titles of panels have the size "large".
     figure.suptitle(textwrap.fill(message, 64), fontsize="x-large")
     figure.supxlabel(_SPREAD, fontsize="small", color="0.3")
     return figure, axes
@@ -66,12 +66,12 @@ def line(
     """Draws the mean over seeds, and the range between the extremes as a band.
 
     Args:
-      axes: to draw on.
+      axes: axes to draw on.
       x: (N,) numbers.
-      by_seed: (N, seeds) numbers; None, and what is not finite, is left out.
-      label: in the legend.
-      index: of colour and marker.
-      style: of the line.
+      by_seed: (N, seeds) numbers; None and values that are not finite are left out.
+      label: label in the legend.
+      index: index of color and marker.
+      style: line style.
     """
     values = np.array(by_seed, np.float64)
     values[~np.isfinite(values)] = np.nan
@@ -89,11 +89,11 @@ def dots(
     """Draws the mean over seeds as a point, and the extremes as a bar around it.
 
     Args:
-      axes: to draw on.
-      x: (N,) places.
+      axes: axes to draw on.
+      x: (N,) positions.
       by_seed: (N, seeds) finite numbers.
-      label: in the legend.
-      index: of colour and marker.
+      label: label in the legend.
+      index: index of color and marker.
     """
     values = np.array(by_seed, np.float64)
     mean = values.mean(1)
@@ -110,18 +110,18 @@ def dots(
 
 
 def legend(figure: Figure, *axes: Axes) -> None:
-    """Says below the figure what the lines of `axes` are, so that it covers none.
+    """Draws a legend for the lines of `axes` below the figure.
 
-    Lines of the same label in several axes look alike, and are there once.
+    Lines with the same label in several axes look the same, and appear once.
     """
     named = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             named.setdefault(label, handle)
-    # About so many letters fit into a row.
+    # The approximate number of letters that fit into a row.
     widest = max(len(label) for label in named)
     columns = max(1, min(len(named), 80 // (widest + 5)))
-    figure.supxlabel("")  # has the place of the legend, which takes it over
+    figure.supxlabel("")  # would overlap the legend
     figure.legend(
         named.values(),
         named.keys(),
@@ -134,7 +134,7 @@ def legend(figure: Figure, *axes: Axes) -> None:
 
 
 def norm_label(norm: str) -> str:
-    """Returns how a legend calls a norm."""
+    """Returns the label of a norm in a legend."""
     name = norm.replace("_", " ")
     if norm in ("ghost", "virtual", "adaptive"):
         return f"{name} batch norm"
@@ -143,7 +143,7 @@ def norm_label(norm: str) -> str:
 
 
 def per_cent(axes: Axes) -> None:
-    """Labels the numbers of the y axis, fractions, as per cent."""
+    """Labels the fractions of the y axis as percentages."""
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
 
 

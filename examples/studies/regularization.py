@@ -1,4 +1,4 @@
-"""Norms, dropout and weight decay, with few digits to train with."""
+"""Norms, dropout and weight decay with few training digits."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from training import sgd, train_as
 
 
 def build(config: ml_collections.ConfigDict, norm: str) -> Callable:
-    """Returns a run with one norm as a function of dropout and decay."""
+    """Returns the run for one norm, as a function of dropout and decay."""
     net = nets.create(config, norm)
 
     def run(
@@ -48,7 +48,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
             some = [f.result for f in findings if where.items() <= f.point.items()]
             test = np.array([result["test_accuracy"] for result in some])
             training = np.array([result["train_accuracy"] for result in some])
-            # Side by side, since decays are few, and 0 is one of them.
+            # On a categorical axis, because there are few decays, and 0 is one of them.
             x = np.arange(len(decays)) + 0.06 * index
             plots.line(axes[0, column], x, test, f"dropout {rate:g}", index)
             plots.line(axes[1, column], x, training - test, f"dropout {rate:g}", index)

@@ -1,16 +1,16 @@
-"""Answers a question about normalization with runs and a picture.
+"""Answers a question about normalization with training runs and a figure.
 
     python examples/studies/run.py --list
     python examples/studies/run.py placement
     python examples/studies/run.py placement --config.size=full --config.seeds=5
 
-Every option of `configs/study_NAME.py` can be set as `--config.<option>=<value>`. What
-has finished is not repeated; the same command goes on where it was ended.
+Every option of `configs/study_NAME.py` can be set as `--config.<option>=<value>`.
+Finished points are not repeated; the same command continues where it was interrupted.
 """
 
 import sys
 
-import digits  # noqa: F401  (which knows the way to the example's files)
+import digits  # noqa: F401  (adds the MNIST example to the path)
 import jax
 import runner
 import study
@@ -21,14 +21,14 @@ from tfds_mnist import DataUnavailableError
 FLAGS = flags.FLAGS
 _SIZE = "--config.size="
 
-flags.DEFINE_bool("list", False, "Says what studies there are.")
+flags.DEFINE_bool("list", False, "Lists all studies.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a mistake in it is one line and exit code 2."""
+    """Parses the command line; a mistake gives one line and exit code 2."""
     try:
         if len(argv) > 1 and not argv[1].startswith("-"):
-            # Which defaults there are depends on the size.
+            # The defaults depend on the size.
             sizes = [a.removeprefix(_SIZE) for a in argv if a.startswith(_SIZE)]
             default = f"{study.config_path(argv[1])}:{(sizes or ['small'])[-1]}"
             config_flags.DEFINE_config_file("config", default, "Of the study.")
@@ -58,13 +58,13 @@ def main(argv: list[str]) -> int:
     try:
         found = study.load(name)
         if found.cpu_devices > 1:
-            # Before JAX looks for devices; of no effect on accelerators.
+            # Must be set before JAX looks for devices; no effect on accelerators.
             jax.config.update("jax_num_cpu_devices", found.cpu_devices)
         runner.run(name, found, FLAGS.config)
     except (study.StudyError, DataUnavailableError) as error:
         return _complain(error)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on")
+        print("\ninterrupted; the same command continues")
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""Runs what is left of a study, and draws it."""
+"""Runs the remaining points of a study, and draws its figure."""
 
 import tempfile
 import time
@@ -11,24 +11,24 @@ from store import Store
 from study import Study, StudyError
 from tqdm import tqdm
 
-# Without effect on what is found at a point.
+# These options do not affect the findings.
 _NOT_SETTINGS = ("sweep", "workdir", "data_dir", "points_at_once")
 
 
 def run(name: str, study: Study, config: ml_collections.ConfigDict) -> Path:
-    """Runs the points of a study that have not run, and draws all of them.
+    """Runs the points of a study that have not run yet, and draws all points.
 
     Args:
-      name: of the study.
-      study: what to do.
+      name: name of the study.
+      study: the study.
       config: its configuration.
 
     Returns:
-      Where the figure is; the findings are in a JSON lines file beside it.
+      The path of the figure; the findings are in a JSON lines file next to it.
 
     Raises:
-      StudyError: the configuration cannot be run.
-      DataUnavailableError: the full data set cannot be had.
+      StudyError: the configuration is not valid.
+      DataUnavailableError: the full data set is not available.
     """
     check(study, config)
     workdir = Path(config.workdir or Path(tempfile.gettempdir()) / "jaxnorm-studies")
@@ -58,7 +58,7 @@ def run(name: str, study: Study, config: ml_collections.ConfigDict) -> Path:
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns what findings depend on beside the point, as JSON has it."""
+    """Returns the settings on which findings depend, as JSON values."""
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in config.items()
@@ -67,7 +67,7 @@ def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def check(study: Study, config: ml_collections.ConfigDict) -> None:
-    """Raises `StudyError` for what a study cannot run with."""
+    """Raises `StudyError` if the configuration of a study is not valid."""
     if config.size not in ("small", "full"):
         raise StudyError(f"config.size must be small or full; it is {config.size!r}")
     whole = ("seeds", "points_at_once", "batch_size", "num_steps", "eval_every")
@@ -82,7 +82,7 @@ def check(study: Study, config: ml_collections.ConfigDict) -> None:
     for key, values in config.sweep.items():
         if not isinstance(values, tuple) or not values:
             raise StudyError(
-                f"config.sweep.{key} must be some values, such as (1, 2); it is "
+                f"config.sweep.{key} must be a tuple of values, such as (1, 2); it is "
                 f"{values!r}"
             )
         for value in values:

@@ -16,7 +16,7 @@ from training import Variables, measure, recalibrated, sgd, train_as
 
 import jaxnorm
 
-# The weight of the old average, or a function of the number of updates.
+# Weights of the old average, or functions of the number of updates.
 _MOMENTA = {
     "momentum 0.9": 0.9,
     "momentum 0.99": 0.99,
@@ -28,7 +28,7 @@ _MOMENTA = {
 
 
 def build(config: ml_collections.ConfigDict, average: str) -> Callable:
-    """Returns a run with one kind of average."""
+    """Returns the training run for one kind of average."""
     options = nets.norm_options(config, momentum=_MOMENTA[average])
     net = nets.create(config, config.norm, options=options)
 
@@ -61,7 +61,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
         average = point["average"]
         by_step = list(zip(*result["test_accuracy"], strict=True))
         panels = [constant] if average.startswith("momentum") else [others]
-        # precise statistics are what to compare with in both
+        # Both panels show precise statistics for comparison.
         for axes in [constant, others] if average == "precise" else panels:
             plots.line(axes, steps, by_step, average, index)
     constant.set(title="averages of constant momentum", ylabel="test accuracy")
@@ -74,7 +74,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="Why does evaluation fail early in training, and what mends it?",
+    question="Why does evaluation fail early in training, and what helps?",
     run=over_seeds(build, static=("average",)),
     draw=draw,
     choices={"average": _MOMENTA},

@@ -1,4 +1,4 @@
-"""Digits read row by row, by LSTMs and by transformers, with norms of both."""
+"""LSTMs and transformers with norms that read digits row by row."""
 
 from collections.abc import Callable
 
@@ -15,15 +15,15 @@ from study import Finding, Study
 from sweep import over_seeds
 from training import Variables, measure, train_as
 
-# The style of a line says which statistics a net is tested with.
+# The line style shows which statistics the test uses.
 _STYLES = {"running": "-", "recalibrated": "--"}
 
 
 def build(config: ml_collections.ConfigDict, model: str) -> Callable:
-    """Returns a run of one model as a function of the learning rate."""
+    """Returns the run for one model, as a function of the learning rate."""
     net = sequence_models.create(config, model)
-    # Whose running statistics are those of the last batch; `training.recalibrated`
-    # collects moments, which `nn.RNN` carries only where they are there before.
+    # A model whose running statistics are those of the last batch. It replaces
+    # `training.recalibrated`, whose moments `nn.RNN` carries only if they exist before.
     config = config.copy_and_resolve_references()
     config.bn_momentum = 0.0
     forgetful = sequence_models.create(config, model)
@@ -86,7 +86,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="Which norms suit nets that read digits row by row?",
+    question="Which norms suit networks that read digits row by row?",
     run=over_seeds(build, static=("model",)),
     draw=draw,
     choices={"model": sequence_models.MODELS},

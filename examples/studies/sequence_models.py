@@ -1,7 +1,8 @@
-"""Nets that read a digit as a sequence of rows of pixels.
+"""Networks that read a digit as a sequence of rows of pixels.
 
-They are called as `nets.Net` is. Evaluation is with running statistics, in which no
-example reaches another one, so that the recurrent nets need no mask of the padding.
+They have the call of `nets.Net`. Evaluation uses running statistics, with which
+examples do not affect each other, so the recurrent networks need no mask of the
+padding.
 """
 
 import jax
@@ -22,11 +23,11 @@ MODELS = (
 
 
 class LSTMCell(nn.RNNCellBase):
-    """An LSTM, and the same with layer norm (Ba et al., 2016, supplement).
+    """An LSTM, optionally with layer norm (Ba et al., 2016, supplement).
 
     Attributes:
-      features: of the memory and of the output.
-      normalize: whether to; if not, a plain LSTM.
+      features: features of the cell state and of the output.
+      normalize: whether to use layer norm.
     """
 
     features: int
@@ -52,7 +53,7 @@ class LSTMCell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: jax.Array, input_shape: tuple[int, ...]):
-        """Returns memory and output before the first time step, zeros."""
+        """Returns the cell state and output before the first time step, zeros."""
         zeros = jnp.zeros((*input_shape[:-1], self.features))
         return zeros, zeros
 
@@ -63,12 +64,12 @@ class LSTMCell(nn.RNNCellBase):
 
 
 class LSTM(nn.Module):
-    """Reads all rows, and tells the digit from the last state.
+    """An LSTM over all rows that classifies the digit from the last state.
 
     Attributes:
       norm: "none", "layer" or "recurrent_batch".
-      features: of the state.
-      momentum: of running statistics.
+      features: features of the state.
+      momentum: momentum of running statistics.
     """
 
     norm: str
@@ -98,14 +99,14 @@ class LSTM(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Attends to all rows, with the norm before each branch and at the end.
+    """A transformer over all rows, with a norm before each branch and at the end.
 
     Attributes:
-      norm: a name in the example's `NORMS`.
-      options: for the norm.
-      features: of each row.
-      num_blocks: of attention and a dense net of one hidden layer.
-      num_heads: of the attention.
+      norm: a name in `NORMS` of the MNIST example.
+      options: options for the norm.
+      features: features of each row.
+      num_blocks: blocks of attention and a dense network with one hidden layer.
+      num_heads: heads of the attention.
     """
 
     norm: str
@@ -138,10 +139,10 @@ class Transformer(nn.Module):
 
 
 def create(config: ml_collections.ConfigDict, model: str) -> LSTM | Transformer:
-    """Returns a net as `config` says.
+    """Returns the network that `config` describes.
 
     Args:
-      config: of the study; see `configs/study_sequence.py`.
+      config: configuration of the study; see `configs/study_sequence.py`.
       model: one of `MODELS`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Results on disk, a JSON line for each finished point."""
+"""Storage of results on disk, with a JSON line for each finished point."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from study import Finding, Point
 
 
 class Store:
-    """The findings of one study, under all settings that it has run with.
+    """Stores the findings of one study.
 
     Args:
-      path: of the file; it need not exist.
-      settings: what findings depend on beside the point. Those of other settings stay
-        in the file, and are not seen.
+      path: path of the file, which need not exist.
+      settings: settings on which findings depend. Findings of other settings stay in
+        the file, and are ignored.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -27,16 +27,16 @@ class Store:
             try:
                 record = json.loads(line)
             except ValueError:
-                continue  # cut off when its process was killed
+                continue  # incomplete, because the process was killed
             key = _key(record["settings"], record["point"])
             self._found[key] = Finding(record["point"], record["result"])
 
     def find(self, point: Point) -> Finding | None:
-        """Returns what was found at a point, or None if it has not run."""
+        """Returns the finding at a point, or None if it has not run."""
         return self._found.get(_key(self._settings, point))
 
     def add(self, finding: Finding) -> None:
-        """Appends a finding; a line is whole, or none, for whoever reads the file."""
+        """Appends a finding; readers of the file see the whole line or none of it."""
         record = {
             "settings": self._settings,
             "point": finding.point,
@@ -46,7 +46,7 @@ class Store:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         file = os.open(self._path, flags, 0o644)
         try:
-            # What a killed process left begins no line of ours.
+            # Starts a new line after the incomplete one of a killed process.
             size = os.fstat(file).st_size
             if size and os.pread(file, 1, size - 1) != b"\n":
                 text = "\n" + text

@@ -1,4 +1,4 @@
-"""What a study is, and where to find one."""
+"""The definition of a study, and how to load one."""
 
 import difflib
 import importlib
@@ -13,35 +13,34 @@ from matplotlib.figure import Figure
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
-# One combination of what is swept: names and plain values.
+# One combination of the swept values, by name.
 Point = dict[str, Any]
-# What was found there: names and plain numbers, or lists of them, by seed.
+# Results at a point, by name: numbers or nested lists, for each seed.
 Result = dict[str, Any]
 
 
 class StudyError(ValueError):
-    """A study that cannot be run; the message is one line for the user."""
+    """An invalid study or configuration; the message is one line for the user."""
 
 
 class Finding(NamedTuple):
-    """A point, and what was found there."""
+    """A point and its results."""
 
     point: Point
     result: Result
 
 
 class Study(NamedTuple):
-    """A question, and how it is answered.
+    """A question, and the functions that answer it.
 
     Attributes:
-      question: in one line.
-      run: `run(config, points)` yields a finding for each point as soon as it is there.
-      draw: `draw(config, findings)` is the figure.
-      points: `points(config)` are those to run; by default, all combinations of
-        `config.sweep`.
-      choices: what values there are, where not all are possible, by name in
-        `config.sweep`.
-      cpu_devices: how many devices to simulate where JAX has nothing but a CPU.
+      question: the question in one line.
+      run: `run(config, points)` yields a finding for each point as soon as it is done.
+      draw: `draw(config, findings)` returns the figure.
+      points: `points(config)` returns the points to run; by default, all combinations
+        of `config.sweep`.
+      choices: valid values, by name in `config.sweep`, if they are restricted.
+      cpu_devices: number of devices to simulate if JAX finds only a CPU.
     """
 
     question: str
@@ -69,7 +68,7 @@ def names() -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """Returns where the configuration of a study is.
+    """Returns the path of the configuration of a study.
 
     Raises:
       StudyError: there is no such study.
@@ -82,5 +81,5 @@ def config_path(name: str) -> Path:
 
 
 def load(name: str) -> Study:
-    """Returns the study of that name; its file is called as it is."""
+    """Returns the study of that name, from the file of that name."""
     return importlib.import_module(name).STUDY

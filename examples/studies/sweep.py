@@ -1,4 +1,4 @@
-"""Points of a sweep, all seeds at once, with as few compilations as can be."""
+"""Runs the points of a sweep, all seeds at once, with few compilations."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -26,17 +26,18 @@ def over_seeds(
     """Returns the `run` of a study that trains on digits.
 
     Args:
-      build: `build(config, **values)`, with what `static` names, is a function
-        `f(digits, seed, **numbers)` of the rest of the point, which JAX can trace. It
-        returns arrays, which become lists by seed.
-      static: names of what changes the program. Points that agree there share one.
-      batch_size: `batch_size(config, point)` is the examples of a step; by default
-        what the point says, or else the configuration.
-      compile_quickly: with fewer optimizations on a CPU, in half of the time; for
-        studies of many programs, which take longer to compile than to run.
+      build: `build(config, **values)` takes the values that `static` names, and returns
+        a traceable function `f(digits, seed, **numbers)` of the other values of a
+        point. The function returns arrays, which become lists with an entry per seed.
+      static: names of the values that change the program. Points with equal values
+        share a program.
+      batch_size: `batch_size(config, point)` returns the number of examples per step;
+        by default the value in the point or else in the configuration.
+      compile_quickly: whether to compile with fewer optimizations on a CPU, in half of
+        the time; for studies that take longer to compile than to run.
 
     Returns:
-      `run(config, points)`. It raises StudyError where a batch is larger than the data.
+      `run(config, points)`, which raises StudyError if a batch is larger than the data.
     """
 
     def run(
@@ -73,7 +74,7 @@ def over_seeds(
             )
             for start in range(0, len(group), size):
                 chunk = group[start : start + size]
-                # All have one shape, so that the last one needs no compilation.
+                # All have the same shape, so that the last needs no compilation.
                 filled = chunk + [chunk[-1]] * (size - len(chunk))
                 numbers = {
                     name: jnp.repeat(

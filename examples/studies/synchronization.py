@@ -1,4 +1,4 @@
-"""Devices that share their statistics with all others, with one, or with none."""
+"""Devices that share statistics with all others, in pairs, or not at all."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,19 +16,19 @@ from training import Variables, accuracies, sgd, train
 
 from jaxnorm import tools
 
-# Mapped axes over which statistics are shared, of devices in pairs.
+# Mapped axes over which statistics are shared; devices are arranged in pairs.
 _AXES = {"all": ("pair", "member"), "pairs": ("member",), "none": None}
 _LABELS = {"all": "all devices", "pairs": "pairs of devices", "none": "none"}
 
 
 class Replicas(NamedTuple):
-    """A net on several devices, each with a part of the batch and its own statistics.
+    """A network on devices that each have a part of the batch and separate statistics.
 
-    Mapped axes of one program stand for devices, so that any machine has as many as a
-    study needs, and runs all seeds at once. Collectives over them are those of devices.
+    Mapped axes of one program simulate the devices, so that any machine can run a
+    study, with all seeds at once. Collectives over these axes work as over devices.
 
     Attributes:
-      net: shares statistics over the axes "pair", "member", both or neither.
+      net: network that shares statistics over the axes "pair", "member", both or none.
       devices: an even number.
     """
 
@@ -47,7 +47,7 @@ class Replicas(NamedTuple):
     def apply(
         self, variables: Variables, images: jax.Array, **options: Any
     ) -> tuple[jax.Array, Variables]:
-        """Returns the logits of training, and the updates on all devices."""
+        """Returns the logits in training mode, and the updates on all devices."""
 
         def on_device(stats: Variables, images: jax.Array) -> tuple:
             return self.net.apply(
@@ -63,14 +63,14 @@ class Replicas(NamedTuple):
 
 
 def batch_size(config: ml_collections.ConfigDict, point: Point) -> int:
-    """Returns the examples of a step, those of all devices."""
+    """Returns the number of examples per step, over all devices."""
     return point["per_device"] * config.devices
 
 
 def build(
     config: ml_collections.ConfigDict, per_device: int, shared_by: str
 ) -> Callable:
-    """Returns a run with so many examples on a device, and so much shared."""
+    """Returns the run for a number of examples per device and a kind of sharing."""
     if config.devices < 2 or config.devices % 2:
         raise StudyError(f"config.devices must be even; it is {config.devices}")
     options = nets.norm_options(config, axis_name=_AXES[shared_by])
@@ -87,7 +87,7 @@ def build(
         merged = tools.merge_batch_stats(
             [jax.tree.map(lambda x, i=i: x[i], stats) for i in range(config.devices)]
         )
-        # Standard deviations over devices, in those of the features.
+        # Standard deviations over devices, divided by those of the features.
         drifts = [
             jnp.std(stats[layer]["mean"], 0) / jnp.sqrt(merged[layer]["var"])
             for layer in sorted(stats)
@@ -113,7 +113,7 @@ def build(
 
 
 def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
-    """Draws test accuracy and drift over the examples on a device."""
+    """Draws test accuracy and drift over the examples per device."""
     figure, [[accuracy, drift]] = plots.new(
         f"Training on {config.devices} devices, by who shares a batch's statistics",
         columns=2,
@@ -136,7 +136,7 @@ def draw(config: ml_collections.ConfigDict, findings: list[Finding]) -> Figure:
 
 
 STUDY = Study(
-    question="What does synchronizing the statistics of devices change?",
+    question="What changes when devices synchronize their statistics?",
     run=over_seeds(
         build,
         static=("per_device", "shared_by"),

@@ -13,19 +13,19 @@ from jax import lax
 
 from jaxnorm import tools
 
-# Collections of a model.
+# The collections of a model.
 Variables = dict[str, Any]
 _EVALUATED_AT_ONCE = 500
 
 
 class Trained(NamedTuple):
-    """What training gives.
+    """The results of training.
 
     Attributes:
-      variables: after the last step.
-      losses: (num_steps,) of each step's batch.
-      evaluations: what `evaluate` returned, with a leading axis: one entry for every
-        `eval_every` steps.
+      variables: variables after the last step.
+      losses: (num_steps,), the loss of the batch of each step.
+      evaluations: results of `evaluate`, with a leading axis that has one entry for
+        every `eval_every` steps.
     """
 
     variables: Variables
@@ -34,16 +34,16 @@ class Trained(NamedTuple):
 
     @property
     def last(self) -> Any:
-        """The evaluation after the last step."""
+        """Returns the evaluation after the last step."""
         return jax.tree.map(lambda x: x[-1], self.evaluations)
 
 
 def sgd(
     learning_rate: float | jax.Array, weight_decay: float | jax.Array = 0.0
 ) -> optax.GradientTransformation:
-    """Returns gradient descent with a momentum of 0.9; both numbers may be traced.
+    """Returns SGD with momentum 0.9; learning rate and decay may be traced.
 
-    The decay is L2 regularization of all weights but scales and biases.
+    The decay is L2 regularization of all weights except scales and biases.
     """
 
     def kernels(params: Any) -> Any:
@@ -67,19 +67,19 @@ def train(
     evaluate: Callable[[nn.Module, Variables, Digits], Any] | None = None,
     reference_size: int = 0,
 ) -> Trained:
-    """Trains a net from its initialization.
+    """Trains a network from its initialization.
 
     Args:
-      net: called as `nets.Net` is.
-      optimizer: its numbers may be traced.
-      digits: to train with.
-      seed: an integer; of the initialization, of the order, of dropout.
+      net: a network with the call of `nets.Net`.
+      optimizer: the optimizer, whose hyperparameters may be traced.
+      digits: training and test examples.
+      seed: an integer seed for initialization, order and dropout.
       num_steps: at least 1.
       batch_size: at most the number of training examples.
-      eval_every: steps between evaluations, a divisor of `num_steps`; None: once, after
-        the last step.
-      evaluate: a function of net, variables and digits; None: `accuracies`.
-      reference_size: the examples of virtual batch norm's reference; 0: it has none.
+      eval_every: steps between evaluations, a divisor of `num_steps`; None evaluates
+        once, after the last step.
+      evaluate: a function of net, variables and digits; None means `accuracies`.
+      reference_size: number of reference examples for virtual batch norm; 0 means none.
     """
     evaluate = accuracies if evaluate is None else evaluate
     eval_every = eval_every or num_steps
@@ -142,7 +142,7 @@ def train_as(
     seed: jax.Array,
     evaluate: Callable[[nn.Module, Variables, Digits], Any] | None = None,
 ) -> Trained:
-    """Trains as `train` does, for the steps that a configuration says."""
+    """Calls `train` with the numbers of steps in a configuration."""
     names = "num_steps", "batch_size", "eval_every"
     steps = {name: config[name] for name in names if name in config}
     return train(net, optimizer, digits, seed, evaluate=evaluate, **steps)
@@ -153,13 +153,13 @@ def accuracies(
 ) -> dict[str, jax.Array]:
     """Returns mean losses and accuracies, with running statistics.
 
-    Those in training are of as many of the first training examples as there are test
+    The training values use the first training examples, as many as there are test
     examples.
 
     Args:
-      net: called as `nets.Net` is.
+      net: a network with the call of `nets.Net`.
       variables: its collections.
-      digits: of which all test examples count once.
+      digits: training and test examples; each test example counts once.
 
     Returns:
       `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy`, float32 scalars.
@@ -167,7 +167,7 @@ def accuracies(
     size = len(digits.test.labels)
     splits = {"train": jax.tree.map(lambda x: x[:size], digits.train)}
     splits["test"] = digits.test
-    # One loop over both, so that the net is compiled once.
+    # One loop over both, so that the network is compiled only once.
     both = jax.tree.map(lambda *x: jnp.concatenate(x), *splits.values())
     results = measure(net, variables, both)
     num_train = len(splits["train"].labels)
@@ -190,11 +190,11 @@ def measure(
     """Returns loss and correctness of each example, in masked batches.
 
     Args:
-      net: called as `nets.Net` is.
+      net: a network with the call of `nets.Net`.
       variables: its collections.
-      examples: N of them.
+      examples: N examples.
       batch_size: at least 1.
-      train: normalize by the statistics of each batch; no statistic moves.
+      train: whether to normalize by the statistics of each batch; no statistic changes.
 
     Returns:
       `loss` and `accuracy`, (N,) float32; the latter is 0 or 1.
@@ -223,13 +223,13 @@ def measure(
 def recalibrated(
     net: nn.Module, variables: Variables, images: jax.Array, prior_examples: int = 0
 ) -> Variables:
-    """Returns variables whose running statistics are exactly those of some images.
+    """Returns variables whose running statistics are exact for the given images.
 
     Args:
-      net: called as `nets.Net` is.
+      net: a network with the call of `nets.Net`.
       variables: its collections.
       images: (N, H, W, 1), all at once.
-      prior_examples: so many count as much as the statistics that were there.
+      prior_examples: number of examples whose weight the old statistics get.
     """
 
     def collect(variables: Variables, images: jax.Array) -> Variables:
@@ -238,7 +238,7 @@ def recalibrated(
 
     stats = tools.recalibrate(collect, variables, [images])
     if prior_examples:
-        # What `prior_examples` of `recalibrate` does, which is not for `jit`.
+        # The same as `prior_examples` of `recalibrate`, which does not support `jit`.
         stats = tools.merge_batch_stats(
             [variables["batch_stats"], stats], counts=[prior_examples, len(images)]
         )

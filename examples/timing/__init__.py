@@ -1,1 +1,1 @@
-"""Steps of whole programs that can be timed, of JAX and of PyTorch."""
+"""Timing of steps of whole programs in JAX and PyTorch."""

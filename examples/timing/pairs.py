@@ -1,4 +1,4 @@
-"""Times of functions that are compared, on a machine whose speed drifts."""
+"""Timing of functions in pairs, for machines whose speed drifts."""
 
 import statistics
 import time
@@ -11,10 +11,10 @@ SECONDS_A_SAMPLE = 0.01
 
 
 def sample(function: Callable[[], Any], calls: int) -> float:
-    """Returns the seconds of a call, averaged over some calls.
+    """Returns the seconds per call, averaged over some calls.
 
-    On an accelerator the calls are queued, so that it does not wait for the host. On a
-    CPU they would compete for its cores.
+    On an accelerator, calls are queued, so that it does not wait for the host. On a
+    CPU, they are not, because they would compete for its cores.
     """
     queued = jax.default_backend() != "cpu"
     start = time.perf_counter()
@@ -27,7 +27,7 @@ def sample(function: Callable[[], Any], calls: int) -> float:
 
 
 def interleaved(functions: list[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Returns `repeats` times of each function, measured in turn."""
+    """Returns `repeats` times of each function, measured alternately."""
     calls = []
     for function in functions:
         sample(function, 2)  # compiles
@@ -43,8 +43,8 @@ def ratio(others: list[float], ours: list[float]) -> str:
     """Returns the median of the ratios of pairs, with their quartiles.
 
     Args:
-      others: Times of another, at least two.
-      ours: Those that were measured in turn with them; the same list for a baseline.
+      others: At least two times of another function.
+      ours: Our times, measured alternately with them; the same list for a baseline.
     """
     if others is ours:
         return "1"

@@ -1,4 +1,4 @@
-"""Training steps of the programs of `compilers/programs.py`, ready to be called."""
+"""Callable training steps of the programs in `compilers/programs.py`."""
 
 import dataclasses
 import importlib.util
@@ -17,9 +17,9 @@ class Timed:
     """A step with its arguments.
 
     Attributes:
-      run: takes a step; its results have `block_until_ready`.
-      memory: the bytes that it needs at a time, arguments and results included, as far
-        as known; to be called after a step.
+      run: runs a step; its results have `block_until_ready`.
+      memory: returns the peak memory in bytes, including arguments and results, or None
+        if unknown; to be called after a step.
     """
 
     run: Callable[[], Any]
@@ -29,17 +29,17 @@ class Timed:
 def jax_step(
     name: str, library: ModuleType, dtype: str, shape: tuple[int, ...], policy: bool
 ) -> Timed:
-    """Returns a training step, compiled.
+    """Returns a compiled training step.
 
     Args:
-      name: of `PROGRAMS`.
+      name: a name in `PROGRAMS`.
       library: `jaxnorm.linen` or `flax.linen`.
-      dtype: of activations.
-      shape: of the input.
-      policy: the network is rematerialized under `jaxnorm.checkpoint_policy`.
+      dtype: dtype of activations.
+      shape: shape of the input.
+      policy: whether to rematerialize under `jaxnorm.checkpoint_policy`.
 
     Raises:
-      ShapeError: the program does not take an input of this shape.
+      ShapeError: the program does not accept an input of this shape.
     """
     step = make_step(name, "training", library, dtype, shape, policy)
     compiled = step.function.lower(step.variables, *step.batch).compile()
@@ -52,7 +52,7 @@ def jax_step(
     def run() -> Any:
         nonlocal state
         results = compiled(state, *batch)
-        if program.learns:  # which takes the place of the old variables
+        if program.learns:  # the step returns new variables
             _, state = results
         return results
 
@@ -67,10 +67,10 @@ def jax_step(
 
 
 def torch_steps(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Timed]:
-    """Returns PyTorch's steps, eager and compiled; none where it is of no use here.
+    """Returns the steps of PyTorch, eager and compiled, if it can be compared.
 
-    Which is where it is not installed or lacks the program, or JAX has a GPU and
-    PyTorch has none.
+    It returns none if PyTorch is not installed or lacks the program, or if JAX has a
+    GPU and PyTorch has none.
     """
     if not importlib.util.find_spec("torch"):
         return {}
@@ -89,7 +89,7 @@ def torch_steps(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Time
 
 
 def _draw(x: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
-    """Returns normal numbers; of labels and ids, integers below 256."""
+    """Returns random normal numbers; integers below 256 for labels and ids."""
     key = jax.random.key(seed)
     if jnp.issubdtype(x.dtype, jnp.integer):
         return jax.random.randint(key, x.shape, 0, 256, x.dtype)

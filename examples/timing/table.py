@@ -1,4 +1,4 @@
-"""Times of whole programs, one library after the other in turn."""
+"""Tables of the times of whole programs, measured alternately for each library."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from timing.pairs import ratio
 from timing.steps import jax_step, torch_steps
 
 Cells = dict[str, str]
-# Functions -> seconds of each of several rounds, for each function.
+# Maps functions to the seconds of each round, for each function.
 Interleaved = Callable[[list[Callable[[], Any]]], list[list[float]]]
 
 
@@ -22,13 +22,13 @@ def program_rows(
     shape: tuple[int, ...],
     interleaved: Interleaved,
 ) -> Iterator[Cells]:
-    """Measures training steps of a program; yields a row a library.
+    """Measures training steps of a program; yields a row per library.
 
-    Or one of ours, and one of the parent that it is compared with. Ours is also
-    measured under `jaxnorm.checkpoint_policy` where it is a network.
+    If Flax lacks the normalizer, the rows are for our normalizer and its parent. Our
+    networks are also measured under `jaxnorm.checkpoint_policy`.
 
     Raises:
-      ShapeError: the program does not take an input of this shape.
+      ShapeError: the program does not accept an input of this shape.
     """
     make = functools.partial(jax_step, dtype=dtype, shape=shape)
     sides = compared(name)

@@ -13,10 +13,10 @@ Norm = Callable[[int], nn.Module]
 
 
 class ConvolutionChain(nn.Sequential):
-    """As `models.convolutions.ConvolutionChain`."""
+    """The same as `models.convolutions.ConvolutionChain`."""
 
     def __init__(self, norm: Norm, width: int, blocks: int = 4) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         layers: list[nn.Module] = []
         for _ in range(blocks):
             conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -25,10 +25,10 @@ class ConvolutionChain(nn.Sequential):
 
 
 class Bottleneck(nn.Module):
-    """As `models.resnet.Bottleneck`."""
+    """The same as `models.resnet.Bottleneck`."""
 
     def __init__(self, norm: Norm, features: int, width: int, stride: int) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(features, width, 1, bias=False),
@@ -46,15 +46,15 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(conv, norm(4 * width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Adds both ways."""
+        """Adds the residual branch and the shortcut."""
         return functional.relu(self.body(x) + self.shortcut(x))
 
 
 class ResNet50(nn.Sequential):
-    """As `models.resnet.ResNet50`."""
+    """The same as `models.resnet.ResNet50`."""
 
     def __init__(self, norm: Norm, features: int) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         stem = nn.Conv2d(features, 64, 7, 2, padding=3, bias=False)
         layers: list[nn.Module] = [stem, norm(64), nn.ReLU(inplace=True)]
         layers.append(nn.MaxPool2d(3, 2, padding=1))
@@ -69,10 +69,10 @@ class ResNet50(nn.Sequential):
 
 
 class PreNormMLP(nn.Module):
-    """As `models.transformer.PreNormMLP`."""
+    """The same as `models.transformer.PreNormMLP`."""
 
     def __init__(self, norm: Norm, width: int, blocks: int = 2) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         super().__init__()
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -92,10 +92,10 @@ class PreNormMLP(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """As `models.unet.ResidualBlock`."""
+    """The same as `models.unet.ResidualBlock`."""
 
     def __init__(self, norm: Norm, features: int, width: int) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         super().__init__()
         layers: list[nn.Module] = []
         for inputs in (features, width):
@@ -106,15 +106,15 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(features, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Adds both ways."""
+        """Adds the residual branch and the shortcut."""
         return self.body(x) + self.shortcut(x)
 
 
 class UNet(nn.Module):
-    """As `models.unet.UNet`."""
+    """The same as `models.unet.UNet`."""
 
     def __init__(self, norm: Norm, width: int) -> None:
-        """Makes the layers."""
+        """Creates the layers."""
         super().__init__()
         self.first = ResidualBlock(norm, width, width)
         self.down = nn.Conv2d(width, 2 * width, 3, 2, padding=1)
@@ -123,7 +123,7 @@ class UNet(nn.Module):
         self.last = ResidualBlock(norm, 2 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Goes down and up again."""
+        """Runs the lower level and adds the skip connection."""
         x = self.first(x)
         y = functional.interpolate(self.middle(self.down(x)), size=x.shape[2:])
         return self.last(torch.cat([x, self.up(y)], dim=1))
@@ -157,7 +157,7 @@ def make_network(name: str, width: int) -> nn.Module:
 
 
 class _Queued:
-    """What has been started; JAX waits for whatever has this method."""
+    """A queued PyTorch step, with the method that `jax.block_until_ready` calls."""
 
     def block_until_ready(self) -> "_Queued":
         if torch.cuda.is_available():
@@ -168,14 +168,14 @@ class _Queued:
 def make_torch_step(
     name: str, dtype: str, shape: tuple[int, ...], device: str, *, compiled: bool
 ) -> tuple[Callable[[], Any], Callable[[], int | None]]:
-    """Returns a training step, and a function that says which memory it has taken.
+    """Returns a training step, and a function that returns its peak memory.
 
     Args:
-      name: of `NETWORKS`.
-      dtype: of activations and parameters; those of batch norm are float32.
-      shape: of the input, channels last.
-      device: of PyTorch.
-      compiled: by `torch.compile`, or eager.
+      name: a name in `NETWORKS`.
+      dtype: dtype of activations and parameters; float32 in batch norm.
+      shape: shape of the input, channels last.
+      device: a PyTorch device.
+      compiled: whether to use `torch.compile`.
     """
     program, kind = PROGRAMS[name], getattr(torch, dtype)
     network = make_network(name, shape[-1]).to(device, kind)
@@ -184,7 +184,7 @@ def make_torch_step(
             module.float()
     x = torch.randn(shape, device=device, dtype=kind)
     if len(shape) == 4:
-        x = x.permute(0, 3, 1, 2)  # the same memory
+        x = x.permute(0, 3, 1, 2)  # does not copy
         network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     forward = torch.compile(network) if compiled else network

@@ -1,7 +1,7 @@
-"""Builds the notebooks from the scripts beside it: runs them and keeps the outputs.
+"""Builds the notebooks from the scripts in this directory, with their outputs.
 
 python examples/tutorial/build.py           # all chapters
-python examples/tutorial/build.py 02 05     # those whose names begin so
+python examples/tutorial/build.py 02 05     # chapters whose names begin like this
 """
 
 import argparse
@@ -24,7 +24,7 @@ def chapters(prefixes: tuple[str, ...] = ("",)) -> Iterator[Path]:
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """Returns a script as a notebook without outputs, the same one each time."""
+    """Returns a script as a notebook without outputs, reproducibly."""
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(
         {
@@ -43,12 +43,12 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    """Runs chapters and writes their notebooks."""
+    """Runs chapters, and writes their notebooks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "chapters", nargs="*", help="how their names begin; default: all"
+        "chapters", nargs="*", help="beginnings of names; default: all chapters"
     )
     prefixes = tuple(parser.parse_args().chapters)
     for prefix in prefixes:
@@ -56,7 +56,7 @@ def main() -> None:
             parser.error(f"no chapter begins with {prefix}")
     from nbclient import NotebookClient
 
-    # Outputs look alike on every machine.
+    # Makes outputs look the same on every machine.
     os.environ["JAX_PLATFORMS"] = "cpu"
     for path in chapters(prefixes or ("",)):
         start, notebook = time.monotonic(), read(path)

@@ -24,7 +24,7 @@ WHOLE = "at least"
 MISTAKES = [
     ("benchmark.py", ["--shape=a,b"], "as in 8,256,768; got 'a,b'"),
     ("benchmark.py", ["--shape=8x0x768"], "got '8x0x768'"),
-    ("benchmark.py", ["--norm=group", "--shape=4x7"], "no input of the shape (4, 7)"),
+    ("benchmark.py", ["--norm=group", "--shape=4x7"], "does not accept shape (4, 7)"),
     ("benchmark.py", ["--repeats=1"], WHOLE),
     ("benchmark.py", ["--dtype=float8"], "invalid choice"),
     ("accuracy.py", ["--figures=/dev/null/figures"], "cannot be made"),

@@ -46,7 +46,7 @@ def test_it_runs(tmp_path):
     assert [row[4] for row in cells[2:]] == ["jaxnorm", "flax.linen", "ratio"]
     ratio = dict(zip(cells[0], cells[4], strict=True))["kernels"]
     assert ratio == f"{ours['kernels'] / theirs['kernels']:.3f}"
-    assert "No figure is a time on\nthe accelerator." in result.stdout
+    assert "No figure is a\ntime measured on the accelerator." in result.stdout
 
 
 @pytest.mark.parametrize("policy", [(), ("jaxnorm",), ("jaxnorm", "flax.linen")])
@@ -92,8 +92,8 @@ def test_a_mistake_is_one_line_and_exit_code_2():
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == (
-        "compiled.py: error: resnet50 does not take an input of shape (8, 4): it must "
-        "have 4 axes\n"
+        "compiled.py: error: resnet50 does not accept an input of shape (8, 4): it "
+        "must have 4 axes\n"
     )
 
 
@@ -142,7 +142,7 @@ def test_a_compiler_that_is_not_installed(target, package, extra, monkeypatch):
 def test_shapes_that_do_not_fit(name, shape, reason):
     with pytest.raises(steps.ShapeError) as error:
         steps.make_step(name, "training", jaxnorm.linen, "float32", shape)
-    message = f"{name} does not take an input of shape {shape}: {reason}"
+    message = f"{name} does not accept an input of shape {shape}: {reason}"
     assert str(error.value).startswith(message)
 
 

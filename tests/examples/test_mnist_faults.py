@@ -1,4 +1,4 @@
-"""Whatever ends a run, the same command goes on with it, and nothing is lost."""
+"""Whatever ends a run, the same command continues with it, and nothing is lost."""
 
 import contextlib
 import json
@@ -80,10 +80,10 @@ def test_terminated(start, tmp_path):
     time.sleep(1)  # within the second epoch, or the evaluation after it
     process.terminate()
     output = finish(process)  # long before its last epoch
-    assert "terminated; all is saved" in output
+    assert "terminated; the state is saved" in output
     newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     process = start(*ENDLESS, f"--workdir={tmp_path}")
-    wait_for_line(process, f"goes on from checkpoint {newest}")
+    wait_for_line(process, f"continues from checkpoint {newest}")
     process.kill()
     process.communicate()
 
@@ -99,7 +99,7 @@ def test_a_full_disk(start, tmp_path):
     # Among what Orbax's threads have to say, before and after.
     assert re.search(r"^main\.py: error: checkpoint \d+ could", errors, re.MULTILINE)
     output = finish(start(*arguments))
-    assert "goes on from checkpoint" in output
+    assert "continues from checkpoint" in output
 
 
 def test_two_runs_in_one_directory(start, tmp_path):
@@ -113,4 +113,4 @@ def test_two_runs_in_one_directory(start, tmp_path):
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=1200)
     assert first.returncode == 130
-    assert "interrupted; the same command goes on" in output
+    assert "interrupted; the same command continues" in output

@@ -146,7 +146,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=1200)
     assert process.returncode == 130, errors
-    assert f"the same command goes on from {tmp_path}" in output
+    assert f"the same command continues from {tmp_path}" in output
     assert "Traceback" not in errors
     epochs = read_lines(tmp_path / "metrics.jsonl")
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, len(epochs) + 1))
@@ -169,7 +169,7 @@ def test_an_interrupted_run_keeps_its_finished_epochs(start, tmp_path):
                 (["--config.learning_rat=1"], "did you mean learning_rate?"),
                 (["--config=missing.py"], "missing.py"),
                 ([f"--config={signal.__file__}"], "a file with a get_config()"),
-                (["--num_processes=2"], "--process_id go together"),
+                (["--num_processes=2"], "--process_id must be given"),
                 (["--config.dataset=mnist", "--config.data_dir=none"], "no MNIST in"),
             ]
         ),

@@ -122,11 +122,11 @@ def test_a_run_of_two_processes_that_is_terminated_and_goes_on(launch, tmp_path)
     os.kill(children_of(run)[1], signal.SIGTERM)
     output, errors = run.communicate(timeout=1200)  # long before its last epoch
     assert run.returncode == 0, errors
-    assert "terminated; all is saved" in output
+    assert "terminated; the state is saved" in output
     saved = max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
 
     run = launch(*arguments)
-    wait_for_line(run, f"goes on from checkpoint {saved}")
+    wait_for_line(run, f"continues from checkpoint {saved}")
     run.terminate()  # which the launcher passes on
     _, errors = run.communicate(timeout=1200)
     assert run.returncode == 0, errors
@@ -152,7 +152,7 @@ def test_a_refusal_ends_all_processes(launch, tmp_path):
     _, errors = run.communicate(timeout=1200)
     assert run.returncode != 0
     assert "holds results and no run.json" in errors
-    assert "process 0 did not go on; it says why" in errors
+    assert "process 0 did not continue; it has printed the reason" in errors
 
 
 def test_a_cluster_tells(start, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_a_resumed_run_equals_an_unbroken_one(go, capsys, parallelism):
     for stop in (3, 5):  # within an epoch, not at an interval; between two epochs
         go("parts", stop, parallelism=parallelism)
     parts = go("parts", parallelism=parallelism)
-    assert "goes on from checkpoint 5" in capsys.readouterr().out
+    assert "continues from checkpoint 5" in capsys.readouterr().out
     assert lines(parts) == lines(whole)
     assert [line["epoch"] for line in lines(parts)] == [1, 2]
     assert_equal(variables(parts), variables(whole))

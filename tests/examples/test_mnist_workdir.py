@@ -65,7 +65,7 @@ def test_the_second_of_two_runs_is_refused(tmp_path, get_config):
 
 def test_results_of_something_else_stay(tmp_path, get_config):
     (tmp_path / "metrics.jsonl").write_text("mine\n")
-    with pytest.raises(ConfigError, match=r"holds results and no run\.json"):
+    with pytest.raises(ConfigError, match=r"holds results without the run\.json"):
         claim(tmp_path, get_config())
     assert (tmp_path / "metrics.jsonl").read_text() == "mine\n"
 
@@ -79,5 +79,5 @@ def test_a_file(tmp_path, get_config):
 
 def test_one_that_cannot_be_made(tmp_path, get_config):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"below cannot be made.*name another"):
+    with pytest.raises(ConfigError, match=r"below cannot be created.*name another"):
         claim(tmp_path / "file" / "below", get_config())
