@@ -60,7 +60,7 @@ class Call:
         Args:
           x: Input, checked to be inexact.
           scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-          bias: Likewise; 0 where None.
+          bias: Same shapes as scale; 0 where None.
           mask: Broadcasts to x, or None.
           features: Canonical feature axes.
           spec: Static part; its epsilon is not checked yet.
@@ -91,7 +91,7 @@ class Call:
         return compute(self.x, self.reduction, mask=self.mask)
 
     def standardize(self, moments: ShiftedMoments) -> Array:
-        """Normalizes x with its own moments, and applies scale and bias."""
+        """Normalizes x with the given moments of x, and applies scale and bias."""
         return standardize(self.spec, self.x, moments, self.scale, self.bias, self.mask)
 
     def rematerialize(self: _Call, compute: Callable[[_Call], _Result]) -> _Result:

@@ -1,8 +1,8 @@
-"""What XLA should not merge in the derivative rule.
+"""Operations of the derivative rule that XLA should not merge.
 
-XLA fuses operations into kernels. Where two kernels need the same result, it computes
-it twice, or writes it to memory and reads it: an array of the size of x, often in
-float32. What it would better compute twice is written here so that it does.
+XLA fuses operations into kernels. If two kernels need the same result, XLA either
+computes it twice, or writes it to memory and reads it: an array of the size of x, often
+in float32. The functions here write such operations so that XLA computes them twice.
 """
 
 from jax import Array, lax
@@ -18,10 +18,10 @@ from jaxnorm._core.reductions.staged_sums import broadcast_to_staged_sum
 def has_narrow_rows(
     x: Array, scale: Array, reduction: Reduction, dtype: DTypeLike
 ) -> bool:
-    """Returns whether rows of x are short, in `dtype` already, and scaled by element.
+    """Returns whether rows of x are short, of this dtype, and scaled by element.
 
-    Where they are, XLA for GPUs writes `x - mean`, and its product with a cotangent, to
-    memory: it estimates that computing them twice takes longer.
+    For such rows XLA for GPUs writes `x - mean`, and its product with a cotangent, to
+    memory, because it estimates that computing them twice takes longer.
     """
     along_row = scale.shape[-1] == x.shape[-1]
     return along_row and x.dtype == dtype and has_rows(x, reduction, NARROW)
@@ -32,10 +32,10 @@ def apart_from_forward_pass(
 ) -> tuple[Array, ShiftedMoments]:
     """Returns x and its moments, so that the backward pass subtracts the mean again.
 
-    Otherwise XLA would merge both subtractions, and so keep an array in float32 between
-    the passes in place of x. For GPUs it does so where rows are narrow. There the mean
-    is put behind a barrier, not x: an activation function that is fused with the
-    backward pass would read x once more beside what is behind the barrier.
+    Otherwise XLA would merge the subtractions of both passes, and keep a float32 array
+    between the passes instead of x. XLA for GPUs merges them only if rows are narrow;
+    the barrier is then on the mean. With a barrier on x there, an activation function
+    that is fused with the backward pass would read x a second time.
     """
     x = by_platform(x, gpu=lambda x: x, default=lax.optimization_barrier)
     if not narrow:
@@ -52,11 +52,11 @@ def apart_from_forward_pass(
 def times_slope_of_rows(
     centered: Array, rstd: Array, k: Array, tscale: Array, cov: Array
 ) -> Array:
-    """Returns `centered * rstd * (tscale - k * cov)`, where rows are narrow.
+    """Returns `centered * rstd * (tscale - k * cov)`, for narrow rows.
 
-    The backward pass multiplies by the cotangent and sums, over rows for cov, and over
-    features for tscale. On GPUs these sums are two kernels, so they have two products:
-    the second kernel would read one that both share from memory.
+    Its transpose multiplies by the cotangent, and sums the product over each row for
+    cov, and over all rows for tscale. On GPUs each sum is a kernel and has a product of
+    its own, because the second kernel would read a shared product from memory.
     """
 
     def one_product(
@@ -77,15 +77,15 @@ def times_slope_of_rows(
 def between_reductions(
     value: Array, parameter: Array, x: Array, reduction: Reduction
 ) -> Array:
-    """Returns `value`, so that the reductions of its transpose stay apart.
+    """Returns `value`, so that the reductions of its transpose stay separate.
 
     In group and instance norm, the cotangent of x is reduced to one number for each
-    example and feature, and these to one for each feature, the gradient of the
-    parameter. XLA for GPUs would merge the two reductions into one, for which it writes
-    the product of x and the cotangent to memory, in float32. A barrier prevents this.
-    The first of them is a staged sum.
+    example and feature, and these to one number for each feature, the gradient of the
+    parameter. XLA for GPUs would merge the two reductions into one, for which it would
+    write the float32 product of x and the cotangent to memory. A barrier prevents this.
+    The first reduction is a staged sum.
     """
-    # Shapes, since sizes may be symbolic, which have no order.
+    # Compares shapes for equality, because symbolic sizes have no order.
     if (1,) * x.ndim != parameter.shape != value.shape != x.shape:
         value = lax.optimization_barrier(value)
     return broadcast_to_staged_sum(value, x, reduction.axes)

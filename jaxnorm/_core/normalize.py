@@ -44,9 +44,9 @@ def normalize(
       x: Input of any shape; floating or complex.
       mean: Feature shape (sizes of the feature axes, ascending), or the rank of x with
         1 where it is shared.
-      var: Likewise; real and non-negative.
-      scale: Likewise; 1 where None.
-      bias: Likewise; 0 where None.
+      var: Same shapes as mean; real and non-negative.
+      scale: Same shapes as mean; 1 where None.
+      bias: Same shapes as mean; 0 where None.
       epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       feature_axes: The axis or axes that have their own statistics.
       dtype: Dtype of the result; by default what x, scale and bias promote to.
@@ -104,10 +104,10 @@ def denormalize(
       y: Normalized input of any shape; floating or complex.
       mean: Feature shape (sizes of the feature axes, ascending), or the rank of y with
         1 where it is shared.
-      var: Likewise; real and non-negative.
-      scale: Likewise; 1 where None. Where it is 0, y does not depend on x, and the
-        result is not finite.
-      bias: Likewise; 0 where None.
+      var: Same shapes as mean; real and non-negative.
+      scale: Same shapes as mean; 1 where None. Where it is 0, y does not depend on x,
+        and the result is not finite.
+      bias: Same shapes as mean; 0 where None.
       epsilon: The number that was added to the variance; at least 0.
       feature_axes: The axis or axes that have their own statistics.
       dtype: Dtype of the result; by default what y, scale and bias promote to.

@@ -1,21 +1,21 @@
-"""The derivative rule: x less its own mean, over its own standard deviation.
+"""Standardization of x by its moments, with a custom derivative rule.
 
 Differentiating the forward pass operation by operation would save several arrays of the
-size of x. Here the tangent is written out. With k = scale * rstd, and M the weighted
+size of x. The rule writes the tangent out. With k = scale * rstd, and M the weighted
 mean over the reduced axes and devices::
 
     y  = k ((x - shift) - delta) + bias
     ty = k tx + xhat (tscale - k M[Re(conj(xhat) tx)]) + (tbias - k M[tx])
 
-It is linear in the tangents, and its transpose, the backward pass, has two reductions
-over x and one collective, which give the gradients of scale and bias too. As a
-`jax.custom_jvp` it serves forward mode, reverse mode and any order of both, with the
-collectives where JAX's own transposition rules know them; as the linear part runs under
-`jax.checkpoint`, what is saved for the backward pass is x itself and small vectors.
+The tangent is linear in the input tangents. Its transpose, the backward pass, has two
+reductions over x and one collective, which also give the gradients of scale and bias.
+As a `jax.custom_jvp`, the rule supports forward mode, reverse mode and any order of
+both, and JAX's transposition rules handle its collectives. The linear part runs under
+`jax.checkpoint`, so only x itself and small vectors are saved for the backward pass.
 
-XLA fuses the backward pass with those of the neighboring layers, which is where a
-network's speed is won or lost. So x or its mean may be behind an optimization barrier,
-but never a cotangent; see `fusion.py`.
+XLA fuses the backward pass with the backward passes of neighboring layers, which
+determines the speed of a network. So an optimization barrier is used at most for x or
+its mean, never for a cotangent; see `fusion.py`.
 """
 
 import dataclasses
@@ -48,20 +48,20 @@ from jaxnorm._core.reductions.reduction import Reduction
 
 @dataclasses.dataclass(frozen=True)
 class Standardization:
-    """The static part: what was reduced, what is done with it, the result.
+    """The static arguments of `standardize`.
 
     Attributes:
-      reduction: What `moments` are the moments of.
+      reduction: Reduction that gives the moments of x.
       epsilon: Added to the variance.
       dtype: Dtype of the output.
-      center: Whether the mean is subtracted. If not, the moments are those about 0.
-      rescale: Whether x is divided by the standard deviation.
-      round_before_scale: Whether what is normalized is rounded to the dtype of x before
-        it is scaled. Derivatives ignore this rounding.
-      rematerialized: Whether x is not kept as it is, but made again in the backward
-        pass, by `jax.checkpoint`. A barrier would have it written to memory.
-      debugged: Whether JAX's debuggers look at the result of each operation. Static, so
-        that what was traced without them is not found again.
+      center: Whether to subtract the mean. If False, the moments are about 0.
+      rescale: Whether to divide by the standard deviation.
+      round_before_scale: Whether to round the normalized x to the dtype of x before it
+        is scaled. Derivatives ignore this rounding.
+      rematerialized: Whether `jax.checkpoint` recomputes x in the backward pass instead
+        of keeping it. A barrier would then write x to memory.
+      debugged: Whether JAX's debuggers check the result of each operation. It is
+        static, so that a trace without debuggers is not reused.
     """
 
     reduction: Reduction
@@ -84,21 +84,23 @@ def standardize(
 ) -> Array:
     """Returns `scale * (x - mean) / sqrt(var + epsilon) + bias`.
 
-    The moments must be exactly those of x over `spec.reduction` (under the mask): the
-    rule counts their derivative as part of that of x, and would be wrong, silently, for
-    any others. Pass them without stop_gradient, so that higher derivatives are right.
+    The moments must be exactly those of x over `spec.reduction` (under the mask). The
+    rule includes their derivative in the derivative of x, and would silently be wrong
+    for other moments. Pass them without stop_gradient, so that higher derivatives are
+    right.
 
     Args:
-      spec: Static part.
+      spec: Static arguments.
       x: Input.
-      moments: Moments of x, as `spec.reduction` gives them.
-      scale: Multiplies the normalized input; the rank of x, 1 where shared.
-      bias: Is added; likewise.
+      moments: Moments of x, computed by `spec.reduction`.
+      scale: Factor of the normalized input; has the rank of x, and size 1 on shared
+        axes.
+      bias: Added to the result; has the rank of x, and size 1 on shared axes.
       mask: Aligned mask or weights, not differentiated, or None. Masked elements are
-        normalized as well; where they are not finite, or there are no valid elements,
+        normalized as well. If they are not finite, or if there are no valid elements,
         the result is `bias`.
     """
-    if mask is None:  # known, and so found again where it is needed
+    if mask is None:  # the count is known and is recomputed where needed
         moments = moments._replace(count=None)  # type: ignore[arg-type]
     if jax.debug_nans.value or jax.debug_infs.value:
         spec = dataclasses.replace(spec, debugged=True)
@@ -124,7 +126,7 @@ def _standardize(
     return (scaled + bias.astype(dtype)).astype(spec.dtype)
 
 
-# Under jit, layers of the same shapes are traced, and differentiated, once for all.
+# With jit, layers of the same shapes are traced and differentiated only once.
 # Inlined, as `compute_moments`.
 _compiled_once = jax.jit(_standardize, inline=True, static_argnums=0)
 
@@ -188,7 +190,7 @@ def _moment_tangents(
     centered: Array,
     tx: Array,
 ) -> tuple[Array, Array]:
-    """Returns M[tx] and M[Re(conj(centered) tx)], or 0 for what x does not move."""
+    """Returns M[tx] and M[Re(conj(centered) tx)], or 0 for a moment that is unused."""
     products = []
     if spec.center:
         products.append(tx)

@@ -52,7 +52,7 @@ def adaptive_batch_norm(
         space, it is plain batch norm.
       stats: Running statistics, as in `jaxnorm.batch_norm`.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       strength: At least 0. With 0 it is instance norm with the unbiased variance, with
         infinity batch norm.
       **options: As in `jaxnorm.batch_norm`; the running statistics are batch norm's. L

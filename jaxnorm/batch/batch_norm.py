@@ -55,7 +55,7 @@ def batch_norm(
         finite, 0 takes its place.
       scale: Feature shape, or the rank of x with 1 where shared (one per example:
         conditional normalization); 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       use_running_average: False in training, True in inference; a Python bool.
       momentum: Weight of the old statistics, in [0, 1]: a number, a traced scalar, or,
         with counted statistics, a function of the number of updates.

@@ -83,7 +83,7 @@ def batch_renorm(
       stats: Running statistics, from `init_renorm_stats`. Where they are not finite,
         and for features that see no element of it, the batch is not corrected.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       r_max: Bound of the correction of scale, at least 1: a number, a traced scalar,
         or a function of the number of updates so far.
       d_max: Bound of the correction of the mean, in standard deviations, at least 0;

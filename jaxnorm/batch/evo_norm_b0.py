@@ -43,7 +43,7 @@ def evo_norm_b0(
       v: Slope of the own term: feature shape, or the rank of x with 1 where shared, or
         a scalar; ones at the start.
       scale: Likewise; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       **options: As in `jaxnorm.batch_norm`: `use_running_average`, which must be given,
         and the others. An example's feature that has no valid element comes out as
         bias. There is no running mean to shift by: with `use_fast_variance` the

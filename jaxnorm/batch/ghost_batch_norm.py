@@ -48,7 +48,7 @@ def ghost_batch_norm(
       x: Input of shape (batch, ...); floating or complex. The first axis is cut.
       stats: Running statistics, as in `jaxnorm.batch_norm`.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       virtual_batch_size: Examples of a ghost, over all devices of `axis_name`. It
         divides the batch of a device, or is a multiple of it, so that ghosts span as
         many adjacent devices. Not asked for in inference.

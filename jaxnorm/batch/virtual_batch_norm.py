@@ -52,7 +52,7 @@ def virtual_batch_norm(
         one number in float32; where it is 1e4 standard deviations, its rounding is seen
         in y, at 6e-4.)
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       reference_size: Number N of reference examples; at least 1; may be traced.
       include_self: False: w = 0, the reference's moments alone, as evolution strategies
         use them.
@@ -142,12 +142,12 @@ def collect_reference(
 
     Args:
       x: The reference batch at this layer, of shape (batch, ...).
-      scale: As in `jaxnorm.virtual_batch_norm`, like all that follow.
-      bias: Likewise.
-      epsilon: Likewise.
-      feature_axes: Likewise.
-      mask: Likewise.
-      dtype: Likewise.
+      scale: As in `jaxnorm.virtual_batch_norm`.
+      bias: As in `jaxnorm.virtual_batch_norm`.
+      epsilon: As in `jaxnorm.virtual_batch_norm`.
+      feature_axes: As in `jaxnorm.virtual_batch_norm`.
+      mask: As in `jaxnorm.virtual_batch_norm`.
+      dtype: As in `jaxnorm.virtual_batch_norm`.
 
     Returns:
       y of the shape of x, its moments, and the number of examples that have a valid

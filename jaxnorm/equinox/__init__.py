@@ -1,8 +1,8 @@
-"""Normalizers as Equinox modules, over the functions of `jaxnorm`.
+"""The normalizers of `jaxnorm` as Equinox modules.
 
-A module normalizes a batch, not an example under `jax.vmap`; features are the last axis
-unless told otherwise. Running statistics live in an `equinox.nn.State`, as those of
-`equinox.nn.BatchNorm` do.
+A module normalizes a batch, not a single example under `jax.vmap`. Features are the last
+axis by default. Running statistics are in an `equinox.nn.State`, as in
+`equinox.nn.BatchNorm`.
 """
 
 from jaxnorm.equinox import batch, hybrid, recurrent, response, sample, segment

@@ -77,7 +77,7 @@ class BatchRenorm(BatchInputModule):
 
 
 class MeanOnlyBatchNorm(BatchInputModule):
-    """Subtracts the batch's mean; see `jaxnorm.mean_only_batch_norm`.
+    """Mean-only batch norm; see `jaxnorm.mean_only_batch_norm`.
 
     Example:
       >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
@@ -107,7 +107,7 @@ class EvoNormB0(BatchInputModule):
 
 
 class RunningNorm(BatchInputModule):
-    """Normalizes a stream; see `jaxnorm.running_norm`.
+    """Normalizes by the moments of all inputs so far; see `jaxnorm.running_norm`.
 
     Example:
       >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox

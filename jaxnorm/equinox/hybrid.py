@@ -7,7 +7,7 @@ __all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
 
 
 class BatchInstanceNorm(BatchInputModule):
-    """A mixture for each feature; see `jaxnorm.batch_instance_norm`.
+    """Batch-instance norm; see `jaxnorm.batch_instance_norm`.
 
     Example:
       >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
@@ -21,7 +21,7 @@ class BatchInstanceNorm(BatchInputModule):
 
 
 class InstanceBatchNorm(BatchInputModule):
-    """Each for half of the features; see `jaxnorm.instance_batch_norm`.
+    """Instance-batch norm (IBN-Net); see `jaxnorm.instance_batch_norm`.
 
     Example:
       >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox
@@ -35,7 +35,7 @@ class InstanceBatchNorm(BatchInputModule):
 
 
 class SwitchableNorm(BatchInputModule):
-    """A mixture of three norms; see `jaxnorm.switchable_norm`.
+    """Switchable norm; see `jaxnorm.switchable_norm`.
 
     Example:
       >>> import equinox as eqx, jax.numpy as jnp, jaxnorm.equinox

@@ -86,7 +86,7 @@ class GroupNorm(SampleModule):
 
 
 class CausalGroupNorm(SampleModule):
-    """Causal group norm; returns y and the moments to go on with.
+    """Causal group norm; returns y and the moments for the next chunk.
 
     See `jaxnorm.causal_group_norm`.
 
@@ -118,7 +118,9 @@ class InstanceNorm(SampleModule):
 
 
 class ReversibleInstanceNorm(SampleModule):
-    """Returns y and the way back; see `jaxnorm.reversible_instance_norm`.
+    """Reversible instance norm; returns y and its inverse.
+
+    See `jaxnorm.reversible_instance_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.equinox
@@ -132,7 +134,7 @@ class ReversibleInstanceNorm(SampleModule):
 
 
 class UnitNorm(UnmaskedModule):
-    """Vectors of length 1; see `jaxnorm.unit_norm`.
+    """Divides vectors by their length; see `jaxnorm.unit_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.equinox

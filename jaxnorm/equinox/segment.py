@@ -27,7 +27,7 @@ class SegmentModule(SampleModule):
           x: Input of shape (positions, ..., features).
           segment_ids: The segment of each position, of the shape of leading axes of x;
             see `jaxnorm.segment_layer_norm`.
-          num_segments: Bound of the ids; a Python integer.
+          num_segments: Upper bound of the ids; a Python integer.
           mask: Selects valid elements, or gives weights.
           key: Ignored.
 

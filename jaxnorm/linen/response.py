@@ -17,7 +17,7 @@ __all__ = [
 class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
     """Filter response normalization with its thresholded linear unit (TLU).
 
-    It takes the place of a normalization and of the activation after it. Parameters are
+    It replaces a normalizer and the activation after it. Parameters are
     `scale`, `bias`, `threshold` and, where asked for, `learned_epsilon`, each of the
     feature shape. It computes `jaxnorm.filter_response_norm`.
 
@@ -52,7 +52,7 @@ class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
 class EvoNormS0(SampleModule, response.EvoNormS0):
     """EvoNorm-S0: a gate divided by the standard deviation of a group of features.
 
-    It takes the place of a normalization and of the activation after it. Parameters are
+    It replaces a normalizer and the activation after it. Parameters are
     `v`, `scale` and `bias`, of the feature shape. It computes `jaxnorm.evo_norm_s0`.
 
     Example:

@@ -122,10 +122,10 @@ class EvoNormB0(BatchModule, layers.EvoNormB0):
 class RunningNorm(BatchModule, layers.RunningNorm):
     """Normalizes by the moments of all inputs so far, such as observations.
 
-    It computes `jaxnorm.running_norm`, with `update` where `use_running_average` is
-    False. Variables: `nnx.BatchStat`: those of `jaxnorm.RunningMoments`: count, mean,
-    var, and what is to be added to each of them, count_rest, mean_rest, var_rest. There
-    are no parameters.
+    It computes `jaxnorm.running_norm`, with `update=True` if `use_running_average` is
+    False. Variables: `nnx.BatchStat`: the fields of `jaxnorm.RunningMoments`, which are
+    count, mean, var and their low-order parts count_rest, mean_rest, var_rest. It has
+    no parameters.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

@@ -27,7 +27,7 @@ class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
     """Instance norm for some features and batch norm for the others (IBN-Net).
 
     It computes `jaxnorm.instance_batch_norm`. Variables: `nnx.Param`: scale and bias of
-    all features; `nnx.BatchStat`: mean and var of those that the batch normalizes.
+    all features; `nnx.BatchStat`: mean and var of the features with batch norm.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

@@ -28,7 +28,7 @@ class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
 class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
     """Batch norm with separate statistics for each domain, chosen in the call.
 
-    When it is of use, and where it comes from, says `jaxnorm.linen.DomainBatchNorm`.
+    `jaxnorm.linen.DomainBatchNorm` explains when to use it, and has the references.
     Variables: `nnx.Param`: scale, bias; `nnx.BatchStat`: mean, var, with a leading axis
     of domains.
 

@@ -149,8 +149,8 @@ class GroupNorm(SampleModule, group.GroupNorm):
 class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
     """Causal group normalization, over all time steps up to the current one.
 
-    A stream comes in chunks: the moments that a call returns are those that the next
-    one takes. They are not variables. It computes `jaxnorm.causal_group_norm`.
+    It normalizes a stream in chunks: pass the moments that a call returns to the next
+    call. Moments are not variables. It computes `jaxnorm.causal_group_norm`.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

@@ -78,7 +78,7 @@ def causal_group_norm(
       moments: Moments of the steps before x, which the last call returned; None if x
         is the start. Differentiated.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       time_axis: The axis of the steps, which is whole on each device of a mapped axis.
         (Under `jax.jit` it may be sharded; the moments of all steps are then gathered.)
       num_groups: Number of groups of features; divides the number of features. None if

@@ -34,7 +34,7 @@ def dynamic_erf(
       shift: Likewise; the paper starts it at 0.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       feature_axes: The axis or axes of the parameters.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 

@@ -55,7 +55,7 @@ def evo_norm_s0(
       v: (features,); or the rank of x with 1 where shared; or a scalar. The paper
         starts it at 1.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       num_groups: Number of groups of features; divides the number of features.
       epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
       reduction_axes: As in `jaxnorm.group_norm`.

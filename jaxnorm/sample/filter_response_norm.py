@@ -52,7 +52,7 @@ def filter_response_norm(
         Statistics are computed in float32 or wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       threshold: Likewise, or a scalar; real. None: no TLU, the result is y.
       epsilon: Added to the mean square; at least 0.
       learned_epsilon: Likewise a scalar or as scale; real, its sign has no effect. For

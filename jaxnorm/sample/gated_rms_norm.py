@@ -59,45 +59,45 @@ def gated_rms_norm(
     axis_index_groups: Groups | None = None,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Divides each example by its root mean square, and gates it, before or after.
+    """Divides each example by its root mean square, and gates it before or after.
 
-    With the mean over `reduction_axes`, or over a group of adjacent features and all
-    other `reduction_axes`, and with a = activation(gate)::
+    The mean is over `reduction_axes`; with groups, it is over a group of adjacent
+    features and all other `reduction_axes`. With a = activation(gate)::
 
         y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale) * a
 
-    or, with `gate_first`, in which the statistics are those of the gated input::
+    With `gate_first`, the statistics are those of the gated input::
 
         u = x * a
         y = u / sqrt(mean(|u|^2) + epsilon) * (scale_offset + scale)
 
-    Weights that were trained with one order are of no use to the other: gated DeltaNet
-    and Qwen3-Next normalize first; Mamba 2 and Zamba2 gate first, in groups.
+    Weights that were trained in one order do not work in the other. Gated DeltaNet and
+    Qwen3-Next normalize first; Mamba 2 and Zamba2 gate first, in groups.
 
-    All is computed in float32 or wider, and y alone is rounded to a narrower dtype.
-    What is kept for the backward pass is x, gate, and one number for each group of
-    each example. Where the sum of squares exceeds the range of the dtype, y is 0.
+    Everything is computed in float32 or wider; only y is rounded to a narrower dtype.
+    The backward pass keeps x, gate, and one number for each group of each example. If
+    the sum of squares exceeds the range of the dtype, y is 0.
 
     Args:
       x: Input of any shape; floating or complex.
-      gate: What the activation is taken of, of the shape of x; real.
+      gate: Input of the activation, of the shape of x; real.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
-        Where it is None y is not scaled, whatever the offset.
+        If None, y is not scaled, whatever the offset.
       gate_first: Whether x is gated before it is normalized.
       activation: "silu", gate * sigmoid(gate), or "sigmoid".
-      num_groups: Into how many groups to cut the features; divides their number. With
-        neither this nor `group_size`, they are one.
-      group_size: How many features make a group; divides their number.
-      reduction_axes: The axis or axes to average over; with groups, among them that of
-        the features.
+      num_groups: Number of groups of features; divides the number of features. Without
+        `num_groups` and `group_size`, there are no groups.
+      group_size: Number of features in a group; divides the number of features.
+      reduction_axes: The axis or axes to average over; with groups, they include the
+        feature axis.
       feature_axes: The axis or axes of scale; with groups, the one feature axis.
       epsilon: Added to the mean square; at least 0. Where both are 0, y is 0.
       scale_offset: As in `jaxnorm.rms_norm`.
-      mask: As in `jaxnorm.layer_norm`, for x and gate alike: an element that is masked
-        comes out as 0, with no gradient, where one of both is not finite.
+      mask: As in `jaxnorm.layer_norm`, for both x and gate: if x or gate is not finite
+        in a masked element, its y is 0, with no gradient.
       axis_name: As in `jaxnorm.layer_norm`: one collective forward and one backward.
-        Where whole groups (heads) lie on each device none is needed; with groups and
-        features on several devices, the i-th groups of all devices are one.
+        If each device has whole groups (heads), none is needed. If features are divided
+        over devices, the i-th groups of all devices form one group.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, gate and scale promote to.
 
@@ -131,8 +131,8 @@ def gated_rms_norm(
     check_real("its activation is that of a real number", gate=gate)
     if gate.shape != x.shape:
         raise ValueError(
-            f"gate must have the shape of x, {x.shape}, got {gate.shape}. One that is "
-            "shared has to be repeated: jnp.broadcast_to(gate, x.shape)."
+            f"gate must have the shape of x, {x.shape}, got {gate.shape}. Repeat a "
+            "shared gate: jnp.broadcast_to(gate, x.shape)."
         )
     if activation not in tuple(_ACTIVATIONS):
         raise ValueError(
@@ -151,7 +151,7 @@ def gated_rms_norm(
     dtype = output_dtype(dtype, x=x, gate=gate, scale=scale)
     spec = Standardization(reduction, epsilon, dtype, center=False)
     call = Call.parse(x, scale, None, mask, features, spec, scale_offset)
-    # Else the gated input, or the scale times the gate, would be kept too, in float32.
+    # Otherwise the gated input, or the scale times the gate, would be kept in float32.
     normalize = jax.checkpoint(
         functools.partial(_normalize, call.spec, _ACTIVATIONS[activation], gate_first),
         policy=KEEP_MOMENTS,
@@ -178,5 +178,5 @@ def _normalize(
     bias = jnp.zeros((1,) * x.ndim, wide)
     unrounded = dataclasses.replace(spec, dtype=wide, rematerialized=gate_first)
     y = standardize(unrounded, x, moments, scale, bias, mask)
-    # As part of the scale, it would take XLA for GPUs two reads of x in place of one.
+    # With the factor as part of the scale, XLA for GPUs would read x twice.
     return (y if gate_first else y * factor).astype(spec.dtype)

@@ -44,7 +44,7 @@ def global_response_norm(
         or wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       epsilon: Added to the mean of the norms; at least 0.
       reduction_axes: The axis or axes of the norms; by default all but the first,
         which is the batch, and `feature_axes`. For one example without an axis for it,

@@ -55,7 +55,7 @@ def graph_norm(
         1 along all other axes. Real; 1 where None.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None. `style[segment_ids]` gives each segment its own.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       segment_ids: As in `jaxnorm.segment_layer_norm`.
       num_segments: As in `jaxnorm.segment_layer_norm`.
       feature_axes: The axis or axes that keep their own statistics; after the axes of

@@ -53,7 +53,7 @@ def group_norm(
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
         wider.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       num_groups: Number of groups of features; divides the number of features. None if
         `group_size` is given.
       group_size: Number of features in a group; divides the number of features. Needs

@@ -47,7 +47,7 @@ def instance_norm(
       x: Input of shape (batch, ...); floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       reduction_axes: The axis or axes to average over; by default all but the first,
         which is the batch, and `feature_axes`. For one example without an axis for it,
         under `jax.vmap` for instance, those of space: (0, 1) of (height, width,

@@ -47,7 +47,7 @@ def layer_norm(
         wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared
         (one per example: adaptive layer norm); 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale and bias; they may differ from those that
         are reduced.

@@ -99,7 +99,7 @@ def reversible_instance_norm(
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None. Where it is 0, with its offset, the result of `undo` is not
         finite: start at a factor of 1.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       time_axis: The axis that is averaged over.
       feature_axes: The axis or axes along which scale and bias lie.
       epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.

@@ -1,4 +1,4 @@
-"""Self-rescaled dynamic normalization (SeeDNorm): RMS norm whose scale follows x."""
+"""Self-rescaled dynamic normalization (SeeDNorm): RMS norm with a scale set by x."""
 
 import dataclasses
 import functools
@@ -43,42 +43,42 @@ def seed_norm(
     axis_index_groups: Groups | None = None,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """RMS norm whose scale depends on the input, and so on its size.
+    """Applies RMS norm with a scale that depends on the input.
 
-    With the sum and the mean over `reduction_axes`, the sum over a head of adjacent
-    features where there are several::
+    The sum and the mean are over `reduction_axes`. With several heads, which are groups
+    of adjacent features, the sum is over each head::
 
         y = x / sqrt(mean(x^2) + epsilon) * (
             scale_offset + scale + alpha * tanh(sum(beta * x))
         )
 
-    computed in float32 or wider; only y is rounded to a narrower dtype. Where beta is
-    0, which it is when training starts, it is RMS norm. What is kept for the backward
-    pass is x, and one number an example and head, and another an example. Where the sum
-    of squares exceeds the range of the dtype, y is 0.
+    It is computed in float32 or wider; only y is rounded to a narrower dtype. If beta
+    is 0, as at the start of training, it is RMS norm. The backward pass keeps x, one
+    number for each example and head, and one for each example. If the sum of squares
+    exceeds the range of the dtype, y is 0.
 
-    The gradient of beta grows with the size of x and the number of features, so that
-    the paper gives alpha and beta weight decay, and vision models several heads: with
-    one, its ViT-B does not learn.
+    The gradient of beta grows with the size of x and the number of features. So the
+    paper uses weight decay for alpha and beta, and several heads in vision models: with
+    one head, its ViT-B does not learn.
 
     Args:
       x: Input of any shape; floating.
       alpha: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
-        or a scalar. The paper starts it at 1.
-      beta: Likewise; the paper starts it at 0.
-      scale: As alpha, but no scalar; 1 where None, whatever the offset.
-      num_heads: Into how many heads to cut the features, each with a sum of its own;
-        divides their number.
-      reduction_axes: The axis or axes to sum and to average over; with several heads,
-        among them that of the features.
+        or a scalar. Its initial value in the paper is 1.
+      beta: Same shapes as alpha. Its initial value in the paper is 0.
+      scale: Same shapes as alpha, except a scalar; 1 where None, whatever the offset.
+      num_heads: Number of heads, each with a separate sum; divides the number of
+        features.
+      reduction_axes: The axis or axes of the sum and the mean; with several heads, they
+        include the feature axis.
       feature_axes: The axis or axes of the parameters; with several heads, the one
         feature axis.
       epsilon: Added to the mean square; at least 0.
       scale_offset: As in `jaxnorm.rms_norm`.
-      mask: As in `jaxnorm.rms_norm`; weights are those of the mean: in the sum an
-        element counts, or does not.
-      axis_name: As in `jaxnorm.layer_norm`, with one head only. Of the collectives for
-        the mean and for the sum XLA makes one forward and one backward.
+      mask: As in `jaxnorm.rms_norm`. Weights apply only to the mean; the sum includes
+        every valid element with weight 1.
+      axis_name: As in `jaxnorm.layer_norm`, with one head only. XLA merges the
+        collectives of the mean and of the sum into one forward and one backward.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x and scale promote to.
 
@@ -111,10 +111,10 @@ def seed_norm(
     if num_heads != 1:
         if axis_name is not None:
             raise ValueError(
-                "with an axis_name there must be one head, since which features of "
-                f"other instances belong to it is not known, got num_heads={num_heads} "
-                f"and axis_name={axis_name!r}. Under jax.jit a sharded x needs no "
-                "axis_name, and may have several."
+                "with an axis_name there must be one head, because the features of a "
+                "head on other devices are not known, got "
+                f"num_heads={num_heads} and axis_name={axis_name!r}. Under jax.jit, a "
+                "sharded x needs no axis_name and may have several heads."
             )
         feature_axis = canonical_axis(feature_axes, x.ndim)
         length = x.shape[feature_axis]
@@ -128,14 +128,14 @@ def seed_norm(
     spec = Standardization(reduction, epsilon, dtype, center=False)
     call = Call.parse(x, scale, None, mask, features, spec, scale_offset)
     check_real("the scale is a tanh of it", x=x, scale=call.scale)
-    # Else the scale would be kept too, which has the size of x, in float32.
+    # Otherwise the scale, a float32 array of the size of x, would be kept too.
     return call.rematerialize(functools.partial(_normalize, head, alpha, beta))
 
 
 def _normalize(head: Reduction, alpha: Array, beta: Array, call: Call) -> Array:
     result = call.spec.dtype
     wide = accumulation_dtype(result, call.x.dtype)
-    # Not in the dtype of y: where that alone is wider, so is no element of x.
+    # In the dtype of x, not of y: if only y is wider, the elements of x are not.
     products = zero_masked(call.mask, call.x) * beta.astype(call.x.dtype)
     gate = jnp.tanh(head.broadcast_back(*tag_for_remat(head.sums(products))))
     scale = call.scale.astype(wide) + alpha.astype(wide) * gate.astype(wide)
@@ -144,5 +144,5 @@ def _normalize(head: Reduction, alpha: Array, beta: Array, call: Call) -> Array:
         scale=jnp.ones((1,) * call.x.ndim, wide),
         spec=dataclasses.replace(call.spec, dtype=wide),
     )
-    # Scaled by itself, it would take XLA for GPUs two reads of x in place of one.
+    # Scaling inside `standardize` would make XLA for GPUs read x twice.
     return (unscaled.standardize(call.own_moments()) * scale).astype(result)

@@ -52,7 +52,7 @@ def segment_layer_norm(
         computed in float32 or wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None. `style[segment_ids]` gives each segment its own.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       segment_ids: Integers of the shape of the leading axes of x, its positions, in any
         order: positions of the same id make a segment, along whichever of these axes
         they lie. A position whose id is negative, or `num_segments` or more, is in no

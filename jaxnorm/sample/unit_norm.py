@@ -1,4 +1,4 @@
-"""Vectors of length 1."""
+"""Normalization of vectors to length 1."""
 
 import functools
 import math
@@ -28,33 +28,32 @@ def unit_norm(
 ) -> Array:
     """Divides vectors by their length.
 
-    With the sum over `axes`::
+    The sum is over `axes`::
 
         y = x / sqrt(sum(|x|^2) + epsilon)
 
-    computed in float32 or wider. A vector of zeros stays 0, and so do its derivatives
-    where epsilon is 0. Squares neither overflow nor underflow, whatever the size of x;
-    subnormal numbers, which many processors take for 0, may come out shorter than 1.
-    What is kept for the backward pass is x, and two numbers a vector.
+    It is computed in float32 or wider. A vector of zeros stays 0, and its derivatives
+    are 0 if epsilon is 0. Squares neither overflow nor underflow, whatever the size of
+    x. A vector of subnormal numbers, which many processors flush to 0, may get a length
+    below 1. The backward pass keeps x, and two numbers for each vector.
 
-    Others are made of it. With a learned scalar g, of the query's and the key's width d
-    and of c channels::
+    Other normalizers can be built from it, with a learned scalar g, and c channels::
 
         g * unit_norm(x)                                   # ScaleNorm
         g * unit_norm(query), unit_norm(key)               # query-key norm
-        math.sqrt(c) * unit_norm(x, epsilon=c * 1e-8)      # PixelNorm, of channels last
+        math.sqrt(c) * unit_norm(x, epsilon=c * 1e-8)      # PixelNorm, channels last
 
-    There is no mask, for zeros do not count: `unit_norm(jnp.where(mask, x, 0))`.
+    There is no mask, because zeros do not count: `unit_norm(jnp.where(mask, x, 0))`.
 
     Args:
       x: Input of any shape; floating or complex.
-      axes: The axis or axes along which the vectors lie.
+      axes: The axis or axes of the vectors.
       epsilon: Added to the squared length; at least 0.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which the vectors are divided: two collectives forward and one backward. Under
         `jax.jit` a sharded x needs none.
-      axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
-        each with vectors of its own.
+      axis_index_groups: Groups of equal size of the indices of the one `axis_name`;
+        vectors are divided only within a group.
       dtype: Dtype of y; by default that of x.
 
     Returns:
@@ -82,7 +81,7 @@ def unit_norm(
     x = check_inexact(x, "x")
     result = output_dtype(dtype, x=x)
     mapped_axes = MappedAxes.parse(axis_name, axis_index_groups, x)
-    # Else x would be kept twice in float32, divided by two numbers.
+    # Otherwise two quotients of x would be kept in float32.
     normalize = jax.checkpoint(
         functools.partial(
             _normalize,

@@ -33,7 +33,7 @@ def align_affine(
     Args:
       x: Input.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
-      bias: Likewise; 0 where None.
+      bias: Same shapes as scale; 0 where None.
       feature_axes: Canonical feature axes.
       scale_offset: Added to `scale`, if given, in float32 or wider.
     """

@@ -1,4 +1,4 @@
-"""What some platforms compute in another way, with the same result up to rounding."""
+"""Selection of an implementation by platform, for equal results up to rounding."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,10 +14,10 @@ def by_platform(
     default: Callable[..., _Result],
     cpu: Callable[..., _Result] | None = None,
 ) -> _Result:
-    """Returns `gpu(*args)` in programs for GPUs, `default(*args)` in all others.
+    """Returns `gpu(*args)` in programs for GPUs, and `default(*args)` in others.
 
-    And in those for CPUs `cpu(*args)`, if it is given. The platform is that for which a
-    program is compiled, so that no program branches.
+    Programs for CPUs return `cpu(*args)`, if it is given. The platform is known when a
+    program is compiled, so the program contains no branches.
     """
     branches = {"cuda": gpu, "rocm": gpu} | ({} if cpu is None else {"cpu": cpu})
     return lax.platform_dependent(*args, **branches, default=default)

@@ -1,9 +1,9 @@
-"""A number near the mean of x, to subtract before squares are summed.
+"""An approximate mean of x, to subtract before squares are summed.
 
-The mean itself is one more read of x, unless x is still at hand when it is known. The
-mean of a part serves as well: with one of n elements it is within sqrt(n - 1) standard
-deviations of that of the whole (Cauchy and Schwarz), whatever x is, so that the
-variance loses no more than its last log2(n) bits.
+The exact mean costs one more read of x, unless x is still on the chip. The mean of a
+part of x works as well. If the part has 1/n of the elements, its mean is within
+sqrt(n - 1) standard deviations of the mean of all elements (by the Cauchy-Schwarz
+inequality), whatever x is. So the variance loses at most its last log2(n) bits.
 """
 
 import functools
@@ -18,16 +18,16 @@ from jaxnorm._core.arrays.sharding import axis_names
 from jaxnorm._core.reductions.reduction import Reduction
 from jaxnorm._core.reductions.rows import IN_ONE_KERNEL, has_rows
 
-_PARTS = 32  # of which one is read
+_PARTS = 32  # number of parts of x, one of which is read
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def approximate_mean(x: Array, reduction: Reduction) -> Array:
-    """Returns a number near the mean of x, of the shape of its statistics.
+    """Returns an approximate mean of x, of the shape of its statistics.
 
-    A part of x is read for it; on GPUs all of x, where reduced rows are so short that
-    one kernel does all with them. That kernel gives nothing to a backward pass, so that
-    where this is differentiated, with derivative 0, a part is read everywhere.
+    It reads a part of x. On GPUs it reads all of x if the reduced rows are so short
+    that one kernel normalizes them. This kernel cannot save anything for a backward
+    pass, so under differentiation a part is read on all platforms. The derivative is 0.
 
     Args:
       x: Input, without a mask.
@@ -66,7 +66,8 @@ def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -
 def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
     """Returns the slices of the first part along the reduced axes.
 
-    Along axes that types know to be sharded, or whose size is symbolic, it is all.
+    Axes that are sharded according to their types, or have a symbolic size, are not
+    sliced.
     """
     names = axis_names(x) or [None] * x.ndim
     slices, parts = [slice(None)] * x.ndim, _PARTS

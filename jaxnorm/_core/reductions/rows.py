@@ -1,7 +1,6 @@
-"""Rows: elements along the last axis that are reduced together, and nothing else.
+"""Rows: reductions over the last axis only, which XLA for GPUs treats specially.
 
-XLA for GPUs gives each row threads of its own, and fuses what is done with it by rules
-that depend on its length.
+Each row has threads of its own, and the fusion of its operations depends on its length.
 """
 
 import math
@@ -15,13 +14,13 @@ IN_ONE_KERNEL = 2**14
 """The longest row that XLA for GPUs reduces and normalizes in one kernel."""
 
 NARROW = 255
-"""The longest row of float32 of which it would write intermediate results to memory."""
+"""The longest float32 row whose intermediate results XLA writes to memory."""
 
 
 def has_rows(x: Array, reduction: Reduction, longest: int) -> bool:
-    """Returns whether rows of x, of at most `longest` elements, are what is reduced.
+    """Returns whether the reduction is over rows of at most `longest` elements.
 
-    XLA reduces several axes in more than one kernel, but for those of size 1.
+    XLA needs more than one kernel to reduce several axes, unless they have size 1.
     """
     size = math.prod(sizes(x.shape, reduction.axes))
     return (
