@@ -108,7 +108,7 @@ for collection, tree in variables.items():
 
 # %% [markdown]
 # `apply` is a pure function of these and of the input. What it may change is named in
-# `mutable`, and comes back beside the output; nothing else changes. For this chapter we
+# `mutable`, and comes back with the output; nothing else changes. For this chapter we
 # ask for `batch_moments`: modules of `jaxnorm` put there the count, mean and variance
 # of the batch, from which we can then make as many running averages as we like. (The
 # usual way is `mutable=["batch_stats"]`: chapter 4.)
@@ -159,7 +159,7 @@ def collect(variables, images):
 # ## One training run, four kinds of statistics
 #
 # The parameters are the same in all four; only what inference normalizes with differs.
-# The fourth is no average: every ten steps, the statistics are computed anew from 1,000
+# The fourth is not an average: every ten steps, statistics are recomputed from 1,000
 # training digits and the weights of that moment, by `tools.recalibrate`.
 
 # %%

@@ -136,7 +136,7 @@ print("after: ", updates["batch_stats"]["BatchNorm_0"]["mean"][:3])
 #
 # `TrainState` bundles what changes: parameters, optimizer state, and, added here, the
 # collection `batch_stats`. A step takes a state and returns the next one. The running
-# averages leave the differentiated function beside the loss (`has_aux=True`); no
+# averages leave the differentiated function with the loss (`has_aux=True`); no
 # gradient flows through them.
 
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 5. Where to put it, and what beside it
+# # 5. Where to put it, and what to combine it with
 #
 # After this chapter you can decide whether a norm goes before or after the activation,
 # say how large a batch has to be, and avoid two combinations that work against a norm:

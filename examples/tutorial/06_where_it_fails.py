@@ -3,7 +3,7 @@
 #
 # After this chapter you can tell from the data and the network whether batch norm will
 # fail, and choose what to take instead. Each failure has one cause: the output for an
-# example depends on the examples beside it, in training, and on an average over all of
+# example depends on the other examples, in training, and on an average over all of
 # them, in inference.
 #
 # To install everything, in a clone of the repository: `pip install -e ".[tutorial]"`;
