@@ -1,7 +1,7 @@
 """The normalizers of `jaxnorm` as Equinox modules.
 
-A module normalizes a batch, not a single example under `jax.vmap`. Features are the last
-axis by default. Running statistics are in an `equinox.nn.State`, as in
+A module normalizes a batch, not a single example under `jax.vmap`. By default, features
+are the last axis. Running statistics are in an `equinox.nn.State`, as in
 `equinox.nn.BatchNorm`.
 """
 

@@ -72,10 +72,12 @@ class Module(eqx.Module):
 
     @property
     def _layer(self) -> Any:
+        """Returns the description of the layer, with its fields."""
         return self._description(**dict(self.fields))
 
     @property
     def _feature_shape(self) -> tuple[int, ...]:
+        """Returns the sizes of the feature axes."""
         features = self.num_features
         return features if isinstance(features, tuple) else (features,)
 

@@ -158,10 +158,12 @@ class BatchModule(Module, _BatchLayer):
 
     @property
     def _collects(self) -> bool:
+        """Returns whether this call collects the moments of its input."""
         mutable = self.is_mutable_collection("batch_moments")
         return mutable and not self.is_initializing()
 
     def _check_count(self, names: tuple[str, ...]) -> None:
+        """Raises ValueError if `batch_stats` lacks only the count."""
         missing = [name for name in names if not self.has_variable("batch_stats", name)]
         if missing == ["count"]:
             raise ValueError(

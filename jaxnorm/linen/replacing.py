@@ -162,11 +162,13 @@ class _Interceptor:
         return call(*args, **kwargs)
 
     def _is_ours(self, module: nn.Module) -> bool:
+        """Returns whether a module is a replacement."""
         return any(module is new for _, new in self._made.values())
 
     def _replacement(
         self, old: nn.Module, make: Callable[[Any], nn.Module]
     ) -> nn.Module:
+        """Returns the replacement of a module, created once for each scope."""
         scope = old.scope
         if id(scope) not in self._made:
             made = make_replacement(make, old, nn.Module)
@@ -176,6 +178,7 @@ class _Interceptor:
         return self._made[id(scope)][1]
 
     def _run(self, new: nn.Module, old: nn.Module, arguments: dict[str, Any]) -> Any:
+        """Calls the replacement with the arguments of the old module's call."""
         signature = inspect.signature(type(new).__call__)
         if "use_running_average" not in signature.parameters:
             arguments.pop("use_running_average", None)

@@ -122,6 +122,7 @@ class SpectralNorm(nn.Module):
     def _iterate(
         self, name: str, value: Array, u: Array, n_steps: int
     ) -> tuple[Array, Array, Array]:
+        """Returns the normalized parameter, the new u, and sigma."""
         normalized, new_u, sigma = spectral_norm(
             value,
             u[0],

@@ -118,6 +118,7 @@ class WeightNorm(nn.Module):
         )
 
     def _features(self, value: Array) -> tuple[int, ...]:
+        """Returns the non-negative feature axes of a parameter; () for one norm."""
         axes = () if self.feature_axes is None else self.feature_axes
         return canonical_axes(axes, value.ndim)
 
@@ -177,6 +178,7 @@ class WeightNorm(nn.Module):
         return dict(zip((*kernels, *others), start, strict=False))
 
     def _check_initialization(self, init_mask: ArrayLike | None) -> None:
+        """Raises ValueError if the arguments contradict `initialization`."""
         if self.initialization not in get_args(Initialization):
             raise ValueError(
                 f"initialization must be one of {get_args(Initialization)}, got "

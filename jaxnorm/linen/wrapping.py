@@ -58,6 +58,7 @@ def call_with_params(
 
 
 def _is_box(node: Any) -> bool:
+    """Returns whether a node is a box with metadata."""
     return isinstance(node, nn.meta.AxisMetadata)
 
 

@@ -112,6 +112,7 @@ class BatchModule(Module, _BatchLayer):
         return y
 
     def _uses_running_average(self, argument: bool | None) -> bool:
+        """Returns whether this call normalizes with running statistics."""
         if argument is not None:
             check_flags(use_running_average=argument)
         if self.frozen_statistics:

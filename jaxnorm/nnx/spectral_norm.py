@@ -146,6 +146,7 @@ class SpectralNorm(nnx.Module):
     def _iterate(
         self, path: Path, value: Array, u: Array, n_steps: int
     ) -> tuple[Array, Array, Array]:
+        """Returns the normalized parameter, the new u, and sigma."""
         normalized, new_u, sigma = spectral_norm(
             value,
             u[0],

@@ -133,7 +133,9 @@ class UnitWrapper(nnx.Module):
         return {path: nnx.Param(init(value)) for path, value in self._values().items()}
 
     def _values(self) -> dict[Path, Array]:
+        """Returns a dict from path to each parameter to normalize."""
         return params_of(self.layer_instance, self.variable_filter)
 
     def _features(self, value: Array) -> tuple[int, ...]:
+        """Returns the non-negative feature axes of a parameter."""
         return canonical_axes(self.feature_axes, value.ndim)

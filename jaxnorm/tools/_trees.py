@@ -178,6 +178,7 @@ def _has(node: object, name: str) -> bool:
 
 
 def _key(entry: object) -> Key:
+    """Converts an entry of a JAX key path to a plain key."""
     match entry:
         case DictKey(key=key) | FlattenedIndexKey(key=key):
             return key

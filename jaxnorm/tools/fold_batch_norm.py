@@ -221,7 +221,7 @@ def _per_input(
 def _check_features(
     value: Array, shape: tuple[int, ...], kernel: Array, side: str
 ) -> None:
-    """Raises ValueError if a value has not the shape of the layer's features."""
+    """Raises ValueError unless a value has the shape of the layer's features."""
     if not value.ndim or value.shape != shape[len(shape) - value.ndim :]:
         raise ValueError(
             f"stats must have the shape of the layer's {side}, {shape} (of a kernel of "

@@ -89,19 +89,23 @@ def advise(layers: dict[str, LayerDiagnosis]) -> list[str]:
 
 
 def _not_finite(layer: LayerDiagnosis) -> str | None:
+    """Checks for running statistics that are not finite."""
     return None if layer.finite.all() else ""
 
 
 def _untouched(layer: LayerDiagnosis) -> str | None:
+    """Checks for running statistics that were never updated."""
     return "" if layer.untouched.all() else None
 
 
 def _far(layer: LayerDiagnosis) -> str | None:
+    """Checks for a running mean far from the batch mean."""
     far = _typical(layer.mean_distance) > FAR
     return "" if far and not layer.untouched.all() else None
 
 
 def _unlike(layer: LayerDiagnosis) -> str | None:
+    """Checks for a batch standard deviation unlike the running one."""
     ratio = _typical(layer.std_ratio)
     if layer.untouched.all() or 1 / RATIO < ratio < RATIO:
         return None
@@ -109,16 +113,19 @@ def _unlike(layer: LayerDiagnosis) -> str | None:
 
 
 def _dead(layer: LayerDiagnosis) -> str | None:
+    """Checks for features that are constant over the batch."""
     if not layer.dead.any():
         return None
     return f" ({layer.dead.sum()} of {layer.dead.size})"
 
 
 def _ill_conditioned(layer: LayerDiagnosis) -> str | None:
+    """Checks for means of more than 1,000 standard deviations."""
     return "" if layer.ill_conditioned.any() else None
 
 
 def _typical(values: np.ndarray) -> float:
+    """Returns the median of the values that are not NaN, or 1 without any."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if known.size else 1.0
 

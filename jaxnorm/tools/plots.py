@@ -92,6 +92,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> "Table":
 
 
 def _number(value: float) -> str:
+    """Returns a number as text, with "-" for NaN."""
     return "-" if np.isnan(value) else f"{value:.2g}"
 
 

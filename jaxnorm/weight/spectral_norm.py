@@ -133,6 +133,7 @@ def _start_if_zero(u: Array) -> Array:
 
 
 def _check_real(value: Array, name: str) -> Array:
+    """Returns the array, if it is floating and real."""
     array = check_inexact(value, name)
     if jnp.iscomplexobj(array):
         raise TypeError(f"{name} must be real, got {array.dtype}.")
@@ -140,6 +141,7 @@ def _check_real(value: Array, name: str) -> Array:
 
 
 def _check_n_steps(n_steps: int) -> int:
+    """Returns the number of steps, if it is an integer of at least 1."""
     n_steps = check_integer(n_steps, "n_steps")
     if n_steps < 1:
         raise ValueError(
