@@ -75,7 +75,7 @@ def times_slope_of_rows(
 
 
 def between_reductions(
-    value: Array, parameter: Array, x: Array, reduction: Reduction
+    value: Array, parameter: Array, x: Array, reduction: Reduction, masked: bool
 ) -> Array:
     """Returns `value`, so that the reductions of its transpose stay separate.
 
@@ -88,4 +88,4 @@ def between_reductions(
     # Compares shapes for equality, because symbolic sizes have no order.
     if (1,) * x.ndim != parameter.shape != value.shape != x.shape:
         value = lax.optimization_barrier(value)
-    return broadcast_to_staged_sum(value, x, reduction.axes)
+    return broadcast_to_staged_sum(value, x, reduction.axes, masked)

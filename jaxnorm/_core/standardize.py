@@ -165,6 +165,9 @@ def _tangent(
     tmean, cov, tscale, tbias = pcast_stacked((tmean, cov, tscale, tbias), like=k)
     cov = rstd * spec.reduction.broadcast_back(cov)
     offset = -k * spec.reduction.broadcast_back(tmean)
+    separate = functools.partial(
+        between_reductions, x=x, reduction=spec.reduction, masked=mask is not None
+    )
     # The backward pass sums centered * dy and multiplies the sums by rstd; xhat * dy
     # would be written to memory on GPUs before it is summed.
     if narrow:
@@ -173,10 +176,10 @@ def _tangent(
     else:
         slope = rstd * (tscale - k * cov)
         slope, offset, tbias = pcast_stacked((slope, offset, tbias), like=x)
-        product = centered * between_reductions(slope, tscale, x, spec.reduction)
+        product = centered * separate(slope, tscale)
     if mask is None:
         offset = offset + tbias
-    y = k * tx + product + between_reductions(offset, tbias, x, spec.reduction)
+    y = k * tx + product + separate(offset, tbias)
     if mask is not None:
         # All at once, so that what the backward pass sums is selected once.
         y = zero_masked_nonfinite(mask, x, y) + tbias

@@ -260,8 +260,8 @@ MUTANTS = {
         ),
         (
             "psum of the forward pass lost",
-            "return self.all_reduce([counted, *map(self.local_sum, weighted)])",
-            "return counted, *map(self.local_sum, weighted)",
+            "return self.all_reduce([counted, *sums])",
+            "return counted, *sums",
             f"{SYNC}::test_weights",
         ),
         (

@@ -206,7 +206,8 @@ class Reduction:
             return self.unmasked_count(x), *self.sums(*values)
         weighted = [apply_weights(mask, value) for value in values]
         counted = self._local_count(mask, x)
-        return self.all_reduce([counted, *map(self.local_sum, weighted)])
+        sums = (self.local_sum(value, masked=True) for value in weighted)
+        return self.all_reduce([counted, *sums])
 
     def _local_count(self, mask: Array, x: Array) -> Array:
         """Returns the count, or weight, on this instance alone, given a mask."""
@@ -238,9 +239,9 @@ class Reduction:
             return self.mapped_axes.sum(values)
         return self.mapped_axes.sum_by_run(values, self.runs.axis, self.runs.length)
 
-    def local_sum(self, value: Array) -> Array:
-        """Sums a value on this instance alone."""
-        value = staged_sum(value, self.axes)
+    def local_sum(self, value: Array, masked: bool = False) -> Array:
+        """Sums a value, perhaps one selected by a mask, on this instance alone."""
+        value = staged_sum(value, self.axes, masked)
         return value if self.blocks is None else self.blocks.sum(value)
 
     def local_mean(self, value: Array) -> Array:

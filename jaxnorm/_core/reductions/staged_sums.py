@@ -25,10 +25,16 @@ _LARGE = 2**20  # elements of x; what is smaller stays in a GPU's cache
 _FIRST = 16  # elements of each sum of the first stage, at least
 
 
-def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
-    """Returns the sum over axes, which keep the size 1."""
+def staged_sum(value: Array, axes: tuple[int, ...], masked: bool = False) -> Array:
+    """Returns the sum over axes, which keep the size 1.
+
+    Args:
+      value: What to sum.
+      axes: The axes.
+      masked: Whether elements of it were selected by a mask.
+    """
     whole = functools.partial(jnp.sum, axis=axes, keepdims=True)
-    first = _first_stage(value, axes)
+    first = _first_stage(value, axes, masked)
     if not first:
         return whole(value)
     second = tuple(axis for axis in axes if axis not in first)
@@ -42,7 +48,9 @@ def staged_sum(value: Array, axes: tuple[int, ...]) -> Array:
     return by_platform(value, gpu=in_stages, default=whole)
 
 
-def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Array:
+def broadcast_to_staged_sum(
+    value: Array, x: Array, axes: tuple[int, ...], masked: bool = False
+) -> Array:
     """Broadcasts a value part of the way to x, so that its cotangent is a staged sum.
 
     Args:
@@ -50,8 +58,9 @@ def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Ar
         along one of the axes is not 1, it is returned as it is.
       x: What it is broadcast to.
       axes: Axes of x over which cotangents are summed.
+      masked: Whether a mask selects elements of cotangents first.
     """
-    first = _first_stage(x, axes)
+    first = _first_stage(x, axes, masked)
     if not first or any(value.shape[axis] != 1 for axis in axes):
         return value
     shape = list(value.shape)
@@ -67,7 +76,7 @@ def broadcast_to_staged_sum(value: Array, x: Array, axes: tuple[int, ...]) -> Ar
     return by_platform(value, gpu=in_stages, default=at_once)
 
 
-def _first_stage(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+def _first_stage(x: Array, axes: tuple[int, ...], masked: bool) -> tuple[int, ...]:
     """Returns the axes that are summed first; none if one stage is as good."""
     if (
         not axes
@@ -81,7 +90,8 @@ def _first_stage(x: Array, axes: tuple[int, ...]) -> tuple[int, ...]:
     length = math.prod(sizes(x.shape, axes))
     columns = math.prod(x.shape[axes[-1] + 1 :])
     blocks = x.size // (length * columns) * -(-columns // _COLUMNS)
-    if length > _LONG or blocks >= _MANY:
+    # Selecting by a mask makes each block slower in XLA's estimate.
+    if length > _LONG or blocks >= _MANY * (1 + masked):
         return ()
     for i in range(len(axes) - 1, 0, -1):
         if math.prod(sizes(x.shape, axes[i:])) >= _FIRST:
