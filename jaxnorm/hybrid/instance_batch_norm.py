@@ -107,7 +107,7 @@ def check_instance_features(instance_features: object, features: int) -> int:
     number = check_integer(instance_features, "instance_features")
     if not 0 <= number <= features:
         raise ValueError(
-            f"instance_features must be from 0 to {features}, the number of features, "
+            f"instance_features must lie in [0, {features}], the number of features, "
             f"got {number}."
         )
     return number
