@@ -157,6 +157,12 @@ class BatchModule(Module):
         inference: bool | None,
         **inputs: Any,
     ) -> tuple[Array, eqx.nn.State]:
+        if not isinstance(state, eqx.nn.State):
+            raise TypeError(
+                f"state must be an equinox.nn.State, got {type(state).__name__}. Make "
+                "it with the model: equinox.nn.make_with_state(Model)(...); a mask is "
+                "passed by keyword."
+            )
         stats = state.get(self.stats)
         of_features = [v for name, v in stats._asdict().items() if name != "count"]
         layer, x = self._layer_and_input(x, *of_features)

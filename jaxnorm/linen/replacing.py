@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import linen as nn
+from flax import traverse_util
 from jax import Array
 from jax import numpy as jnp
 
 from jaxnorm._layers.replacements import check_replacements, make_replacement
+from jaxnorm.tools._apply import check_apply
 
 if TYPE_CHECKING:
     from flax.linen.module import InterceptorContext
@@ -44,7 +46,7 @@ def replace_norms(
         module and returns its replacement, such as
         `{BatchNorm: lambda norm: GroupNorm(num_groups=8)}`. The first class of which a
         module is an instance applies.
-      variables: Variables of the model.
+      variables: Variables of the model: {"params": ..., "batch_stats": ...}.
       *args: Arguments of the model, for the shapes of new variables.
       rngs: Keys for `model.init`, which creates new variables; by default the key 0.
       **kwargs: Keyword arguments of the model.
@@ -54,9 +56,11 @@ def replace_norms(
       `replaced(model.init, replacements)` replaces `model.init`.)
 
     Raises:
-      TypeError: If the model is not a Linen module, a replacement is not a function, or
-        it does not return a module that takes the arguments of the call.
-      ValueError: If the model has no normalizer of these classes.
+      TypeError: If the model is not a Linen module, `variables` is not a dict, a
+        replacement is not a function, or it does not return a module that takes the
+        arguments of the call.
+      ValueError: If the model has no normalizer of these classes, or `variables` lacks
+        a variable to keep.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxnorm.linen
@@ -79,6 +83,11 @@ def replace_norms(
             f"model must be a flax.linen.Module, got {type(model).__qualname__}. For "
             "an NNX model, call jaxnorm.nnx.replace_norms."
         )
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            f"variables must be a dict of collections, got {type(variables).__name__}. "
+            'Pass {"params": ..., "batch_stats": ...} of the model.'
+        )
     found: list[str] = []
     init = _intercept(model.init, replacements, found)
     rngs = jax.random.key(0) if rngs is None else rngs
@@ -89,6 +98,9 @@ def replace_norms(
             "none. Check that the model uses these classes, and no nn.jit: a part that "
             "was traced before does not change."
         )
+    own_init: Callable[..., Any] = model.init
+    old = jax.eval_shape(lambda: own_init(rngs, *args, **kwargs))
+    _check_kept(variables, old, new)
     return replaced(model.apply, replacements), _keep(variables, new)
 
 
@@ -103,7 +115,8 @@ def replaced(
       replacements: As in `replace_norms`, which also converts variables.
 
     Raises:
-      TypeError: If the function is compiled, or a replacement is not a function.
+      TypeError: If the function is compiled, or a model rather than a function, or a
+        replacement is not a function.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -114,6 +127,10 @@ def replaced(
       >>> jax.eval_shape(init, jax.random.key(0), jnp.ones((4, 2)))
       {'params': {'scale': ShapeDtypeStruct(shape=(2,), dtype=float32)}}
     """
+    check_apply(
+        *(function, "function", "model.init or model.apply"),
+        of_nnx="it is jaxnorm.nnx.replace_norms",
+    )
     if isinstance(function, jax.stages.Wrapped):
         raise TypeError(
             "function must not be compiled, because code that was traced before would "
@@ -194,6 +211,26 @@ class _Interceptor:
                 "passes the right ones to super().__call__."
             ) from None
         return new(x, **given)
+
+
+def _check_kept(variables: Mapping[str, Any], old: Any, new: Any) -> None:
+    """Checks that variables have what the model has with and without replacements.
+
+    What they lack would be initialized, and the model would have forgotten it.
+    """
+    given, before, after = (
+        traverse_util.flatten_dict(jax.tree.map(jnp.shape, nn.meta.unbox(dict(tree))))
+        for tree in (variables, old, new)
+    )
+    for path, shape in before.items():
+        kept = path[0] in ("params", "batch_stats") and after.get(path) == shape
+        if kept and given.get(path) != shape:
+            raise ValueError(
+                f"variables must have {'/'.join(path)} of the shape {shape}, as the "
+                f"model has it, got {given.get(path, 'none')} (the keys are "
+                f'{list(variables)}). Pass {{"params": ..., "batch_stats": ...}} of '
+                "this model."
+            )
 
 
 def _keep(old: Any, new: Any) -> Any:

@@ -29,7 +29,7 @@ def collecting(
       static `train`), and the variables, pure dicts under "params" and "batch_stats".
 
     Raises:
-      TypeError: If the model is not an NNX module.
+      TypeError: If the model is not an NNX module, or `call` not a function.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx, jaxnorm.tools
@@ -45,6 +45,11 @@ def collecting(
       Array([5.], dtype=float32)
     """
     check_model(model, 'call model.apply with mutable=["batch_moments"]')
+    if not (call is None or callable(call)):
+        raise TypeError(
+            f"call must be a function of model and batch, got {type(call).__name__}. "
+            "Pass lambda model, batch: ... or leave it out."
+        )
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = states
 
@@ -74,6 +79,11 @@ def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
       model: The model.
       batch_stats: Statistics of all layers: a pure dict, as `jaxnorm.tools` returns it.
 
+    Raises:
+      TypeError: If it is not a dict, or the model is not one of NNX.
+      ValueError: If a layer is lacking, the model has no such layer, or one of another
+        shape.
+
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
       >>> from flax import nnx
@@ -84,7 +94,7 @@ def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
       >>> model.var[...]
       Array([2.], dtype=float32)
     """
-    set_values(model, batch_stats, nnx.BatchStat)
+    set_values(model, batch_stats, nnx.BatchStat, "batch_stats", all_of_them=True)
 
 
 def _move_to_layers(tree: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -34,18 +34,31 @@ def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
       >>> model.scales["kernel",][...]
       Array([3.], dtype=float32)
     """
-    set_values(model, pure_dict, nnx.Variable)
+    set_values(model, pure_dict, nnx.Variable, "pure_dict")
 
 
 def set_values(
-    model: nnx.Module, pure_dict: Mapping[Any, Any], kind: type[nnx.Variable[Any]]
+    model: nnx.Module,
+    pure_dict: Mapping[Any, Any],
+    kind: type[nnx.Variable[Any]],
+    name: str,
+    *,
+    all_of_them: bool = False,
 ) -> None:
-    """Writes a pure dict, whose keys may be strings, into variables of one type."""
+    """Writes a pure dict, whose keys may be strings, into variables of one type.
+
+    Args:
+      model: The model.
+      pure_dict: The values.
+      kind: The type of the variables.
+      name: The name of the argument, for error messages.
+      all_of_them: Whether every variable of this type must get a value.
+    """
     check_model(model, "pass the dict to model.apply, which takes all variables")
     if not isinstance(pure_dict, Mapping):
         raise TypeError(
-            "variables must be a dict, as nnx.to_pure_dict(nnx.state(model)) returns "
-            f"it, got {type(pure_dict).__name__}. Save this dict in the checkpoint."
+            f"{name} must be a dict, as nnx.to_pure_dict(nnx.state(model)) returns it, "
+            f"got {type(pure_dict).__name__}. Save this dict in the checkpoint."
         )
     variables = dict(nnx.to_flat_state(nnx.state(model, kind)))
     paths = {tuple(map(str, path)): path for path in variables}
@@ -54,8 +67,8 @@ def set_values(
         path = paths.get(tuple(map(str, given)))
         if path is None:
             raise ValueError(
-                f"The model must have a variable at {given}, got none. Its variables "
-                f"are {list(variables)[:9]}. Check that the checkpoint is of this "
+                f"The model must have a variable at {given} of {name}, got none. Its "
+                f"variables are {list(variables)[:9]}. Check that {name} is of this "
                 "model."
             )
         old = variables[path]
@@ -65,4 +78,10 @@ def set_values(
                 f"{value.shape}. Check that the checkpoint is of this model."
             )
         variables[path] = old.replace(value)
+        del paths[tuple(map(str, given))]
+    if all_of_them and paths:
+        raise ValueError(
+            f"{name} must have all variables of {kind.__name__} that the model has, "
+            f"and lacks {[*paths.values()][:9]}."
+        )
     nnx.update(model, nnx.from_flat_state(variables.items()))

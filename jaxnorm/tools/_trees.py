@@ -81,6 +81,18 @@ def roots(variables: object) -> tuple[Path, ...]:
     return ((),)
 
 
+def is_train_state(value: object) -> bool:
+    """Returns whether it is what training loops keep, rather than variables.
+
+    It is told by its attributes; an Equinox module may well have `params` alone.
+    """
+    if isinstance(value, Mapping):
+        return False
+    return _has(value, "params") and (
+        _has(value, "opt_state") or _has(value, "batch_stats")
+    )
+
+
 def is_node(value: object) -> bool:
     """Returns whether a value is a node of a tree, not a leaf."""
     if isinstance(value, list | tuple):

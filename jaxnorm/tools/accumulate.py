@@ -8,9 +8,10 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from jaxnorm._core.arguments.validation import check_integer
+from jaxnorm.tools._apply import check_apply, collecting_moments
 from jaxnorm.tools._trees import node_at
 from jaxnorm.tools.batch_moments import apply_batch_moments, merge_batch_moments
-from jaxnorm.tools.statistics import Tree, layers, map_layers
+from jaxnorm.tools.statistics import Tree, check_collection, layers, map_layers
 
 Params = TypeVar("Params")
 Batch = TypeVar("Batch")
@@ -55,8 +56,10 @@ def full_batch_value_and_grad(
       `jaxnorm.tools.apply_batch_moments` to update the running statistics once.
 
     Raises:
-      TypeError: If depth is not an integer.
-      ValueError: If depth is below 1, or a layer collects no moments.
+      TypeError: If `loss` is not a function, or depth not an integer; when called, if
+        `loss` does not return two things, or `batch_stats` is not a dict.
+      ValueError: If depth is below 1; when called, if a layer collects no moments, the
+        loss is not a scalar, or the micro-batches have no leading axis in common.
 
     Reference:
       The gradient through a fixed point: Christianson, 1994, Reverse accumulation and
@@ -78,15 +81,22 @@ def full_batch_value_and_grad(
       >>> value.round(2), moments["batch_moments"]["mean"]
       (Array(3.07, dtype=float32), Array([3.], dtype=float32))
     """
+    check_apply(
+        loss, "loss", "a function of parameters, statistics and one micro-batch"
+    )
     if check_integer(depth, "depth") < 1:
         raise ValueError(
             f"depth must be at least 1, got {depth}. Pass the number of batch norms in "
             "sequence."
         )
+    loss = _checked(loss)
 
     def value_and_grad(
         params: Params, batch_stats: Tree, batches: Batch
     ) -> tuple[Array, Params, dict[Any, Any]]:
+        check_collection(batch_stats, "batch_stats")
+        _check_leading_axis(batches)
+
         def collect(stats: Tree) -> dict[Any, Any]:
             return _merge_all(lambda batch: loss(params, stats, batch)[1], batches)
 
@@ -131,6 +141,42 @@ def full_batch_value_and_grad(
         return value, gradients, moments
 
     return value_and_grad
+
+
+def _checked(
+    loss: Callable[[Params, Tree, Batch], tuple[Array, Tree]],
+) -> Callable[[Params, Tree, Batch], tuple[Array, Tree]]:
+    """Returns a loss that says what is wrong with what it returns."""
+
+    def checked(params: Params, stats: Tree, batch: Batch) -> tuple[Array, Tree]:
+        with collecting_moments(loss):
+            found = loss(params, stats, batch)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                "loss must return a tuple of two, the loss of a micro-batch and its "
+                f"collection batch_moments, got {type(found).__name__}. With "
+                'mutable=["batch_moments"], model.apply returns the collection.'
+            )
+        value, moments = found
+        check_collection(moments, "what loss returns second", "batch_moments")
+        if jnp.shape(value):
+            raise ValueError(
+                "what loss returns first must be a scalar, got the shape "
+                f"{jnp.shape(value)}. Sum it over the examples."
+            )
+        return value, moments
+
+    return checked
+
+
+def _check_leading_axis(batches: Any) -> None:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
+    if len({shape[:1] for shape in shapes} - {(0,)}) != 1 or () in shapes:
+        raise ValueError(
+            "batches must be arrays with a leading axis, of which each has as many "
+            f"micro-batches, at least one, got the shapes {shapes}. Write "
+            "x.reshape(number, -1, *x.shape[1:])."
+        )
 
 
 def _merge_all(collect: Callable[[Batch], Tree], batches: Batch) -> dict[Any, Any]:

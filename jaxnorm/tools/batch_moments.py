@@ -12,7 +12,15 @@ from jaxnorm._core.arrays.sharding import where
 from jaxnorm._core.moments.moments import Moments, merge_moments
 from jaxnorm._core.running.momentum import Schedule, resolve_momentum
 from jaxnorm._core.running.update_running import average, update_running
-from jaxnorm.tools.statistics import STATISTICS, Layer, Tree, map_layers, path_text
+from jaxnorm.tools.statistics import (
+    STATISTICS,
+    Layer,
+    Tree,
+    check_collection,
+    check_collections,
+    map_layers,
+    path_text,
+)
 
 
 def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
@@ -28,7 +36,9 @@ def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
       The moments of all batches together.
 
     Raises:
-      ValueError: If `trees` is empty, or the collections differ in structure or shapes.
+      TypeError: If `trees` is not a sequence of dicts, but for instance one collection.
+      ValueError: If `trees` is empty, a collection has parameters, or the collections
+        differ in structure or shapes.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm, jaxnorm.tools
@@ -39,10 +49,7 @@ def merge_batch_moments(trees: Sequence[Tree]) -> dict[Any, Any]:
       >>> jaxnorm.tools.merge_batch_moments(parts)["norm"]["mean"]
       Array([4.], dtype=float32)
     """
-    if not trees:
-        raise ValueError(
-            "trees must hold at least one collection batch_moments, got none."
-        )
+    check_collections(trees, "batch_moments")
     merged = trees[0]
     for tree in trees[1:]:
         merged = map_layers(
@@ -87,8 +94,10 @@ def apply_batch_moments(
       New statistics of the same structure and dtypes. No gradient flows into them.
 
     Raises:
-      TypeError: If momentum is a function and a layer keeps no `count`.
-      ValueError: If a layer has no moments, or momentum is outside [0, 1].
+      TypeError: If momentum is a function and a layer keeps no `count`, or a collection
+        is not a dict.
+      ValueError: If a layer has no moments, a collection has parameters, or momentum is
+        outside [0, 1].
 
     Reference:
       Ioffe and Szegedy, 2015, Batch Normalization, section 3.1
@@ -105,6 +114,8 @@ def apply_batch_moments(
     """
     check_flags(unbiased=unbiased)
     epsilon = check_epsilon(epsilon)
+    check_collection(batch_stats, "batch_stats")
+    check_collection(batch_moments, "batch_moments", "batch_moments")
 
     def update(layer: Layer, moments: Moments) -> Layer:
         if "count" in layer and layer["count"].ndim:  # statistics per time step

@@ -85,8 +85,8 @@ def diagnose(
       The comparison for each layer and feature, and the distance of the outputs.
 
     Raises:
-      TypeError: If `apply` is not a function or does not return a pair, or `variables`
-        is not a dict.
+      TypeError: If `apply` is not a function or does not return a pair with an array
+        first, or `variables` is not a dict.
       ValueError: If there are no running statistics, or a layer collects no moments.
 
     Example:
@@ -112,15 +112,24 @@ def diagnose(
         apply, "apply", "a function of variables, batch and whether the model trains"
     )
     running = layers(batch_stats_of(variables))
-    with collecting_moments(apply):
-        found = apply(variables, batch, True)
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise TypeError(
-            "apply must return a pair, the output of the model and its collection "
-            f"batch_moments, got {type(found).__name__}. With "
-            'mutable=["batch_moments"], model.apply returns both.'
-        )
-    outputs, moments = found
+
+    def run(train: bool) -> tuple[np.ndarray, Tree]:
+        with collecting_moments(apply):
+            found = apply(variables, batch, train)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                "apply must return a pair, the output of the model and its collection "
+                f"batch_moments, got {type(found).__name__}. With "
+                'mutable=["batch_moments"], model.apply returns both.'
+            )
+        if not hasattr(found[0], "dtype"):
+            raise TypeError(
+                "the output that apply returns must be an array, got "
+                f"{type(found[0]).__name__}. Return one of several outputs."
+            )
+        return np.asarray(found[0], np.float64), found[1]
+
+    trained, moments = run(True)
     collected = layers(moments)
     if missing := [path for path in running if path not in collected]:
         raise ValueError(
@@ -130,9 +139,7 @@ def diagnose(
             "and that it is a layer of jaxnorm. Flax's layers collect no moments: use "
             "jaxnorm's BatchNorm, which has the same variables."
         )
-    trained, inferred = (
-        np.asarray(y, np.float64) for y in (outputs, apply(variables, batch, False)[0])
-    )
+    inferred, _ = run(False)
     difference = np.sqrt(np.mean((trained - inferred) ** 2))
     return Diagnosis(
         {

@@ -90,7 +90,8 @@ def fold_model(
       layer that a norm was folded into.
 
     Raises:
-      TypeError: If the variables are in boxes, or a path is not a tuple.
+      TypeError: If the variables are in boxes, `folds` contains anything but `Fold`,
+        or a path is not a tuple.
       ValueError: If a path does not lead to a layer or batch norm, a shape is wrong, or
         the outputs differ.
 
@@ -115,12 +116,24 @@ def fold_model(
     check_apply(
         folded_apply, "folded_apply", "the apply of the model without the norms"
     )
-    folded = _fold(variables, tuple(folds))
+    folded = _fold(variables, _as_folds(folds))
     # By default GPUs and TPUs round products to fewer bits, and the folded model would
     # round at other places than the original.
     with jax.default_matmul_precision("highest"):
         _check_same(apply(variables, batch), folded_apply(folded, batch), tolerance)
     return folded
+
+
+def _as_folds(folds: object) -> tuple[Fold, ...]:
+    given = tuple(folds) if isinstance(folds, Iterable) else ()
+    others = [fold for fold in given if not isinstance(fold, Fold)]
+    if others or not isinstance(folds, Iterable):
+        raise TypeError(
+            "folds must be an iterable of jaxnorm.tools.Fold, got "
+            + (f"one of {type(others[0]).__name__}" if others else type(folds).__name__)
+            + ". Write [Fold(layer=(...,), norm=(...,))]."
+        )
+    return given
 
 
 def _fold(variables: Mapping[Key, Any], folds: tuple[Fold, ...]) -> dict[Key, Any]:
@@ -182,7 +195,8 @@ def _node(
             f"the {role} at {path} must have {' and '.join(sorted(needed))}"
             + (f", and no others than {sorted(allowed)}" if allowed else "")
             + f", got {sorted(names, key=str)}. Only a batch norm can be folded, into "
-            "a layer with a kernel."
+            'a layer with a kernel. For a Linen model, pass {"params": ..., '
+            '"batch_stats": ...}, because both are needed.'
         )
     return found[path]
 

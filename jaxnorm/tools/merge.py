@@ -13,7 +13,13 @@ from jaxnorm._core.arguments.validation import check_scalar
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm._core.moments.total_variance import mean_square_about
 from jaxnorm._core.reductions.collectives import MappedAxes
-from jaxnorm.tools.statistics import Layer, Tree, map_layers, path_text
+from jaxnorm.tools.statistics import (
+    Layer,
+    Tree,
+    check_collections,
+    map_layers,
+    path_text,
+)
 
 
 def merge_batch_stats(
@@ -52,10 +58,11 @@ def merge_batch_stats(
 
     Raises:
       NameError: If `axis_name` is not bound.
-      TypeError: If a count is not a real number, or trees is not a sequence.
-      ValueError: If the trees differ, the number of counts is wrong, a count is
-        negative or not finite, all are 0, or a layer keeps a variance without its mean
-        (EvoNorm B0), which cannot be merged exactly.
+      TypeError: If a count is not a real number, or `trees` is not a sequence of dicts.
+      ValueError: If the trees differ, a tree has parameters, which are not merged, the
+        number of counts is wrong, a count is negative or not finite, all are 0, or a
+        layer keeps a variance without its mean (EvoNorm B0), which cannot be merged
+        exactly.
 
     Reference:
       Chan, Golub and LeVeque, 1979, Updating formulae and a pairwise algorithm for
@@ -75,17 +82,7 @@ def merge_batch_stats(
                 "axis_name inside jax.pmap or jax.shard_map, or a list elsewhere."
             )
         trees, counts = [trees], None if counts is None else [cast(ArrayLike, counts)]
-    if not isinstance(trees, Sequence):
-        raise TypeError(
-            f"trees must be a sequence of collections, got {type(trees).__name__}. "
-            "Pass list(trees)."
-        )
-    if any("params" in tree and "batch_stats" in tree for tree in trees):
-        raise ValueError(
-            "trees must be collections of statistics, got the variables of whole "
-            "models, whose parameters are not merged. Pass "
-            '[variables["batch_stats"] for variables in ...].'
-        )
+    check_collections(trees, "batch_stats")
     weights = _weights(counts, len(trees), alone=axis_name is None)
 
     def merge(path: tuple[Any, ...], *layers: Tree) -> Layer:
@@ -118,8 +115,6 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
       number: The number of trees.
       alone: Whether there are no trees on other replicas.
     """
-    if number == 0:
-        raise ValueError("trees must hold at least one collection, got none.")
     if counts is None:
         return jnp.ones(number, jnp.float32)
     if isinstance(counts, np.ndarray | Array) and counts.ndim == 1:

@@ -6,7 +6,15 @@ import jax
 from jaxtyping import PyTree
 
 from jaxnorm._layers.names import parameter_names
-from jaxnorm.tools._trees import Path, as_paths, is_box, keys, leaves, nodes
+from jaxnorm.tools._trees import (
+    Path,
+    as_paths,
+    is_box,
+    is_train_state,
+    keys,
+    leaves,
+    nodes,
+)
 
 # Other layers have parameters of these names too, so they do not identify a normalizer.
 _COMMON = {"bias", "alpha", "beta", "shift", "v"}
@@ -60,8 +68,11 @@ def normalization_mask(
       of `variables` if it has no "params". A boolean replaces each Flax box.
 
     Raises:
-      TypeError: If `variables` is not a tree, or a path of `norms` is not a tuple.
-      ValueError: If no parameter is at or below a path of `norms`.
+      TypeError: If `variables` is not a tree, or is a TrainState, or a path of `norms`
+        is not a tuple.
+      ValueError: If there are statistics and no parameters, if
+        `only_with_statistics` is to tell without them, as where `variables` are the
+        parameters alone, or if no parameter is at or below a path of `norms`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,6 +81,11 @@ def normalization_mask(
       >>> normalization_mask(params | {"LayerNorm_0": {"scale": jnp.ones(3)}})
       {'Dense_0': {'bias': False, 'kernel': False}, 'LayerNorm_0': {'scale': True}}
     """
+    if is_train_state(variables):
+        raise TypeError(
+            f"variables must be those of a model, got {type(variables).__name__}. Pass "
+            '{"params": state.params, "batch_stats": state.batch_stats}.'
+        )
     params, others = variables, [variables]
     no_parameters = _STATISTICS | {"count"}
     if isinstance(variables, Mapping) and "params" in variables:
@@ -89,6 +105,18 @@ def normalization_mask(
             f"{type(params).__name__}. For an NNX model, pass nnx.state(model)."
         )
     named = as_paths(norms, "norms")
+    if measured and not any(node.keys() - no_parameters for node in found.values()):
+        raise ValueError(
+            "variables must have parameters, and have statistics alone. Pass "
+            '{"params": ..., "batch_stats": ...}.'
+        )
+    if only_with_statistics and not measured and not named:
+        raise ValueError(
+            "variables must have batch norms for only_with_statistics=True, and have "
+            'none with running statistics. Pass {"params": ..., "batch_stats": ...}, '
+            "or of an NNX model the model itself, since batch norms are told by their "
+            "statistics. Or name paths in norms."
+        )
     for path in named:
         if not any(node[: len(path)] == path for node in found):
             raise ValueError(

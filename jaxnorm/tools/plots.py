@@ -112,13 +112,19 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
 
     Raises:
       ImportError: If matplotlib is not installed; the extra `jaxnorm[show]` has it.
-      TypeError: If `history` does not consist of such pairs.
-      ValueError: If `history` is empty.
+      TypeError: If `history` is not a sequence of such pairs.
+      ValueError: If `history` is empty, or its diagnoses are of different layers.
     """
     if isinstance(history, Diagnosis):
         raise TypeError(
             "history must hold pairs of a step and its diagnosis, got one Diagnosis. "
             "Write [(0, diagnosis)]."
+        )
+    if not isinstance(history, Sequence):
+        raise TypeError(
+            "history must be a sequence of pairs of a step and its diagnosis, got "
+            f"{type(history).__name__}. Pass list(history), or of a dict "
+            "list(history.items())."
         )
     for pair in history:
         alone = isinstance(pair, Diagnosis) or not isinstance(pair, tuple | list)
@@ -140,6 +146,12 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
         )
     steps = [step for step, _ in history]
     names = list(history[0][1].layers)
+    for step, diagnosis in history:
+        if diagnosis.layers.keys() != set(names):
+            raise ValueError(
+                f"history must hold diagnoses of one model, got the layers {names} at "
+                f"step {steps[0]} and {list(diagnosis.layers)} at step {step}."
+            )
     figure = Figure(figsize=(9, 1.6 + 1.8 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 2, squeeze=False, sharex=True)
     columns = (

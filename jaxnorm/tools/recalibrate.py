@@ -1,9 +1,10 @@
 """Recalibration: exact running statistics of given data, for fixed weights."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
@@ -69,9 +70,11 @@ def recalibrate(
       its count becomes the number of elements in the data.
 
     Raises:
-      TypeError: If `apply` is not a function, or a numeric argument is not a number.
+      TypeError: If `apply` or `count_examples` is not a function, a numeric argument is
+        not a number, or `batches` is a single batch.
       ValueError: If there are no running statistics or no batches, `batches` cannot be
-        iterated over again, a layer collects no moments, or a number is out of range.
+        iterated over again or holds the parts of one batch, a layer collects no
+        moments, or a number is out of range.
 
     References: Wu and Johnson, 2021, Rethinking "Batch" in BatchNorm, section 3
     (https://arxiv.org/abs/2105.07576). Li et al., 2016, Revisiting Batch Normalization
@@ -99,6 +102,12 @@ def recalibrate(
             "number of layers in sequence in inference mode."
         )
     check_finite(prior_examples, "prior_examples", least=0.0)
+    if not (count_examples is None or callable(count_examples)):
+        raise TypeError(
+            "count_examples must be a function of a batch, got "
+            f"{type(count_examples).__name__}. Pass lambda batch: ... or leave it out."
+        )
+    _check_batches(batches)
     if isinstance(batches, Iterator) and passes > 1:
         raise ValueError(
             f"batches must allow {passes} iterations, one per pass, got an iterator, "
@@ -123,6 +132,37 @@ def recalibrate(
             stats, moments, momentum=0.0, unbiased=unbiased, epsilon=epsilon
         )
     return dict(stats)
+
+
+def _check_batches(batches: Any) -> None:
+    """Checks that they are batches, and not one, whose parts would be taken for them.
+
+    Not by trying, since a loader may start processes, and an iterator would move on.
+    """
+    is_array = hasattr(batches, "shape") and hasattr(batches, "dtype")
+    is_tree = isinstance(batches, Mapping | str) or hasattr(batches, "_fields")
+    is_iterable = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if is_array or is_tree or not is_iterable:
+        got, fix = type(batches).__name__, "Of one batch pass [batch]."
+        if is_array:
+            got += f" of shape {np.shape(batches)}"
+            fix += " If the first axis is that of batches, pass list(batches)."
+        raise TypeError(
+            "batches must be an iterable of batches, such as a list or a loader, got "
+            f"{got}. {fix}"
+        )
+    if isinstance(batches, list | tuple):
+        # as sets, since a batch may be a list of examples
+        ranks = {
+            tuple(sorted({np.ndim(leaf) for leaf in jax.tree.leaves(batch)}))
+            for batch in batches
+        }
+        if len(ranks) > 1:
+            raise ValueError(
+                "batches must hold batches of one kind, got arrays of ranks "
+                f"{' and '.join(map(str, sorted(ranks)))}. If they are the parts of "
+                "one batch, such as images and labels, pass [batch]."
+            )
 
 
 def _first_axis(batch: Any) -> int:

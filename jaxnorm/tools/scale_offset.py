@@ -44,8 +44,8 @@ def shift_scales(variables: PyTree, layers: Collection[Path], by: float) -> PyTr
       Variables of the same structure, with the new scales.
 
     Raises:
-      TypeError: If a scale is neither floating nor complex, `by` is not a number, or a
-        path is not a tuple.
+      TypeError: If a scale is neither floating nor complex, `by` is not a number, a
+        path is not a tuple, or `variables` is not a tree, but a model for instance.
       ValueError: If there is no scale at or below a path, or `by` is not finite.
 
     Example:
@@ -163,12 +163,12 @@ def _params(variables: PyTree) -> tuple[PyTree, Any]:
 
 def _scales(variables: PyTree, layers: Collection[Path]) -> dict[Path, Any]:
     """Returns a dict from path to scale, for the scales at or below the given paths."""
+    known = leaves(normalization_mask(variables))
     found = {
         path: leaf
         for path, leaf in leaves(_params(variables)[0]).items()
         if path[-1] == "scale"
     }
-    known = leaves(normalization_mask(variables))
     chosen: dict[Path, Any] = {}
     for layer in as_paths(layers, "layers"):
         below = {

@@ -1,12 +1,18 @@
 """Trees of statistics: finding their layers and mapping functions over them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax import Array
 from jax import numpy as jnp
 
-from jaxnorm.tools._trees import children, is_node, with_children
+from jaxnorm.tools._trees import (
+    children,
+    is_node,
+    is_train_state,
+    walk,
+    with_children,
+)
 
 Tree = Mapping[Any, Any]
 """Nested dicts of arrays, such as Flax's collections; they may contain lists."""
@@ -17,6 +23,7 @@ Layer = dict[str, Array]
 STATISTICS = {"mean", "var", "std"}
 """The names of running statistics."""
 
+_PARAMETERS = ("kernel", "scale", "bias")  # never names of statistics of jaxnorm
 _MOMENTS = "batch_moments"  # a layer holds the moments of its input under this name
 
 
@@ -76,6 +83,67 @@ def layers(tree: Any) -> dict[tuple[Any, ...], Layer]:
     return found
 
 
+def check_collection(tree: object, name: str, collection: str = "batch_stats") -> None:
+    """Checks that a tree can hold what layers have measured, and no parameters.
+
+    It may be empty, as that of a model without batch norms.
+
+    Args:
+      tree: What the user passed.
+      name: Of the argument.
+      collection: What it must be, "batch_stats" or "batch_moments".
+
+    Raises:
+      TypeError: If it is no tree of dicts, but an array or a model for instance.
+      ValueError: If it has parameters, as those of a model or all its variables.
+    """
+    fix = (
+        f"Pass state.{collection}."
+        if is_train_state(tree)
+        else f'Pass variables["{collection}"], the collection alone.'
+    )
+    if is_train_state(tree) or not is_node(tree):
+        raise TypeError(
+            f"{name} must be a collection {collection}, nested dicts of arrays, got "
+            f"{type(tree).__name__}. {fix}"
+        )
+    if {"params", "batch_stats"} <= children(tree).keys():
+        raise ValueError(
+            f"{name} must be a collection {collection}, got the variables of a whole "
+            f"model. {fix}"
+        )
+    paths = list(walk(tree))
+    if collection != _MOMENTS and any(_MOMENTS in path for path in paths):
+        raise ValueError(
+            f"{name} must be a collection {collection}, got one of {_MOMENTS}. {fix}"
+        )
+    named = {path[-1]: path for path in paths if path[-1] in _PARAMETERS}
+    if "kernel" in named or (named and not layers(tree)):
+        raise ValueError(
+            f"{name} must be a collection {collection}, and has parameters: "
+            f"{path_text(next(iter(named.values())))}. {fix}"
+        )
+
+
+def check_collections(trees: object, collection: str) -> None:
+    """Checks that they are a sequence of such collections.
+
+    Raises:
+      TypeError: If it is one collection or a generator, or one is no tree of dicts.
+      ValueError: If there is none, or one has parameters.
+    """
+    if isinstance(trees, Mapping) or not isinstance(trees, Sequence):
+        fix = "a list" if isinstance(trees, Mapping) else "list(trees)"
+        raise TypeError(
+            f"trees must be a sequence of collections {collection}, got "
+            f"{type(trees).__name__}. Pass {fix}."
+        )
+    if not trees:
+        raise ValueError("trees must hold at least one collection, got none.")
+    for index, tree in enumerate(trees):
+        check_collection(tree, f"trees[{index}]", collection)
+
+
 def batch_stats_of(variables: Tree) -> Tree:
     """Returns the collection `batch_stats` of a model's variables.
 
@@ -86,7 +154,7 @@ def batch_stats_of(variables: Tree) -> Tree:
     if not isinstance(variables, Mapping):
         fix = (
             '{"params": state.params, "batch_stats": state.batch_stats}'
-            if hasattr(variables, "params")
+            if is_train_state(variables)
             else "the variables that jaxnorm.nnx.collecting(model) returns for an NNX "
             "model"
         )

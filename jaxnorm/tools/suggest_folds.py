@@ -7,11 +7,26 @@ from typing import Any
 
 from jax import numpy as jnp
 
-from jaxnorm.tools._trees import Key, Node, Path, leaves, nodes, roots
+from jaxnorm.tools._trees import (
+    Key,
+    Node,
+    Path,
+    children,
+    is_train_state,
+    leaves,
+    nodes,
+    roots,
+)
 from jaxnorm.tools.fold_model import NORM_NAMES, Fold
 
 _LAYER = re.compile(r"conv_?transpose|conv|dense|linear|fc")
 _NORM = re.compile(r"batch_?norm|bn|norm")
+
+_FIX = (
+    'Pass {"params": ..., "batch_stats": ...} of the whole model, or of an NNX model '
+    "nnx.to_pure_dict(nnx.state(model)). Group, layer and other norms of each example "
+    "cannot be folded."
+)
 
 
 def suggest_folds(
@@ -46,7 +61,13 @@ def suggest_folds(
         number, the output axis is the last.
 
     Returns:
-      The proposals, in the order of the paths of the norms.
+      The proposals, in the order of the paths of the norms; an empty list if no names
+      match.
+
+    Raises:
+      TypeError: If `variables` is a list, a tuple or a TrainState.
+      ValueError: If there are no batch norms with statistics, or no layers with a
+        kernel; for instance, if `variables` are only the parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,6 +77,11 @@ def suggest_folds(
       >>> [(fold.layer, fold.norm) for fold in folds]
       [(('conv1',), ('bn1',))]
     """
+    if isinstance(variables, list | tuple) or is_train_state(variables):
+        raise TypeError(
+            "variables must be those of one model, got "
+            f"{type(variables).__name__}. {_FIX}"
+        )
     layers: dict[Path, tuple[int, ...]] = {}  # the shapes of their kernels
     norms: dict[Path, int] = {}
     for path, node in nodes(leaves(variables), roots(variables)).items():
@@ -63,6 +89,19 @@ def suggest_folds(
             norms[path] = jnp.size(node["mean"])
         elif path and jnp.ndim(node.get("kernel", 0)) >= 2:
             layers[path] = jnp.shape(node["kernel"])
+
+    lacking = None
+    if not norms:
+        lacking = "batch norms, with mean and var"
+    elif not layers:
+        lacking = "layers with a kernel"
+    elif any("batch_stats" in path for path in norms):
+        lacking = "their collections at the top"
+    if lacking:
+        raise ValueError(
+            f"variables must have {lacking}, got {type(variables).__name__} with the "
+            f"keys {list(children(variables))}. {_FIX}"
+        )
 
     def siblings(axis: int, *, paired: set[Path]) -> list[tuple[Path, Path]]:
         return [

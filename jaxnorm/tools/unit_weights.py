@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from jax import Array
 from jaxtyping import PyTree
 
@@ -47,8 +48,8 @@ def unit_weights(
         normalize some weights along one axis and some along another, wrap twice.
 
     Raises:
-      TypeError: If `optimizer` is not an optax transformation; while tracing, if a
-        weight holds integers.
+      TypeError: If `optimizer` is not an optax transformation; when its functions are
+        called, if the mask contains anything but booleans, or a weight holds integers.
       ValueError: If the mask selects no weight; while tracing, if the parameters are
         missing, a weight has one axis and `axes` is None, or an axis is out of range.
 
@@ -75,6 +76,13 @@ def unit_weights(
 
     def chosen(params: PyTree) -> PyTree[bool]:
         found = mask(params) if callable(mask) else mask
+        for leaf in jax.tree.leaves(found):
+            if np.shape(leaf) or np.dtype(getattr(leaf, "dtype", type(leaf))) != bool:
+                raise TypeError(
+                    "mask must hold one boolean for each weight, got "
+                    f"{type(leaf).__name__}. For all arrays of two or more axes, pass "
+                    "lambda params: jax.tree.map(lambda p: p.ndim > 1, params)."
+                )
         if not any(jax.tree.leaves(found)):
             raise ValueError(
                 "mask must be true for at least one weight, got one that is true for "

@@ -204,3 +204,12 @@ def test_bad_input():
         norm, state = eqx.nn.make_with_state(cls)(3)
         with refused("inference", "Python bool"):
             norm(x, state, inference=1)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_mask_or_statistics_in_place_of_the_state_are_an_error():
+    x = jnp.ones((4, 3))
+    norm, state = eqx.nn.make_with_state(jaxnorm.equinox.BatchNorm)(3)
+    for wrong in (x > 0, state.get(norm.stats), {}, None):
+        with refused("state", type(wrong).__name__, "by keyword"):
+            norm(x, wrong)

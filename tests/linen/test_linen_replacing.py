@@ -128,6 +128,34 @@ def test_a_group_of_one_value():
         )
 
 
+@pytest.mark.usefixtures("as_users_run_it")
+def test_variables_of_which_a_part_would_be_forgotten(x, variables):
+    """The model would start anew, without a word."""
+    groups = {nn.BatchNorm: lambda norm: linen.GroupNorm(num_groups=2)}
+    ours = {
+        nn.BatchNorm: lambda norm: linen.BatchNorm(
+            use_running_average=norm.use_running_average
+        )
+    }
+    params, model = variables["params"], Net(nn.BatchNorm, {})
+    wide = {**params["Dense_0"], "kernel": jnp.ones((4, 7))}
+    wrong = {
+        "params": (params, groups, "params/Conv_0/bias"),
+        "the statistics": (variables["batch_stats"], groups, "params/Conv_0/bias"),
+        "no statistics": ({"params": params}, ours, "batch_stats/first/mean"),
+        "another shape": (
+            {**variables, "params": {**params, "Dense_0": wide}},
+            groups,
+            "params/Dense_0/kernel",
+        ),
+        "no dict": (model, groups, "Net"),
+    }
+    for given, replacements, says in wrong.values():
+        with refused("variables", '"batch_stats"', says):
+            linen.replace_norms(model, replacements, given, x, train=True)
+    linen.replace_norms(model, groups, {"params": params}, x, train=True)
+
+
 def test_nothing_to_replace(x):
     model = nn.Dense(3)
     with refused("LayerNorm"):
@@ -199,5 +227,9 @@ def test_a_class_that_calls_its_input_otherwise(by_name, x):
 
 
 def test_a_model_of_nnx(x):
+    with refused("function", "Linear", "jaxnorm.nnx.replace_norms"):
+        linen.replaced(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), {})
+    with refused("function", "Dense", "model.apply"):
+        linen.replaced(nn.Dense(3), {})
     with refused("Linear", "jaxnorm.nnx.replace_norms"):
         linen.replace_norms(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {}, {}, x)

@@ -64,6 +64,22 @@ def test_a_layer_that_is_missing_is_named(model, x):
         tools.recalibrate(lambda *_: {}, variables, [x])
 
 
+def test_statistics_of_some_layers_are_refused(model):
+    """Those of the others would silently stay."""
+    _, variables = jaxnorm.nnx.collecting(model)
+    stats = variables["batch_stats"]
+    jaxnorm.nnx.set_batch_stats(model, stats)
+    first = {"layers": {0: stats["layers"][0]}}
+    for some in ({}, first):
+        with refused("batch_stats", "BatchStat", "('layers', 2, 'mean')"):
+            jaxnorm.nnx.set_batch_stats(model, some)
+
+
+def test_a_call_that_is_not_a_function_is_refused(model):
+    with refused("call", "str", "lambda model, batch"):
+        jaxnorm.nnx.collecting(model, "encode")
+
+
 def test_a_linen_model_is_refused():
     with refused("nnx", "BatchNorm", "batch_moments"):
         jaxnorm.nnx.collecting(jaxnorm.linen.BatchNorm())

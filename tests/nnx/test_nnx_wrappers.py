@@ -164,8 +164,9 @@ def test_a_checkpoint_of_another_model():
         restore_pure_dict(model, {"weight": jnp.ones((2, 3))})
     with refused("kernel", "(2, 3)", "(3, 2)"):
         restore_pure_dict(model, {"kernel": jnp.ones((3, 2))})
-    for restore in (restore_pure_dict, set_batch_stats):
-        with refused("variables must be a dict", "NoneType"):
+    given = {"pure_dict": restore_pure_dict, "batch_stats": set_batch_stats}
+    for name, restore in given.items():
+        with refused(f"{name} must be a dict", "NoneType"):
             restore(model, None)
         with refused("model", "flax.nnx.Module", "model.apply"):
             restore(nn.BatchNorm(), {"params": {}, "batch_stats": {}})

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 from support.refusals import refused
 from support.small_net import NET, make_images, make_variables
 from support.tiers import matrix
@@ -109,6 +111,80 @@ def test_one_update_from_collected_moments(variables, images):
     )["BatchNorm_0"]
     mean = np.asarray(images, np.float64).mean((0, 1, 2))
     np.testing.assert_allclose(first["mean"], 0.1 * mean, rtol=1e-5)
+
+
+def returned(change):
+    """A loss that returns something else."""
+
+    def wrong(params, batch_stats, batch):
+        return change(*loss(params, batch_stats, batch))
+
+    return wrong
+
+
+def in_training_mode(params, batch_stats, batch):
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, updates = NET.apply(variables, batch[0], True, mutable=["batch_moments"])
+    return jnp.sum(logits), updates["batch_moments"]
+
+
+class FlaxNet(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=False)(x)
+
+
+def of_flax(params, batch_stats, batch):
+    variables = {"params": params, "batch_stats": batch_stats}
+    y, updates = FlaxNet().apply(variables, batch[0], mutable=["batch_moments"])
+    return jnp.sum(y), updates["batch_moments"]
+
+
+WRONG_LOSSES = {
+    "the loss alone": (returned(lambda loss, moments: loss), ("tuple of two",)),
+    "the other way round": (
+        returned(lambda *both: both[::-1]),
+        ("second", "batch_moments"),
+    ),
+    "a loss each": (returned(lambda loss, m: (loss[None], m)), ("scalar", "(1,)")),
+    "of Flax's norms": (of_flax, ("jaxnorm.linen.BatchNorm", "mutable=")),
+}
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("what", WRONG_LOSSES)
+def test_a_loss_that_returns_something_else(what, variables, images, labels):
+    wrong, says = WRONG_LOSSES[what]
+    if wrong is of_flax:
+        variables = jax.jit(FlaxNet().init)(jax.random.key(0), images)
+    step = full_batch_value_and_grad(wrong, depth=1)
+    with refused("loss" if wrong is not of_flax else "of_flax", *says):
+        jax.eval_shape(
+            step,
+            variables["params"],
+            variables["batch_stats"],
+            split(2, images, labels),
+        )
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize("model", [NET, type(NET), nnx.BatchNorm(2, rngs=nnx.Rngs(0))])
+def test_a_model_in_place_of_the_loss(model):
+    with refused("loss", "parameters, statistics and one micro-batch"):
+        full_batch_value_and_grad(model, depth=1)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_micro_batches_that_have_no_axis_in_common(variables, images, labels):
+    step = full_batch_value_and_grad(loss, depth=1)
+    for batches in (
+        (split(2, images)[0], split(3, labels)[0]),
+        (images[:0], labels[:0]),
+        (split(2, images)[0], jnp.ones(())),
+        (),
+    ):
+        with refused("batches", "leading axis", "reshape"):
+            step(variables["params"], variables["batch_stats"], batches)
 
 
 def test_bad_depth():

@@ -111,6 +111,13 @@ def test_to_torch(case):
         tools.norms_to_torch(tree, **options)
 
 
+@pytest.mark.parametrize("pair", [("a",), ("a", "b"), "ab", ("a", ("b",))])
+def test_layers_with_weight_norm_have_two_paths(pair):
+    for convert in (tools.weights_from_torch, tools.weights_to_torch):
+        with refused("layers", "'fc'", repr(pair), "(('WeightNorm_0',), ('Dense_0',))"):
+            convert({}, {"fc": pair})
+
+
 class Network:
     """A model of another framework in place of its arrays."""
 

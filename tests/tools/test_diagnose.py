@@ -189,6 +189,14 @@ def test_a_missing_package(show, argument, module, monkeypatch):
         show(argument)
 
 
+def test_diagnoses_of_two_models_are_an_error(apply, variables, images):
+    one = diagnose(apply, variables, images)
+    other = Diagnosis({}, 0.0)
+    for history in ([(0, one), (5, other)], [(0, other), (5, one)]):
+        with refused("history", "BatchNorm_0", "5"):
+            diagnosis_figure(history)
+
+
 def test_bad_input(apply, variables, images):
     with pytest.raises(ValueError, match="running statistics"):
         diagnose(apply, {"params": {}}, images)
@@ -196,6 +204,8 @@ def test_bad_input(apply, variables, images):
         diagnose(lambda *_: (jnp.zeros(2), {}), variables, images)
     with pytest.raises(TypeError, match="must return a pair"):
         diagnose(lambda *_: jnp.zeros(2), variables, images)
+    with refused("output", "array", "dict"):
+        diagnose(lambda *_: ({}, apply(variables, images, True)[1]), variables, images)
     with pytest.raises(ValueError, match="at least one diagnosis"):
         diagnosis_figure([])
 
@@ -208,6 +218,9 @@ def test_bad_input(apply, variables, images):
         (diagnosis_figure, [Diagnosis({}, 0.0)] * 2, "history"),
         (diagnosis_figure, [(0, {})], "got dict"),
         (diagnosis_figure, [1], "pairs"),
+        (diagnosis_figure, iter([(0, Diagnosis({}, 0.0))]), "list(history)"),
+        (diagnosis_figure, {0: Diagnosis({}, 0.0)}, "list(history.items())"),
+        (diagnosis_figure, None, "NoneType"),
     ],
 )
 def test_a_wrong_type_of_diagnosis_is_an_error(show, argument, says, as_users_run_it):

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from support.drawing import place
 from support.layer_and_norm import Pair, draw_like, draw_variables, error
+from support.refusals import refused
 
 import jaxnorm.linen
 from jaxnorm.tools import Fold, fold_model, suggest_folds
@@ -231,6 +232,16 @@ def test_outputs_of_another_kind_do_not_pass_the_check(wrong, message, images):
 def test_bad_pairs_are_errors(change, error_type, message, images):
     with pytest.raises(error_type, match=message):
         fold_pair(images, dataclasses.replace(PAIR, **change))
+
+
+@pytest.mark.parametrize(
+    ("folds", "says"),
+    [(PAIR, "got Fold"), ([(("layer",), ("norm",))], "one of tuple"), (1, "got int")],
+)
+def test_folds_are_several(folds, says, images, as_users_run_it):
+    variables = draw_variables(Pair(nn.Conv(4, (3, 3))), images)
+    with refused("folds", says):
+        fold_model(variables, folds, apply=id, folded_apply=id, batch=images)
 
 
 def test_a_path_must_be_a_tuple(images, as_users_run_it):

@@ -174,7 +174,7 @@ def test_counts_that_are_none(counts, traced, parts):
             "same statistics",
         ),
         ([{"evo": {"var": ones(1)}}] * 2, {}, "evo must .* a variance without"),
-        ([{"params": {}, "batch_stats": {}}] * 2, {}, "variables of whole models"),
+        ([{"params": {}, "batch_stats": {}}] * 2, {}, "variables of a whole model"),
     ],
 )
 def test_bad_input(arguments, options, message):

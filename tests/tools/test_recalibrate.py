@@ -1,6 +1,6 @@
 """New running statistics from data."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +174,64 @@ def test_bad_input(variables, images, batches, options, message):
         recalibrate(collect(True), variables, batches, **options)
     with pytest.raises(ValueError, match="BatchNorm_0 has statistics"):
         recalibrate(lambda *_: {}, variables, [images])
+
+
+class Batch(NamedTuple):
+    images: Any
+    labels: Any
+
+
+NO_BATCHES = {
+    "one array": (lambda x: x, ("(24, 6, 6, 2)", "[batch]", "list(batches)")),
+    "one of NumPy": (lambda x: np.asarray(x), ("ndarray", "[batch]")),
+    "one dict": (lambda x: {"images": x}, ("dict", "[batch]")),
+    "one named tuple": (lambda x: Batch(x, x), ("Batch", "[batch]")),
+    "images and labels": (lambda x: (x, x[:, 0, 0, 0]), ("(4,)", "(1,)", "[batch]")),
+    "a function": (lambda x: lambda: [x], ("function",)),
+    "nothing": (lambda x: None, ("NoneType",)),
+    "a path": (lambda x: "data", ("str",)),
+}
+
+
+@pytest.mark.parametrize("what", NO_BATCHES)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_one_batch_is_not_taken_for_batches(variables, images, what):
+    """Its rows, keys or parts would be."""
+    make, says = NO_BATCHES[what]
+    with refused("batches", *says):
+        recalibrate(collect(True), variables, make(images))
+
+
+class Loader:
+    """As PyTorch's: no sequence, and iterating it does much."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("kind", [tuple, iter, Loader])
+def test_batches_of_other_types(variables, images, kind):
+    expected = recalibrate(collect(True), variables, uneven(images))
+    actual = recalibrate(collect(True), variables, kind(uneven(images)))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_batches_that_are_lists_of_examples(variables, images):
+    expected = recalibrate(collect(True), variables, uneven(images))
+    actual = recalibrate(
+        lambda variables, batch: collect(True)(variables, jnp.stack(batch)),
+        variables,
+        [[*batch] for batch in uneven(images)],
+    )
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_counting_examples_needs_a_function(variables, images):
+    with refused("count_examples", "int"):
+        recalibrate(collect(True), variables, [images], count_examples=3)
 
 
 @struct.dataclass

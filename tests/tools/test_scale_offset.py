@@ -133,6 +133,7 @@ BAD = {
     "integers": ({"scale": np.ones(2, int)}, [()], 1.0, ("scale", "int64")),
     "nothing there": (PARAMS, [("encoder",)], 1.0, ("'encoder'", "'norm'")),
     "no norm": (PARAMS, [("decoder", "attention")], 1.0, ("'attention'",)),
+    "a path to a leaf": (np.ones(2), [()], 1.0, ("variables", "ndarray")),
     "no number": (PARAMS, [()], float("nan"), ("by", "nan")),
 }
 

@@ -124,6 +124,8 @@ BAD = {
     "nothing": (lambda p: update(p, dict.fromkeys(SHAPES, False)), ("mask", "none")),
     "one axis": (lambda p: update(p, True), ("two axes", "(4,)", "mask")),
     "another axis": (lambda p: update(p, MASK, axes=2), ("axes", "2", "rank 2")),
+    "a mask of arrays": (lambda p: update(p, p), ("mask", "booleans")),
+    "a mask of names": (lambda p: update(p, "kernel"), ("mask", "booleans", "str")),
     "no parameters": (
         lambda p: tools.unit_weights(optax.sgd(0.1), MASK).update(p, ()),
         ("parameters", "optimizer.update"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnorm.tools._trees import as_paths, insert, is_node, node_at, walk
+from jaxnorm.tools._trees import as_paths, children, insert, is_node, node_at, walk
 from jaxnorm.tools.convert.layers import (
     COLLECTIONS,
     LINEN,
@@ -36,7 +36,8 @@ def variables_from_nnx(
     Raises:
       TypeError: If `state` is not a dict, but for instance a model, or a path is not a
         tuple.
-      ValueError: If a path matches no leaf, or two leaves get the same path.
+      ValueError: If `state` is the variables of a Linen model, a path matches no leaf,
+        or two leaves get the same path.
 
     Example:
       >>> import jaxnorm.tools
@@ -49,6 +50,11 @@ def variables_from_nnx(
     """
     if not is_node(state):
         check_mapping(state, "state", "nnx.to_pure_dict(nnx.state(model))")
+    if {"params", "batch_stats"} <= children(state).keys():
+        raise ValueError(
+            "state must be a pure dict of an NNX model, got the variables of a Linen "
+            "one, with params and batch_stats. The way back is variables_to_nnx."
+        )
     _check_paths(paths)
     leaves = list(walk(state))
     measured = {path[:-1] for path in leaves if path[-1] in ("mean", "var")}

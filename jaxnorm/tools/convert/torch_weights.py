@@ -64,7 +64,7 @@ def weights_from_torch(
       Nested dicts of NumPy arrays: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-      TypeError: If an array is not numeric.
+      TypeError: If an array is not numeric, or a layer does not have two paths.
       ValueError: If no layer is found, a listed layer has neither weight nor spectral
         norm, or its weight norm is along another axis than the outputs.
 
@@ -88,7 +88,7 @@ def weights_from_torch(
         matches = (_FOUND_BY.fullmatch(key) for key in state_dict)
         names = dict.fromkeys(match["name"] or "" for match in matches if match)
         layers = {name: _default_paths(name) for name in names}
-    check_layers(layers, _EXAMPLE)
+    _check_pairs(layers)
     if not layers:
         raise ValueError(
             "There must be a layer with weight or spectral norm, found none. Take the "
@@ -125,6 +125,7 @@ def weights_to_torch(
         is for the older `torch.nn.utils.weight_norm` and `spectral_norm`.
 
     Raises:
+      TypeError: If a layer does not have two paths.
       ValueError: If no layer is found, or a listed layer is missing.
 
     Example:
@@ -152,7 +153,7 @@ def weights_to_torch(
             ".".join(map(str, path)): (path, (*path, "layer_instance"))
             for path in found
         }
-    check_layers(layers, _EXAMPLE)
+    _check_pairs(layers)
     if not layers:
         raise ValueError(
             "There must be a layer with weight or spectral norm, found none. Pass the "
@@ -171,6 +172,19 @@ def is_reparametrized(state_dict: Mapping[str, object], name: str) -> bool:
     """Returns whether a layer of a `state_dict` has weight or spectral norm."""
     matches = (_FOUND_BY.fullmatch(key) for key in state_dict)
     return any(match and (match["name"] or "") == name for match in matches)
+
+
+def _check_pairs(layers: object) -> None:
+    """Checks that each layer has the paths of its wrapper and of itself."""
+    check_layers(layers, _EXAMPLE)
+    assert isinstance(layers, Mapping)
+    for name, pair in layers.items():
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        if not is_pair or not all(isinstance(path, tuple) for path in pair):
+            raise TypeError(
+                f"layers must have two paths for {name!r}, each a tuple, that of the "
+                f"wrapper and that of the layer, got {pair!r}. Write {_EXAMPLE}."
+            )
 
 
 def _default_paths(name: str) -> Pair:
