@@ -1,9 +1,10 @@
 """Compiles programs for TPUs and GPUs, without having them, and counts what they do.
 
-The programs are single normalizers, and networks with normalizers, from `jaxnorm.linen`
-and from `flax.linen`. Normalizers that Flax lacks are compared with the normalizer of
-jaxnorm that they extend (such as `jaxnorm rms`). The compilers for TPUs and NVIDIA GPUs
-run on any machine:
+The programs are single normalizers, some of them also with a mask (such as
+`batch-masked`), and networks with normalizers, from `jaxnorm.linen` and from
+`flax.linen`. Normalizers that Flax lacks are compared with the normalizer of jaxnorm
+that they extend (such as `jaxnorm rms`). The compilers for TPUs and NVIDIA GPUs run on
+any machine:
 
   pip install -e '.[tpu]' && python examples/compiled.py --target=v5e:2x2
   pip install -e '.[gpu]' && python examples/compiled.py --target=h100

@@ -79,6 +79,22 @@ class WithoutRest(nn.Module):
         return self.norm()(x)[0]
 
 
+class Masked(nn.Module):
+    """A normalizer whose statistics are those of the elements where a mask is True.
+
+    Attributes:
+      norm: returns a new normalizer.
+    """
+
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Normalizes x, with a mask that broadcasts to its shape."""
+        # Here, since Flax's group norm takes no other; it is not written to memory.
+        return self.norm()(x, mask=jnp.broadcast_to(mask, x.shape))
+
+
 class OfSegments(nn.Module):
     """A per-segment normalizer.
 
@@ -104,6 +120,17 @@ def _segment_ids(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (jax.ShapeDtypeStruct(x.shape[:-1], jnp.int32),)
 
 
+def _positions(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    # Which positions of each example count, such as those that are not padding.
+    return (jax.ShapeDtypeStruct((*x.shape[:-1], 1), jnp.bool),)
+
+
+def _features(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
+    # Which features of each example count.
+    between = (1,) * (len(x.shape) - 2)
+    return (jax.ShapeDtypeStruct((x.shape[0], *between, x.shape[-1]), jnp.bool),)
+
+
 IMAGES = (128, 28, 28, 128), (64, 14, 14, 1024)
 ROWS = (8, 2048, 4096), (16, 1024, 1024)
 TRAINING = {"use_running_average": False}
@@ -111,6 +138,7 @@ WHOLE = {"reduction_axes": (1, 2)}  # normalizes sequences, not their elements
 _of_segments = functools.partial(
     Program, network=OfSegments, shapes=ROWS[:1], inputs=_segment_ids
 )
+_masked = functools.partial(Program, network=Masked, inputs=_positions)
 PROGRAMS = {
     "batch": Program("BatchNorm", alone, IMAGES, options=TRAINING),
     "layer": Program("LayerNorm", alone, ROWS),
@@ -132,6 +160,12 @@ PROGRAMS = {
     ),
     "layer-whole": Program("LayerNorm", alone, ROWS[:1], options=WHOLE),
     "rms-whole": Program("RMSNorm", alone, ROWS[:1], options=WHOLE),
+    "batch-masked": _masked("BatchNorm", shapes=IMAGES, options=TRAINING),
+    "layer-masked": _masked("LayerNorm", shapes=ROWS, inputs=_features),
+    "group-masked": _masked(
+        "GroupNorm", shapes=((32, 64, 64, 256),), options={"num_groups": 32}
+    ),
+    "instance-masked": _masked("InstanceNorm", shapes=((32, 64, 64, 128),)),
     "gated": Program("GatedRMSNorm", alone, ROWS[:1], inputs=_gate, parent="rms"),
     "gated-first": Program(
         *("GatedRMSNorm", alone, ROWS[:1]),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import jaxnorm
-from compilers.programs import PROGRAMS, alone
+from compilers.programs import PROGRAMS, Masked, alone
 
 Tree = Any
 # (variables, x, ...) -> output and new statistics
@@ -76,7 +76,8 @@ def make_step(
             (*inputs, x),
         )
     try:
-        if len(shape) != len(program.shapes[0]) and program.network is not alone:
+        of_one_rank = program.network not in (alone, Masked)
+        if of_one_rank and len(shape) != len(program.shapes[0]):
             raise ValueError(f"it must have {len(program.shapes[0])} axes")
         variables = jax.eval_shape(network.init, jax.random.key(0), *inputs)
         jax.eval_shape(function, variables, *batch)

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 
 import compiled
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from compilers import measure, programs, steps, targets
 
@@ -85,6 +88,35 @@ def test_beside_the_parent(name):
         assert [x.shape for x in gradients] == [x.shape for x in numbers[-1]]
     gated = name.startswith("gated")
     assert [len(found) for found in numbers] == [1 + gated, 1]
+
+
+MASKED = {
+    "batch-masked": (2, 4, 4, 1),
+    "layer-masked": (2, 1, 1, 32),
+    "group-masked": (2, 4, 4, 1),
+    "instance-masked": (2, 4, 4, 1),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_beside_flax_with_one_mask(name):
+    """Each is normalized with the statistics of what the mask lets count."""
+    shape = 2, 4, 4, 32
+    x = jax.random.normal(jax.random.key(0), shape)
+    mask = jnp.arange(math.prod(MASKED[name])).reshape(MASKED[name]) % 3 > 0
+    other = jnp.where(mask, x, jnp.array(9.0))  # but where nothing counts
+    outputs = []
+    for step in compiled.Case(name, "training", "float32", shape, ()).steps().values():
+        assert [of.shape for of in step.batch] == [shape, MASKED[name], shape]
+        variables = jax.tree.map(lambda of: jnp.ones(of.shape), step.variables)
+        for values in (x, other):
+            y, _, gradients = step.function(variables, values, mask, x)
+            outputs.append(jnp.where(mask, y, jnp.array(0.0)))
+        wanted = jax.tree.leaves([step.variables["params"], step.batch[0]])
+        found = jax.tree.leaves(gradients)
+        assert [of.shape for of in found] == [of.shape for of in wanted]
+    for y in outputs[1:]:
+        np.testing.assert_allclose(y, outputs[0], atol=1e-5)
 
 
 def test_a_mistake_is_one_line_and_exit_code_2():
