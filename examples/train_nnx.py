@@ -5,8 +5,7 @@ Copy this file, load your arrays in `load_data`, and run it.
   python train_nnx.py
   python train_nnx.py --epochs=20 --batch-size=256 --workdir=/tmp/my_run
 
-A second run with the same --workdir continues from its last checkpoint; another model
-needs another directory.
+A second run with the same --workdir continues from its last checkpoint.
 It needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
@@ -30,8 +29,7 @@ WIDTHS = (32, 64, 128)  # features of the convolutions
 def load_data():
     """Returns (images, labels) for training and for testing; load your arrays here.
 
-    Images: (N, height, width, channels), any numeric dtype. Labels: (N,), integers from
-    0.
+    Images: (N, height, width, channels), any dtype. Labels: (N,), integers from 0.
     """
     from sklearn import datasets
 
@@ -122,7 +120,11 @@ def main(argv=None):
         done = checkpoints.latest_step() or 0
         if done:
             state = nnx.state((model, optimizer))
-            state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            try:
+                state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            except ValueError:
+                fix = "delete it, or change --workdir"
+                parser.error(f"{workdir} has checkpoints of another model: {fix}")
             nnx.update((model, optimizer), state)
             print("restored: epoch", done)
         for epoch in range(done + 1, args.epochs + 1):

@@ -9,8 +9,7 @@ loss, by `lax.psum`. A CPU can simulate several devices:
   XLA_FLAGS=--xla_force_host_platform_device_count=4 python train_pmap.py
 
 Copy this file, load your arrays in `load_data`, and run it. A second run with the same
---workdir continues from its last checkpoint, on any number of devices; another model
-needs another directory.
+--workdir continues from its last checkpoint, on any number of devices.
 It needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
@@ -39,8 +38,7 @@ DEVICES = jax.local_device_count()
 def load_data():
     """Returns (images, labels) for training and for testing; load your arrays here.
 
-    Images: (N, height, width, channels), any numeric dtype. Labels: (N,), integers from
-    0.
+    Images: (N, height, width, channels), any dtype. Labels: (N,), integers from 0.
     """
     from sklearn import datasets
 
@@ -87,9 +85,8 @@ def train_step(state, batch):
             variables, images, mask, train=True, mutable=["batch_stats"]
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # The part of this device in the mean over all devices, which may have different
-        # numbers of examples. Summing here would multiply the gradients by the number
-        # of devices.
+        # This device's part of the mean over all devices, whose counts may differ. A
+        # sum here would multiply the gradients by the number of devices.
         count = lax.psum(mask.sum(), "data")
         return jnp.sum(losses, where=mask) / count, updates["batch_stats"]
 
@@ -146,7 +143,11 @@ def main(argv=None):
     with ocp.CheckpointManager(workdir.absolute(), options=options) as checkpoints:
         done = checkpoints.latest_step() or 0
         if done:
-            state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            try:
+                state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            except ValueError:
+                fix = "delete it, or change --workdir"
+                parser.error(f"{workdir} has checkpoints of another model: {fix}")
             print("restored: epoch", done)
         state = jax_utils.replicate(state)  # one copy for each device
         for epoch in range(done + 1, args.epochs + 1):

@@ -6,8 +6,7 @@ loss, by `lax.psum`. A CPU can simulate several devices:
   XLA_FLAGS=--xla_force_host_platform_device_count=4 python train_shard_map.py
 
 Copy this file, load your arrays in `load_data`, and run it. A second run with the same
---workdir continues from its last checkpoint, on any number of devices; another model
-needs another directory.
+--workdir continues from its last checkpoint, on any number of devices.
 It needs jaxnorm, and: pip install optax orbax-checkpoint tqdm scikit-learn
 """
 
@@ -35,8 +34,7 @@ MESH = jax.make_mesh((jax.device_count(),), ("data",), (jax.sharding.AxisType.Au
 def load_data():
     """Returns (images, labels) for training and for testing; load your arrays here.
 
-    Images: (N, height, width, channels), any numeric dtype. Labels: (N,), integers from
-    0.
+    Images: (N, height, width, channels), any dtype. Labels: (N,), integers from 0.
     """
     from sklearn import datasets
 
@@ -142,7 +140,11 @@ def main(argv=None):
     with ocp.CheckpointManager(workdir.absolute(), options=options) as checkpoints:
         done = checkpoints.latest_step() or 0
         if done:
-            state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            try:
+                state = checkpoints.restore(done, args=ocp.args.StandardRestore(state))
+            except ValueError:
+                fix = "delete it, or change --workdir"
+                parser.error(f"{workdir} has checkpoints of another model: {fix}")
             print("restored: epoch", done)
         for epoch in range(done + 1, args.epochs + 1):
             # The order depends only on the epoch, so that a restored run repeats it.

@@ -75,6 +75,38 @@ def test_trains_on_other_arrays_and_goes_on(stem, start, tmp_path):
 
 
 @each_file
+def test_a_checkpoint_of_another_model_is_refused(file, start, tmp_path, capsys):
+    """In one line, where Orbax prints both models."""
+    with ocp.CheckpointManager(tmp_path) as checkpoints:
+        checkpoints.save(1, args=ocp.args.StandardSave({"params": np.zeros(3)}))
+    with pytest.raises(SystemExit):
+        start(file, "--epochs=2")
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"error: {tmp_path} has checkpoints of another model: delete it" in line
+    assert "--workdir" in line
+
+
+@pytest.mark.slow
+@each_file
+def test_a_checkpoint_of_other_widths_is_refused(file, tmp_path):
+    copy, command = tmp_path / file.name, [sys.executable, file.name, "--workdir=run"]
+    results = []
+    for widths in ("(32, 64, 128)", "(32, 64, 16)"):
+        copy.write_text(file.read_text().replace("(32, 64, 128)", widths))
+        results.append(
+            subprocess.run(
+                [*command, f"--epochs={len(results) + 1}"],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+        )
+    assert [result.returncode for result in results] == [0, 2]
+    assert "error: run has checkpoints of another model" in results[1].stderr
+
+
+@each_file
 def test_arrays_of_another_shape_are_refused(file, monkeypatch, capsys, tmp_path):
     module = importlib.import_module(file.stem)
     images, labels = np.zeros((4, 9, 7)), np.zeros(4, int)
