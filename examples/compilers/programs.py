@@ -80,7 +80,7 @@ class WithoutRest(nn.Module):
 
 
 class Masked(nn.Module):
-    """A normalizer whose statistics are those of the elements where a mask is True.
+    """A normalizer whose statistics are of the elements that a mask selects.
 
     Attributes:
       norm: returns a new normalizer.
@@ -91,7 +91,7 @@ class Masked(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """Normalizes x, with a mask that broadcasts to its shape."""
-        # Here, since Flax's group norm takes no other; it is not written to memory.
+        # Flax's group norm needs a mask of the full shape; XLA does not write it.
         return self.norm()(x, mask=jnp.broadcast_to(mask, x.shape))
 
 
@@ -121,12 +121,12 @@ def _segment_ids(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def _positions(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
-    # Which positions of each example count, such as those that are not padding.
+    # A mask of positions of each example, such as all except padding.
     return (jax.ShapeDtypeStruct((*x.shape[:-1], 1), jnp.bool),)
 
 
 def _features(x: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, ...]:
-    # Which features of each example count.
+    # A mask of features of each example.
     between = (1,) * (len(x.shape) - 2)
     return (jax.ShapeDtypeStruct((x.shape[0], *between, x.shape[-1]), jnp.bool),)
 

@@ -160,8 +160,8 @@ class BatchModule(Module):
         if not isinstance(state, eqx.nn.State):
             raise TypeError(
                 f"state must be an equinox.nn.State, got {type(state).__name__}. Make "
-                "it with the model: equinox.nn.make_with_state(Model)(...); a mask is "
-                "passed by keyword."
+                "it together with the model: equinox.nn.make_with_state(Model)(...). "
+                "Pass a mask by keyword."
             )
         stats = state.get(self.stats)
         of_features = [v for name, v in stats._asdict().items() if name != "count"]

@@ -115,8 +115,8 @@ def replaced(
       replacements: As in `replace_norms`, which also converts variables.
 
     Raises:
-      TypeError: If the function is compiled, or a model rather than a function, or a
-        replacement is not a function.
+      TypeError: If the function is compiled or is a model, or a replacement is not a
+        function.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -129,7 +129,7 @@ def replaced(
     """
     check_apply(
         *(function, "function", "model.init or model.apply"),
-        of_nnx="it is jaxnorm.nnx.replace_norms",
+        of_nnx="call jaxnorm.nnx.replace_norms",
     )
     if isinstance(function, jax.stages.Wrapped):
         raise TypeError(
@@ -214,9 +214,10 @@ class _Interceptor:
 
 
 def _check_kept(variables: Mapping[str, Any], old: Any, new: Any) -> None:
-    """Checks that variables have what the model has with and without replacements.
+    """Checks that no variable to keep is missing or has another shape.
 
-    What they lack would be initialized, and the model would have forgotten it.
+    A variable is kept if the model has it both with and without replacements. A missing
+    one would be initialized, so the model would lose what it has learned.
     """
     given, before, after = (
         traverse_util.flatten_dict(jax.tree.map(jnp.shape, nn.meta.unbox(dict(tree))))
@@ -226,8 +227,8 @@ def _check_kept(variables: Mapping[str, Any], old: Any, new: Any) -> None:
         kept = path[0] in ("params", "batch_stats") and after.get(path) == shape
         if kept and given.get(path) != shape:
             raise ValueError(
-                f"variables must have {'/'.join(path)} of the shape {shape}, as the "
-                f"model has it, got {given.get(path, 'none')} (the keys are "
+                f"variables must have {'/'.join(path)} with the shape {shape}, as in "
+                f"the model, got {given.get(path, 'none')} (the keys are "
                 f'{list(variables)}). Pass {{"params": ..., "batch_stats": ...}} of '
                 "this model."
             )

@@ -29,7 +29,7 @@ def collecting(
       static `train`), and the variables, pure dicts under "params" and "batch_stats".
 
     Raises:
-      TypeError: If the model is not an NNX module, or `call` not a function.
+      TypeError: If the model is not an NNX module, or `call` is not a function.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx, jaxnorm.tools
@@ -48,7 +48,7 @@ def collecting(
     if not (call is None or callable(call)):
         raise TypeError(
             f"call must be a function of model and batch, got {type(call).__name__}. "
-            "Pass lambda model, batch: ... or leave it out."
+            "Pass lambda model, batch: ..., or omit it."
         )
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     params, stats, rest = states
@@ -80,9 +80,9 @@ def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
       batch_stats: Statistics of all layers: a pure dict, as `jaxnorm.tools` returns it.
 
     Raises:
-      TypeError: If it is not a dict, or the model is not one of NNX.
-      ValueError: If a layer is lacking, the model has no such layer, or one of another
-        shape.
+      TypeError: If `batch_stats` is not a dict, or `model` is not an NNX module.
+      ValueError: If `batch_stats` lacks a statistic of the model, the model lacks one
+        of `batch_stats`, or their shapes differ.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

@@ -81,7 +81,7 @@ def set_values(
         del paths[tuple(map(str, given))]
     if all_of_them and paths:
         raise ValueError(
-            f"{name} must have all variables of {kind.__name__} that the model has, "
-            f"and lacks {[*paths.values()][:9]}."
+            f"{name} must contain every variable of type {kind.__name__} of the model, "
+            f"got none for {[*paths.values()][:9]}. Pass the values of all layers."
         )
     nnx.update(model, nnx.from_flat_state(variables.items()))

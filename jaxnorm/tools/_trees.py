@@ -82,9 +82,10 @@ def roots(variables: object) -> tuple[Path, ...]:
 
 
 def is_train_state(value: object) -> bool:
-    """Returns whether it is what training loops keep, rather than variables.
+    """Returns whether a value is the state of a training loop, not variables.
 
-    It is told by its attributes; an Equinox module may well have `params` alone.
+    It is recognized by its attributes. `params` alone is not enough, because an Equinox
+    module may have an attribute of that name.
     """
     if isinstance(value, Mapping):
         return False

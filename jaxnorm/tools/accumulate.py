@@ -56,10 +56,12 @@ def full_batch_value_and_grad(
       `jaxnorm.tools.apply_batch_moments` to update the running statistics once.
 
     Raises:
-      TypeError: If `loss` is not a function, or depth not an integer; when called, if
-        `loss` does not return two things, or `batch_stats` is not a dict.
-      ValueError: If depth is below 1; when called, if a layer collects no moments, the
-        loss is not a scalar, or the micro-batches have no leading axis in common.
+      TypeError: If `loss` is not a function, or depth is not an integer; when the
+        returned function is called, if `loss` does not return a pair, or `batch_stats`
+        is not a dict.
+      ValueError: If depth is below 1; when the returned function is called, if a layer
+        collects no moments, the loss is not a scalar, `batch_stats` has parameters, or
+        the micro-batches have no common leading axis.
 
     Reference:
       The gradient through a fixed point: Christianson, 1994, Reverse accumulation and
@@ -146,22 +148,22 @@ def full_batch_value_and_grad(
 def _checked(
     loss: Callable[[Params, Tree, Batch], tuple[Array, Tree]],
 ) -> Callable[[Params, Tree, Batch], tuple[Array, Tree]]:
-    """Returns a loss that says what is wrong with what it returns."""
+    """Returns the loss function with checks of its results."""
 
     def checked(params: Params, stats: Tree, batch: Batch) -> tuple[Array, Tree]:
         with collecting_moments(loss):
             found = loss(params, stats, batch)
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(
-                "loss must return a tuple of two, the loss of a micro-batch and its "
+                "loss must return a pair, the loss of a micro-batch and its "
                 f"collection batch_moments, got {type(found).__name__}. With "
                 'mutable=["batch_moments"], model.apply returns the collection.'
             )
         value, moments = found
-        check_collection(moments, "what loss returns second", "batch_moments")
+        check_collection(moments, "the second result of loss", "batch_moments")
         if jnp.shape(value):
             raise ValueError(
-                "what loss returns first must be a scalar, got the shape "
+                "the first result of loss must be a scalar, got shape "
                 f"{jnp.shape(value)}. Sum it over the examples."
             )
         return value, moments
@@ -170,11 +172,12 @@ def _checked(
 
 
 def _check_leading_axis(batches: Any) -> None:
+    """Checks that all arrays have the same number of micro-batches, at least one."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batches)]
     if len({shape[:1] for shape in shapes} - {(0,)}) != 1 or () in shapes:
         raise ValueError(
-            "batches must be arrays with a leading axis, of which each has as many "
-            f"micro-batches, at least one, got the shapes {shapes}. Write "
+            "batches must be arrays with a leading axis for the micro-batches, of the "
+            f"same size of at least 1, got the shapes {shapes}. Write "
             "x.reshape(number, -1, *x.shape[1:])."
         )
 

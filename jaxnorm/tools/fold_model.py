@@ -125,6 +125,7 @@ def fold_model(
 
 
 def _as_folds(folds: object) -> tuple[Fold, ...]:
+    """Returns the folds as a tuple, and checks their types."""
     given = tuple(folds) if isinstance(folds, Iterable) else ()
     others = [fold for fold in given if not isinstance(fold, Fold)]
     if others or not isinstance(folds, Iterable):

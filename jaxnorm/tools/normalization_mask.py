@@ -68,11 +68,12 @@ def normalization_mask(
       of `variables` if it has no "params". A boolean replaces each Flax box.
 
     Raises:
-      TypeError: If `variables` is not a tree, or is a TrainState, or a path of `norms`
+      TypeError: If `variables` is not a tree or is a TrainState, or a path of `norms`
         is not a tuple.
-      ValueError: If there are statistics and no parameters, if
-        `only_with_statistics` is to tell without them, as where `variables` are the
-        parameters alone, or if no parameter is at or below a path of `norms`.
+      ValueError: If `variables` has statistics and no parameters;
+        `only_with_statistics` is True and there are neither statistics nor `norms`, for
+        instance because `variables` are only the parameters; or no parameter is at or
+        below a path of `norms`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -83,8 +84,8 @@ def normalization_mask(
     """
     if is_train_state(variables):
         raise TypeError(
-            f"variables must be those of a model, got {type(variables).__name__}. Pass "
-            '{"params": state.params, "batch_stats": state.batch_stats}.'
+            f"variables must be a tree of variables, got {type(variables).__name__}. "
+            'Pass {"params": state.params, "batch_stats": state.batch_stats}.'
         )
     params, others = variables, [variables]
     no_parameters = _STATISTICS | {"count"}
@@ -107,15 +108,15 @@ def normalization_mask(
     named = as_paths(norms, "norms")
     if measured and not any(node.keys() - no_parameters for node in found.values()):
         raise ValueError(
-            "variables must have parameters, and have statistics alone. Pass "
+            "variables must have parameters, got only statistics. Pass "
             '{"params": ..., "batch_stats": ...}.'
         )
     if only_with_statistics and not measured and not named:
         raise ValueError(
-            "variables must have batch norms for only_with_statistics=True, and have "
-            'none with running statistics. Pass {"params": ..., "batch_stats": ...}, '
-            "or of an NNX model the model itself, since batch norms are told by their "
-            "statistics. Or name paths in norms."
+            "variables must have running statistics for only_with_statistics=True, "
+            "which recognizes batch norms by them, got none. Pass "
+            '{"params": ..., "batch_stats": ...}, or an NNX model itself. Or list the '
+            "paths of the batch norms in norms."
         )
     for path in named:
         if not any(node[: len(path)] == path for node in found):

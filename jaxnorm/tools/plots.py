@@ -123,7 +123,7 @@ def diagnosis_figure(history: Sequence[tuple[int, Diagnosis]]) -> "Figure":
     if not isinstance(history, Sequence):
         raise TypeError(
             "history must be a sequence of pairs of a step and its diagnosis, got "
-            f"{type(history).__name__}. Pass list(history), or of a dict "
+            f"{type(history).__name__}. Pass list(history), or for a dict "
             "list(history.items())."
         )
     for pair in history:

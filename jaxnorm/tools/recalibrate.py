@@ -105,7 +105,7 @@ def recalibrate(
     if not (count_examples is None or callable(count_examples)):
         raise TypeError(
             "count_examples must be a function of a batch, got "
-            f"{type(count_examples).__name__}. Pass lambda batch: ... or leave it out."
+            f"{type(count_examples).__name__}. Pass lambda batch: ..., or omit it."
         )
     _check_batches(batches)
     if isinstance(batches, Iterator) and passes > 1:
@@ -135,32 +135,33 @@ def recalibrate(
 
 
 def _check_batches(batches: Any) -> None:
-    """Checks that they are batches, and not one, whose parts would be taken for them.
+    """Checks that `batches` is not one batch, whose parts would be used as batches.
 
-    Not by trying, since a loader may start processes, and an iterator would move on.
+    It does not iterate over loaders and iterators, because a loader may start processes
+    and an iterator would lose a batch.
     """
     is_array = hasattr(batches, "shape") and hasattr(batches, "dtype")
     is_tree = isinstance(batches, Mapping | str) or hasattr(batches, "_fields")
     is_iterable = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if is_array or is_tree or not is_iterable:
-        got, fix = type(batches).__name__, "Of one batch pass [batch]."
+        got, fix = type(batches).__name__, "For a single batch, pass [batch]."
         if is_array:
             got += f" of shape {np.shape(batches)}"
-            fix += " If the first axis is that of batches, pass list(batches)."
+            fix += " If the first axis is over batches, pass list(batches)."
         raise TypeError(
             "batches must be an iterable of batches, such as a list or a loader, got "
             f"{got}. {fix}"
         )
     if isinstance(batches, list | tuple):
-        # as sets, since a batch may be a list of examples
+        # Sets, because a batch may be a list of any number of examples.
         ranks = {
             tuple(sorted({np.ndim(leaf) for leaf in jax.tree.leaves(batch)}))
             for batch in batches
         }
         if len(ranks) > 1:
             raise ValueError(
-                "batches must hold batches of one kind, got arrays of ranks "
-                f"{' and '.join(map(str, sorted(ranks)))}. If they are the parts of "
+                "batches must hold arrays of the same ranks in each batch, got ranks "
+                f"{' and '.join(map(str, sorted(ranks)))}. If these are the parts of "
                 "one batch, such as images and labels, pass [batch]."
             )
 

@@ -84,23 +84,23 @@ def layers(tree: Any) -> dict[tuple[Any, ...], Layer]:
 
 
 def check_collection(tree: object, name: str, collection: str = "batch_stats") -> None:
-    """Checks that a tree can hold what layers have measured, and no parameters.
+    """Checks that a tree can be a collection of statistics, without parameters.
 
-    It may be empty, as that of a model without batch norms.
+    It may be empty, like the collection of a model without batch norms.
 
     Args:
-      tree: What the user passed.
-      name: Of the argument.
-      collection: What it must be, "batch_stats" or "batch_moments".
+      tree: The argument that the user passed.
+      name: The name of the argument.
+      collection: The expected collection, "batch_stats" or "batch_moments".
 
     Raises:
-      TypeError: If it is no tree of dicts, but an array or a model for instance.
-      ValueError: If it has parameters, as those of a model or all its variables.
+      TypeError: If `tree` is not a tree of dicts, but for instance an array or a model.
+      ValueError: If it has parameters, or is the other collection.
     """
     fix = (
         f"Pass state.{collection}."
         if is_train_state(tree)
-        else f'Pass variables["{collection}"], the collection alone.'
+        else f'Pass variables["{collection}"], only this collection.'
     )
     if is_train_state(tree) or not is_node(tree):
         raise TypeError(
@@ -115,22 +115,23 @@ def check_collection(tree: object, name: str, collection: str = "batch_stats") -
     paths = list(walk(tree))
     if collection != _MOMENTS and any(_MOMENTS in path for path in paths):
         raise ValueError(
-            f"{name} must be a collection {collection}, got one of {_MOMENTS}. {fix}"
+            f"{name} must be a collection {collection}, got {_MOMENTS}. {fix}"
         )
     named = {path[-1]: path for path in paths if path[-1] in _PARAMETERS}
     if "kernel" in named or (named and not layers(tree)):
         raise ValueError(
-            f"{name} must be a collection {collection}, and has parameters: "
+            f"{name} must be a collection {collection}, got a tree with the parameter "
             f"{path_text(next(iter(named.values())))}. {fix}"
         )
 
 
 def check_collections(trees: object, collection: str) -> None:
-    """Checks that they are a sequence of such collections.
+    """Checks that `trees` is a sequence of collections of statistics.
 
     Raises:
-      TypeError: If it is one collection or a generator, or one is no tree of dicts.
-      ValueError: If there is none, or one has parameters.
+      TypeError: If it is one collection or a generator, or contains anything but trees
+        of dicts.
+      ValueError: If it is empty, or a tree has parameters.
     """
     if isinstance(trees, Mapping) or not isinstance(trees, Sequence):
         fix = "a list" if isinstance(trees, Mapping) else "list(trees)"
@@ -139,7 +140,9 @@ def check_collections(trees: object, collection: str) -> None:
             f"{type(trees).__name__}. Pass {fix}."
         )
     if not trees:
-        raise ValueError("trees must hold at least one collection, got none.")
+        raise ValueError(
+            f"trees must hold at least one collection {collection}, got none."
+        )
     for index, tree in enumerate(trees):
         check_collection(tree, f"trees[{index}]", collection)
 

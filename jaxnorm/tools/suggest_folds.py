@@ -23,9 +23,9 @@ _LAYER = re.compile(r"conv_?transpose|conv|dense|linear|fc")
 _NORM = re.compile(r"batch_?norm|bn|norm")
 
 _FIX = (
-    'Pass {"params": ..., "batch_stats": ...} of the whole model, or of an NNX model '
-    "nnx.to_pure_dict(nnx.state(model)). Group, layer and other norms of each example "
-    "cannot be folded."
+    'Pass {"params": ..., "batch_stats": ...} of the whole model, or for an NNX model '
+    "nnx.to_pure_dict(nnx.state(model)). Group norm, layer norm and other per-example "
+    "norms cannot be folded."
 )
 
 
@@ -79,7 +79,7 @@ def suggest_folds(
     """
     if isinstance(variables, list | tuple) or is_train_state(variables):
         raise TypeError(
-            "variables must be those of one model, got "
+            "variables must be a dict of the variables of one model, got "
             f"{type(variables).__name__}. {_FIX}"
         )
     layers: dict[Path, tuple[int, ...]] = {}  # the shapes of their kernels
@@ -92,11 +92,11 @@ def suggest_folds(
 
     lacking = None
     if not norms:
-        lacking = "batch norms, with mean and var"
+        lacking = "batch norms with mean and var"
     elif not layers:
         lacking = "layers with a kernel"
     elif any("batch_stats" in path for path in norms):
-        lacking = "their collections at the top"
+        lacking = "its collections at the top level"
     if lacking:
         raise ValueError(
             f"variables must have {lacking}, got {type(variables).__name__} with the "

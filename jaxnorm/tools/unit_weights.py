@@ -79,7 +79,7 @@ def unit_weights(
         for leaf in jax.tree.leaves(found):
             if np.shape(leaf) or np.dtype(getattr(leaf, "dtype", type(leaf))) != bool:
                 raise TypeError(
-                    "mask must hold one boolean for each weight, got "
+                    "mask must hold booleans, one for each weight, got "
                     f"{type(leaf).__name__}. For all arrays of two or more axes, pass "
                     "lambda params: jax.tree.map(lambda p: p.ndim > 1, params)."
                 )

@@ -4,7 +4,7 @@ Of each program that `examples/compiled.py` measures by default: the cycles that
 compiler for a TPU estimates, and the memory traffic on a GPU, over those of flax.linen;
 the worst of its shapes, to three digits. On the GPU of a U-Net with group norm, too,
 most of whose sums have two stages there. Of normalizers that Flax lacks, over those of
-the normalizer that they extend; of those with a mask, over Flax's with the same.
+the normalizer that they extend; of masked programs, over Flax's with the same mask.
 Compilers change what they make of a program, so that the tables hold for the versions
 that CI installs.
 """
@@ -86,7 +86,7 @@ PARENTS = {
         "graph": (1.817, 2.012, 1.983, 1.788),
     },
 }
-# With a mask, beside flax.linen with the same; in the same order.
+# With a mask, over flax.linen with the same mask; in the same order.
 MASKED = {
     "v5e:2x2": {
         "batch-masked": (1.05, 1.045, 1.064, 1.064),

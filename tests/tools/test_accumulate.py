@@ -141,7 +141,7 @@ def of_flax(params, batch_stats, batch):
 
 
 WRONG_LOSSES = {
-    "the loss alone": (returned(lambda loss, moments: loss), ("tuple of two",)),
+    "the loss alone": (returned(lambda loss, moments: loss), ("a pair",)),
     "the other way round": (
         returned(lambda *both: both[::-1]),
         ("second", "batch_moments"),

@@ -95,7 +95,7 @@ TOOLS = {
     "suggest folds": (
         tools.suggest_folds,
         ("variables", "nnx.to_pure_dict(nnx.state(model))"),
-        TREES.keys() - {"variables"},
+        [name for name in TREES if name != "variables"],
     ),
     "mask": (
         tools.normalization_mask,

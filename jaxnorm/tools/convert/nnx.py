@@ -53,7 +53,8 @@ def variables_from_nnx(
     if {"params", "batch_stats"} <= children(state).keys():
         raise ValueError(
             "state must be a pure dict of an NNX model, got the variables of a Linen "
-            "one, with params and batch_stats. The way back is variables_to_nnx."
+            "model, with params and batch_stats. To convert those, call "
+            "variables_to_nnx."
         )
     _check_paths(paths)
     leaves = list(walk(state))

@@ -175,15 +175,15 @@ def is_reparametrized(state_dict: Mapping[str, object], name: str) -> bool:
 
 
 def _check_pairs(layers: object) -> None:
-    """Checks that each layer has the paths of its wrapper and of itself."""
+    """Checks that each layer has two paths, of its wrapper and of the layer."""
     check_layers(layers, _EXAMPLE)
     assert isinstance(layers, Mapping)
     for name, pair in layers.items():
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
         if not is_pair or not all(isinstance(path, tuple) for path in pair):
             raise TypeError(
-                f"layers must have two paths for {name!r}, each a tuple, that of the "
-                f"wrapper and that of the layer, got {pair!r}. Write {_EXAMPLE}."
+                f"layers must have two paths for {name!r}, each a tuple, of the "
+                f"wrapper and of the layer, got {pair!r}. Write {_EXAMPLE}."
             )
 
 
