@@ -113,10 +113,9 @@ def normalization_mask(
         )
     if only_with_statistics and not measured and not named:
         raise ValueError(
-            "variables must have running statistics for only_with_statistics=True, "
-            "which recognizes batch norms by them, got none. Pass "
-            '{"params": ..., "batch_stats": ...}, or an NNX model itself. Or list the '
-            "paths of the batch norms in norms."
+            "variables must have batch norms for only_with_statistics=True, got none "
+            'with running statistics. Pass {"params": ..., "batch_stats": ...}, or '
+            "an NNX model itself. Or list the paths of the batch norms in norms."
         )
     for path in named:
         if not any(node[: len(path)] == path for node in found):
