@@ -42,7 +42,7 @@ class LayerDiagnosis(NamedTuple):
 
     @property
     def ill_conditioned(self) -> np.ndarray:
-        """Whether |mean| is above 1,000 standard deviations; False if dead."""
+        """Whether `|mean|` is above 1,000 standard deviations; False if dead."""
         return (self.condition > _CONDITION) & ~self.dead
 
 
