@@ -3,12 +3,41 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.drawing import draw
 
 import jaxnorm
 from jaxnorm._core import fusion
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "narrow"),
+    [(255, np.float32, True), (256, np.float32, False), (96, jnp.bfloat16, False)],
+)
+def test_which_rows_have_two_products(features, dtype, narrow, monkeypatch):
+    """And a mean behind a barrier; not in RMS norm, nor without a scale."""
+    x, scale = jnp.ones((2, features), dtype), jnp.ones(features, dtype)
+    norms = {
+        jaxnorm.layer_norm: narrow,
+        jaxnorm.rms_norm: False,
+        lambda x, scale: scale.sum() * jaxnorm.layer_norm(x): False,
+    }
+    for norm, expected in norms.items():
+        forms = []
+
+        def for_gpus(*of, gpu, default, forms=forms):
+            del default
+            forms.append(len(of))
+            return gpu(*of)
+
+        monkeypatch.setattr(fusion, "by_platform", for_gpus)
+        jax.clear_caches()
+        jax.eval_shape(jax.grad(lambda *of, norm=norm: norm(*of).sum()), x, scale)
+        # By their arguments: those of the product, and shift and delta.
+        assert [5 in forms, 2 in forms] == [expected, expected]
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -111,3 +111,28 @@ def test_which_sums_have_two_stages(shape, staged):
     assert sums_of_sums("cuda") == (2 if staged else 0)  # of x and of its square
     for platform in ("cpu", "tpu"):
         assert sums_of_sums(platform) == 0
+
+
+@pytest.mark.parametrize(
+    ("examples", "forward", "backward"),
+    [(64, True, True), (128, False, True), (256, False, False)],
+)
+def test_under_a_mask_more_sums_have_two_stages(examples, forward, backward):
+    """Of x less its shift, and of its square; then of two products with a cotangent."""
+    shape = (examples, 32, 32, 128)  # four blocks for each example
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    mask = np.ones((examples, 32, 32, 1), bool)
+
+    def norm(x):
+        scale = bias = jnp.ones(128)
+        return jaxnorm.instance_norm(x, scale, bias, mask=mask)
+
+    def step(x):
+        y, pull = jax.vjp(norm, x)
+        return y, pull(y)
+
+    second = f"{examples}x32x1x128"
+    sums = [shapes_of_sums("cuda", f, x).count(second) for f in (norm, step)]
+    # With the sum that gives the shift.
+    assert sums == [3 * forward, 3 * forward + 2 * backward]
+    assert shapes_of_sums("tpu", norm, x).count(second) == 0

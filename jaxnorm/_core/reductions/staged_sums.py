@@ -21,6 +21,9 @@ from jaxnorm._core.arrays.sharding import axis_names
 # Of XLA for GPUs: columns of a block of threads, the elements above which it cuts a
 # column into two stages by itself, and the blocks that keep a large GPU busy.
 _COLUMNS, _LONG, _MANY = 32, 4096, 256
+# XLA estimates a block as slower under a mask, most of all if it sums a product with a
+# cotangent.
+_MANY_MASKED, _MANY_MASKED_PRODUCTS = 512, 1024
 _LARGE = 2**20  # elements of x; what is smaller stays in a GPU's cache
 _FIRST = 16  # elements of each sum of the first stage, at least
 
@@ -34,7 +37,7 @@ def staged_sum(value: Array, axes: tuple[int, ...], masked: bool = False) -> Arr
       masked: Whether elements of it were selected by a mask.
     """
     whole = functools.partial(jnp.sum, axis=axes, keepdims=True)
-    first = _first_stage(value, axes, masked)
+    first = _first_stage(value, axes, _MANY_MASKED if masked else _MANY)
     if not first:
         return whole(value)
     second = tuple(axis for axis in axes if axis not in first)
@@ -60,7 +63,7 @@ def broadcast_to_staged_sum(
       axes: Axes of x over which cotangents are summed.
       masked: Whether a mask selects elements of cotangents first.
     """
-    first = _first_stage(x, axes, masked)
+    first = _first_stage(x, axes, _MANY_MASKED_PRODUCTS if masked else _MANY)
     if not first or any(value.shape[axis] != 1 for axis in axes):
         return value
     shape = list(value.shape)
@@ -76,8 +79,14 @@ def broadcast_to_staged_sum(
     return by_platform(value, gpu=in_stages, default=at_once)
 
 
-def _first_stage(x: Array, axes: tuple[int, ...], masked: bool) -> tuple[int, ...]:
-    """Returns the axes that are summed first; none if one stage is as good."""
+def _first_stage(x: Array, axes: tuple[int, ...], many: int) -> tuple[int, ...]:
+    """Returns the axes that are summed first; none if one stage is as good.
+
+    Args:
+      x: What is summed.
+      axes: The axes.
+      many: The number of blocks from which one stage is as good.
+    """
     if (
         not axes
         or x.ndim - 1 in axes  # rows, each of which has threads of its own
@@ -90,8 +99,7 @@ def _first_stage(x: Array, axes: tuple[int, ...], masked: bool) -> tuple[int, ..
     length = math.prod(sizes(x.shape, axes))
     columns = math.prod(x.shape[axes[-1] + 1 :])
     blocks = x.size // (length * columns) * -(-columns // _COLUMNS)
-    # Selecting by a mask makes each block slower in XLA's estimate.
-    if length > _LONG or blocks >= _MANY * (1 + masked):
+    if length > _LONG or blocks >= many:
         return ()
     for i in range(len(axes) - 1, 0, -1):
         if math.prod(sizes(x.shape, axes[i:])) >= _FIRST:
