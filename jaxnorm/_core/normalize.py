@@ -170,6 +170,7 @@ def _check_complex(mean: Array, value: Array, result: DTypeLike) -> None:
 def _align_statistics(
     mean: Array, var: Array, x: Array, features: tuple[int, ...]
 ) -> tuple[Array, Array]:
+    """Returns mean and variance with the rank of x, checked to be inexact."""
     mean = align(mean, x, features, "mean")
     var = align(var, x, features, "var")
     check_real("it is a variance", var=check_inexact(var, "var"))

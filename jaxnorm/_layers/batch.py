@@ -43,6 +43,7 @@ class GhostBatchNorm(BatchLayer):
     _own_options = ("virtual_batch_size", "stats_rule")
 
     def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
+        """Returns the axes of one ghost, with its size over all devices."""
         batch, *space = super()._reduction(x, options).axes
         ghosts = Blocks(batch, self.virtual_batch_size)  # a size over all devices
         return Reduction.over(x, tuple(space), blocks=ghosts)
@@ -105,6 +106,7 @@ class MeanOnlyBatchNorm(BatchLayer):
         return jaxnorm.init_mean_stats(features, self._stats_dtype, counted=counted)
 
     def _forward(self, x: Array, stats: Any, params: Arrays, options: Any) -> Any:
+        """Normalizes x; passes on the bias, but no scale."""
         return super()._forward(x, stats, {"bias": params["bias"]}, options)
 
 
@@ -155,5 +157,6 @@ class RunningNorm(BatchLayer):
         return jaxnorm.init_running_moments(features, self._stats_dtype)
 
     def _forward(self, x: Array, stats: Any, params: Arrays, options: Any) -> Any:
+        """Normalizes x; passes on no parameters, and only options of streams."""
         own: Any = stream_options(options)
         return super()._forward(x, stats, {}, own)

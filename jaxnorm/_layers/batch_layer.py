@@ -93,6 +93,7 @@ class BatchLayer(Layer):
 
     @property
     def _stats_dtype(self) -> DTypeLike:
+        """Returns the dtype of the running statistics."""
         return jnp.float32 if self.force_float32_reductions else self.param_dtype
 
     def _counts_updates(self) -> bool:
@@ -139,13 +140,13 @@ class BatchLayer(Layer):
         return exact_moments(x, options)
 
     def _warn_of_single_values(self, x: Array, options: BatchOptions) -> None:
-        """Warns in training if each mean is of a single value, which it erases."""
+        """Warns in training if each mean is of one value, so the output is the bias."""
         if not (self._keeps_single_values or options["use_running_average"]):
             fix = "Train on more examples at once"
             self._reduction(x, options).check_several(x, "warn", fix)
 
     def _reduction(self, x: Array, options: BatchOptions) -> Reduction:
-        """Returns the axes and devices that a mean of the batch is taken over."""
+        """Returns the axes and devices over which the batch is averaged."""
         features = canonical_axes(options["feature_axes"], x.ndim)
         names, groups = options["axis_name"], options["axis_index_groups"]
         return Reduction.over(x, other_axes(features, x.ndim), names, groups)

@@ -1,16 +1,17 @@
-"""Calls that say of which class they are."""
+"""Names of classes in the errors of calls."""
 
 import types
 
 
-def own_call(cls: type) -> None:
-    """Gives a class a copy of a `__call__` that is not its own, under its name.
+def copy_inherited_call(cls: type) -> None:
+    """Copies an inherited `__call__` into a class, so that errors name this class.
 
-    Python names a function in the errors of its arguments: otherwise a base class,
-    which users do not know.
+    If the arguments of a call do not fit, Python names the class that defines
+    `__call__`. Without the copy, this is a private base class.
 
     Args:
-      cls: A class of jaxnorm. Those of users inherit in the order of their bases.
+      cls: A class of jaxnorm. A class of the user gets no copy, so that it inherits in
+        the order of its bases.
     """
     if not cls.__module__.startswith("jaxnorm"):
         return

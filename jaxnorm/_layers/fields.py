@@ -80,7 +80,7 @@ class Layer:
         return floating_input(x) if self._takes_integers else check_inexact(x, "x")
 
     def _parameters(self, features: tuple[int, ...]) -> Parameters:
-        """Returns what the layer learns.
+        """Returns the parameters of the layer by name, with None for each unused one.
 
         Args:
           features: Sizes of the feature axes.

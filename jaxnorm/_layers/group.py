@@ -54,6 +54,7 @@ class GroupNorm(MomentLayer):
     )
 
     def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Any:
+        """Normalizes x; an x of rank 1 is one example without a batch axis."""
         if self.reduction_axes is None and x.ndim == 1:
             # Flax takes a single example without an axis for it
             options = options | {"reduction_axes": 0}

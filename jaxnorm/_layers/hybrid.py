@@ -63,12 +63,14 @@ class InstanceBatchNorm(BatchLayer):
     _function = staticmethod(jaxnorm.instance_batch_norm)
 
     def _instance_features(self, features: int) -> int:
+        """Returns the number of features that are normalized by instance."""
         given = self.instance_features
         if given is None:
             return features // 2
         return check_instance_features(given, features)
 
     def _initial_stats(self, features: tuple[int, ...], *, counted: bool) -> Any:
+        """Returns running statistics of the features normalized by batch."""
         if len(features) != 1:
             raise ValueError(
                 f"axis must be one axis here, got {self.axis!r}: the first features "
@@ -78,6 +80,7 @@ class InstanceBatchNorm(BatchLayer):
         return super()._initial_stats((rest,), counted=counted)
 
     def _moments(self, x: Array, options: BatchOptions) -> jaxnorm.Moments:
+        """Returns exact moments of the features normalized by batch."""
         (axis,) = self._feature_axes(x)
         first = self._instance_features(x.shape[axis])
         return jax.tree.map(lambda leaf: leaf[first:], super()._moments(x, options))

@@ -35,6 +35,7 @@ class IndexedBatchNorm(BatchLayer):
         )
 
     def _moments(self, x: Array, options: Any) -> jaxnorm.Moments:
+        """Returns the moments of each index; count 0 for an index without examples."""
         number, options = self._number_of_sets(), dict(options)
         index = jnp.asarray(options.pop("step"))
         if index.ndim:

@@ -39,7 +39,7 @@ def check_replacements(
 def make_replacement(
     make: Callable[[Any], _Module], old: Any, module: type[_Module]
 ) -> _Module:
-    """Returns the module that takes the place of another.
+    """Calls the user's function on a module, and checks that it returns a module.
 
     Raises:
       TypeError: If the function does not return a module.

@@ -67,6 +67,7 @@ class MappedLayer(SampleLayer):
     axis_index_groups: Groups | None
 
     def _mapped_axes(self) -> dict[str, Any]:
+        """Returns the keyword options `axis_name` and `axis_index_groups`."""
         return {
             "axis_name": self.axis_name,
             "axis_index_groups": self.axis_index_groups,
@@ -140,9 +141,9 @@ class ScaleLayer(MomentLayer):
 
 
 def warning_of_single_values(function: Callable[..., Any]) -> Any:
-    """Returns a function for a layer, made to warn if a mean is of a single value.
+    """Wraps a function for a layer: it warns, not raises, if a mean is of one value.
 
-    Flax's modules erase such a value silently.
+    Flax's modules then return the bias silently.
     """
     return staticmethod(functools.partial(function, allow_single_value="warn"))
 
@@ -190,6 +191,7 @@ class InstanceNorm(AffineLayer):
     _own_options = ("reduction_axes",)
 
     def _forward(self, x: Array, params: Arrays, options: dict[str, Any]) -> Any:
+        """Normalizes x; refuses a batch axis among the feature axes, as Flax does."""
         if self.reduction_axes is None and 0 in self._feature_axes(x):
             # starts as Flax's message, which callers may match
             raise ValueError(

@@ -97,13 +97,14 @@ def moments_by_index(x: Array, number: int, index: Array, options: Any) -> Momen
 
 
 def _others(call: BatchCall) -> tuple[int, ...]:
-    """Returns the axes that are neither the examples' nor features'."""
+    """Returns the axes other than the batch axis and the feature axes."""
     return other_axes((batch_axis(call.features), *call.features), call.x.ndim)
 
 
 def _segments(
     call: BatchCall, index: Array, number: int
 ) -> tuple[SegmentNormSpec, Array, Array]:
+    """Returns the spec, ids and mask for which each index is a segment."""
     ids, _, mask = parse_segments(index, number, call.x, call.mask, call.features)
     spec = SegmentNormSpec(
         number,

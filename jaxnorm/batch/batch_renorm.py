@@ -136,14 +136,14 @@ def batch_renorm(
     epsilon = call.spec.epsilon
     if call.use_running_average:
         std = stats.std.astype(accumulation_dtype(call.x.dtype))
-        var = _at_least_epsilon(std, epsilon) ** 2
+        var = _clamp_std(std, epsilon) ** 2
         return call.normalize(stats.mean, var, epsilon=0.0), stats
 
     running = call.average_replicas(stats)
     moments = call.compute_moments(running.mean)
     batch = call.per_feature(moments)
     running_std = call.align(running.std).astype(moments.var.dtype)
-    running_std = _at_least_epsilon(running_std, epsilon)
+    running_std = _clamp_std(running_std, epsilon)
     r, d = lax.stop_gradient(
         _corrections(
             moments, call.align(running.mean), running_std, r_max, d_max, epsilon
@@ -164,7 +164,7 @@ def _corrections(
     d_max: Array,
     epsilon: float,
 ) -> tuple[Array, Array]:
-    """Returns r and d; 1 and 0 where there is nothing to compare."""
+    """Returns r and d; 1 and 0 without valid elements or usable running statistics."""
     running_mean = running_mean.astype(moments.shift.dtype)
     comparable = (moments.count > 0) & jnp.isfinite(running_mean)
     comparable &= jnp.isfinite(running_std) & (running_std > 0)
@@ -178,8 +178,8 @@ def _corrections(
     return where(comparable, r, one), where(comparable, d, zero)
 
 
-def _at_least_epsilon(std: Array, epsilon: float) -> Array:
-    """Returns a std as any batch has it, whose variance has epsilon in it."""
+def _clamp_std(std: Array, epsilon: float) -> Array:
+    """Returns `std`, clamped to at least sqrt(epsilon), the smallest std of a batch."""
     return jnp.maximum(std, jnp.asarray(epsilon**0.5, std.dtype))
 
 

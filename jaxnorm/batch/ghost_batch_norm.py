@@ -103,7 +103,7 @@ def ghost_batch_norm(
         return call.normalize(stats.mean, stats.var), stats
 
     whole = call.reduction.mapped_axes.where_varying(call.x)
-    ghosts = _ghosts(call, size)
+    ghosts = _ghost_reduction(call, size)
     spec = dataclasses.replace(call.spec, reduction=ghosts)
     running = call.average_replicas(stats)
     call = dataclasses.replace(call, spec=spec)
@@ -113,8 +113,8 @@ def ghost_batch_norm(
     return y, update_from_ghosts(call, running, parts, stats_rule)
 
 
-def _ghosts(call: BatchCall, virtual_batch_size: int) -> Reduction:
-    """Returns the reduction of which each result is that of a ghost."""
+def _ghost_reduction(call: BatchCall, virtual_batch_size: int) -> Reduction:
+    """Returns the reduction that has one result for each ghost."""
     axis = batch_axis(call.features)
     mapped_axes = call.reduction.mapped_axes.where_varying(call.x)
     local = call.x.shape[axis]

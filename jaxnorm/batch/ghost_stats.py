@@ -45,7 +45,7 @@ def update_from_ghosts(
         share = (count > 0).astype(count.dtype)
         kept, updates = resolve_momentum(call.momentum, stats._asdict()), None
     else:
-        share, kept, updates = _in_turn(call, stats, gather(count, axis) > 0)
+        share, kept, updates = _sequential_weights(call, stats, gather(count, axis) > 0)
         share = shard_as(ghosts.var, share)
     var = ghosts.var
     if call.unbiased:
@@ -68,22 +68,23 @@ def update_from_ghosts(
     return call.update(stats, batch, weight=kept, updates=updates)
 
 
-def _in_turn(
+def _sequential_weights(
     call: BatchCall, stats: Stats, nonempty: Array
 ) -> tuple[Array, Array, Array]:
-    """Returns what one update after the other amounts to.
+    """Returns the weights of one update that equals an update by each ghost in turn.
 
     With momentum m of each ghost, 1 where it is empty, the last statistics are the old
-    ones times the product of all m, and each ghost's times 1 - m and the product of the
-    m of those after it.
+    ones times the product of all m, plus the statistics of each ghost times 1 - m and
+    times the product of the m of all later ghosts.
 
     Args:
       call: The arguments of the call.
       stats: Running statistics.
-      nonempty: Which ghosts hold an element.
+      nonempty: Which ghosts have valid elements.
 
     Returns:
-      The weight of each ghost, that of the old statistics, and the number of updates.
+      The weight of each ghost, the weight of the old statistics, and the number of
+      updates.
     """
     updates = jnp.any(nonempty, tuple(range(1, nonempty.ndim))).astype(jnp.float32)
     index = jnp.arange(len(nonempty))

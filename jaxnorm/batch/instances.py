@@ -106,4 +106,5 @@ def compute_moments_without_shift(
 
 
 def _over_examples(call: BatchCall) -> Reduction:
+    """Returns the reduction over the batch axis and devices alone."""
     return dataclasses.replace(call.reduction, axes=(batch_axis(call.features),))

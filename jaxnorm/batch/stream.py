@@ -76,6 +76,7 @@ class Stream:
         mask: Array | None,
         features: tuple[int, ...],
     ) -> RunningMoments:
+        """Returns the moments updated by a batch x, in the wider dtype of the two."""
         reduced = other_axes(features, x.ndim)
         batch = compute_moments(
             lax.stop_gradient(x),
@@ -100,6 +101,7 @@ class Stream:
         features: tuple[int, ...],
         result: DTypeLike,
     ) -> Array:
+        """Returns x, standardized and clipped; differentiates in x alone."""
         dtype = accumulation_dtype(result, x.dtype)
         moments = cast_moments(lax.stop_gradient(moments), dtype)
         mean, rest, var = (

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import PRNGKeyArray, Shaped
 
 from jaxnorm._core.arguments.validation import check_flags, check_shape
-from jaxnorm._layers.call import own_call
+from jaxnorm._layers.call import copy_inherited_call
 from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Layer
@@ -35,7 +35,7 @@ class Module(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own_call(cls)
+        copy_inherited_call(cls)
         if "_description" not in vars(cls):
             return
         construct = cls.__init__

@@ -60,6 +60,7 @@ class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
     def _forward(
         self, x: Array, stats: Any, params: Arrays, options: BatchOptions
     ) -> tuple[Array, Any]:
+        """Normalizes x; initialization accepts any batch size."""
         if self.is_initializing():  # the batch size need not fit the ghosts
             options["use_running_average"] = True
         return super()._forward(x, stats, params, options)

@@ -13,7 +13,7 @@ from jaxnorm._core.arguments.axes import sizes
 from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm._core.batch_options import BatchOptions
 from jaxnorm._layers.batch_layer import BatchLayer
-from jaxnorm._layers.call import own_call
+from jaxnorm._layers.call import copy_inherited_call
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
 from jaxnorm._layers.sample import SampleLayer
@@ -34,7 +34,7 @@ class Module(nn.Module, _Layer):
     """A Linen module with the parameters of a layer."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        own_call(cls)
+        copy_inherited_call(cls)
         super().__init_subclass__(**kwargs)
         document_fields(cls)
 

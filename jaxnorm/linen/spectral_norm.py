@@ -100,6 +100,8 @@ class SpectralNorm(nn.Module):
         )
 
     def _normalize(self, name: str, value: Array, update_stats: bool) -> Array:
+        """Returns a parameter divided by sigma; stores the new u and sigma."""
+
         def init_u() -> Array:
             shape = (1, value.shape[-1])
             u = jax.random.normal(self.make_rng("params"), shape, self.param_dtype)
@@ -122,7 +124,10 @@ class SpectralNorm(nn.Module):
     def _iterate(
         self, name: str, value: Array, u: Array, n_steps: int
     ) -> tuple[Array, Array, Array]:
-        """Returns the normalized parameter, the new u, and sigma."""
+        """Returns the normalized parameter, the new u and sigma, by power iteration.
+
+        If u is 0, it restarts from a fixed vector; not for a bias, as in Flax.
+        """
         normalized, new_u, sigma = spectral_norm(
             value,
             u[0],

@@ -123,6 +123,7 @@ class WeightNorm(nn.Module):
         return canonical_axes(axes, value.ndim)
 
     def _normalize(self, value: Array, scale: Array | None = None) -> Array:
+        """Returns a parameter with the norms `scale`, or with norms of 1 if None."""
         features = self._features(value)
         if scale is None:
             scale = jnp.ones(sizes(value.shape, features), value.dtype)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from jaxnorm._core.arguments.validation import check_shape
-from jaxnorm._layers.call import own_call
+from jaxnorm._layers.call import copy_inherited_call
 from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
@@ -39,7 +39,7 @@ class Described(nnx.Module, _Layer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own_call(cls)
+        copy_inherited_call(cls)
         if "__init__" in vars(cls):  # a user's class with its own constructor
             return
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)

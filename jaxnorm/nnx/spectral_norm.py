@@ -146,7 +146,10 @@ class SpectralNorm(nnx.Module):
     def _iterate(
         self, path: Path, value: Array, u: Array, n_steps: int
     ) -> tuple[Array, Array, Array]:
-        """Returns the normalized parameter, the new u, and sigma."""
+        """Returns the normalized parameter, the new u and sigma, by power iteration.
+
+        If u is 0, it restarts from a fixed vector; not for a bias, as in Flax.
+        """
         normalized, new_u, sigma = spectral_norm(
             value,
             u[0],

@@ -96,6 +96,7 @@ class WeightNorm(UnitWrapper):
         )
 
     def _normalize(self, path: Path, value: Array) -> Array:
+        """Returns a parameter with its learned norms, or with norms of 1."""
         features = self._features(value)
         if self.scales is None:
             scale = jnp.ones(sizes(value.shape, features), value.dtype)

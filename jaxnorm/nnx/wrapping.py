@@ -7,7 +7,7 @@ from flax import nnx
 from jax import Array
 
 from jaxnorm._core.arguments.axes import Axes, canonical_axes
-from jaxnorm._layers.call import own_call
+from jaxnorm._layers.call import copy_inherited_call
 from jaxnorm.nnx.variables import as_static, read
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class UnitWrapper(nnx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own_call(cls)
+        copy_inherited_call(cls)
 
     def __init__(
         self, layer_instance: nnx.Module, feature_axes: Axes, variable_filter: Filter
@@ -124,6 +124,7 @@ class UnitWrapper(nnx.Module):
         return call_with_params(self.layer_instance, normalized, args, kwargs)
 
     def _normalize(self, path: Path, value: Array) -> Array:
+        """Returns a normalized parameter. Subclasses define it."""
         raise NotImplementedError
 
     def _init_each(

@@ -163,10 +163,10 @@ def causal_group_norm(
 
 
 def _time_and_feature(time_axis: int, feature_axes: Axes, x: Array) -> tuple[int, int]:
-    """Returns the two axes, checked to be two.
+    """Returns the time axis and the feature axis, which must differ.
 
     Raises:
-      ValueError: If they are one, or out of range.
+      ValueError: If they are equal, or out of range.
     """
     time = canonical_axis(time_axis, x.ndim, "time_axis")
     feature = canonical_axis(feature_axes, x.ndim)
@@ -182,11 +182,11 @@ def _time_and_feature(time_axis: int, feature_axes: Axes, x: Array) -> tuple[int
 def _space(
     reduction_axes: Axes | None, time: int, feature: int, ndim: int
 ) -> tuple[int, ...]:
-    """Returns the axes that are reduced at each step beside groups of features.
+    """Returns the axes that are reduced at each step in addition to the features.
 
     Raises:
-      ValueError: If the time is among those given, or the features are not; or the
-        first axis is one of the two, and none are given.
+      ValueError: If the given axes include the time, or lack the features. Or if none
+        are given, and the first axis is one of the two.
     """
     if reduction_axes is None:
         if time == 0:
@@ -209,7 +209,7 @@ def _space(
 
 
 def _check_moments(moments: RunningMoments, shape: tuple[int, ...], x: Array) -> None:
-    """Checks that what the user passed are moments of sequences like x.
+    """Checks that the user passed `RunningMoments` that fit x.
 
     Raises:
       TypeError: If they are not, hold integers, or are complex for real input.

@@ -6,7 +6,7 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._core.arrays.dtypes import check_inexact, check_real
-from jaxnorm.sample.pointwise import bend
+from jaxnorm.sample.pointwise import apply_curve
 
 
 def dynamic_erf(
@@ -59,7 +59,7 @@ def dynamic_erf(
     """
     x = check_inexact(x, "x")
     check_real("the error function is computed for real numbers", x=x)
-    return bend(
+    return apply_curve(
         _erf,
         x,
         {"alpha": alpha, "shift": shift},

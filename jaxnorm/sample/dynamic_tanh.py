@@ -7,7 +7,7 @@ from jaxtyping import Inexact
 
 from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._core.arrays.dtypes import check_inexact
-from jaxnorm.sample.pointwise import bend
+from jaxnorm.sample.pointwise import apply_curve
 
 
 def dynamic_tanh(
@@ -57,7 +57,7 @@ def dynamic_tanh(
       Array([[ 0.   ,  0.762],
              [-0.762,  1.   ]], dtype=float32)
     """
-    return bend(
+    return apply_curve(
         _tanh,
         check_inexact(x, "x"),
         {"alpha": alpha},

@@ -104,6 +104,7 @@ def evo_norm_s0(
 
 
 def _gate(v: Array, call: Call) -> Array:
+    """Returns `x * sigmoid(v * x) / std * scale + bias`."""
     wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
     moments = call.own_moments()
     # Features without valid elements come out as the bias.

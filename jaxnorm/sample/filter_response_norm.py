@@ -105,13 +105,14 @@ def filter_response_norm(
             learned_epsilon, "learned_epsilon", x, features
         )
     # Else several arrays of the size of x would be kept, in float32.
-    respond = functools.partial(_respond, threshold, learned_epsilon)
-    return call.rematerialize(respond)
+    compute = functools.partial(_filter_response, threshold, learned_epsilon)
+    return call.rematerialize(compute)
 
 
-def _respond(
+def _filter_response(
     threshold: Array | None, learned_epsilon: Array | None, call: Call
 ) -> Array:
+    """Returns `max(x / rms * scale + bias, threshold)`; without a max if None."""
     wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
     moments = call.own_moments()
     power = moments.var

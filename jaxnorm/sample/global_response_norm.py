@@ -85,10 +85,11 @@ def global_response_norm(
     spec = Standardization(Reduction.over(x, space), epsilon, dtype)
     call = Call.parse(x, scale, bias, mask, features, spec)
     # Else x would be kept several times, in float32.
-    return call.rematerialize(_respond)
+    return call.rematerialize(_global_response)
 
 
-def _respond(call: Call) -> Array:
+def _global_response(call: Call) -> Array:
+    """Returns `x * (1 + scale * norm / mean(norm)) + bias`, with norms over space."""
     wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
     mask, features = call.mask, call.features
     valid = zero_masked(mask, call.x)

@@ -1,4 +1,4 @@
-"""What curves that take the place of layer norm share: dynamic tanh, dynamic erf."""
+"""Curves applied to each element in place of layer norm: dynamic tanh and erf."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxnorm._core.arrays.platforms import by_platform
 _Curve = Callable[..., Array]
 
 
-def bend(
+def apply_curve(
     curve: _Curve,
     x: Array,
     parameters: dict[str, Array],
@@ -30,7 +30,8 @@ def bend(
     Args:
       curve: Applies to each element.
       x: Input, checked to be inexact.
-      parameters: Of the curve, by name: as the user gives them, like all that follow.
+      parameters: The parameters of the curve by name. These and the next arguments are
+        as the user passed them.
       scale: See `jaxnorm.dynamic_tanh`.
       bias: See `jaxnorm.dynamic_tanh`.
       feature_axes: See `jaxnorm.dynamic_tanh`.
@@ -41,21 +42,27 @@ def bend(
     result = output_dtype(dtype, x=x, scale=scale, bias=bias)
     scale, bias = align_affine(x, scale, bias, features)
     # Else the curve's values would be kept beside x, both in float32.
-    apply = jax.checkpoint(functools.partial(_bend, curve, result))
+    apply = jax.checkpoint(functools.partial(_apply_curve, curve, result))
     return apply(x, *own, scale, bias)
 
 
-def _bend(curve: _Curve, result: DTypeLike, x: Array, *parameters: Array) -> Array:
+def _apply_curve(
+    curve: _Curve, result: DTypeLike, x: Array, *parameters: Array
+) -> Array:
+    """Returns the result of `apply_curve` for aligned parameters, scale and bias."""
     wide = accumulation_dtype(result, x.dtype)
     return _evaluate(curve, wide, x, *parameters).astype(result)
 
 
-def _formula(curve: _Curve, wide: DTypeLike, x: Array, *parameters: Array) -> Array:
+def _curve_and_affine(
+    curve: _Curve, wide: DTypeLike, x: Array, *parameters: Array
+) -> Array:
+    """Returns `curve(x, *own) * scale + bias`, all in the dtype `wide`."""
     x, *own, scale, bias = (value.astype(wide) for value in (x, *parameters))
     return curve(x, *own) * scale + bias
 
 
-_evaluate = jax.custom_jvp(_formula, nondiff_argnums=(0, 1))
+_evaluate = jax.custom_jvp(_curve_and_affine, nondiff_argnums=(0, 1))
 
 
 @_evaluate.defjvp
@@ -77,7 +84,7 @@ def _evaluate_jvp(
         arguments = [copy, *parameters]
 
         def of_one(value: Array, i: int = i, given: list[Array] = arguments) -> Array:
-            return _formula(curve, wide, *given[:i], value, *given[i + 1 :])
+            return _curve_and_affine(curve, wide, *given[:i], value, *given[i + 1 :])
 
         terms.append(jax.jvp(of_one, (arguments[i],), (tangents[i],))[1])
     return _evaluate(curve, wide, *primals), functools.reduce(lax.add, terms)

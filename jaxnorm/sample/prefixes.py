@@ -98,7 +98,7 @@ def normalize_by_prefixes(
     # Once for all uses of x, so that its gradient is rounded once.
     x = zero_masked(valid, x).astype(accumulation_dtype(x.dtype))
     steps = _moments_of_steps(x, spec.reduction, mask)
-    moments = _go_on(start, steps, spec.time)
+    moments = _merge_with_start(start, steps, spec.time)
     dtype = accumulation_dtype(spec.dtype, x.dtype)
     own = cast_moments(moments, dtype)
     nonempty = None if mask is None else own.count > 0
@@ -107,7 +107,7 @@ def normalize_by_prefixes(
     mean, rest, rstd = map(spec.reduction.broadcast_back, varying)
     centered = zero_masked(valid, x.astype(dtype) - mean)
     y = normalize_with(rest, rstd, centered, scale, bias, valid, spec.dtype)
-    return y, _last(moments, start, spec.time)
+    return y, _last_moments(moments, start, spec.time)
 
 
 def _moments_of_steps(
@@ -124,8 +124,10 @@ def _moments_of_steps(
     return ShiftedMoments(reduction.count(x, mask), x, zero, zero.real)
 
 
-def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMoments:
-    """Returns the moments of the start and of all up to each step."""
+def _merge_with_start(
+    start: RunningMoments, steps: ShiftedMoments, time: int
+) -> RunningMoments:
+    """Returns, for each step, the moments of `start` and all steps up to it."""
     whole = jax.tree.map(lambda v: v if is_known(v) else gather(v, time), steps)
     own = prefix_moments(whole, time)
     wide = promote(own.mean.dtype, start.mean.dtype)
@@ -133,8 +135,13 @@ def _go_on(start: RunningMoments, steps: ShiftedMoments, time: int) -> RunningMo
     return merge_running_moments(cast_moments(start, wide), cast_moments(own, wide))
 
 
-def _last(moments: RunningMoments, start: RunningMoments, time: int) -> RunningMoments:
-    """Returns the last moments, in the dtype of the start, which are these if none."""
+def _last_moments(
+    moments: RunningMoments, start: RunningMoments, time: int
+) -> RunningMoments:
+    """Returns the moments after the last step, in the dtype of `start`.
+
+    They are `start` if there are no steps.
+    """
     if moments.var.shape[time] == 0:
         shape = list(moments.var.shape)
         shape[time] = 1
@@ -184,7 +191,7 @@ def prefix_moments(steps: ShiftedMoments, time: int) -> RunningMoments:
 
 
 def _running_count(steps: ShiftedMoments, time: int) -> Array:
-    """Returns the count of each prefix; by a product, where all steps have the same."""
+    """Returns the count of each prefix: a running sum, or k times a common count."""
     count, length = jnp.asarray(steps.count), steps.var.shape[time]
     if count.shape[time] == length:
         return jnp.cumsum(count, time)
@@ -194,7 +201,7 @@ def _running_count(steps: ShiftedMoments, time: int) -> Array:
 
 
 def _delay(value: Array, time: int) -> Array:
-    """Returns each value one step later, and 0 at the first."""
+    """Shifts values to the next step; the first step gets 0."""
     config = [(0, 0, 0)] * value.ndim
     config[time] = (1, -1, 0)
     return lax.pad(value, jnp.zeros((), value.dtype), config)

@@ -102,6 +102,7 @@ def _normalize(
     result: DTypeLike,
     x: Array,
 ) -> Array:
+    """Returns x / sqrt(|x|^2 + least^2), with the norm along `axes`."""
     x = x.astype(accumulation_dtype(result, x.dtype))
     direction, _ = direction_and_length(x, axes, least, mapped_axes)
     return direction.astype(result)

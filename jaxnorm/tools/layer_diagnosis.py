@@ -125,7 +125,7 @@ def _ill_conditioned(layer: LayerDiagnosis) -> str | None:
 
 
 def _typical(values: np.ndarray) -> float:
-    """Returns the median of the values that are not NaN, or 1 without any."""
+    """Returns the median, ignoring NaN; 1 if all values are NaN."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if known.size else 1.0
 

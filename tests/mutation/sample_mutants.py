@@ -269,8 +269,8 @@ MUTANTS = {
     "sample/pointwise.py": [
         (
             "the tanh saved",
-            "jax.checkpoint(functools.partial(_bend, curve, result))",
-            "functools.partial(_bend, curve, result)",
+            "jax.checkpoint(functools.partial(_apply_curve, curve, result))",
+            "functools.partial(_apply_curve, curve, result)",
             f"{TRANSFORMED}::test_saved_for_the_backward_pass_are_x_and_vectors",
             "tanh",
         ),

@@ -118,6 +118,7 @@ def sizes(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _as_sequence(axes: Axes) -> Sequence[int]:
+    """Returns a sequence of axes; a single axis in a tuple."""
     return axes if isinstance(axes, Sequence) else (axes,)
 
 

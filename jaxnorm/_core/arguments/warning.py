@@ -27,4 +27,5 @@ def warn_caller(message: str) -> None:
 
 
 def _package(scope: dict[str, object]) -> str:
+    """Returns the name of the package of a module, given its globals."""
     return str(scope.get("__name__", "")).partition(".")[0]

@@ -48,6 +48,7 @@ def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
 
 
 def _tag(value: Known, name: str) -> Known:
+    """Tags one array; see `tag_for_remat`."""
     if is_known(value):
         return value
     if jnp.iscomplexobj(value):  # which JAX does not name
@@ -56,7 +57,7 @@ def _tag(value: Known, name: str) -> Known:
 
 
 def tag_input_for_remat(x: Array) -> Array:
-    """Tags the input of a normalizer with `INPUT_NAME`.
+    """Returns x tagged with `INPUT_NAME`, so that policies can save it once.
 
     Use the result in place of x from there on. With that tag alone, a policy that keeps
     x would keep it again for each `jax.checkpoint` inside of the normalizer, which

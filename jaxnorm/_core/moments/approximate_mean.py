@@ -47,6 +47,7 @@ def _approximate_mean_jvp(
 
 
 def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -> Array:
+    """Implements `approximate_mean`; `differentiated` means under differentiation."""
     dtype = accumulation_dtype(x.dtype)
     head = _head(x, reduction)
 
@@ -64,7 +65,7 @@ def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -
 
 
 def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
-    """Returns the slices of the first part along the reduced axes.
+    """Returns slices of x that hold about 1/32 of the elements behind each mean.
 
     Axes that are sharded according to their types, or have a symbolic size, are not
     sliced.

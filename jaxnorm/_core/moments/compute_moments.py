@@ -107,6 +107,7 @@ def compute_own_moments(
 def _moments_with_shift(
     shift: Array, x: Array, reduction: Reduction, mask: Array | None
 ) -> ShiftedMoments:
+    """Returns the moments of x, given a shift, by one pass over x."""
     deviation = x - reduction.broadcast_back(shift)
     sums = reduction.weighted_sums(
         deviation,

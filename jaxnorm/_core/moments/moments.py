@@ -138,7 +138,7 @@ def per_feature(
 
 
 def count_of_each(moments: Moments) -> Moments:
-    """Returns moments for users, with a count for each feature."""
+    """Returns the moments with the count broadcast to one for each feature."""
     return moments._replace(count=moments.count + jnp.zeros_like(moments.var))
 
 
@@ -215,4 +215,5 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
 
 def _choose(condition: Array, yes: Moments, no: Moments) -> Moments:
+    """Returns `yes` where the condition holds, and `no` elsewhere."""
     return jax.tree.map(lambda y, n: where(condition, y, n), yes, no)

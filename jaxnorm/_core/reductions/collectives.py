@@ -88,7 +88,7 @@ class MappedAxes:
         return cls((), None, frozenset())
 
     def where_varying(self, x: Array) -> "MappedAxes":
-        """Returns the axes over which x may vary, whose instances hold parts of it."""
+        """Returns these axes without the axes on which x is equal by its type."""
         return dataclasses.replace(self, names=self._varying_names(x))
 
     def size(self, x: Array) -> int:
@@ -160,6 +160,7 @@ class MappedAxes:
         return jax.tree.map(self._average, stats)
 
     def _average(self, value: Array) -> Array:
+        """Averages the finite values of all instances, unless equal by their type."""
         if not self._varying_names(value):
             return value
         wide = value.astype(accumulation_dtype(value.dtype))
@@ -169,13 +170,16 @@ class MappedAxes:
         return (total / number).astype(value.dtype)
 
     def _varying_names(self, value: Array) -> tuple[str, ...]:
+        """Returns the names of the axes over which `value` may vary."""
         known_equal = self.tracked - _varying(value)
         return tuple(name for name in self.names if name not in known_equal)
 
     def _index(self) -> Array:
+        """Returns the index of this instance along the axes."""
         return lax.axis_index(self.names)
 
     def _psum(self, value: Array) -> Array:
+        """Sums a value over the axes on which it may vary."""
         return self._reduce(lax.psum, value)
 
     def _reduce(self, reduce: Callable[..., Array], value: Array) -> Array:
@@ -235,6 +239,7 @@ def _explain_unbound(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def _manual_axes() -> frozenset[str]:
+    """Returns the mesh axes that a surrounding `jax.shard_map` maps over."""
     mesh = jax.sharding.get_abstract_mesh()
     return frozenset() if mesh.empty else frozenset(mesh.manual_axes)
 
@@ -249,12 +254,14 @@ def _varying(value: Array) -> frozenset[str]:
 
 
 def _stack(values: Sequence[Array]) -> Array:
+    """Stacks values for one collective, broadcast and promoted to each other."""
     shape = jnp.broadcast_shapes(*(value.shape for value in values))
     dtype = promote(*(value.dtype for value in values))
     return jnp.stack([jnp.broadcast_to(v.astype(dtype), shape) for v in values])
 
 
 def _unstack(stacked: Array, like: Sequence[Array]) -> tuple[Array, ...]:
+    """Undoes `_stack`: values have the dtypes of `like`, but the common shape."""
     return tuple(
         part.astype(v.dtype) if jnp.iscomplexobj(v) else part.real.astype(v.dtype)
         for part, v in zip(stacked, like, strict=True)

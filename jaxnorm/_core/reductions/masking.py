@@ -48,4 +48,5 @@ def zero_masked_nonfinite(mask: Array | None, x: Array, value: Array) -> Array:
 
 
 def _moderate(x: Array, limit: float) -> Array:
+    """Returns where |x| is at most `limit`."""
     return (x >= -limit) & (x <= limit)  # False for NaN

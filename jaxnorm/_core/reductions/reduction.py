@@ -147,18 +147,18 @@ class Reduction:
         fix: str = "Reduce other axes",
         effect: str = "x - mean is 0 and the result the bias, whatever x is",
     ) -> None:
-        """Checks that each mean is of more than one value.
+        """Raises or warns if each mean is of a single value.
 
         Args:
           x: Input.
-          allow_single_value: Whether it may be; or "warn".
-          fix: What to do about it, for the message.
-          effect: What happens to a single value, for the message.
+          allow_single_value: Whether to allow it; "warn" to warn.
+          fix: The fix, for the message.
+          effect: The effect of a single value, for the message.
 
         Raises:
           TypeError: If the flag is neither a Python bool nor a string.
-          ValueError: If it is another string than "warn", or each statistic is of one
-            value, and that is not allowed.
+          ValueError: If it is a string other than "warn", or each mean is of a single
+            value and this is not allowed.
         """
         if not isinstance(allow_single_value, str):
             check_flags(allow_single_value=allow_single_value)

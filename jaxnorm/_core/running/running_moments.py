@@ -175,6 +175,7 @@ def cast_moments(moments: RunningMoments, dtype: DTypeLike) -> RunningMoments:
 
 
 def _cast(value: Array, rest: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Casts a sum of two parts, so that the second part is small again."""
     wide = promote(value.dtype, rest.dtype, dtype)
     value, rest = value.astype(wide), rest.astype(wide)
     first = (value + rest).astype(dtype)
@@ -184,6 +185,7 @@ def _cast(value: Array, rest: Array, dtype: DTypeLike) -> tuple[Array, Array]:
 def _choose(
     condition: Array, yes: RunningMoments, no: RunningMoments
 ) -> RunningMoments:
+    """Returns `yes` where the condition holds, and `no` elsewhere."""
     return jax.tree.map(lambda y, n: where(condition, y, n), yes, no)
 
 

@@ -48,7 +48,7 @@ class ScaleOffsets(NamedTuple):
 
 
 def _numbers(offsets: Offsets, names: list[str], what: str) -> dict[str, float]:
-    """Returns the offset of each layer as a finite number."""
+    """Returns the offset of each named layer, checked to be a finite number."""
     given = for_each(offsets, names, what)
     return {name: check_finite(offset, what) for name, offset in given.items()}
 
