@@ -1,1 +1,1 @@
-"""The steps of a normalizer; in the folders below, what they are built from."""
+"""The steps of a normalizer; the folders contain the parts of these steps."""

@@ -47,7 +47,7 @@ def normalize(
       var: Same shapes as mean; real and non-negative.
       scale: Same shapes as mean; 1 where None.
       bias: Same shapes as mean; 0 where None.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       feature_axes: The axis or axes that have their own statistics.
       dtype: Dtype of the result; by default what x, scale and bias promote to.
 

@@ -30,9 +30,10 @@ class GhostBatchNorm(BatchLayer):
     """Ghost batch norm.
 
     Attributes:
-      virtual_batch_size: Examples of a ghost, over all devices of `axis_name`.
-      stats_rule: How the running statistics follow those of the ghosts: "pooled",
-        "mean" or "sequential".
+      virtual_batch_size: Number of examples in a ghost, over all devices of
+        `axis_name`.
+      stats_rule: How the statistics of the ghosts update the running statistics:
+        "pooled", "mean" or "sequential".
       axis_index_groups: Must be None.
     """
 

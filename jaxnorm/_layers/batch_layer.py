@@ -24,14 +24,14 @@ from jaxnorm._layers.fields import Arrays, Layer, description
 class BatchLayer(Layer):
     """A layer that normalizes with statistics of the batch, and keeps running ones.
 
-    The order of the fields is that of `flax.linen.BatchNorm`.
+    The fields have the order of `flax.linen.BatchNorm`.
 
     Attributes:
       use_running_average: False in training, True in inference; here or in the call.
       axis: The feature axis or axes.
       momentum: Weight of the old statistics, in [0, 1], or a function of the number of
-        updates, for instance `jaxnorm.warmup_momentum()`. That number is then kept with
-        the statistics, as `count`, a float32 scalar.
+        updates, for instance `jaxnorm.warmup_momentum()`. The number of updates is then
+        kept with the statistics, as `count`, a float32 scalar.
       epsilon: Added to the variance; at least 0.
       axis_name: Mapped axis or axes over which statistics are shared. Under `jax.jit` a
         sharded input needs none.
@@ -40,8 +40,8 @@ class BatchLayer(Layer):
       force_float32_reductions: Whether the statistics are stored in float32; False:
         in `param_dtype`. They are computed in float32 or wider in any case.
       unbiased: Whether running variances average batch variances times n / (n - 1).
-      skip_nonfinite: Whether all statistics of the layer stay as they were when the
-        batch's are not finite.
+      skip_nonfinite: Whether all statistics of the layer stay unchanged if the
+        statistics of the batch are not finite.
     """
 
     use_running_average: bool | None = None

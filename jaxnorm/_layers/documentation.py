@@ -1,4 +1,4 @@
-"""Docstrings that list all arguments of a class, those of its bases too."""
+"""Docstrings that list all arguments of a class, including its base classes."""
 
 import inspect
 import textwrap

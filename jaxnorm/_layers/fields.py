@@ -39,7 +39,7 @@ def description(cls: type[_T]) -> type[_T]:
 
 
 class Layer:
-    """A layer without a framework. Subclasses define those of its fields they use.
+    """A layer without a framework. Subclasses define the fields that they use.
 
     Attributes:
       dtype: Dtype of the result; by default what the input and parameters promote to.
@@ -56,7 +56,7 @@ class Layer:
     _function: ClassVar[Callable[..., Any]]
     """The function that the layer calls."""
     _own_options: ClassVar[tuple[str, ...]] = ()
-    """Fields that this function takes, unlike those of similar layers."""
+    """Fields that this function takes, and functions of similar layers do not."""
     _axes_field: ClassVar[str] = "feature_axes"
     _optional: ClassVar[tuple[str, ...]] = ("scale", "bias")
     """Parameters with a field `use_...`, whose initializer is the field `..._init`."""

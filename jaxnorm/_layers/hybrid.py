@@ -1,4 +1,4 @@
-"""Layers that mix the statistics of the batch with those of each example."""
+"""Layers that mix statistics of the batch with statistics of each example."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ class SwitchableNorm(BatchLayer):
     """A learned mixture of instance, layer and batch statistics.
 
     Attributes:
-      logits_init: Initializer of the logits; 1, which gives all three the same weight.
+      logits_init: Initializer of the logits; by default 1, for equal weights.
     """
 
     logits_init: Initializer = initializers.ones
@@ -54,8 +54,8 @@ class InstanceBatchNorm(BatchLayer):
     """Instance norm for some features and batch norm for the others.
 
     Attributes:
-      instance_features: How many features, the first, are normalized by instance; None:
-        half of them, rounded down.
+      instance_features: Number of features that instance norm normalizes, from the
+        first on; by default half of the features, rounded down.
     """
 
     instance_features: int | None = None

@@ -75,7 +75,7 @@ class RecurrentBatchNorm(IndexedBatchNorm):
           x: Input of one time step.
           step: Index of the time step, from 0; an integer scalar, traced or not.
           use_running_average: False in training, True in inference.
-          mask: Which elements count: those of sequences that have not ended; see
+          mask: Selects the elements of sequences that have not ended; see
             `jaxnorm.batch_norm`.
 
         Returns:

@@ -108,8 +108,8 @@ class SeedNorm(MomentLayer):
     Attributes:
       num_heads: Number of heads of features; divides the number of features.
       epsilon: Added to the mean square; at least 0.
-      alpha_init: Initializer of alpha, how far the scale follows the input.
-      beta_init: Initializer of beta, the weights of the sum that it follows.
+      alpha_init: Initializer of alpha, how much the scale depends on the input.
+      beta_init: Initializer of beta, the weights of the input in this dependence.
       reduction_axes: The axis or axes to sum and to average over; with several heads,
         they include the feature axis.
       feature_axes: The axis or axes of the parameters; with several heads, the one
@@ -144,7 +144,7 @@ class UnitNorm(MappedLayer):
     Attributes:
       axes: The axis or axes along which the vectors lie.
       epsilon: Added to the squared length; at least 0.
-      dtype: Dtype of the result; by default that of the input.
+      dtype: Dtype of the result; by default the dtype of the input.
       axis_name: Mapped axis or axes over which the vectors are divided. Under `jax.jit`
         a sharded input needs none.
     """

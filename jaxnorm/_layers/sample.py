@@ -84,8 +84,8 @@ class MomentLayer(MappedLayer):
         store the distance from 1, so that weight decay pulls towards the identity.
       scale_init: Initializer of the stored scale. By default the layer starts at a
         factor of 1: from ones, or from zeros if `scale_offset` is 1.
-      use_fast_variance: Without effect: the variance is exact however large the mean
-        is, unlike that of Flax's one pass.
+      use_fast_variance: Without effect: the variance is always exact, even for large
+        means, unlike Flax's one-pass variance.
       force_float32_reductions: Without effect: statistics are always computed in
         float32 or wider.
     """

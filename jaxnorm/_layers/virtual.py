@@ -1,4 +1,4 @@
-"""Virtual batch normalization, whose statistics are those of a reference batch."""
+"""Virtual batch normalization, by the statistics of a reference batch."""
 
 from typing import Any
 

@@ -32,9 +32,9 @@ def adaptive_batch_norm(
 ) -> tuple[Array, Stats]:
     """Normalizes by the batch, corrected for examples that clearly do not belong to it.
 
-    For each feature of each example, with its own mean m_i and unbiased variance v_i
-    over the L positions in space, and the batch's m and v (in inference the running
-    ones)::
+    For each feature of each example, m_i and v_i are the mean and the unbiased variance
+    over its L positions in space; m and v are the moments of the batch (in inference,
+    the running statistics)::
 
         s    = strength * sqrt((v + epsilon) / L)
         t    = strength * (v + epsilon) * sqrt(2 / (L - 1))
@@ -43,20 +43,21 @@ def adaptive_batch_norm(
         y    = (x - mean) / sqrt(var + epsilon) * scale + bias
 
     The thresholds s and t are `strength` standard deviations of the mean and the
-    variance of L independent Gaussian numbers: what sampling noise explains is left to
-    the batch. (The paper soft-shrinks the differences, and adds m and v: the same.)
-    After a relu the noise is larger than that, and far more features are corrected.
+    variance of L independent Gaussian numbers, so that differences within the sampling
+    noise are not corrected. (The paper soft-shrinks the differences, and adds m and v,
+    which is equivalent.) After a relu the noise is larger, and far more features are
+    corrected.
 
     Args:
-      x: Input of shape (batch, ..., features); real. Where L is below 2, as without
-        space, it is plain batch norm.
+      x: Input of shape (batch, ..., features); real. If L is below 2, as without
+        spatial axes, this is plain batch norm.
       stats: Running statistics, as in `jaxnorm.batch_norm`.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
-      strength: At least 0. With 0 it is instance norm with the unbiased variance, with
-        infinity batch norm.
-      **options: As in `jaxnorm.batch_norm`; the running statistics are batch norm's. L
-        counts the valid elements under a mask, or adds up their weights.
+      strength: At least 0. With 0, this is instance norm with the unbiased variance;
+        with infinity, batch norm.
+      **options: As in `jaxnorm.batch_norm`; running statistics are updated as there.
+        With a mask, L is the number of valid elements, or the sum of their weights.
 
     Returns:
       y of the shape of x, and the new statistics; `stats` itself in inference. One

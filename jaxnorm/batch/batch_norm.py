@@ -39,52 +39,54 @@ def batch_norm(
         y         = (x - mean) / sqrt(var + epsilon) * scale + bias
         new_stats = momentum * stats + (1 - momentum) * (mean, var)
 
-    Gradients flow through mean and var; none flows into `new_stats`. In inference the
-    running statistics take the place of the batch's, and `new_stats is stats`.
+    Gradients flow through mean and var, but not into `new_stats`. In inference, the
+    running statistics replace mean and var, and `new_stats is stats`.
 
-    Three choices are separate here: `use_running_average` selects the statistics that
-    normalize; you keep `new_stats` or drop them; and your optimizer decides whether
-    scale and bias train.
+    You make three independent choices: `use_running_average` selects the statistics
+    that normalize; you keep `new_stats` or drop them; and your optimizer decides
+    whether scale and bias are trained.
 
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
         wider.
       stats: Running statistics of the feature shape (sizes of the feature axes,
-        ascending), from `init_batch_stats`. In training their mean is what x is shifted
-        by before it is squared, so that large means cost no accuracy. Where it is not
-        finite, 0 takes its place.
+        ascending), from `init_batch_stats`. In training, their mean is subtracted from
+        x before squaring, so that large means cost no accuracy; 0 replaces a mean that
+        is not finite.
       scale: Feature shape, or the rank of x with 1 where shared (one per example:
         conditional normalization); 1 where None.
       bias: Same shapes as scale; 0 where None.
       use_running_average: False in training, True in inference; a Python bool.
       momentum: Weight of the old statistics, in [0, 1]: a number, a traced scalar, or,
         with counted statistics, a function of the number of updates.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       feature_axes: The axis or axes that keep their own statistics.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
-        floating values are non-negative weights, not differentiated. Masked elements
-        reach no statistic; they come out normalized like the others, or as `bias`, with
-        no gradient, where they are not finite (or too large to be squared). Features
-        without valid elements use the running statistics, which do not move.
+        floating values are non-negative weights, not differentiated. Masked elements do
+        not affect statistics. They are normalized like the others; if they are not
+        finite (or too large to be squared), the output is `bias`, with no gradient.
+        Features without valid elements are normalized by the running statistics, which
+        do not change.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which statistics are shared: one collective forward and one backward. Under
-        `jax.jit` a sharded x needs none, its statistics are global. Running statistics
-        that differ between replicas (in pmap) are averaged first, over their finite
-        values.
+        `jax.jit` a sharded x needs none, and its statistics are global. Running
+        statistics that differ between replicas (in pmap) are averaged first, over their
+        finite values.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
-        each with statistics of its own.
+        each with separate statistics.
       use_fast_variance: One pass over x. Its variance is exact to rounding while the
-        running mean is within a few standard deviations of the batch's. Further away it
-        is off by up to 4 eps (mean - stats.mean)^2 either way, and at least that:
-        the largest error of y is 2e-4 at a distance of 30 standard deviations, 0.2 at
-        1,000, and beyond y comes out too small, until the running mean has caught up.
-        False: two passes, and two collectives; exact, whatever the running statistics.
+        running mean is within a few standard deviations of the batch mean. Further
+        away, its error is up to 4 eps (mean - stats.mean)^2 in either direction, and
+        the variance is clamped to at least that value. The largest error of y is 2e-4
+        at a distance of 30 standard deviations, and 0.2 at 1,000; beyond that y is too
+        small, until the running mean approaches the batch mean. False: two passes and
+        two collectives; exact, whatever the running statistics.
       unbiased: Whether running variances average batch variances times n / (n - 1).
-      skip_nonfinite: Whether to keep all old statistics of the layer if the batch's
-        mean or variance, or a statistic to be stored, is not finite in any feature. y
-        does not depend on it.
-      dtype: Dtype of y; by default what x, scale and bias promote to. 8-bit floats give
-        way to every other dtype.
+      skip_nonfinite: Whether to keep all old statistics of the layer if the mean or the
+        variance of the batch, or a new statistic, is not finite in any feature. It does
+        not affect y.
+      dtype: Dtype of y; by default what x, scale and bias promote to. Every other
+        dtype takes precedence over 8-bit floats.
 
     Returns:
       y of the shape of x, and the new statistics, of the type and dtypes of `stats`
@@ -94,7 +96,7 @@ def batch_norm(
       TypeError: If x is an integer array, a flag is traced, `dtype` is real for complex
         input, or momentum is a function and `stats` do not count.
       ValueError: If a shape, an axis or the groups do not fit, momentum is outside
-        [0, 1], epsilon is negative, or `unbiased` is asked of fractional weights.
+        [0, 1], epsilon is negative, or `unbiased` is combined with fractional weights.
       NameError: If `axis_name` is not bound.
 
     Reference:

@@ -28,7 +28,7 @@ def check_indices(
     Args:
       index: An integer scalar or array, traced or not.
       name: Its name.
-      x: The input, whose first axis is that of the examples.
+      x: The input, whose first axis is the batch axis.
       size: As in `check_index`. A traced index out of range becomes the last.
 
     Raises:
@@ -65,7 +65,7 @@ def batch_norm_by_index(
       index: Index of each example; in range.
 
     Returns:
-      y, and the new statistics, as of `jaxnorm.recurrent_batch_norm`.
+      y and the new statistics, as in `jaxnorm.recurrent_batch_norm`.
     """
     spec, ids, mask = _segments(call, index, len(stats.mean))
     others = _others(call)
@@ -85,7 +85,7 @@ def moments_by_index(x: Array, number: int, index: Array, options: Any) -> Momen
 
     Args:
       x: Input.
-      number: How many indices there are.
+      number: Number of indices.
       index: Of each example; in range.
       options: Those of batch norm.
     """

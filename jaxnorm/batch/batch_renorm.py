@@ -24,7 +24,7 @@ class RenormStats(NamedTuple):
 
     Attributes:
       mean: Running mean, of the feature shape; float32. Starts at 0.
-      std: Running mean of sqrt(var + epsilon), likewise. Starts at 1.
+      std: Running mean of sqrt(var + epsilon); same shape and dtype. Starts at 1.
       count: Number of updates so far; a float32 scalar. Starts at 0.
     """
 
@@ -63,36 +63,37 @@ def batch_renorm(
 ) -> tuple[Array, RenormStats]:
     """Normalizes by the batch, corrected towards the running statistics.
 
-    In training, with the batch's mean and std = sqrt(var + epsilon)::
+    In training, with mean and std = sqrt(var + epsilon) of the batch::
 
         r = clip(std / stats.std, 1 / r_max, r_max)
         d = clip((mean - stats.mean) / stats.std, -d_max, d_max)
         y = ((x - mean) / std * r + d) * scale + bias
         new_stats = momentum * stats + (1 - momentum) * (mean, std)
 
-    A running std below sqrt(epsilon), which no batch has, counts as sqrt(epsilon). In
-    inference `y = (x - stats.mean) / stats.std * scale + bias`: what training computes
-    where nothing is clipped. So small or biased batches do not set training and
-    inference apart. Gradients flow through mean and std, none through r and d.
+    The running std is clamped to at least sqrt(epsilon), the smallest std of a batch.
+    In inference, `y = (x - stats.mean) / stats.std * scale + bias`. Training computes
+    the same where r and d are not clipped, so training and inference agree even for
+    small or biased batches. Gradients flow through mean and std, not through r and d.
 
-    With `r_max=1, d_max=0` it is batch norm. While the running statistics are young,
-    the corrections are wrong: `warmup_renorm()` lets them in step by step.
+    With `r_max=1, d_max=0`, this is batch norm. After few updates, the running
+    statistics are inaccurate, and so are the corrections: `warmup_renorm()` increases
+    their bounds step by step.
 
     Args:
       x: Input of any shape; real.
-      stats: Running statistics, from `init_renorm_stats`. Where they are not finite,
-        and for features that see no element of it, the batch is not corrected.
+      stats: Running statistics, from `init_renorm_stats`. Features with running
+        statistics that are not finite, or without valid elements, are not corrected.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
       r_max: Bound of the correction of scale, at least 1: a number, a traced scalar,
         or a function of the number of updates so far.
-      d_max: Bound of the correction of the mean, in standard deviations, at least 0;
-        likewise.
+      d_max: Bound of the correction of the mean, in standard deviations, at least 0; a
+        number, a traced scalar or a function, like `r_max`.
       **options: As in `jaxnorm.batch_norm`: `use_running_average`, which must be given,
         and `momentum` (which the paper sets to 0.99), `epsilon`, `feature_axes`,
         `mask`, `axis_name`, `axis_index_groups`, `use_fast_variance`, `skip_nonfinite`
-        and `dtype`. `momentum` may be a function of the number of updates. An element
-        under the mask that is not finite comes out as the batch's mean would.
+        and `dtype`. `momentum` may be a function of the number of updates. A masked
+        element that is not finite gets the output of the batch mean.
 
     Returns:
       y of the shape of x, and the new statistics; `stats` itself in inference. One
@@ -100,7 +101,7 @@ def batch_renorm(
 
     Raises:
       TypeError: If x is not real and floating, or a flag is traced.
-      ValueError: If r_max is below 1, d_max below 0, `unbiased` is asked for, or as in
+      ValueError: If r_max is below 1, d_max below 0, `unbiased` is True, or as in
         `jaxnorm.batch_norm`.
 
     Reference:

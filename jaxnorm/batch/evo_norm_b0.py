@@ -26,7 +26,7 @@ def evo_norm_b0(
     bias: Float[Array, "..."] | None = None,
     **options: Unpack[BatchOptions],
 ) -> tuple[Array, OfVar]:
-    """Divides by the larger of the batch's deviation and the example's own, plus v x.
+    """Divides by the batch deviation, or by the instance deviation plus v x if larger.
 
     In training, with the biased variance var_b of each feature over the batch, and
     var_i of each feature of each example over space; the mean is not subtracted::
@@ -34,21 +34,21 @@ def evo_norm_b0(
         y = x / max(sqrt(var_b + epsilon), v x + sqrt(var_i + epsilon)) * scale + bias
         new_stats = momentum * stats + (1 - momentum) * var_b
 
-    In inference the running variance takes the place of var_b. The quotient bends like
-    an activation, so that none follows.
+    In inference, the running variance replaces var_b. The quotient acts as an
+    activation function, so no other should follow.
 
     Args:
       x: Input of shape (batch, ...); real. Computed in float32 or wider.
       stats: The running variance, of the feature shape, from `init_var_stats`.
-      v: Slope of the own term: feature shape, or the rank of x with 1 where shared, or
-        a scalar; ones at the start.
-      scale: Likewise; 1 where None.
+      v: Slope of the instance term: feature shape, or the rank of x with 1 where
+        shared, or a scalar; initially ones.
+      scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
       **options: As in `jaxnorm.batch_norm`: `use_running_average`, which must be given,
-        and the others. An example's feature that has no valid element comes out as
-        bias. There is no running mean to shift by: with `use_fast_variance` the
-        variance between examples is off by up to 4 eps mean^2; without, a first pass,
-        and a collective, for the mean cures that.
+        and the others. If all elements of a feature of an example are masked, its y is
+        the bias. Without a running mean as the shift, the error of the variance between
+        examples is up to 4 eps mean^2 with `use_fast_variance`. With False, another
+        pass and another collective for the mean avoid this error.
 
     Returns:
       y of the shape of x, and the new statistics; `stats` itself in inference. One

@@ -27,47 +27,49 @@ def ghost_batch_norm(
     stats_rule: StatsRule = "pooled",
     **options: Unpack[BatchOptions],
 ) -> tuple[Array, Stats]:
-    """Normalizes each run of `virtual_batch_size` examples as a batch of its own.
+    """Normalizes each group of `virtual_batch_size` adjacent examples separately.
 
-    In training the batch is cut into ghosts, of adjacent examples; with the mean and
-    the biased variance of its ghost each example is normalized as in batch norm::
+    In training, the batch is split into ghosts of adjacent examples. Each example is
+    normalized with the mean and the biased variance of its ghost::
 
         y = (x - mean) / sqrt(var + epsilon) * scale + bias
 
-    The running statistics have the shape of batch norm's, and inference is batch norm's
-    as well. They move towards
+    The running statistics have the same shape as in batch norm, and inference is the
+    same. `stats_rule` selects how the running statistics are updated:
 
-    * "pooled": the moments of the whole batch, as batch norm would have them;
-    * "mean": the averages of the ghosts' means and of their variances, which lack the
-      variance between ghosts, as the training outputs do;
-    * "sequential": one ghost after the other, each with `momentum`, as if they had been
-      batches in a row. (What the paper's formula would give has weights that do not add
-      up to 1; its code does this.)
+    * "pooled": with the moments of the whole batch, as in batch norm;
+    * "mean": with the average of the means and the average of the variances of the
+      ghosts, without the variance between ghosts, which the outputs of training lack
+      too;
+    * "sequential": with one ghost after another, each with `momentum`, as if they were
+      successive batches. (The weights in the formula of the paper do not add up to 1;
+      the code of the paper does this.)
 
     Args:
-      x: Input of shape (batch, ...); floating or complex. The first axis is cut.
+      x: Input of shape (batch, ...); floating or complex. The first axis is split.
       stats: Running statistics, as in `jaxnorm.batch_norm`.
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
-      virtual_batch_size: Examples of a ghost, over all devices of `axis_name`. It
-        divides the batch of a device, or is a multiple of it, so that ghosts span as
-        many adjacent devices. Not asked for in inference.
+      virtual_batch_size: Number of examples in a ghost, over all devices of
+        `axis_name`. It divides the batch of a device; or it is a multiple of that
+        batch, and ghosts span adjacent devices. Without effect in inference.
       stats_rule: "pooled", "mean" or "sequential".
-      **options: As in `jaxnorm.batch_norm`. With counted statistics each ghost of
-        "sequential" is an update. A ghost without a valid element normalizes with the
-        running statistics, and moves none. `axis_index_groups` must be None.
+      **options: As in `jaxnorm.batch_norm`. With counted statistics, each ghost
+        counts as an update under "sequential". A ghost without valid elements is
+        normalized by the running statistics, and does not change them.
+        `axis_index_groups` must be None.
 
     Returns:
       y of the shape of x, and the new statistics; `stats` itself in inference.
-      Under an `axis_name` there is one collective forward, for the new statistics
-      (and for y, where ghosts span devices); backward there is one only where ghosts
-      span devices. Under `jax.jit` with a sharded batch XLA puts in the same, if the
-      number of ghosts is a multiple of that of the shards; for "sequential" it also
-      gathers some numbers of each ghost.
+      With an `axis_name`, there is one collective forward, for the new statistics (and
+      for y, if ghosts span devices), and one backward only if ghosts span devices.
+      Under `jax.jit` with a sharded batch, XLA inserts the same collectives, if the
+      number of ghosts is a multiple of the number of shards; for "sequential" it also
+      gathers a few numbers of each ghost.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.
-      ValueError: If ghosts do not divide the batch, or the rule has another name, or as
+      ValueError: If ghosts do not divide the batch, or `stats_rule` is unknown, or as
         in `jaxnorm.batch_norm`.
 
     Reference:

@@ -1,4 +1,4 @@
-"""How the running statistics follow those of ghost batches."""
+"""Updates of the running statistics by the statistics of ghosts."""
 
 import dataclasses
 from typing import Literal
@@ -24,7 +24,7 @@ StatsRule = Literal["pooled", "mean", "sequential"]
 def update_from_ghosts(
     call: BatchCall, stats: Stats, ghosts: ShiftedMoments, rule: StatsRule
 ) -> Stats:
-    """Moves running statistics towards those of all ghosts.
+    """Moves running statistics towards the statistics of all ghosts.
 
     Args:
       call: The arguments of the call.

@@ -33,10 +33,10 @@ def compute_instance_moments(
 
     Args:
       call: The arguments of the call.
-      shift: What to subtract, and the mean of instances without valid elements: the
-        running mean, aligned.
-      use_fast_variance: As in the call. False: a first pass finds the mean of each,
-        which then is the shift.
+      shift: The aligned running mean. It is subtracted from x, and is the mean of
+        instances without valid elements.
+      use_fast_variance: By default, the option of the call. False: a first pass finds
+        the mean of each instance, which is then the shift.
     """
     if use_fast_variance is None:
         use_fast_variance = call.use_fast_variance
@@ -52,9 +52,10 @@ def compute_instance_moments(
 def compute_instance_and_batch_moments(
     call: BatchCall, shift: Array
 ) -> tuple[ShiftedMoments, ShiftedMoments]:
-    """Returns the moments of each example, and those of the batch, merged from them.
+    """Returns the moments of each example and, merged from them, of the batch.
 
-    One collective; two with `use_fast_variance=False`, and then their shifts differ.
+    It takes one collective, or two with `use_fast_variance=False`, when the shifts of
+    examples differ.
 
     Args:
       call: The arguments of the call.
@@ -68,10 +69,11 @@ def compute_instance_and_batch_moments(
 def compute_moments_to_mix(
     call: BatchCall, running: Stats
 ) -> tuple[ShiftedMoments, ShiftedMoments, Moments | None]:
-    """Returns the moments of each example, and what they are mixed with.
+    """Returns the moments of each example, of the reference and of the batch.
 
-    That is what the batch normalizes with, about the same shifts, which in inference
-    are the running statistics. The third are the batch's own moments, None there.
+    The reference is the batch in training, and the running statistics in inference; its
+    moments have the shifts of the examples. The moments of the batch are None in
+    inference.
 
     Args:
       call: The arguments of the call.
@@ -95,7 +97,7 @@ def compute_moments_without_shift(
 ) -> tuple[ShiftedMoments, ShiftedMoments | None]:
     """Returns moments of instances and of the batch, without a running mean as shift.
 
-    In inference those of the batch are None, and no collective runs.
+    In inference, the moments of the batch are None, and no collective runs.
     """
     # One pass more, and no collective.
     zero = jnp.zeros((1,) * call.x.ndim, accumulation_dtype(call.x.dtype))

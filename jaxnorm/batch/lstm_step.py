@@ -11,14 +11,14 @@ from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, check
 
 
 class LSTMCarry(NamedTuple):
-    """What a `BatchNormLSTMCell` hands on from one time step to the next.
+    """The carry of a `BatchNormLSTMCell`, from one time step to the next.
 
     Attributes:
       c: Memory, (batch, features).
       h: Output, (batch, features).
       step: Index of the next time step, (batch,) int32, the same for all.
-      length: Number of time steps of each sequence, (batch,) int32. Beyond it an
-        example reaches no statistic.
+      length: Number of time steps of each sequence, (batch,) int32. Later steps of
+        an example do not affect statistics.
     """
 
     c: Array
@@ -28,9 +28,9 @@ class LSTMCarry(NamedTuple):
 
 
 class MaskedInputs(NamedTuple):
-    """Inputs of a `BatchNormLSTMCell` with a mask, which an RNN takes in their place.
+    """Inputs of a `BatchNormLSTMCell` together with a mask, for `nn.RNN` or `nnx.RNN`.
 
-    It has the shape of its x, and goes through time, reversed or not, with its mask.
+    It has the shape of x. The RNN slices or reverses x and the mask together.
 
     Attributes:
       x: Inputs, (batch, time, in), or (time, batch, in) where time is first.
@@ -71,15 +71,15 @@ class MaskedInputs(NamedTuple):
 def inputs_and_mask(
     carry: LSTMCarry, inputs: Array | MaskedInputs, mask: Array | None
 ) -> tuple[Array, Array]:
-    """Returns the inputs of a time step, 0 where they do not count, and where they do.
+    """Returns the inputs of a time step, with 0 where masked, and the combined mask.
 
     Args:
-      carry: Of the time step before.
-      inputs: (batch, in), perhaps with its mask.
-      mask: (batch, 1), or None: all sequences that have not ended.
+      carry: The carry of the previous time step.
+      inputs: (batch, in), or `MaskedInputs`.
+      mask: (batch, 1), or None. Sequences that have ended are masked as well.
 
     Raises:
-      TypeError: If the inputs are not real and floating, or the carry is another.
+      TypeError: If the inputs are not real and floating, or the carry has another type.
       ValueError: If the carry or the mask does not fit, or there are two masks.
     """
     if not isinstance(carry, LSTMCarry):
@@ -132,17 +132,17 @@ def lstm_step(
         h = sigmoid(o) tanh(normalize_memory(c))
 
     Args:
-      carry: Of the time step before.
+      carry: The carry of the previous time step.
       gates: (batch, 4 features), before their activations.
       normalize_memory: Normalizes c.
       gate_fn: The sigmoid.
       activation_fn: The tanh.
 
     Returns:
-      The new carry, in the dtypes of the old one, and its h in that of the gates.
+      The new carry, in the dtypes of the old one, and its h in the dtype of the gates.
     """
     c, h, step, length = carry
-    # What is carried keeps its dtype, whatever that of the computation is.
+    # The carry keeps its dtype, whatever the dtype of the computation.
     wide = accumulation_dtype(gates.dtype, c.dtype)
     f, i, o, g = jnp.split(gates.astype(wide), 4, axis=-1)
     memory = gate_fn(f) * c.astype(wide)

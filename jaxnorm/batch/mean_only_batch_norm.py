@@ -18,16 +18,15 @@ def mean_only_batch_norm(
     bias: Inexact[Array, "..."] | None = None,
     **options: Unpack[BatchOptions],
 ) -> tuple[Array, OfMean]:
-    """Subtracts the batch's mean of each feature, and divides by nothing.
+    """Subtracts the batch mean of each feature, without dividing.
 
     In training, with the mean over all axes but `feature_axes`::
 
         y = x - mean + bias
         new_stats = momentum * stats + (1 - momentum) * mean
 
-    In inference the running mean takes the place of the batch's. Together with
-    `weight_norm`, which sets the scale of the activations, it has less noise than batch
-    norm has.
+    In inference, the running mean replaces the batch mean. Together with `weight_norm`,
+    which sets the scale of the activations, it has less noise than batch norm.
 
     Args:
       x: Input of any shape; floating or complex. The mean is computed in float32 or

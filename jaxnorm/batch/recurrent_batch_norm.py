@@ -33,13 +33,13 @@ def init_recurrent_stats(
     """Returns running statistics for each time step: mean 0, variance 1 and count 0.
 
     Args:
-      max_steps: For how many time steps; at least 1.
+      max_steps: Number of time steps; at least 1.
       feature_shape: Sizes of the feature axes, ascending; an integer for one axis.
       dtype: As in `jaxnorm.init_batch_stats`.
       counted: Whether to count the updates of each step, for a momentum schedule.
 
     Returns:
-      Statistics as of `init_batch_stats`, with a leading axis of `max_steps`.
+      The statistics of `init_batch_stats`, with a leading axis of size `max_steps`.
 
     Raises:
       ValueError: If max_steps is below 1.
@@ -63,24 +63,25 @@ def recurrent_batch_norm(
     bias: Inexact[Array, "..."] | None = None,
     **options: Unpack[BatchOptions],
 ) -> tuple[Array, Stats]:
-    """Batch norm with running statistics of its own for each time step.
+    """Batch norm with separate running statistics for each time step.
 
-    Activations of a recurrent network differ most in the first steps, so an average
-    over time would fit none of them. Scale and bias are shared over time; the paper
-    initializes scale with 0.1, since a tanh of normalized input saturates.
+    The activations of a recurrent network differ most in the first steps, so an average
+    over time would not fit any of these steps. Scale and bias are shared over time; the
+    paper initializes scale with 0.1, because tanh saturates for normalized input.
 
     Args:
       x: Input of one time step, as in `jaxnorm.batch_norm`.
       stats: Running statistics with a leading axis of time steps: from
         `init_recurrent_stats(max_steps, features)`.
       step: Index of the time step, from 0; an integer scalar, which may be traced (the
-        counter of a scan). Steps beyond the last use and move the last one's. Or an
-        integer array of the size of the first axis of x: each example is normalized
-        with, and moves, the statistics of its own step.
+        counter of a scan). Steps beyond the last use and update the statistics of the
+        last. Or an integer array of the size of the first axis of x: each example is
+        normalized by, and updates, the statistics of its own step.
       scale: As in `jaxnorm.batch_norm`.
       bias: As in `jaxnorm.batch_norm`.
-      **options: As in `jaxnorm.batch_norm`. In a batch of sequences of unequal length
-        `mask` says which have not ended; if all have, the statistics do not move.
+      **options: As in `jaxnorm.batch_norm`. For sequences of unequal length, `mask`
+        selects those that have not ended; if all have ended, the statistics do not
+        change.
 
     Returns:
       y of the shape of x, and the new statistics, which differ from `stats` only
@@ -88,8 +89,8 @@ def recurrent_batch_norm(
 
     Raises:
       TypeError: If step is not an integer, or as in `jaxnorm.batch_norm`.
-      ValueError: If step is of another shape, or known to be negative, the statistics
-        have no axis of steps or steps of different number, or as in
+      ValueError: If step has another shape, or is known to be negative; the statistics
+        have no axis of steps, or axes of different sizes; or as in
         `jaxnorm.batch_norm`.
 
     Reference:

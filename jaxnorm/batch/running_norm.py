@@ -33,50 +33,50 @@ def running_norm(
 ) -> tuple[PyTree[Array], PyTree[RunningMoments]]:
     """Normalizes x by the moments of a stream so far.
 
-    With `update`, the moments of x, over all axes but `feature_axes`, over `axis_name`
-    and under the mask, are merged into those of the stream; then, in any case::
+    With `update`, the moments of the stream are first merged with the moments of x,
+    over all axes but `feature_axes`, over `axis_name`, and under the mask. Then::
 
         y = clip((x - mean) / sqrt(var + epsilon), -max_abs, max_abs)
 
-    with the new mean and variance. The merging is exact, however unequal the batches
-    are and whatever the variance between them; moments hold two numbers for each, so
-    that single elements count, and the variance does not drift, beyond 1e8 of them.
-    Those of x are measured in two passes and two collectives, since nothing may be
-    known of its mean.
+    with the new mean and variance. The merge is exact, for batches of any sizes and any
+    variance between them. Each moment is stored as the sum of two numbers, so that
+    after 1e8 elements a single element still counts, and the variance does not drift.
+    The moments of x take two passes and two collectives, because its mean may be
+    unknown.
 
-    For the observations and returns of reinforcement learning, and inputs whose
-    statistics are not known beforehand. For activations within a network see
-    `jaxnorm.batch_norm`: here statistics are constants, and no gradient flows into
-    them.
+    Use it for observations and returns in reinforcement learning, and for other inputs
+    whose statistics are not known in advance. For activations in a network, use
+    `jaxnorm.batch_norm`: here statistics are constants, without gradients.
 
     Args:
-      x: Input of any shape, or a tree of such; floating or complex. Moments are
+      x: Input of any shape, or a tree of inputs; floating or complex. Moments are
         computed in float32 or wider.
-      moments: Of the stream, from `jaxnorm.init_running_moments(feature_shape)`; of a
-        tree, a tree of them of the same structure. The same on all instances of
-        `axis_name`, as they stay.
-      update: Whether to learn from x: True in training, False in inference.
+      moments: Moments of the stream, from
+        `jaxnorm.init_running_moments(feature_shape)`; for a tree, a tree of them with
+        the same structure. They must be the same on all instances of `axis_name`, and
+        the new moments are too.
+      update: Whether to update the moments: True in training, False in inference.
       feature_axes: The axis or axes, of each array, that keep their own moments;
         `tuple(range(1, x.ndim))` for each number of an observation, () for one mean of
-        all.
-      max_abs: y is clipped to [-max_abs, max_abs]; not clipped where None.
-      max_count: The past weighs as much as that many elements at most: older ones are
-        forgotten exponentially. Where None, all weigh the same.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is 0.
-      mask: As in `jaxnorm.batch_norm`; of a tree, a tree of masks, of which one may
-        stand for a whole subtree, or None.
+        all elements.
+      max_abs: y is clipped to [-max_abs, max_abs]; None: not clipped.
+      max_count: The past has at most the weight of this many elements: older elements
+        are forgotten exponentially. None: all elements have the same weight.
+      epsilon: Added to the variance; at least 0. If both are 0, y is 0.
+      mask: As in `jaxnorm.batch_norm`. For a tree: a tree of masks, or of None, in
+        which one mask may stand for a subtree.
       axis_name: As in `jaxnorm.batch_norm`: mapped axes over which x is divided.
       axis_index_groups: As in `jaxnorm.batch_norm`.
-      skip_nonfinite: Whether a batch whose moments are not finite is left out (of a
-        tree, the array). Otherwise one NaN stays in the moments for good.
-      dtype: Dtype of y; by default that of x.
+      skip_nonfinite: Whether to ignore a batch whose moments are not finite (in a tree,
+        an array). Otherwise a NaN stays in the moments forever.
+      dtype: Dtype of y; by default the dtype of x.
 
     Returns:
       y, of the shape of x, and the new moments; `moments` themselves without `update`.
       Before the first element of a feature, its mean is 0 and its variance 1.
 
     Raises:
-      TypeError: If x is an integer array, complex where it is clipped, or a flag is
+      TypeError: If x is an integer array, complex and clipped, or a flag is
         traced.
       ValueError: If a shape, an axis, the groups or the structures of trees do not fit,
         or a number is negative.

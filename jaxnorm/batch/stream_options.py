@@ -1,4 +1,4 @@
-"""The options of modules for batches, as those of a stream."""
+"""Converts the options of batch normalizers to the options of `running_norm`."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -28,7 +28,7 @@ class StreamOptions(TypedDict):
 
 
 def stream_options(options: BatchOptions) -> StreamOptions:
-    """Returns the options of a module for batches as those of a stream.
+    """Converts the options of a batch normalizer to options of `running_norm`.
 
     Raises:
       TypeError: If a momentum is given, or `use_running_average` is not a bool.

@@ -29,36 +29,36 @@ def virtual_batch_norm(
     mask: Shaped[Array, "..."] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Normalizes each example as a member of a reference batch that is always the same.
+    """Normalizes each example as a member of a fixed reference batch.
 
-    With the moments m_r, v_r of this layer's activations of N reference examples, those
-    of the example itself over space, m_i and v_i, and w = 1 / (N + 1)::
+    Let m_r and v_r be the moments of this layer's input over N reference examples, m_i
+    and v_i the moments of the example over space, and w = 1 / (N + 1). Then::
 
         mean = (1 - w) m_r + w m_i
         var  = (1 - w) (v_r + (m_r - mean)^2) + w (v_i + (m_i - mean)^2)
         y    = (x - mean) / sqrt(var + epsilon) * scale + bias
 
-    So the output of an example does not depend on the others in its batch, in training
-    as in inference, and there is no running average. The price is one more forward pass
-    after each update of the weights, of the reference batch, in which each layer calls
-    `collect_reference`.
+    So the output of an example does not depend on the other examples of its batch,
+    neither in training nor in inference, and there is no running average. After each
+    update of the weights, another forward pass, of the reference batch, is needed, in
+    which each layer calls `collect_reference`.
 
-    Gradients flow through the example's moments and through `reference`; stop those
-    with `jax.lax.stop_gradient` to treat them as constants.
+    Gradients flow through the moments of the example and through `reference`. To treat
+    the reference as a constant, pass `jax.lax.stop_gradient(reference)`.
 
     Args:
       x: Input of shape (batch, ...); floating or complex.
       reference: Moments of the feature shape, from `collect_reference`. (Their mean is
-        one number in float32; where it is 1e4 standard deviations, its rounding is seen
-        in y, at 6e-4.)
+        one number in float32. If it is 1e4 standard deviations, its rounding changes y
+        by 6e-4.)
       scale: Feature shape, or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
       reference_size: Number N of reference examples; at least 1; may be traced.
-      include_self: False: w = 0, the reference's moments alone, as evolution strategies
-        use them.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      include_self: Whether the example contributes. False: w = 0, so that only the
+        reference counts, as in evolution strategies.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       feature_axes: The axis or axes that keep their own statistics.
-      mask: As in `jaxnorm.batch_norm`; an example without a valid element is normalized
+      mask: As in `jaxnorm.batch_norm`; an example without valid elements is normalized
         by the reference alone.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
@@ -67,8 +67,8 @@ def virtual_batch_norm(
 
     Raises:
       TypeError: If x is an integer array, or the reference is not a `Moments`.
-      ValueError: If the reference has another width than x, reference_size is below 1,
-        or a shape or an axis does not fit.
+      ValueError: If the reference has another number of features than x,
+        reference_size is below 1, or a shape or an axis does not fit.
 
     Reference:
       Salimans et al., 2016, Improved Techniques for Training GANs, section 3.4
@@ -137,8 +137,8 @@ def collect_reference(
 ) -> tuple[Array, Moments, Array]:
     """Normalizes the reference batch with its own statistics, and returns them.
 
-    This is the pass that `virtual_batch_norm` needs in each layer before the other
-    examples. y is that of `batch_norm` in training; gradients flow through the moments.
+    Each layer needs this pass before `virtual_batch_norm` can normalize other examples.
+    y is the same as from `batch_norm` in training. Gradients flow through the moments.
 
     Args:
       x: The reference batch at this layer, of shape (batch, ...).
@@ -150,8 +150,8 @@ def collect_reference(
       dtype: As in `jaxnorm.virtual_batch_norm`.
 
     Returns:
-      y of the shape of x, its moments, and the number of examples that have a valid
-      element: the last two are `reference` and `reference_size`.
+      y of the shape of x; and the arguments `reference`, the moments of x, and
+      `reference_size`, the number of examples with a valid element.
 
     Raises:
       TypeError: As in `jaxnorm.batch_norm`.

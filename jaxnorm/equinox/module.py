@@ -19,8 +19,8 @@ class Module(eqx.Module):
     """A module with the parameters of a layer.
 
     Attributes:
-      num_features: Size of the feature axis; of several, a tuple of sizes in the order
-        of the axes.
+      num_features: Size of the feature axis; for several axes, a tuple of their sizes,
+        in the same order.
       key: Key for the initializers; the default initializers need none.
       params: A dict of the parameters, such as scale and bias, with None for each that
         is not used.

@@ -43,7 +43,7 @@ class BatchNorm(BatchModule, layers.BatchNorm):
 class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
     """Ghost batch norm, computed by `jaxnorm.ghost_batch_norm`.
 
-    Its variables are those of batch norm, so checkpoints are interchangeable.
+    It has the variables of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -69,7 +69,7 @@ class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
 class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
     """Instance-aware batch norm, computed by `jaxnorm.adaptive_batch_norm`.
 
-    Its variables are those of batch norm, so checkpoints are interchangeable.
+    It has the variables of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen

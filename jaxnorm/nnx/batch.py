@@ -39,7 +39,7 @@ class BatchNorm(BatchModule, layers.BatchNorm):
 class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
     """Ghost batch norm, computed by `jaxnorm.ghost_batch_norm`.
 
-    Its variables are those of batch norm, so checkpoints are interchangeable.
+    It has the variables of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx
@@ -56,7 +56,7 @@ class GhostBatchNorm(BatchModule, layers.GhostBatchNorm):
 class AdaptiveBatchNorm(BatchModule, layers.AdaptiveBatchNorm):
     """Instance-aware batch norm, computed by `jaxnorm.adaptive_batch_norm`.
 
-    Its variables are those of batch norm, so checkpoints are interchangeable.
+    It has the variables of batch norm, so checkpoints are interchangeable.
 
     Example:
       >>> import jax.numpy as jnp, jaxnorm.nnx

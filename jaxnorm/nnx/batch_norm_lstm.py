@@ -88,7 +88,7 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         momentum: float | Schedule = 0.9,
         epsilon: float = 1e-5,
         axis_name: str | Sequence[str] | None = None,
-        # From lax, because jitted functions such as those of jax.nn cannot be pickled.
+        # From lax, because jitted functions, as in jax.nn, cannot be pickled.
         gate_fn: Callable[[Array], Array] = lax.logistic,
         activation_fn: Callable[[Array], Array] = lax.tanh,
         kernel_init: Initializer = _KERNEL,
@@ -151,8 +151,8 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         Args:
           carry: From `initialize_carry`, or from the previous time step.
           inputs: (batch, in_features), or `MaskedInputs` from the RNN.
-          mask: Which examples count, or their weights, (batch, 1). Others reach no
-            statistic; their carry moves as with inputs of 0.
+          mask: Selects examples, or gives their weights, (batch, 1). Masked examples
+            do not affect statistics; their carry changes as with inputs of 0.
 
         Returns:
           The new carry, and its h.

@@ -72,8 +72,8 @@ class Module(Described):
     """A module with the parameters of a layer, each an `nnx.Param`, or None.
 
     Attributes:
-      num_features: Size of the feature axis; of several, a tuple of sizes in the order
-        of the axes.
+      num_features: Size of the feature axis; for several axes, a tuple of their sizes,
+        in the same order.
       promote_dtype: As in Flax, called with a tuple of the input, the statistics (in
         batch normalizers), scale and bias, and with `dtype`. Its results replace input,
         scale and bias; statistics are never rounded. The default keeps all arrays

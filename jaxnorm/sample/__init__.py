@@ -1,1 +1,1 @@
-"""Normalizers whose statistics are those of one example: they return y alone."""
+"""Normalizers that normalize each example separately: they return y alone."""

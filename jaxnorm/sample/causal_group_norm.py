@@ -1,4 +1,4 @@
-"""Group normalization of sequences, each step by what came before it."""
+"""Group normalization of sequences, of each step by all steps up to it."""
 
 from collections.abc import Sequence
 
@@ -55,31 +55,31 @@ def causal_group_norm(
 ) -> tuple[Array, RunningMoments]:
     """Normalizes each step of a sequence by the moments of all steps up to it.
 
-    The features are cut into groups of adjacent ones. With the mean and the biased
-    variance of a group over all `reduction_axes` and over the steps 0 to t::
+    The feature axis is split into groups of adjacent features. With the mean and the
+    biased variance of a group over all `reduction_axes` and over the steps 0 to t::
 
         y[t] = (x[t] - mean[t]) / sqrt(var[t] + epsilon) * (scale_offset + scale) + bias
 
-    No step sees a later one, in values and in gradients, so that a model can run on a
-    stream. One group, the default, is the cumulative layer norm (cLN) of speech models;
-    as many groups as features are a causal instance norm. The variance is that of the
-    whole prefix: between its steps as well as within them.
+    A step does not depend on later steps, in values and in gradients, so that a model
+    can run on a stream. With one group, the default, this is the cumulative layer norm
+    (cLN) of speech models; with as many groups as features, it is a causal instance
+    norm. The variance is over the whole prefix: between its steps and within them.
 
-    All steps at once, in chunks, or one by one, with the returned moments passed to the
-    next call, give the same: in float32 within 1e-6 of the largest value, derivatives
-    too, unless the first steps have next to no variance. What is kept for the backward
-    pass is x, and three numbers for each step and group, or none where a group of a
-    step is a single value.
+    The result is the same for all steps at once, in chunks, or one by one, if the
+    returned moments are passed to the next call: in float32 within 1e-6 of the largest
+    value, also for derivatives, unless the variance of the first steps is close to 0.
+    The backward pass keeps x, and three numbers for each step and group, or none if a
+    group of a step is a single value.
 
     Args:
       x: Sequences, for instance of shape (batch, time, features) or (batch, time,
         height, width, features); floating or complex. Statistics are computed in
         float32 or wider.
-      moments: Moments of the steps before x, which the last call returned; None if x
-        is the start. Differentiated.
+      moments: Moments of the steps before x, as returned by the previous call; None at
+        the start of a sequence. Differentiated.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
-      time_axis: The axis of the steps, which is whole on each device of a mapped axis.
+      time_axis: The axis of the steps. Each device of a mapped axis has all steps.
         (Under `jax.jit` it may be sharded; the moments of all steps are then gathered.)
       num_groups: Number of groups of features; divides the number of features. None if
         `group_size` is given.
@@ -87,33 +87,32 @@ def causal_group_norm(
         `num_groups=None`.
       reduction_axes: The axes to average over at each step, including the feature
         axis; by default all but the time and the first, which is the batch. For one
-        sequence without an axis for it, under `jax.vmap` for instance, all but the
-        time.
+        sequence without a batch axis, as under `jax.vmap`, pass all axes but the time.
       feature_axes: The one feature axis.
-      epsilon: Added to the variance; at least 0. The first step has a variance of 0
-        where it is a single value; such a step comes out as `bias`.
+      epsilon: Added to the variance; at least 0. If a step is a single value, the
+        variance of the first step is 0, and its output is `bias`.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`; steps without valid elements, such as padding,
         do not change the moments. Before the first valid element, y is `bias`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other
-        than the features are divided, or the features where there is one group.
+        than the features are divided; with one group, also the features.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
       y, of the shape of x, and the moments of all steps so far, as a
-      `jaxnorm.RunningMoments`: of shape (batch, groups), or that of the axes which are
-      neither reduced nor the time, the groups in place of the features. They count
-      single elements beyond 1e8, as those of `jaxnorm.running_norm` do.
-      `jaxnorm.init_running_moments` makes them for the start, where a carry needs its
-      final structure.
+      `jaxnorm.RunningMoments` of shape (batch, groups): the axes that are neither
+      reduced nor the time, with groups in place of features. As in
+      `jaxnorm.running_norm`, a single element still counts after 1e8 others. For a
+      carry, which needs its final structure from the start,
+      `jaxnorm.init_running_moments` returns the initial moments.
 
     Raises:
-      TypeError: If x is an integer array, `dtype` is real for complex input, or the
-        moments are others than `RunningMoments`.
-      ValueError: If the groups do not divide the features, both or none of `num_groups`
-        and `group_size` are given, the time is reduced or the feature axis, a shape or
-        an axis does not fit, or epsilon is negative.
+      TypeError: If x is an integer array, `dtype` is real for complex input, or
+        `moments` is not a `RunningMoments`.
+      ValueError: If the groups do not divide the features, both or neither of
+        `num_groups` and `group_size` are given, the time is reduced, or is the feature
+        axis, a shape or an axis does not fit, or epsilon is negative.
       NameError: If `axis_name` is not bound.
 
     Reference:

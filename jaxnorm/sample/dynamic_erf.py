@@ -19,19 +19,20 @@ def dynamic_erf(
     feature_axes: Axes = -1,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Bends each element by the error function, in place of layer norm.
+    """Applies the error function to each element, in place of layer norm.
 
-    Like `jaxnorm.dynamic_tanh`, with another curve and a learned shift::
+    Like `jaxnorm.dynamic_tanh`, with another function and a learned shift::
 
         y = erf(alpha * x + shift) * scale + bias
 
-    computed in float32 or wider. What is kept for the backward pass is x; the error
-    function is computed again.
+    computed in float32 or wider. The backward pass keeps x, and computes the error
+    function again.
 
     Args:
       x: Input of any shape; floating.
-      alpha: Scalar; or as scale. Real. The paper starts it at 0.5.
-      shift: Likewise; the paper starts it at 0.
+      alpha: Real; a scalar, or the shapes of scale. Its initial value in the paper is
+        0.5.
+      shift: Same shapes as alpha. Its initial value in the paper is 0.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
       bias: Same shapes as scale; 0 where None.

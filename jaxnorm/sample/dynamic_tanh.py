@@ -19,19 +19,19 @@ def dynamic_tanh(
     feature_axes: Axes = -1,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Squashes each element, in place of layer norm: there are no statistics.
+    """Applies tanh to each element, in place of layer norm; without statistics.
 
     With a learned slope::
 
         y = tanh(alpha * x) * scale + bias
 
-    computed in float32 or wider. What is kept for the backward pass is x; the tanh is
-    computed again.
+    computed in float32 or wider. The backward pass keeps x, and computes the tanh
+    again.
 
     Args:
       x: Input of any shape; floating or complex.
-      alpha: Scalar; or as scale. Real. The paper starts it at 0.5, and at less for
-        wide language models.
+      alpha: Real; a scalar, or the shapes of scale. Its initial value in the paper is
+        0.5, and less for wide language models.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
       bias: Same shapes as scale; 0 where None.

@@ -37,34 +37,34 @@ def evo_norm_s0(
     allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Gates each element, and divides by its group's standard deviation.
+    """Gates each element, and divides it by the standard deviation of its group.
 
-    It stands for a normalization and the activation after it. The feature axis is cut
-    into groups of adjacent features. With the biased variance over a group and all
-    other axes but the first, which is the batch::
+    It replaces a normalization and the activation function after it. The feature axis
+    is split into groups of adjacent features. With the biased variance over a group and
+    all other axes but the first, which is the batch::
 
         y = x * sigmoid(v * x) / sqrt(var + epsilon) * scale + bias
 
-    The mean is not subtracted from x, but takes a pass of its own in the variance, so
-    that a large one costs no accuracy. The backward pass needs x, and one mean and
-    variance for each group of each example.
+    The mean is not subtracted from x. The variance uses it in a separate pass, so that
+    a large mean costs no accuracy. The backward pass keeps x, and one mean and variance
+    for each group of each example.
 
     Args:
       x: Input of shape (batch, ...); floating. Statistics are computed in float32 or
         wider.
-      v: (features,); or the rank of x with 1 where shared; or a scalar. The paper
-        starts it at 1.
+      v: (features,); or the rank of x with 1 where shared; or a scalar. Its
+        initial value in the paper is 1.
       scale: (features,); or the rank of x with 1 where shared; 1 where None.
       bias: Same shapes as scale; 0 where None.
       num_groups: Number of groups of features; divides the number of features.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       reduction_axes: As in `jaxnorm.group_norm`.
       feature_axes: The one feature axis.
-      mask: As in `jaxnorm.layer_norm`: masked elements that are not finite come out as
-        `bias`, and so do groups without valid elements.
+      mask: As in `jaxnorm.layer_norm`: the output of masked elements that are not
+        finite, and of groups without valid elements, is `bias`.
       allow_single_value: Whether each group may be a single value, whose variance is
-        0: x * sigmoid(v * x) is then divided by sqrt(epsilon). "warn": it may, with a
-        warning.
+        0: x * sigmoid(v * x) is then divided by sqrt(epsilon). "warn" allows it with
+        a warning.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -92,7 +92,7 @@ def evo_norm_s0(
     space = group_axes(reduction_axes, feature_axis, x.ndim)
     size = group_length(x.shape[feature_axis], num_groups)
     reduction = Reduction.over(x, space, blocks=Blocks(feature_axis, size))
-    effect = "the variance is 0, and what is gated divided by sqrt(epsilon)"
+    effect = "the variance is 0, and y is x * sigmoid(v * x) / sqrt(epsilon)"
     reduction.check_several(x, allow_single_value, effect=effect)
     dtype = output_dtype(dtype, x=x, scale=scale, bias=bias)
     spec = Standardization(reduction, epsilon, dtype)
@@ -107,7 +107,7 @@ def _gate(v: Array, call: Call) -> Array:
     """Returns `x * sigmoid(v * x) / std * scale + bias`."""
     wide = accumulation_dtype(call.spec.dtype, call.x.dtype)
     moments = call.own_moments()
-    # Features without valid elements come out as the bias.
+    # The output of features without valid elements is the bias.
     nonempty = None if call.mask is None else moments.count > 0
     rstd = inverse_std(moments.var, call.spec.epsilon, moments.var.dtype, nonempty)
     rstd = call.reduction.broadcast_back(rstd).astype(wide)

@@ -38,14 +38,14 @@ def filter_response_norm(
 ) -> Array:
     """Divides each feature of each example by its root mean square over space.
 
-    With the mean over all axes but the first, which is the batch, and `feature_axes`,
-    and with the activation that belongs to it, a thresholded linear unit (TLU)::
+    The mean is over all axes but the first, which is the batch, and `feature_axes`. A
+    thresholded linear unit (TLU) is the activation function::
 
         y = x / sqrt(mean(|x|^2) + epsilon + |learned_epsilon|) * scale + bias
         z = max(y, threshold)
 
-    The mean of x is not subtracted. What is kept for the backward pass is x, and one
-    number for each feature of each example.
+    The mean of x is not subtracted. The backward pass keeps x, and one number for
+    each feature of each example.
 
     Args:
       x: Input of shape (batch, ...); floating, or complex without a threshold.
@@ -53,19 +53,18 @@ def filter_response_norm(
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
         1 where None.
       bias: Same shapes as scale; 0 where None.
-      threshold: Likewise, or a scalar; real. None: no TLU, the result is y.
+      threshold: Same shapes as scale, or a scalar; real. None: without a TLU, the
+        result is y.
       epsilon: Added to the mean square; at least 0.
-      learned_epsilon: Likewise a scalar or as scale; real, its sign has no effect. For
-        layers without space, or with little, where a small epsilon makes y close to
-        the sign of x; the paper starts it at 1e-4.
+      learned_epsilon: Same shapes as threshold; real, its sign has no effect. For
+        layers with few spatial positions, where a small epsilon makes y close to the
+        sign of x; its initial value in the paper is 1e-4.
       reduction_axes: The axis or axes to average over; by default all but the first,
-        which is the batch, and `feature_axes`. For one example without an axis for it,
-        under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
-        features).
+        which is the batch, and `feature_axes`. For one example without a batch axis, as
+        under `jax.vmap`, pass the spatial axes: (0, 1) of (height, width, features).
       feature_axes: The axis or axes that keep their own statistics.
-      mask: As in `jaxnorm.layer_norm`. Where y would be `bias` (masked elements that
-        are not finite, features without valid elements), the TLU applies to it as to
-        any other value.
+      mask: As in `jaxnorm.layer_norm`. The TLU also applies where y is `bias` (masked
+        elements that are not finite, features without valid elements).
       dtype: Dtype of the result; by default what x, scale and bias promote to.
 
     Returns:
@@ -75,8 +74,8 @@ def filter_response_norm(
       TypeError: If an array holds integers, x, scale or bias are complex with a
         threshold, threshold or learned_epsilon are complex, or `dtype` is real for
         complex input.
-      ValueError: If a shape or an axis does not fit, `reduction_axes` has a
-        feature axis or, without these, the first axis is one, or epsilon is negative.
+      ValueError: If a shape or an axis does not fit, `reduction_axes` include a
+        feature axis or, by default, the first axis is one, or epsilon is negative.
 
     Reference:
       Singh and Krishnan, 2020, Filter Response Normalization Layer, section 3
@@ -119,7 +118,7 @@ def _filter_response(
     if learned_epsilon is not None:
         power = power + jnp.abs(learned_epsilon).astype(power.dtype)
     power = nan_if_overflowed(power)
-    # Features without valid elements come out as the bias.
+    # The output of features without valid elements is the bias.
     nonempty = None if call.mask is None else moments.count > 0
     y = normalize_with(
         jnp.zeros_like(power),

@@ -27,17 +27,17 @@ def global_response_norm(
     mask: Shaped[Array, "..."] | None = None,
     dtype: DTypeLike | None = None,
 ) -> Array:
-    """Makes the features of each example compete: the strong ones are raised.
+    """Amplifies features whose norm over space is large compared with the others.
 
-    With the norm over all axes but the first, which is the batch, and `feature_axes`,
-    and the mean over `feature_axes`::
+    The norm is over all axes but the first, which is the batch, and `feature_axes`; the
+    mean is over `feature_axes`::
 
         norm = sqrt(sum(|x|^2))
         y = scale * x * norm / (mean(norm) + epsilon) + bias + x
 
-    With scale and bias 0, where training starts, y = x. The gradient of a norm of 0 is
-    taken to be 0, to every order. What is kept for the backward pass is x, and one
-    number for each feature of each example.
+    With scale and bias 0, as at the start of training, y = x. All derivatives of a norm
+    of 0 are taken to be 0. The backward pass keeps x, and one number for each feature
+    of each example.
 
     Args:
       x: Input of shape (batch, ...); floating or complex. Norms are computed in float32
@@ -47,16 +47,15 @@ def global_response_norm(
       bias: Same shapes as scale; 0 where None.
       epsilon: Added to the mean of the norms; at least 0.
       reduction_axes: The axis or axes of the norms; by default all but the first,
-        which is the batch, and `feature_axes`. For one example without an axis for it,
-        under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
-        features).
-      feature_axes: The axis or axes of the features, which compete.
+        which is the batch, and `feature_axes`. For one example without a batch axis, as
+        under `jax.vmap`, pass the spatial axes: (0, 1) of (height, width, features).
+      feature_axes: The axis or axes of the features, which are compared.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
         floating values are non-negative weights of the squares, not differentiated.
-        Masked elements reach no norm, and features without valid elements no mean:
-        padded positions and features change nothing. They come out as the formula says,
-        or as `bias`, with no gradient, where they are not finite (or too large to be
-        squared). The norms of an example without valid elements are 0.
+        Masked elements do not affect norms, and features without valid elements do not
+        affect the mean. The formula applies to them too; if they are not finite (or too
+        large to be squared), the output is `bias`, with no gradient. The norms of an
+        example without valid elements are 0.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
@@ -64,8 +63,8 @@ def global_response_norm(
 
     Raises:
       TypeError: If an array holds integers, or `dtype` is real for complex input.
-      ValueError: If a shape or an axis does not fit, `reduction_axes` has a
-        feature axis or, without these, the first axis is one, or epsilon is negative.
+      ValueError: If a shape or an axis does not fit, `reduction_axes` include a
+        feature axis or, by default, the first axis is one, or epsilon is negative.
 
     Reference:
       Woo et al., 2023, ConvNeXt V2, section 4, equations 1 to 3 and algorithm 1

@@ -40,14 +40,14 @@ def group_norm(
 ) -> Array:
     """Normalizes each group of features of each example.
 
-    The feature axis is cut into groups of adjacent features. With the mean and the
+    The feature axis is split into groups of adjacent features. With the mean and the
     biased variance over a group and all other `reduction_axes`::
 
         y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
-    One group makes it layer norm over all axes but the batch, groups of size 1 make it
-    instance norm. What is kept for the backward pass is x, and one mean and variance
-    for each group of each example.
+    With one group, this is layer norm over all axes but the batch; with groups of size
+    1, it is instance norm. The backward pass keeps x, and one mean and variance for
+    each group of each example.
 
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
@@ -58,16 +58,16 @@ def group_norm(
         `group_size` is given.
       group_size: Number of features in a group; divides the number of features. Needs
         `num_groups=None`.
-      reduction_axes: The axes to average over, among them the feature axis; by default
-        all but the first, which is the batch. For one example without an axis for it,
-        under `jax.vmap` for instance, all: (0, 1, 2) of (height, width, features).
+      reduction_axes: The axes to average over, including the feature axis; by default
+        all but the first, which is the batch. For one example without a batch axis, as
+        under `jax.vmap`, pass all axes: (0, 1, 2) of (height, width, features).
       feature_axes: The one feature axis.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which reduced axes other
-        than the features are divided. (Where whole groups lie on each device, nothing
-        is shared, and none is needed.)
+        than the features are divided. (If each device has whole groups, it is not
+        needed.)
       axis_index_groups: As in `jaxnorm.layer_norm`.
       allow_single_value: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
@@ -77,9 +77,9 @@ def group_norm(
 
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
-      ValueError: If the groups do not divide the features, both or none of `num_groups`
-        and `group_size` are given, a shape or an axis does not fit, epsilon is
-        negative, or a mean is of a single value.
+      ValueError: If the groups do not divide the features, both or neither of
+        `num_groups` and `group_size` are given, a shape or an axis does not fit,
+        epsilon is negative, or a mean is of a single value.
       NameError: If `axis_name` is not bound.
 
     Reference:
@@ -108,11 +108,11 @@ def group_norm(
 def group_axes(
     reduction_axes: Axes | None, feature_axis: int, ndim: int
 ) -> tuple[int, ...]:
-    """Returns the axes that are reduced beside groups of features.
+    """Returns the axes that are reduced in addition to groups of features.
 
     Raises:
-      ValueError: If the feature axis is not among those given; or is the first, and
-        none are given.
+      ValueError: If the given axes lack the feature axis; or if none are given, and
+        the feature axis is the first.
     """
     if reduction_axes is None:
         return other_axes((batch_axis((feature_axis,)), feature_axis), ndim)
@@ -130,11 +130,11 @@ def group_axes(
 def group_length(
     features: int, num_groups: int | None, group_size: int | None = None
 ) -> int:
-    """Returns how many features make a group.
+    """Returns the number of features in a group.
 
     Raises:
-      ValueError: If both or none of the two are given, or the groups do not divide the
-        features.
+      ValueError: If both or neither of the two are given, or the groups do not divide
+        the features.
     """
     if (num_groups is None) == (group_size is None):
         raise ValueError(

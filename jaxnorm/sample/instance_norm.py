@@ -36,12 +36,12 @@ def instance_norm(
 
         y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
-    What is kept for the backward pass is x, and one mean and variance for each feature
-    of each example. Scale and bias may be one per example: those of a style make it
+    The backward pass keeps x, and one mean and variance for each feature of each
+    example. With one scale and bias per example, computed from a style, this is
     adaptive instance normalization.
 
-    To average over the positions of a segment, a graph of a batch or a sequence of a
-    packed row, see `jaxnorm.graph_norm`, which without `mean_scale` is instance norm.
+    To average over the positions of a segment (a graph of a batch, or a sequence of a
+    packed row), use `jaxnorm.graph_norm`, which without `mean_scale` is instance norm.
 
     Args:
       x: Input of shape (batch, ...); floating or complex.
@@ -49,11 +49,10 @@ def instance_norm(
         1 where None.
       bias: Same shapes as scale; 0 where None.
       reduction_axes: The axis or axes to average over; by default all but the first,
-        which is the batch, and `feature_axes`. For one example without an axis for it,
-        under `jax.vmap` for instance, those of space: (0, 1) of (height, width,
-        features).
+        which is the batch, and `feature_axes`. For one example without a batch axis, as
+        under `jax.vmap`, pass the spatial axes: (0, 1) of (height, width, features).
       feature_axes: The axis or axes that keep their own statistics.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: As in `jaxnorm.layer_norm`.
       axis_name: As in `jaxnorm.layer_norm`: mapped axes over which space is divided.
@@ -66,9 +65,9 @@ def instance_norm(
 
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
-      ValueError: If a shape, an axis or the groups do not fit, `reduction_axes` has a
-        feature axis or, without these, the first axis is one, epsilon is
-        negative, or a mean is of a single value.
+      ValueError: If a shape, an axis or the groups do not fit, `reduction_axes` include
+        a feature axis or, by default, the first axis is one, epsilon is negative, or a
+        mean is of a single value.
       NameError: If `axis_name` is not bound.
 
     Reference:

@@ -36,11 +36,11 @@ def layer_norm(
         y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
     A large mean costs no accuracy: before squaring, the mean of a part of x is
-    subtracted, or that of all of x if this takes no additional pass over memory. The
-    backward pass needs x, and one mean and variance for each example.
+    subtracted, or the mean of all of x if this takes no additional pass over memory.
+    The backward pass keeps x, and one mean and variance for each example.
 
-    To average over the positions of a segment as well, a graph of a batch or a sequence
-    of a packed row, see `jaxnorm.segment_layer_norm`.
+    To average also over the positions of a segment (a graph of a batch, or a sequence
+    of a packed row), use `jaxnorm.segment_layer_norm`.
 
     Args:
       x: Input of any shape; floating or complex. Statistics are computed in float32 or
@@ -49,24 +49,24 @@ def layer_norm(
         (one per example: adaptive layer norm); 1 where None.
       bias: Same shapes as scale; 0 where None.
       reduction_axes: The axis or axes to average over.
-      feature_axes: The axis or axes of scale and bias; they may differ from those that
-        are reduced.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      feature_axes: The axis or axes of scale and bias; they may differ from
+        `reduction_axes`.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
-        floating values are non-negative weights, not differentiated. Masked elements
-        reach no statistic; they come out normalized like the others, or as `bias`, with
-        no gradient, where they are not finite (or too large to be squared). So does
-        every element of an example without valid elements.
+        floating values are non-negative weights, not differentiated. Masked elements do
+        not affect statistics. They are normalized like the others; if they are not
+        finite (or too large to be squared), the output is `bias`, with no gradient. So
+        is the output of an example without valid elements.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which the reduced axes are divided, for instance the features of a layer that is
         parallel over devices: two collectives forward and one backward. Scale and bias
-        are then those of this device's features. Under `jax.jit` a sharded x needs
+        then belong to the features of this device. Under `jax.jit` a sharded x needs
         none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
-        each with statistics of its own.
+        each with separate statistics.
       allow_single_value: Whether each mean may be of a single value, so that y is the
-        bias whatever x is; "warn": with a warning.
+        bias, whatever x is; "warn" allows it with a warning.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:

@@ -1,15 +1,16 @@
 """Normalization of each step of a sequence by the moments of its prefix.
 
-The moments of all prefixes come from those of the steps by running sums along the time,
-which JAX differentiates by running sums backward. The mean is summed twice, since a
-running sum of large means would lose the digits that the variance is in: once for a
-number s near the mean m of each prefix, and once for what is left of it. With the step
-t of count n and mean x, and N the count of a prefix::
+The moments of all prefixes are running sums of the moments of the steps along the time,
+which JAX differentiates by running sums backward. The mean is summed twice, because a
+running sum of large means would lose the digits of the variance: once for a number s
+near the mean m of each prefix, and once for the remainder m - s. With the count n[t]
+and the mean x[t] of step t, and the count N of a prefix::
 
     N[t] (m[t] - s[t]) = sum of n[u] (x[u] - s[u]) - N[u-1] (s[u] - s[u-1]), u <= t
 
-The variance is the running sum of the steps' own and of what lies between each step and
-the prefix before it (see `jaxnorm.merge_moments`). No term of it is negative.
+The variance is the running sum of the variances within steps, and of the variances
+between each step and the prefix before it (see `jaxnorm.merge_moments`). No term is
+negative.
 """
 
 import dataclasses
@@ -50,11 +51,11 @@ from jaxnorm._core.running.running_moments import (
 
 @dataclasses.dataclass(frozen=True)
 class Prefixes:
-    """The static part: what is reduced, and the result.
+    """The static arguments of `normalize_by_prefixes`.
 
     Attributes:
       time: The axis of the steps.
-      reduction: What is averaged over at each step.
+      reduction: The reduction of each step.
       epsilon: Added to the variance.
       dtype: Dtype of the output.
     """
@@ -65,10 +66,10 @@ class Prefixes:
     dtype: DTypeLike
 
 
-# Under jit, layers of the same shapes are traced once for all (see `compute_moments`).
+# Under jit, layers of the same shapes are traced once (see `compute_moments`).
 # Under checkpoint, x and the sums of each step are saved for the backward pass, and
-# nothing else. A barrier against what XLA might merge of the two passes would be one of
-# cotangents too, and cost more traffic than it saves.
+# nothing else. A barrier between the two passes would be a barrier on cotangents too,
+# and would cost more traffic than it saves.
 @functools.partial(jax.jit, inline=True, static_argnums=0)
 @functools.partial(
     jax.checkpoint,

@@ -20,16 +20,17 @@ from jaxnorm._core.standardize import Standardization
 
 
 class Denormalizer(NamedTuple):
-    """The inverse of a normalization: a function of what was said of normalized series.
+    """The inverse of a normalization: maps normalized series back to their scale.
 
-    A tree of arrays, all of the rank of the series, with 1 along the time and wherever
-    else they are shared; it goes through `jax.jit`, `jax.grad` and `jax.lax.scan`.
+    It is a pytree of arrays, which have the rank of the series, and size 1 along the
+    time and other shared axes; it may pass through `jax.jit`, `jax.grad` and
+    `jax.lax.scan`.
 
     Attributes:
       mean: Mean of each series.
-      std: Its standard deviation, sqrt(var + epsilon); real.
-      scale: What the normalized series were multiplied by, or None.
-      bias: What was added to them, or None.
+      std: Standard deviation of each series, sqrt(var + epsilon); real.
+      scale: The scale of the normalized series, or None.
+      bias: The bias of the normalized series, or None.
     """
 
     mean: Array
@@ -43,13 +44,13 @@ class Denormalizer(NamedTuple):
         """Returns (z - bias) / scale * std + mean, computed in float32 or wider.
 
         Args:
-          z: Series of any length, otherwise of the shape of those that were normalized.
+          z: Series of any length, otherwise of the shape of the normalized series.
           dtype: Dtype of the result; by default what z, scale and bias promote to.
 
         Raises:
           TypeError: If z is an integer array, or the series were complex and the result
             would be real.
-          ValueError: If it has another rank, or other sizes.
+          ValueError: If z has another rank, or other sizes.
         """
         z = check_inexact(z, "z")
         for name, value in self._asdict().items():
@@ -80,7 +81,7 @@ def reversible_instance_norm(
     allow_single_value: SingleValue = False,
     dtype: DTypeLike | None = None,
 ) -> tuple[Array, Denormalizer]:
-    """Normalizes each series over time, and returns the way back for forecasts.
+    """Normalizes each series over time, and returns the inverse for forecasts.
 
     With the mean and the biased variance of each series over `time_axis` alone::
 
@@ -88,37 +89,37 @@ def reversible_instance_norm(
         undo(z) = (z - bias) / (scale_offset + scale) * sqrt(var + epsilon) + mean
 
     A network between the two sees series of mean 0 and variance 1, however much their
-    level and their spread move from the time of training to that of use.
+    mean and variance change after training.
 
-    Both are differentiated in all of their arrays, through the mean and the variance
-    too. (The paper's code holds these constant; so does `undo` with
+    Both are differentiated in all of their arrays, also through the mean and the
+    variance. (The code of the paper treats these as constants; for this, call
     `jax.lax.stop_gradient(undo)`.)
 
     Args:
       x: Series, for instance of shape (batch, time, features); floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
-        1 where None. Where it is 0, with its offset, the result of `undo` is not
-        finite: start at a factor of 1.
+        1 where None. If `scale_offset + scale` is 0, the result of `undo` is not
+        finite: start with a factor of 1.
       bias: Same shapes as scale; 0 where None.
       time_axis: The axis that is averaged over.
       feature_axes: The axis or axes along which scale and bias lie.
-      epsilon: Added to the variance; at least 0. Where both are 0, y is the bias.
+      epsilon: Added to the variance; at least 0. If both are 0, y is the bias.
       scale_offset: As in `jaxnorm.rms_norm`.
-      mask: Which values are there, or their weights; as in `jaxnorm.layer_norm`.
+      mask: Selects the values that exist, or gives weights; as in
+        `jaxnorm.layer_norm`.
       axis_name: Mapped axes over which the time is divided; as in `jaxnorm.layer_norm`.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       allow_single_value: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
     Returns:
-      y, of the shape of x, and `undo`, a `jaxnorm.Denormalizer`. It is a function, and
-      a tree of arrays that may leave and enter transformed functions.
+      y, of the shape of x, and `undo`, a `jaxnorm.Denormalizer`: a function, and a
+      pytree of arrays, which transformed functions can take and return.
 
     Raises:
       TypeError: If x is an integer array, or `dtype` is real for complex input.
-      ValueError: If a shape, an axis or the groups do not fit, the time is among
-        `feature_axes`, epsilon is
-        negative, or a mean is of a single value.
+      ValueError: If a shape, an axis or the groups do not fit, `feature_axes` include
+        the time, epsilon is negative, or a mean is of a single value.
       NameError: If `axis_name` is not bound.
 
     Reference:

@@ -36,25 +36,25 @@ def rms_norm(
         y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale)
 
     computed in float32 or wider up to and including the product with scale; only y is
-    rounded to a narrower dtype, unless `round_before_scale`. What is kept for the
-    backward pass is x, and one number an example. Where the sum of squares exceeds the
-    range of the dtype, y is 0.
+    rounded to a narrower dtype, unless `round_before_scale`. The backward pass keeps x,
+    and one number for each example. If the sum of squares exceeds the range of the
+    dtype, y is 0.
 
-    To average over the positions of a segment as well, a graph of a batch or a sequence
-    of a packed row, see `jaxnorm.segment_rms_norm`.
+    To average also over the positions of a segment (a graph of a batch, or a sequence
+    of a packed row), use `jaxnorm.segment_rms_norm`.
 
     Args:
       x: Input of any shape; floating or complex.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
-        Where it is None y is not scaled, whatever the offset.
+        If None, y is not scaled, whatever the offset.
       reduction_axes: The axis or axes to average over.
       feature_axes: The axis or axes of scale.
-      epsilon: Added to the mean square; at least 0. Where both are 0, y is 0.
+      epsilon: Added to the mean square; at least 0. If both are 0, y is 0.
       scale_offset: 1 for models whose stored scale is the distance from 1, so that
-        weight decay pulls towards the identity; 0 for all others.
+        weight decay pulls towards the identity; 0 for all other models.
       round_before_scale: Whether x / sqrt(...) is rounded to the dtype of x before the
-        product with scale, as Hugging Face's Llama does it: in bfloat16 the same to the
-        bit. Derivatives are those without this rounding.
+        product with scale, as in Hugging Face's Llama: in bfloat16 the results are
+        equal to the bit. Derivatives ignore this rounding.
       mask: As in `jaxnorm.layer_norm`; examples without valid elements are 0.
       axis_name: As in `jaxnorm.layer_norm`: one collective forward and one backward.
       axis_index_groups: As in `jaxnorm.layer_norm`.

@@ -34,47 +34,46 @@ def segment_layer_norm(
 ) -> Array:
     """Normalizes each segment over its positions and features.
 
-    A segment is a graph in a batch of graphs, whose nodes are the rows of x; or a
-    sequence of several in one row. With the mean and the biased variance over the
+    A segment is a graph of a batch of graphs, whose nodes are the rows of x, or one of
+    several sequences in a packed row. With the mean and the biased variance over the
     positions of one id, and over `reduction_axes`::
 
         y = (x - mean) / sqrt(var + epsilon) * (scale_offset + scale) + bias
 
-    That each position be normalized by itself is `jaxnorm.layer_norm`, for which
-    segments make no difference.
+    To normalize each position separately, use `jaxnorm.layer_norm` without segments.
 
-    A large mean costs no accuracy: a first pass over x is for the means, and a second
-    one sums what is left. What is kept for the backward pass is x, the ids, and a few
-    numbers a segment.
+    A large mean costs no accuracy: a first pass over x computes the means, and a second
+    pass sums the squared deviations from them. The backward pass keeps x, the ids, and
+    a few numbers for each segment.
 
     Args:
       x: Input of shape (positions, ..., features); floating or complex. Statistics are
         computed in float32 or wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared;
-        1 where None. `style[segment_ids]` gives each segment its own.
+        1 where None. `style[segment_ids]` gives each segment a separate scale.
       bias: Same shapes as scale; 0 where None.
       segment_ids: Integers of the shape of the leading axes of x, its positions, in any
-        order: positions of the same id make a segment, along whichever of these axes
-        they lie. A position whose id is negative, or `num_segments` or more, is in no
-        segment: it is masked, and comes out as `bias`. If each row has its own ids, map
-        over the rows with `jax.vmap`.
-      num_segments: Number of segments, above all ids; a Python integer, since shapes
-        depend on it. Ids may be unused.
+        order: all positions with the same id form a segment, along all of these axes. A
+        position whose id is negative, or at least `num_segments`, is masked, and its
+        output is `bias`. If each row has separate ids, map over the rows with
+        `jax.vmap`.
+      num_segments: Number of segments, greater than all ids; a Python integer,
+        because shapes depend on it. Ids may be unused.
       reduction_axes: The axis or axes to average over besides the positions; after
         them.
       feature_axes: The axis or axes of scale and bias; after the axes of positions.
-      epsilon: Added to the variance; at least 0. PyTorch Geometric's is 1e-5.
+      epsilon: Added to the variance; at least 0. In PyTorch Geometric it is 1e-5.
       scale_offset: As in `jaxnorm.rms_norm`.
       mask: Broadcasts to x. Booleans and integers (nonzero) say which elements count;
-        floating values are non-negative weights, not differentiated. Masked elements
-        reach no statistic; they come out normalized like the others of their segment,
-        or as `bias`, with no gradient, where they are not finite (or too large to be
-        squared). So does every element of a segment without valid elements.
+        floating values are non-negative weights, not differentiated. Masked elements do
+        not affect statistics. They are normalized like the others of their segment; if
+        they are not finite (or too large to be squared), the output is `bias`, with no
+        gradient. So is the output of a segment without valid elements.
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which positions, or reduced axes, are divided. An id means the same segment on
-        all devices; the sums of all segments cross devices, in two collectives forward
-        and one backward. (In `jax.shard_map` with `check_vma=True` one more sums the
-        gradients of scale and bias.) Under `jax.jit` a sharded x needs none.
+        all devices; the sums of all segments are added over devices, in two collectives
+        forward and one backward. (In `jax.shard_map` with `check_vma=True`, one more
+        sums the gradients of scale and bias.) Under `jax.jit` a sharded x needs none.
       axis_index_groups: As in `jaxnorm.layer_norm`.
       dtype: Dtype of y; by default what x, scale and bias promote to.
 
@@ -82,8 +81,8 @@ def segment_layer_norm(
       y, of the shape of x.
 
     Raises:
-      TypeError: If x is an integer array, `segment_ids` is not one, `num_segments` is
-        not a Python integer, or `dtype` is real for complex input.
+      TypeError: If x is an integer array, `segment_ids` are not integers,
+        `num_segments` is not a Python integer, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
         positive, or epsilon is negative.
       NameError: If `axis_name` is not bound.

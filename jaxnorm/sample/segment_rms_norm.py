@@ -33,21 +33,22 @@ def segment_rms_norm(
 ) -> Array:
     """Divides each segment by the root mean square of its positions and features.
 
-    A segment is a graph in a batch of graphs, or a sequence of several in one row. With
+    A segment is a graph of a batch, or one of several sequences in a packed row. With
     the mean over the positions of one id, and over `reduction_axes`::
 
         y = x / sqrt(mean(|x|^2) + epsilon) * (scale_offset + scale)
 
     To divide each position by its own root mean square, use `jaxnorm.rms_norm`. The
-    backward pass needs x, the ids, and two numbers for each segment. Where the sum of
+    backward pass keeps x, the ids, and two numbers for each segment. If the sum of
     squares exceeds the range of the dtype, y is 0.
 
     Args:
       x: Input of shape (positions, ..., features); floating or complex. Statistics are
         computed in float32 or wider.
       scale: Sizes of the feature axes, ascending; or the rank of x with 1 where shared.
-        Where it is None y is not scaled, whatever the offset.
-      segment_ids: As in `jaxnorm.segment_layer_norm`; positions in no segment are 0.
+        If None, y is not scaled, whatever the offset.
+      segment_ids: As in `jaxnorm.segment_layer_norm`; positions outside all segments
+        give 0.
       num_segments: As in `jaxnorm.segment_layer_norm`.
       reduction_axes: The axis or axes to average over besides the positions; after
         them.
@@ -64,8 +65,8 @@ def segment_rms_norm(
       y, of the shape of x.
 
     Raises:
-      TypeError: If x is an integer array, `segment_ids` is not one, `num_segments` is
-        not a Python integer, or `dtype` is real for complex input.
+      TypeError: If x is an integer array, `segment_ids` are not integers,
+        `num_segments` is not a Python integer, or `dtype` is real for complex input.
       ValueError: If a shape, an axis or the groups do not fit, `num_segments` is not
         positive, or epsilon is negative.
       NameError: If `axis_name` is not bound.

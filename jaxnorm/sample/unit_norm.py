@@ -54,7 +54,7 @@ def unit_norm(
         `jax.jit` a sharded x needs none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`;
         vectors are divided only within a group.
-      dtype: Dtype of y; by default that of x.
+      dtype: Dtype of y; by default the dtype of x.
 
     Returns:
       y, of the shape of x.

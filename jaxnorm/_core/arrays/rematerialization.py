@@ -78,7 +78,7 @@ def checkpoint_policy(primitive: Any, *avals: Any, **params: Any) -> bool:
     reduction of the normalizer and no collective is repeated.
 
     Pass the function itself; JAX calls it. Other operations are recomputed too, even
-    those that are not elementwise, such as max-pooling.
+    operations that are not elementwise, such as max-pooling.
 
     Args:
       primitive: The operation.

@@ -23,7 +23,7 @@ def inverse_std(
     Args:
       var: Variance.
       epsilon: Added to it.
-      dtype: Dtype of the result; of a complex one, that of its real part.
+      dtype: Dtype of the result, or a complex dtype with its real part.
       nonempty: Where there are valid elements; None for everywhere.
     """
     square = var.astype(real_dtype(dtype)) + epsilon

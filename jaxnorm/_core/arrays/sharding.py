@@ -73,9 +73,9 @@ def shard_as(value: Array, smaller: Array) -> Array:
 def where(condition: Known | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
     """Returns `jnp.where(condition, a, b)`, whatever the shardings of its operands.
 
-    Where shardings are part of types, arithmetic infers that of its result, but a
-    select needs operands of one shape and sharding. A condition that is known, and the
-    same everywhere, needs no select.
+    Where shardings are part of types, arithmetic infers the sharding of its result, but
+    a select needs operands of one shape and sharding. A condition that is known, and
+    the same everywhere, needs no select.
     """
     if is_known(condition) and np.all(condition) == np.any(condition):
         selected = a if np.all(condition) else b

@@ -60,9 +60,9 @@ def batch_moments(
     away the variance is clamped to at least its rounding noise, `4 eps |mean - s|^2`; a
     clamped variance has zero derivative.
 
-    To normalize x itself use `jaxnorm.batch_norm`, which keeps the mean in two parts:
-    with these moments and `jaxnorm.normalize` the rounding of the float32 mean remains,
-    6e-4 in the output where the mean is 1e4 standard deviations.
+    To normalize x itself, use `jaxnorm.batch_norm`, which keeps the mean in two parts.
+    With these moments and `jaxnorm.normalize`, the rounding of the float32 mean
+    remains: 6e-4 in the output if the mean is 1e4 standard deviations.
 
     Args:
       x: Input of any shape; floating or complex. Computed in float32 or wider.
@@ -73,7 +73,7 @@ def batch_moments(
       axis_name: Mapped axis or axes (of `jax.pmap`, `jax.shard_map`, `jax.vmap`) over
         which to sum as well. Under `jax.jit` a sharded x needs none.
       axis_index_groups: Groups of equal size of the indices of the one `axis_name`,
-        each with moments of its own.
+        each with separate moments.
       shift: Feature shape; a guess of the mean, 0 by default. Not differentiated.
       use_fast_variance: Whether to take one pass. False: a first pass, with its own
         collective, finds the mean, which is then the shift.
@@ -158,7 +158,7 @@ def check_moments(moments: object, name: str) -> None:
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """Merges the moments of two batches into those of both together.
+    """Merges the moments of two batches into the moments of both together.
 
     With d = b.mean - a.mean and n = a.count + b.count::
 
@@ -175,7 +175,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       b: Moments of the other, of the same shape.
 
     Returns:
-      Moments of the same shape; the variance is biased, as those of `a` and `b`.
+      Moments of the same shape; the variance is biased, as in `a` and `b`.
 
     Raises:
       TypeError: If one is not a `Moments`.

@@ -1,7 +1,7 @@
 """The one file that talks to other devices.
 
 Sums cross devices, never means: with unequal masks, or a device that holds no valid
-element, the result is that of the whole batch on one device.
+element, the result is the same as for the whole batch on one device.
 
 Inside `jax.shard_map` with `check_vma=True`, JAX tracks over which mesh axes a value
 varies, and transposes each implicit move from invariant to varying into a collective
@@ -117,8 +117,8 @@ class MappedAxes:
     ) -> tuple[Array, ...]:
         """Sums over each run of adjacent instances; each gets the sums of all runs.
 
-        It takes one psum, with one slot for each run. Unlike that of an all-gather, the
-        type of its result says that it is the same on all instances; unlike groups, it
+        It takes one psum, with one slot for each run. Unlike for an all-gather, the
+        type of the result says that it is the same on all instances; unlike groups, it
         works in every mode.
 
         Args:

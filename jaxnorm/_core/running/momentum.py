@@ -110,7 +110,7 @@ def check_momentum(momentum: ArrayLike) -> Known:
 def resolve_momentum(
     momentum: ArrayLike | Schedule, running: Mapping[str, Array]
 ) -> Known:
-    """Returns momentum as an array; that of the next update if it is a schedule.
+    """Returns momentum as an array; a schedule is evaluated for the next update.
 
     Args:
       momentum: A number, a traced scalar or a function of the number of updates.

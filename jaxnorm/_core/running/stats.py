@@ -19,8 +19,8 @@ class BatchStats(NamedTuple):
     Attributes:
       mean: Running mean, of the feature shape; float32 unless initialized otherwise.
         Starts at 0. Complex after an update with complex moments.
-      var: Running variance, likewise, real. Starts at 1. The biased estimate, unless it
-        is updated with `unbiased=True`.
+      var: Running variance, of the feature shape; real, otherwise like the mean. Starts
+        at 1. Biased, unless it is updated with `unbiased=True`.
     """
 
     mean: Array
@@ -28,7 +28,7 @@ class BatchStats(NamedTuple):
 
 
 class CountedBatchStats(NamedTuple):
-    """Running statistics that count their updates, for a momentum that depends on it.
+    """Running statistics that count their updates, for a schedule of the momentum.
 
     Attributes:
       mean: Running mean, as in `BatchStats`.

@@ -1,8 +1,8 @@
-"""Running averages: how statistics move towards those of a batch.
+"""Running averages: how the statistics of a batch update running statistics.
 
-Statistics are mappings from names to arrays: those of `mean`, `var` and `std` (the
-square root of var + epsilon) that the normalizer keeps, and perhaps `count`, the number
-of updates.
+Statistics are mappings from names to arrays: the `mean`, `var` or `std` (the square
+root of var + epsilon) that the normalizer keeps, and perhaps `count`, the number of
+updates.
 """
 
 import functools
