@@ -22,17 +22,17 @@ def check_replacements(
     if not isinstance(replacements, Mapping):
         given = getattr(replacements, "__name__", type(replacements).__name__)
         raise TypeError(
-            f"replacements must be a dict of functions by the class each replaces, "
-            f"got {given}. For example, {{BatchNorm: lambda norm: GroupNorm(...)}}."
+            "replacements must be a dict from classes to functions, got "
+            f"{given}. For example, {{BatchNorm: lambda norm: GroupNorm(...)}}."
         )
     for cls, make in replacements.items():
         is_class = isinstance(make, type) and issubclass(make, module)
         if is_class or isinstance(make, module) or not callable(make):
             given = make if is_class else type(make)
             raise TypeError(
-                f"replacements must hold functions of the module to replace, got "
-                f"{given.__name__} for {cls.__name__}. For example, {cls.__name__}: "
-                "lambda norm: GroupNorm(...)."
+                "replacements must map each class to a function of the old module, "
+                f"got {given.__name__} for {cls.__name__}. For example, "
+                f"{cls.__name__}: lambda norm: GroupNorm(...)."
             )
 
 

@@ -84,15 +84,15 @@ def inputs_and_mask(
     """
     if not isinstance(carry, LSTMCarry):
         raise TypeError(
-            "carry must be the LSTMCarry of the time step before, got "
-            f"{type(carry).__name__}. At the start it is cell.initialize_carry(...), "
-            "with _replace for other values of c and h."
+            "carry must be the LSTMCarry of the previous time step, got "
+            f"{type(carry).__name__}. Start with cell.initialize_carry(...); to "
+            "change its c or h, call carry._replace(...)."
         )
     if isinstance(inputs, MaskedInputs):
         if mask is not None:
             raise ValueError(
-                "mask must be None where the inputs are MaskedInputs, which have "
-                "theirs, got both."
+                "mask must be None if the inputs are MaskedInputs, which contain a "
+                "mask, got both. Pass inputs.x with mask=, or MaskedInputs alone."
             )
         inputs, mask = inputs
     inputs = check_inexact(inputs, "inputs")
@@ -108,9 +108,9 @@ def inputs_and_mask(
     if mask is not None:
         if mask.shape[-1] != 1:
             raise ValueError(
-                "mask must have 1 feature, since a time step of an example counts or "
-                f"not, got the shape {mask.shape} for inputs {inputs.shape}. Take "
-                "mask[..., None] of one without features."
+                "mask must have 1 feature, since it selects whole time steps of "
+                f"examples, got the shape {mask.shape} for inputs {inputs.shape}. "
+                "If it has no feature axis, pass mask[..., None]."
             )
         counts = jnp.where(counts, mask, jnp.zeros_like(mask))
     # Else NaN in the padding would reach the gradient of the kernel.

@@ -157,6 +157,7 @@ def _masks_of(x: PyTree[Array], mask: PyTree[Array] | None) -> list[Array | None
     except ValueError as error:
         raise ValueError(
             "mask must have the structure of x, or masks in place of subtrees of it, "
-            f"got {jax.tree.structure(mask)} for {jax.tree.structure(x)}."
+            f"got {jax.tree.structure(mask)} for {jax.tree.structure(x)}. Pass one "
+            "mask for all arrays, or a tree like x."
         ) from error
     return masks

@@ -37,14 +37,14 @@ def stream_options(options: BatchOptions) -> StreamOptions:
     check_flags(use_running_average=options["use_running_average"])
     if options["momentum"] != _DEFAULT_MOMENTUM:
         raise TypeError(
-            "momentum as a function or a number has no place where all that was seen "
-            "weighs the same: it must be left out, got "
-            f"{options['momentum']}. To forget what is old, pass max_count."
+            "momentum must not be given, since all elements of a stream have the same "
+            f"weight, got {options['momentum']}. To forget old elements, pass "
+            "max_count=."
         )
     if options["unbiased"]:
         raise ValueError(
-            "unbiased must be False, since the variance of all that was seen of a "
-            "stream is that of the stream, got True."
+            "unbiased must be False, since running_norm keeps the exact variance of "
+            "all elements so far, not an estimate, got True. Omit it."
         )
     return {
         "update": not options["use_running_average"],

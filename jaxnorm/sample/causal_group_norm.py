@@ -191,18 +191,18 @@ def _space(
         if time == 0:
             others = other_axes((time,), ndim)
             raise ValueError(
-                "reduction_axes must be given where the first axis, by default that of "
-                "the examples, is the time, got time_axis=0 for an input of rank "
-                f"{ndim}. For one sequence pass reduction_axes={others}; with a batch, "
-                "those of them that are not its axis."
+                "reduction_axes must be given with time_axis=0, since by default the "
+                f"first axis is the batch, got None for an input of rank {ndim}. For "
+                f"one sequence pass reduction_axes={others}; for a batch, omit the "
+                "batch axis."
             )
         return other_axes((batch_axis((feature,)), time, feature), ndim)
     axes = group_axes(reduction_axes, feature, ndim)
     if time in axes:
         raise ValueError(
             f"reduction_axes must not include time_axis={time}, since each step has "
-            f"moments of its own, got {reduction_axes!r}. To reduce the time as a "
-            "whole, later steps too, use group_norm."
+            f"separate moments, got {reduction_axes!r}. To reduce over all steps, use "
+            "group_norm."
         )
     return axes
 
@@ -219,7 +219,7 @@ def _check_moments(moments: RunningMoments, shape: tuple[int, ...], x: Array) ->
         raise ValueError(
             f"moments must have the shape {shape} for an input of shape {x.shape}: the "
             "axes that are neither reduced nor the time, with groups in place of "
-            f"features; got {given}. Pass those that the call before returned, or "
-            f"init_running_moments({shape}) at the start."
+            f"features; got {given}. Pass the moments that the previous call "
+            f"returned, or at the start init_running_moments({shape}) or None."
         )
     check_running_moments(moments, shape, x.dtype)

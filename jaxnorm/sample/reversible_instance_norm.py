@@ -56,9 +56,9 @@ class Denormalizer(NamedTuple):
         for name, value in self._asdict().items():
             if value is not None and not broadcasts(value.shape, z.shape):
                 raise ValueError(
-                    f"z must have the shape of the series that were normalized, with "
-                    f"any length of the time: that of their {name} is {value.shape}, "
-                    f"with 1 where it is shared, got {z.shape}."
+                    "z must have the shape of the normalized series, except for the "
+                    f"length of the time, got {z.shape}. Their {name} has the shape "
+                    f"{value.shape}, with size 1 on the time and other shared axes."
                 )
         result = output_dtype(dtype, z=z, scale=self.scale, bias=self.bias)
         scale = jnp.ones_like(self.mean) if self.scale is None else self.scale

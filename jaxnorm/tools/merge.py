@@ -9,7 +9,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnorm._core.arguments.validation import check_scalar
+from jaxnorm._core.arguments.validation import check_scalar, shown
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm._core.moments.total_variance import mean_square_about
 from jaxnorm._core.reductions.collectives import MappedAxes
@@ -120,8 +120,11 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
     if isinstance(counts, np.ndarray | Array) and counts.ndim == 1:
         counts = [*counts]
     if not isinstance(counts, Sequence) or len(counts) != number:
+        listed = isinstance(counts, Sequence) and not isinstance(counts, str)
+        given = f"{len(counts)} numbers" if listed else shown(counts)
         raise ValueError(
-            f"counts must hold one number for each of the {number} trees, got {counts}."
+            f"counts must hold one number for each of the {number} trees, got {given}. "
+            "For equal weights, omit counts."
         )
     # While tracing, jnp.asarray would hide the values of counts that are not traced.
     counts = [check_scalar(count, "each of counts") for count in counts]

@@ -120,8 +120,8 @@ def normalization_mask(
     for path in named:
         if not any(node[: len(path)] == path for node in found):
             raise ValueError(
-                f"norms must be paths of nodes with parameters, got {path}, which has "
-                f"none. The nodes with parameters are {sorted(found, key=str)}."
+                f"norms must be paths of nodes with parameters, got {path} without "
+                f"parameters. The nodes with parameters are {sorted(found, key=str)}."
             )
 
     def is_normalization(path: Path) -> bool:

@@ -124,7 +124,10 @@ def recalibrate(
                 number = (count_examples or _first_axis)(batch)
                 examples += jnp.asarray(number, jnp.float32)
         if moments is None:
-            raise ValueError("batches must hold at least one batch, got none.")
+            raise ValueError(
+                "batches must hold at least one batch, got none. An iterator can be "
+                "used only once, for one pass: pass a list, or make a new iterator."
+            )
         if prior_examples:
             prior = prior_examples / jnp.maximum(examples, 1e-30)
             moments = _with_prior(source, moments, prior, epsilon)

@@ -178,8 +178,8 @@ def _scales(variables: PyTree, layers: Collection[Path]) -> dict[Path, Any]:
         }
         if not below:
             raise ValueError(
-                f"layers must be paths of normalizers with a scale, got {layer}, which "
-                "has none. The nodes with a scale are "
+                f"layers must be paths of normalizers with a scale, got {layer} "
+                "without one. The nodes with a scale are "
                 f"{[path[:-1] for path in found]}."
             )
         chosen |= below

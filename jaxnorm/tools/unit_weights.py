@@ -85,8 +85,8 @@ def unit_weights(
                 )
         if not any(jax.tree.leaves(found)):
             raise ValueError(
-                "mask must be true for at least one weight, got one that is true for "
-                "none. To select all arrays with two or more axes, pass lambda params: "
+                "mask must be True for at least one weight, got False for all. To "
+                "select all arrays with two or more axes, pass lambda params: "
                 "jax.tree.map(lambda p: p.ndim > 1, params)."
             )
         return found

@@ -136,7 +136,10 @@ def _check_real(value: Array, name: str) -> Array:
     """Returns the array, if it is floating and real."""
     array = check_inexact(value, name)
     if jnp.iscomplexobj(array):
-        raise TypeError(f"{name} must be real, got {array.dtype}.")
+        raise TypeError(
+            f"{name} must be real, got {array.dtype}. For complex weights, use "
+            "weight_norm."
+        )
     return array
 
 

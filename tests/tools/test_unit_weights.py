@@ -121,7 +121,10 @@ def update(params, mask, **options):
 
 
 BAD = {
-    "nothing": (lambda p: update(p, dict.fromkeys(SHAPES, False)), ("mask", "none")),
+    "nothing": (
+        lambda p: update(p, dict.fromkeys(SHAPES, False)),
+        ("mask", "got False"),
+    ),
     "one axis": (lambda p: update(p, True), ("two axes", "(4,)", "mask")),
     "another axis": (lambda p: update(p, MASK, axes=2), ("axes", "2", "rank 2")),
     "a mask of arrays": (lambda p: update(p, p), ("mask", "booleans")),
@@ -142,7 +145,7 @@ def test_bad_input(case, rng, as_users_run_it):
 
 def test_an_empty_mask_is_refused_at_once(rng):
     optimizer = tools.unit_weights(optax.sgd(0.1), lambda params: False)
-    with refused("mask", "none"):
+    with refused("mask", "got False"):
         jax.eval_shape(optimizer.init, draw_params(rng))
 
 

@@ -29,7 +29,7 @@ def check_flags(**flags: object) -> None:
             if getattr(value, "ndim", 0):
                 fix = "Is it a mask? Pass it by keyword: mask=..."
             raise TypeError(
-                f"{name} must be a Python bool, since it chooses what is compiled, got "
+                f"{name} must be a Python bool, since it selects the program, got "
                 f"{shown(value)}. {fix}"
             )
 
@@ -84,7 +84,7 @@ def check_epsilon(epsilon: float) -> float:
     if not 0 <= epsilon < float("inf"):
         raise ValueError(
             "epsilon must be finite and at least 0, since it is added under a root, "
-            f"got {epsilon}."
+            f"got {epsilon}. Pass a small positive number: epsilon=1e-5."
         )
     return float(epsilon)
 

@@ -49,11 +49,15 @@ def output_dtype(dtype: DTypeLike | None, **inputs: ArrayLike | None) -> jnp.dty
         return inferred
     dtype = check_dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"dtype must be floating or complex, got {dtype}.")
+        raise TypeError(
+            f"dtype must be floating or complex, got {dtype}. Pass None for the dtype "
+            "of the inputs, or a dtype such as jnp.float32."
+        )
     if _is_complex(inferred) and not _is_complex(dtype):
         raise TypeError(
             f"dtype must be complex for complex inputs ({inferred}), got {dtype}, "
-            "which would drop the imaginary part."
+            "which would drop the imaginary part. Pass dtype=None, or the real part "
+            "of the inputs."
         )
     return dtype
 
@@ -148,5 +152,5 @@ def check_real(reason: str, **values: Array | None) -> None:
         if value is not None and jnp.iscomplexobj(value):
             raise TypeError(
                 f"{name} must be real, since {reason}, got {value.dtype}. Normalize "
-                "the real and the imaginary part as features of their own."
+                "the real and the imaginary part as separate features."
             )

@@ -234,7 +234,7 @@ def _explain_unbound(names: tuple[str, ...]) -> Iterator[None]:
         raise NameError(
             "axis_name must be bound by a jax.shard_map, jax.pmap or jax.vmap around "
             f"the call, got {names[0] if len(names) == 1 else names!r}. Under jax.jit "
-            "alone leave it out: statistics are those of the whole array."
+            "alone, omit it: statistics are then of the whole array."
         ) from error
 
 
