@@ -20,7 +20,7 @@ class BatchOptions(TypedDict, total=False):
       momentum: Weight of the old statistics, in [0, 1]; default 0.99.
       epsilon: Added to the variance; default 1e-5.
       feature_axes: The axes that keep their own statistics; default the last.
-      mask: Which elements count, or their weights; default all elements.
+      mask: Selects valid elements, or gives weights; default all elements.
       axis_name: Mapped axes over which statistics are shared; default none.
       axis_index_groups: Groups of indices of the one axis; default one group.
       use_fast_variance: Whether moments take one pass over x (default) or two.

@@ -55,8 +55,8 @@ class AdaptiveBatchNorm(BatchLayer):
     """Instance-aware batch norm.
 
     Attributes:
-      strength: How many standard deviations an example may differ from the batch before
-        it is corrected; at least 0.
+      strength: Number of standard deviations from the batch beyond which an example is
+        corrected; at least 0.
     """
 
     strength: float = 4.0

@@ -160,7 +160,7 @@ class BatchLayer(Layer):
           x: Input.
           stats: Running statistics, like those that `_initial_stats` returns.
           params: The parameters, by the names that `_parameters` has.
-          options: What `_options` returns.
+          options: The options that `_options` returns.
 
         Returns:
           The normalized input, and the new statistics.

@@ -1,4 +1,4 @@
-"""Checks of what users pass to replace one normalizer by another."""
+"""Checks of the functions that replace one normalizer by another."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ def check_replacements(
     """Checks that classes are mapped to functions, and not to modules.
 
     Args:
-      replacements: What the user passed.
+      replacements: The argument of the user.
       module: The class of all modules of the framework.
 
     Raises:

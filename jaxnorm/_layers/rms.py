@@ -52,7 +52,7 @@ class GatedRMSNorm(ScaleLayer):
       dtype: Dtype of the result; by default what input, gate and scale promote to.
       gate_first: Whether the input is gated before it is normalized (Mamba 2, Zamba2),
         and not after (gated DeltaNet, Qwen3-Next).
-      activation: Of the gate: "silu" or "sigmoid".
+      activation: Activation function of the gate: "silu" or "sigmoid".
       num_groups: Number of groups of features; with neither this nor `group_size`, all
         features are one group.
       group_size: Number of features in a group.

@@ -49,7 +49,7 @@ class SampleLayer(Layer):
         Args:
           x: Input.
           params: The parameters, by the names that `_parameters` has.
-          options: What `_options` returns.
+          options: The options that `_options` returns.
         """
         return self._call(x, **params, **options)
 
@@ -237,7 +237,8 @@ class ReversibleInstanceNorm(MomentLayer):
         Args:
           x: Series, for instance of shape (batch, time, features). Integers are
             converted to float32.
-          mask: Which values exist, or their weights; see `jaxnorm.layer_norm`.
+          mask: Selects the values that exist, or gives weights; see
+            `jaxnorm.layer_norm`.
 
         Returns:
           The normalized series, and the function that denormalizes forecasts.

@@ -80,7 +80,7 @@ def _sequential_weights(
     Args:
       call: The arguments of the call.
       stats: Running statistics.
-      nonempty: Which ghosts have valid elements.
+      nonempty: True for ghosts with valid elements.
 
     Returns:
       The weight of each ghost, the weight of the old statistics, and the number of

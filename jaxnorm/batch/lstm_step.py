@@ -34,8 +34,8 @@ class MaskedInputs(NamedTuple):
 
     Attributes:
       x: Inputs, (batch, time, in), or (time, batch, in) where time is first.
-      mask: Which examples count at which step, or their weights: the shape of x with 1
-        feature.
+      mask: Selects the valid examples of each step, or gives their weights: the shape
+        of x with 1 feature.
 
     Example:
       >>> import jax, jax.numpy as jnp, flax.linen as nn, jaxnorm.linen

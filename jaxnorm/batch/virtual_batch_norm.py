@@ -110,7 +110,7 @@ def virtual_batch_norm(
         return call.normalize(reference.mean, reference.var)
 
     def include(call: BatchCall) -> Array:
-        # Relative to the reference's mean, of which the gradient is that of x - mean.
+        # Relative to the reference mean, whose gradient comes from x - mean.
         shift = call.align(reference.mean)
         own = compute_instance_moments(call, shift)
         weight = 1 / (size.astype(own.var.dtype) + 1)

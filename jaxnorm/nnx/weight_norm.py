@@ -37,7 +37,7 @@ class WeightNorm(UnitWrapper):
       dtype: Dtype of the normalized parameters; by default what parameter and scale
         promote to.
       param_dtype: Dtype of the scales.
-      variable_filter: Which parameters are normalized, as a filter of NNX.
+      variable_filter: Selects the parameters to normalize, as a filter of NNX.
       promote_dtype: As in Flax, called with a tuple of parameter and scale, and
         `dtype`. The default keeps both unchanged.
       scale_init: Initializer of the scales.

@@ -24,7 +24,7 @@ class WeightStandardization(UnitWrapper):
       layer_instance: The wrapped layer.
       gains: `nnx.Param` by the path of the parameter, such as `("kernel",)`; None
         without `use_gain`.
-      variable_filter: Which parameters are standardized, as a filter of NNX.
+      variable_filter: Selects the parameters to standardize, as a filter of NNX.
       epsilon: Added to the variance; at least 0. No effect with a gain.
       dtype: Dtype of the standardized parameters; by default what parameter and gain
         promote to.

@@ -91,7 +91,7 @@ class UnitWrapper(nnx.Module):
     Attributes:
       layer_instance: The wrapped layer.
       feature_axes: The axes of the output units, in each parameter.
-      variable_filter: Which parameters are normalized.
+      variable_filter: Selects the parameters that are normalized.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -22,9 +22,9 @@ def inverse_std(
 
     Args:
       var: Variance.
-      epsilon: Added to it.
+      epsilon: Added to the variance.
       dtype: Dtype of the result, or a complex dtype with its real part.
-      nonempty: Where there are valid elements; None for everywhere.
+      nonempty: True where there are valid elements; None means everywhere.
     """
     square = var.astype(real_dtype(dtype)) + epsilon
     if epsilon == 0:

@@ -31,7 +31,7 @@ def approximate_mean(x: Array, reduction: Reduction) -> Array:
 
     Args:
       x: Input, without a mask.
-      reduction: What to average over.
+      reduction: The axes and devices to average over.
     """
     return _approximate_mean(x, reduction, differentiated=False)
 

@@ -68,10 +68,10 @@ def compute_moments(
 
     Args:
       x: Input of any inexact dtype.
-      reduction: What to average over.
+      reduction: The axes and devices to average over.
       mask: Aligned mask or weights, or None.
-      shift: What to subtract before summing, with the rank of x, the same on all
-        instances; 0 is used where it is not finite or so large that squares overflow.
+      shift: Subtracted before summing; has the rank of x, and is the same on all
+        instances. 0 replaces a shift that is not finite, or whose square overflows.
       use_fast_variance: Whether to take one pass, which is exact to rounding while the
         shift is within a few standard deviations of the mean. Otherwise a first pass,
         with its own collective, finds the mean, which is then the shift.

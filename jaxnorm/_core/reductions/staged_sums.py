@@ -24,7 +24,7 @@ _COLUMNS, _LONG, _MANY = 32, 4096, 256
 # XLA estimates a block as slower under a mask, most of all if it sums a product with a
 # cotangent.
 _MANY_MASKED, _MANY_MASKED_PRODUCTS = 512, 1024
-_LARGE = 2**20  # elements of x; what is smaller stays in a GPU's cache
+_LARGE = 2**20  # elements of x; a smaller x stays in a GPU's cache
 _FIRST = 16  # elements of each sum of the first stage, at least
 
 
@@ -32,9 +32,9 @@ def staged_sum(value: Array, axes: tuple[int, ...], masked: bool = False) -> Arr
     """Returns the sum over axes, which keep the size 1.
 
     Args:
-      value: What to sum.
+      value: The array to sum.
       axes: The axes.
-      masked: Whether elements of it were selected by a mask.
+      masked: Whether a mask selected its elements.
     """
     whole = functools.partial(jnp.sum, axis=axes, keepdims=True)
     first = _first_stage(value, axes, _MANY_MASKED if masked else _MANY)
@@ -57,9 +57,9 @@ def broadcast_to_staged_sum(
     """Broadcasts a value part of the way to x, so that its cotangent is a staged sum.
 
     Args:
-      value: Of the rank of x, at most half the largest number of its dtype. If its size
-        along one of the axes is not 1, it is returned as it is.
-      x: What it is broadcast to.
+      value: An array of the rank of x, at most half the largest number of its dtype. If
+        its size along one of the axes is not 1, it is returned unchanged.
+      x: The array that it is broadcast to.
       axes: Axes of x over which cotangents are summed.
       masked: Whether a mask selects elements of cotangents first.
     """
@@ -83,7 +83,7 @@ def _first_stage(x: Array, axes: tuple[int, ...], many: int) -> tuple[int, ...]:
     """Returns the axes that are summed first; none if one stage is as good.
 
     Args:
-      x: What is summed.
+      x: The array to sum.
       axes: The axes.
       many: The number of blocks from which one stage is as good.
     """

@@ -175,7 +175,7 @@ def check_running_stats(
     """Checks that running statistics have an accepted type, and fit the input.
 
     Args:
-      stats: What the user passed.
+      stats: The argument of the user.
       kinds: The accepted types; all of their fields but `count` are statistics.
       make: Code that makes them, for the error message.
       feature_shape: The sizes of the feature axes.
@@ -202,7 +202,7 @@ def check_statistic(
     """Checks that one running statistic has the feature shape.
 
     Args:
-      value: What the user passed.
+      value: The statistic that the user passed.
       name: Its name, for the error message.
       feature_shape: The sizes of the feature axes.
       dtype: A complex dtype if the statistic may be complex.

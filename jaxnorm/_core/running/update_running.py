@@ -41,7 +41,7 @@ def update_running(
       unbiased: Whether `moments.var` is multiplied by count / (count - 1).
       epsilon: Added to the variance inside of `std`.
       skip_nonfinite: Whether to keep all old ones if a new one is not finite.
-      updates: How many updates to count; None for 1, or for 0 if the batch is empty.
+      updates: Number of updates to count; None for 1, or for 0 if the batch is empty.
 
     Returns:
       The same statistics, in the same order and dtypes.
@@ -74,10 +74,10 @@ def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) ->
 
     Args:
       old: Running statistic.
-      new: That of the batch.
-      weight: Weight of the old one, in [0, 1]. With 0 it is forgotten, even if NaN.
-      nonempty: Where the batch has valid elements; elsewhere `old` stays. None for
-        everywhere.
+      new: Statistic of the batch.
+      weight: Weight of `old`, in [0, 1]. With 0, `old` is forgotten, even if NaN.
+      nonempty: True where the batch has valid elements; elsewhere `old` stays. None
+        means everywhere.
     """
     # Outside of jit, as one program. Inside, without jit: known values stay known.
     traced = any(isinstance(value, jax.core.Tracer) for value in (old, new))
