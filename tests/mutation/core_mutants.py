@@ -202,7 +202,7 @@ MUTANTS = {
     "_core/moments/approximate_mean.py": [
         (
             "a part of x under the name of the whole",
-            "return reduction.local_mean(x[head].astype(dtype))",
+            "return reduction.local_mean(x[part].astype(dtype))",
             "return reduction.local_mean(x.astype(dtype)[head] / 2)",
             f"{APPROXIMATE}::test_a_part_of_x_is_as_good_as_the_whole",
         ),

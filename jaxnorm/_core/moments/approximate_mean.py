@@ -49,13 +49,13 @@ def _approximate_mean_jvp(
 def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -> Array:
     """Implements `approximate_mean`; `differentiated` means under differentiation."""
     dtype = accumulation_dtype(x.dtype)
-    head = _head(x, reduction)
+    part = _slices_of_part(x, reduction)
 
     def of_all(x: Array) -> Array:
         return reduction.local_mean(x.astype(dtype))
 
     def of_part(x: Array) -> Array:
-        return reduction.local_mean(x[head].astype(dtype))
+        return reduction.local_mean(x[part].astype(dtype))
 
     if has_rows(x, reduction, IN_ONE_KERNEL) and not differentiated:
         mean = by_platform(x, gpu=of_all, default=of_part)
@@ -64,7 +64,7 @@ def _approximate_mean(x: Array, reduction: Reduction, *, differentiated: bool) -
     return reduction.mapped_axes.mean(mean)
 
 
-def _head(x: Array, reduction: Reduction) -> tuple[slice, ...]:
+def _slices_of_part(x: Array, reduction: Reduction) -> tuple[slice, ...]:
     """Returns slices of x that hold about 1/32 of the elements behind each mean.
 
     Axes that are sharded according to their types, or have a symbolic size, are not

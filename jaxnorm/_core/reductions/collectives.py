@@ -1,4 +1,4 @@
-"""The one file that talks to other devices.
+"""Collectives: only this file communicates with other devices.
 
 Sums cross devices, never means: with unequal masks, or a device that holds no valid
 element, the result is the same as for the whole batch on one device.
@@ -28,11 +28,13 @@ _Tree = TypeVar("_Tree")
 class MappedAxes:
     """The mapped axes (of pmap, shard_map or vmap) over which statistics are shared.
 
+    An instance is one index along these axes: a device, or an element of vmap.
+
     Attributes:
-      names: Axis names; none where nothing is shared.
-      groups: Indices within the one axis that share statistics, or None for all.
-      tracked: Mesh axes for which types tell whether a value varies over them. If it
-        does not, there is nothing to sum.
+      names: Axis names; empty if nothing is shared.
+      groups: Groups of indices of the one axis that share statistics, or None.
+      tracked: Mesh axes for which types tell whether a value varies over them. A value
+        that does not vary is not summed.
     """
 
     names: tuple[str, ...]
@@ -46,16 +48,16 @@ class MappedAxes:
         axis_index_groups: Groups | None,
         x: Array,
     ) -> "MappedAxes":
-        """Builds it from the user's arguments.
+        """Creates mapped axes from the arguments of the user.
 
         Args:
-          axis_name: A name, several, or None.
+          axis_name: A name, several names, or None.
           axis_index_groups: Groups of indices of the one axis, or None.
           x: The input; its type tells whether varying axes are tracked at all.
 
         Raises:
           NameError: If there are groups, and the name is not bound.
-          TypeError: If `axis_name` is none of these.
+          TypeError: If `axis_name` has another type.
           ValueError: If the groups do not split the one axis into equal parts.
         """
         if not isinstance(axis_name, str | Sequence | None):

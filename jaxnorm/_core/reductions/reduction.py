@@ -30,7 +30,7 @@ SingleValue = bool | Literal["warn"]
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """An axis of x cut into blocks of adjacent elements, each reduced by itself.
+    """An axis of x that is split into blocks of adjacent elements, reduced separately.
 
     A block is a group of channels, or the examples of a ghost batch. Results have one
     element for each block along the axis. Only arrays that are already reduced along
@@ -45,7 +45,7 @@ class Blocks:
     size: int
 
     def sum(self, value: Array) -> Array:
-        """Sums each block; a value that is shared along the axis stays as it is."""
+        """Sums each block; a value that is shared along the axis stays unchanged."""
         axis, length = self.axis, value.shape[self.axis]
         if length == 1:
             return value
@@ -81,14 +81,14 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Instances of the mapped axes cut into runs of adjacent ones, each reduced.
+    """Runs of adjacent instances of the mapped axes, each reduced separately.
 
     A run is a ghost batch that spans several devices. Every instance gets the results
     of all runs.
 
     Attributes:
       axis: A reduced axis, along which the results of the runs lie.
-      length: Number of instances in a run; divides the number of all.
+      length: Number of instances in a run; divides the number of all instances.
     """
 
     axis: int
@@ -105,8 +105,9 @@ class Reduction:
     Attributes:
       axes: Axes of x that are reduced as a whole.
       mapped_axes: Instances of mapped axes that are reduced as well.
-      blocks: Blocks of an axis, each reduced by itself; or None.
-      runs: Runs of instances, each reduced by itself; None for all together.
+      blocks: Blocks of an axis, each reduced separately; or None.
+      runs: Runs of instances, each reduced separately; None for one reduction over
+        all instances.
     """
 
     axes: tuple[int, ...]
@@ -123,7 +124,7 @@ class Reduction:
         axis_index_groups: Groups | None = None,
         blocks: Blocks | None = None,
     ) -> "Reduction":
-        """Builds it from the mapped axes that the user names.
+        """Creates a reduction from the arguments of the user.
 
         Args:
           x: The input; its type may tell over which mesh axes it varies.
