@@ -43,9 +43,11 @@ class SwitchableNorm(BatchLayer):
     _keeps_single_values = True  # the layer's mean has other values too
 
     def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of a parameter: (3,) for logits."""
         return (3,) if name in self._required else features
 
     def _initializer(self, name: str) -> Initializer:
+        """Returns the initializer of a parameter: `logits_init` for both logits."""
         return super()._initializer("logits" if name in self._required else name)
 
 
@@ -86,6 +88,7 @@ class InstanceBatchNorm(BatchLayer):
         return jax.tree.map(lambda leaf: leaf[first:], super()._moments(x, options))
 
     def _forward(self, x: Array, stats: Any, params: Arrays, options: Any) -> Any:
+        """Normalizes x; passes on the number of features for instance norm."""
         (axis,) = self._feature_axes(x)
         first = self._instance_features(x.shape[axis])
         return super()._forward(

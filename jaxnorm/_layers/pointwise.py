@@ -30,6 +30,7 @@ class PointwiseLayer(SampleLayer):
     _takes_integers = False
 
     def _shape(self, name: str, features: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of a parameter: () for the parameters of the curve."""
         return () if name in self._required else features
 
     def __call__(self, x: Inexact[Array, "..."]) -> Array:  # type: ignore[override]

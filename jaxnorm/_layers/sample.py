@@ -96,6 +96,7 @@ class MomentLayer(MappedLayer):
     scale_offset: float
 
     def _initializer(self, name: str) -> Initializer:
+        """Returns the initializer of a parameter; by default the factor is 1."""
         if name == "scale" and self.scale_init is None:
             return initializers.constant(1 - self.scale_offset)
         return super()._initializer(name)

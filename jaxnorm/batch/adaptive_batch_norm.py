@@ -103,6 +103,7 @@ def _normalize(
     reference: ShiftedMoments,
     strength: float,
 ) -> Array:
+    """Returns x normalized by the moments of the batch, clipped to its instance's."""
     # One position has no variance, and no position no mean.
     known = instances.count >= 2
     number = where(known, instances.count, 2)

@@ -115,6 +115,7 @@ class SampleModule(Module):
         return self._normalize(x, mask)
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
+        """Normalizes x with the parameters of the module."""
         layer, x = self._layer_and_input(x)
         options = layer._options(x, mask) | inputs
         return layer._forward(x, self.params, options)
@@ -157,6 +158,7 @@ class BatchModule(Module):
         inference: bool | None,
         **inputs: Any,
     ) -> tuple[Array, eqx.nn.State]:
+        """Normalizes x; returns a state with the new statistics, in training."""
         if not isinstance(state, eqx.nn.State):
             raise TypeError(
                 f"state must be an equinox.nn.State, got {type(state).__name__}. Make "

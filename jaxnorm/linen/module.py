@@ -72,6 +72,7 @@ class SampleModule(Module, _SampleLayer):
     __call__ = nn.compact(SampleLayer.__call__)
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
+        """Reads the parameters and normalizes x."""
         x = self._convert(x)
         options = self._mapped(self._options(x, mask))
         return self._forward(x, self._params(self._features(x)), options | inputs)
@@ -95,6 +96,7 @@ class BatchModule(Module, _BatchLayer):
     def _normalize(
         self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any
     ) -> Array:
+        """Reads variables, normalizes x, and stores new statistics and moments."""
         x = self._convert(x)
         features = self._features(x)
         use_running_average = nn.merge_param(

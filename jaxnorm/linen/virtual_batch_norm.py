@@ -47,6 +47,7 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
     __call__ = nn.compact(layers.VirtualBatchNorm.__call__)
 
     def _normalize(self, x: Any, mask: Array | None) -> Array:
+        """Normalizes x; if `reference` is mutable, x becomes the reference batch."""
         x = self._convert(x)
         params = self._params(self._features(x))
         if self.is_mutable_collection("reference"):

@@ -92,6 +92,7 @@ class BatchModule(Module, _BatchLayer):
     def _normalize(
         self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any
     ) -> Array:
+        """Reads variables, normalizes x, and sets new statistics and moments."""
         stats = self._stats()
         of_features = (v for name, v in stats._asdict().items() if name != "count")
         x, params = self._promote(self._convert(x), *of_features)

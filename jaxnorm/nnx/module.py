@@ -153,5 +153,6 @@ class SampleModule(Module, _SampleLayer):
     """A module that normalizes each example separately."""
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
+        """Reads the parameters and normalizes x."""
         x, params = self._promote(self._convert(x))
         return self._forward(x, params, self._options(x, mask) | inputs)

@@ -91,6 +91,7 @@ class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
     """
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Array:
+        """Normalizes x; `promote_dtype` gets the gate as well."""
         x = self._convert(x)
         self._check(x)
         params = self._params()
@@ -213,4 +214,5 @@ class UnitNorm(Described, rms.UnitNorm):
     """
 
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Array:
+        """Normalizes x, without parameters and `promote_dtype`."""
         return self._forward(self._convert(x), {}, self._options(x, mask))

@@ -63,6 +63,7 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
         )
 
     def _normalize(self, x: Any, mask: Array | None) -> Array:
+        """Normalizes x; with `collect_reference`, x becomes the reference batch."""
         stored = {name: read(value) for name, value in self.reference.items()}
         x = self._convert(x)
         x, params = self._promote(x, stored["mean"], stored["var"])

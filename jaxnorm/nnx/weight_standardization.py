@@ -73,6 +73,7 @@ class WeightStandardization(UnitWrapper):
         )
 
     def _normalize(self, path: Path, value: Array) -> Array:
+        """Returns a standardized parameter, multiplied by its gain if there is one."""
         return standardize_weight(
             value,
             feature_axes=self._features(value),

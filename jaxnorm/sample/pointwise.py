@@ -72,11 +72,11 @@ def _evaluate_jvp(
     primals: tuple[Array, ...],
     tangents: tuple[Array, ...],
 ) -> tuple[Array, Array]:
-    """Differentiates in each argument with a copy of x of its own.
+    """Differentiates in each argument with a separate copy of x.
 
     The backward pass sums for the parameters, over different axes, and not for x. XLA
-    for GPUs computes these in several kernels; the curve's values, which all need, it
-    would write to memory in float32, although each kernel reads x anyway.
+    for GPUs computes them in several kernels. It would write the values of the curve,
+    which all kernels need, to memory in float32, although each kernel reads x anyway.
     """
     x, *parameters = primals
     terms = []
@@ -91,7 +91,7 @@ def _evaluate_jvp(
 
 
 def _copies_for_kernels(x: Array, number: int) -> tuple[Array, ...]:
-    """Returns x several times, such that XLA for GPUs takes each for another array.
+    """Returns copies of x, which XLA for GPUs treats as different arrays.
 
     XLA removes the barriers once it has chosen the kernels, so that each reads x once.
     """

@@ -137,6 +137,7 @@ def _squared_length_jvp(
     primals: tuple[Array, Array],
     tangents: tuple[Array, Array],
 ) -> tuple[SquaredLength, SquaredLength]:
+    """Differentiates the square alone; `unit` and `reciprocal` are constants."""
     del chained
     v, least = primals
     result = squared_length(axes, False, mapped_axes, v, least)

@@ -96,7 +96,7 @@ def _is_complex(dtype: DTypeLike) -> bool:
 
 
 def as_array(value: ArrayLike, name: str = "the value") -> jax.Array:
-    """Returns value as an array; a JAX array is returned as it is.
+    """Returns value as an array; a JAX array is returned unchanged.
 
     Under `jax.grad`, `jnp.asarray` would copy it. JAX's debuggers inspect the result of
     each operation, so they would report a NaN in the copy that a mask would hide.

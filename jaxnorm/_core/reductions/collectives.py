@@ -90,7 +90,7 @@ class MappedAxes:
         return cls((), None, frozenset())
 
     def where_varying(self, x: Array) -> "MappedAxes":
-        """Returns these axes without the axes on which x is equal by its type."""
+        """Returns these axes without the axes over which x cannot vary by its type."""
         return dataclasses.replace(self, names=self._varying_names(x))
 
     def size(self, x: Array) -> int:

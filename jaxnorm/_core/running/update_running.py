@@ -86,7 +86,7 @@ def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) ->
 
 
 def _average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -> Array:
-    """Implements `average`, which decides whether to compile it."""
+    """Implements `average`, which compiles it unless it is traced."""
     old, new = lax.stop_gradient((old, new))
     # The state keeps its sharding, and so its type, in a scan.
     new = shard_as(old, new)

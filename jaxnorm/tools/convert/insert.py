@@ -99,13 +99,9 @@ def _insert(old: Any, new: Any) -> Any:
         {
             key: _insert(value, given.get(key))
             if is_node(value)
-            else _replace(value, given[key])
+            else boxed_like(value, given[key])
             if key in given
             else value
             for key, value in children(old).items()
         },
     )
-
-
-def _replace(old: Any, new: Any) -> Any:
-    return boxed_like(old, new)
