@@ -121,7 +121,7 @@ def _weights(counts: Any, number: int, *, alone: bool) -> Array:
         counts = [*counts]
     if not isinstance(counts, Sequence) or len(counts) != number:
         listed = isinstance(counts, Sequence) and not isinstance(counts, str)
-        given = f"{len(counts)} numbers" if listed else shown(counts)
+        given = len(counts) if listed else f"{shown(counts)}, not a list"
         raise ValueError(
             f"counts must hold one number for each of the {number} trees, got {given}. "
             "For equal weights, omit counts."
