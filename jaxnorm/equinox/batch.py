@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 
-class BatchNorm(BatchInputModule):
+class BatchNorm(BatchInputModule, init=False):
     """Batch norm; see `jaxnorm.batch_norm`.
 
     Example:
@@ -30,7 +30,7 @@ class BatchNorm(BatchInputModule):
     _description = batch.BatchNorm
 
 
-class GhostBatchNorm(BatchInputModule):
+class GhostBatchNorm(BatchInputModule, init=False):
     """Ghost batch norm; see `jaxnorm.ghost_batch_norm`.
 
     Example:
@@ -46,7 +46,7 @@ class GhostBatchNorm(BatchInputModule):
     _description = batch.GhostBatchNorm
 
 
-class AdaptiveBatchNorm(BatchInputModule):
+class AdaptiveBatchNorm(BatchInputModule, init=False):
     """Instance-aware batch norm; see `jaxnorm.adaptive_batch_norm`.
 
     Example:
@@ -60,7 +60,7 @@ class AdaptiveBatchNorm(BatchInputModule):
     _description = batch.AdaptiveBatchNorm
 
 
-class BatchRenorm(BatchInputModule):
+class BatchRenorm(BatchInputModule, init=False):
     """Batch renormalization; see `jaxnorm.batch_renorm`.
 
     Example:
@@ -76,7 +76,7 @@ class BatchRenorm(BatchInputModule):
     _description = batch.BatchRenorm
 
 
-class MeanOnlyBatchNorm(BatchInputModule):
+class MeanOnlyBatchNorm(BatchInputModule, init=False):
     """Mean-only batch norm; see `jaxnorm.mean_only_batch_norm`.
 
     Example:
@@ -90,7 +90,7 @@ class MeanOnlyBatchNorm(BatchInputModule):
     _description = batch.MeanOnlyBatchNorm
 
 
-class EvoNormB0(BatchInputModule):
+class EvoNormB0(BatchInputModule, init=False):
     """EvoNorm B0; see `jaxnorm.evo_norm_b0`.
 
     Example:
@@ -106,7 +106,7 @@ class EvoNormB0(BatchInputModule):
     _description = batch.EvoNormB0
 
 
-class RunningNorm(BatchInputModule):
+class RunningNorm(BatchInputModule, init=False):
     """Normalizes by the moments of all inputs so far; see `jaxnorm.running_norm`.
 
     Example:

@@ -6,7 +6,7 @@ from jaxnorm.equinox.module import BatchInputModule
 __all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
 
 
-class BatchInstanceNorm(BatchInputModule):
+class BatchInstanceNorm(BatchInputModule, init=False):
     """Batch-instance norm; see `jaxnorm.batch_instance_norm`.
 
     Example:
@@ -20,7 +20,7 @@ class BatchInstanceNorm(BatchInputModule):
     _description = hybrid.BatchInstanceNorm
 
 
-class InstanceBatchNorm(BatchInputModule):
+class InstanceBatchNorm(BatchInputModule, init=False):
     """Instance-batch norm (IBN-Net); see `jaxnorm.instance_batch_norm`.
 
     Example:
@@ -34,7 +34,7 @@ class InstanceBatchNorm(BatchInputModule):
     _description = hybrid.InstanceBatchNorm
 
 
-class SwitchableNorm(BatchInputModule):
+class SwitchableNorm(BatchInputModule, init=False):
     """Switchable norm; see `jaxnorm.switchable_norm`.
 
     Example:

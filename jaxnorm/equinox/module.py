@@ -18,6 +18,9 @@ from jaxnorm._layers.fields import Layer
 class Module(eqx.Module):
     """A module with the parameters of a layer.
 
+    Subclasses pass `init=False`, which tells type checkers that they inherit this
+    constructor. Otherwise these take the fields of the class for its arguments.
+
     Attributes:
       num_features: Size of the feature axis; for several axes, a tuple of their sizes,
         in the same order.
@@ -33,7 +36,8 @@ class Module(eqx.Module):
     _description: ClassVar[type[Layer]]
     _not_fields: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, init: bool = True, **kwargs: Any) -> None:
+        del init  # only for type checkers
         super().__init_subclass__(**kwargs)
         copy_inherited_call(cls)
         if "_description" not in vars(cls):
@@ -91,7 +95,7 @@ class Module(eqx.Module):
         return layer, x
 
 
-class SampleModule(Module):
+class SampleModule(Module, init=False):
     """A module that normalizes each example separately."""
 
     def __call__(
@@ -100,7 +104,7 @@ class SampleModule(Module):
         *,
         mask: Shaped[Array, "..."] | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> Any:
+    ) -> Array:
         """Normalizes x.
 
         Args:
@@ -176,7 +180,7 @@ class BatchModule(Module):
         return y, state if inference else state.set(self.stats, new)
 
 
-class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
+class BatchInputModule(BatchModule, eqx.nn.StatefulLayer, init=False):
     """A batch module whose call takes x and the state."""
 
     def __call__(
@@ -205,7 +209,7 @@ class BatchInputModule(BatchModule, eqx.nn.StatefulLayer):
         return self._normalize(x, state, mask, inference)
 
 
-class UnmaskedModule(SampleModule):
+class UnmaskedModule(SampleModule, init=False):
     """A per-example module whose call takes no mask."""
 
     def __call__(  # type: ignore[override]

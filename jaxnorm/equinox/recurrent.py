@@ -12,7 +12,7 @@ from jaxnorm.equinox.module import BatchModule
 __all__ = ["DomainBatchNorm", "RecurrentBatchNorm"]
 
 
-class RecurrentBatchNorm(BatchModule):
+class RecurrentBatchNorm(BatchModule, init=False):
     """Batch norm for each time step; see `jaxnorm.recurrent_batch_norm`.
 
     Example:
@@ -51,7 +51,7 @@ class RecurrentBatchNorm(BatchModule):
         return self._normalize(x, state, mask, inference, step=step)
 
 
-class DomainBatchNorm(BatchModule):
+class DomainBatchNorm(BatchModule, init=False):
     """Batch norm with statistics for each domain.
 
     Example:

@@ -12,7 +12,7 @@ __all__ = [
 ]
 
 
-class FilterResponseNorm(SampleModule):
+class FilterResponseNorm(SampleModule, init=False):
     """Filter response norm; see `jaxnorm.filter_response_norm`.
 
     Example:
@@ -25,7 +25,7 @@ class FilterResponseNorm(SampleModule):
     _description = response.FilterResponseNorm
 
 
-class GlobalResponseNorm(SampleModule):
+class GlobalResponseNorm(SampleModule, init=False):
     """Global response norm; see `jaxnorm.global_response_norm`.
 
     Example:
@@ -38,7 +38,7 @@ class GlobalResponseNorm(SampleModule):
     _description = response.GlobalResponseNorm
 
 
-class EvoNormS0(SampleModule):
+class EvoNormS0(SampleModule, init=False):
     """EvoNorm-S0; see `jaxnorm.evo_norm_s0`.
 
     Example:
@@ -51,7 +51,7 @@ class EvoNormS0(SampleModule):
     _description = response.EvoNormS0
 
 
-class DynamicTanh(UnmaskedModule):
+class DynamicTanh(UnmaskedModule, init=False):
     """Dynamic tanh; see `jaxnorm.dynamic_tanh`.
 
     Example:
@@ -64,7 +64,7 @@ class DynamicTanh(UnmaskedModule):
     _description = pointwise.DynamicTanh
 
 
-class DynamicErf(UnmaskedModule):
+class DynamicErf(UnmaskedModule, init=False):
     """Dynamic erf; see `jaxnorm.dynamic_erf`.
 
     Example:

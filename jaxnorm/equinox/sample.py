@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from jax import Array
+from jaxtyping import Inexact, PRNGKeyArray, Shaped
+
+import jaxnorm
 from jaxnorm._layers import group, rms, sample
 from jaxnorm.equinox.module import SampleModule, UnmaskedModule
 
@@ -18,7 +22,7 @@ __all__ = [
 ]
 
 
-class LayerNorm(SampleModule):
+class LayerNorm(SampleModule, init=False):
     """Layer norm; see `jaxnorm.layer_norm`.
 
     Example:
@@ -31,7 +35,7 @@ class LayerNorm(SampleModule):
     _description = sample.LayerNorm
 
 
-class RMSNorm(SampleModule):
+class RMSNorm(SampleModule, init=False):
     """Root mean square norm; see `jaxnorm.rms_norm`.
 
     Example:
@@ -44,7 +48,7 @@ class RMSNorm(SampleModule):
     _description = rms.RMSNorm
 
 
-class GatedRMSNorm(SampleModule):
+class GatedRMSNorm(SampleModule, init=False):
     """Root mean square norm with a gate; see `jaxnorm.gated_rms_norm`.
 
     Example:
@@ -55,10 +59,31 @@ class GatedRMSNorm(SampleModule):
     """
 
     _description = rms.GatedRMSNorm
-    __call__ = rms.GatedRMSNorm.__call__  # type: ignore[assignment]
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Inexact[Array, "..."],
+        gate: Inexact[Array, "..."],
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Array:
+        """Normalizes and gates x.
+
+        Args:
+          x: Input of any shape.
+          gate: Input of the activation, of the shape of x; real.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.layer_norm`.
+          key: Ignored.
+
+        Returns:
+          The normalized and gated input, of the shape of x.
+        """
+        del key
+        return self._normalize(x, mask, gate=gate)
 
 
-class SeedNorm(SampleModule):
+class SeedNorm(SampleModule, init=False):
     """Self-rescaled dynamic normalization; see `jaxnorm.seed_norm`.
 
     Example:
@@ -72,7 +97,7 @@ class SeedNorm(SampleModule):
     _description = rms.SeedNorm
 
 
-class GroupNorm(SampleModule):
+class GroupNorm(SampleModule, init=False):
     """Group norm; see `jaxnorm.group_norm`.
 
     Example:
@@ -85,7 +110,7 @@ class GroupNorm(SampleModule):
     _description = group.GroupNorm
 
 
-class CausalGroupNorm(SampleModule):
+class CausalGroupNorm(SampleModule, init=False):
     """Causal group norm; returns y and the moments for the next chunk.
 
     See `jaxnorm.causal_group_norm`.
@@ -101,10 +126,32 @@ class CausalGroupNorm(SampleModule):
     """
 
     _description = group.CausalGroupNorm
-    __call__ = group.CausalGroupNorm.__call__  # type: ignore[assignment]
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: Inexact[Array, "..."],
+        moments: jaxnorm.RunningMoments | None = None,
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Array, jaxnorm.RunningMoments]:
+        """Normalizes x.
+
+        Args:
+          x: Sequences, for instance of shape (batch, time, features).
+          moments: Moments of the steps before x, which the last call returned; None if
+            x is the start of the streams.
+          mask: Selects valid elements, or gives weights; see `jaxnorm.layer_norm`.
+          key: Ignored.
+
+        Returns:
+          The normalized sequences, and the moments to pass to the next call.
+        """
+        del key
+        return self._normalize(x, mask, moments=moments)
 
 
-class InstanceNorm(SampleModule):
+class InstanceNorm(SampleModule, init=False):
     """Instance norm; see `jaxnorm.instance_norm`.
 
     Example:
@@ -117,7 +164,7 @@ class InstanceNorm(SampleModule):
     _description = sample.InstanceNorm
 
 
-class ReversibleInstanceNorm(SampleModule):
+class ReversibleInstanceNorm(SampleModule, init=False):
     """Reversible instance norm; returns y and its inverse.
 
     See `jaxnorm.reversible_instance_norm`.
@@ -132,8 +179,29 @@ class ReversibleInstanceNorm(SampleModule):
 
     _description = sample.ReversibleInstanceNorm
 
+    def __call__(  # type: ignore[override]
+        self,
+        x: Shaped[Array, "..."],
+        *,
+        mask: Shaped[Array, "..."] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Array, jaxnorm.Denormalizer]:
+        """Normalizes x.
 
-class UnitNorm(UnmaskedModule):
+        Args:
+          x: Series, for instance of shape (batch, time, features).
+          mask: Selects the values that exist, or gives weights; see
+            `jaxnorm.layer_norm`.
+          key: Ignored.
+
+        Returns:
+          The normalized series, and the function that denormalizes forecasts.
+        """
+        del key
+        return self._normalize(x, mask)
+
+
+class UnitNorm(UnmaskedModule, init=False):
     """Divides vectors by their length; see `jaxnorm.unit_norm`.
 
     Example:
@@ -146,4 +214,4 @@ class UnitNorm(UnmaskedModule):
     _description = rms.UnitNorm
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__((), **fields)  # type: ignore[arg-type]
+        super().__init__((), **fields)

@@ -9,7 +9,7 @@ from jaxnorm.equinox.module import SampleModule
 __all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
 
 
-class SegmentModule(SampleModule):
+class SegmentModule(SampleModule, init=False):
     """A module whose call takes the segment id of each position."""
 
     def __call__(  # type: ignore[override]
@@ -40,7 +40,7 @@ class SegmentModule(SampleModule):
         )
 
 
-class GraphNorm(SegmentModule):
+class GraphNorm(SegmentModule, init=False):
     """Graph norm; see `jaxnorm.graph_norm`.
 
     Example:
@@ -54,7 +54,7 @@ class GraphNorm(SegmentModule):
     _description = segment.GraphNorm
 
 
-class SegmentLayerNorm(SegmentModule):
+class SegmentLayerNorm(SegmentModule, init=False):
     """Layer norm of segments; see `jaxnorm.segment_layer_norm`.
 
     Example:
@@ -68,7 +68,7 @@ class SegmentLayerNorm(SegmentModule):
     _description = segment.SegmentLayerNorm
 
 
-class SegmentRMSNorm(SegmentModule):
+class SegmentRMSNorm(SegmentModule, init=False):
     """Root mean square norm of segments; see `jaxnorm.segment_rms_norm`.
 
     Example:

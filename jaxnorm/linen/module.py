@@ -12,11 +12,9 @@ import jaxnorm
 from jaxnorm._core.arguments.axes import sizes
 from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm._core.batch_options import BatchOptions
-from jaxnorm._layers.batch_layer import BatchLayer
 from jaxnorm._layers.call import copy_inherited_call
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
-from jaxnorm._layers.sample import SampleLayer
 
 # At run time, a class gets its fields from the description that is mixed into it.
 if TYPE_CHECKING:
@@ -24,17 +22,23 @@ if TYPE_CHECKING:
     from jaxnorm._layers.fields import Layer as _Layer
     from jaxnorm._layers.sample import SampleLayer as _SampleLayer
 else:
-    _Layer = _SampleLayer = _BatchLayer = object
+    _SampleLayer = _BatchLayer = object
+
+    class _Layer:
+        """Stands where type checkers see the description, before `nn.Module`."""
+
 
 statistics_are_frozen = ContextVar("statistics_are_frozen", default=False)
 """Whether batch normalizers use their running statistics and never update them."""
 
 
-class Module(nn.Module, _Layer):
+class Module(_Layer, nn.Module):
     """A Linen module with the parameters of a layer."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        copy_inherited_call(cls)
+        call = copy_inherited_call(cls)
+        if call is not None:
+            nn.compact(call)  # the call of a description creates variables
         super().__init_subclass__(**kwargs)
         document_fields(cls)
 
@@ -69,8 +73,6 @@ class Module(nn.Module, _Layer):
 class SampleModule(Module, _SampleLayer):
     """A module that normalizes each example separately."""
 
-    __call__ = nn.compact(SampleLayer.__call__)
-
     def _normalize(self, x: Any, mask: Array | None = None, **inputs: Any) -> Any:
         """Reads the parameters and normalizes x."""
         x = self._convert(x)
@@ -90,8 +92,6 @@ class BatchModule(Module, _BatchLayer):
     `batch_stats` need not be mutable in training; if it is not, the running statistics
     do not change.
     """
-
-    __call__ = nn.compact(BatchLayer.__call__)
 
     def _normalize(
         self, x: Any, use_running_average: bool | None, mask: Array | None, **given: Any

@@ -1,7 +1,5 @@
 """Batch norm with statistics per time step or per domain as Flax Linen modules."""
 
-from flax import linen as nn
-
 from jaxnorm._layers import recurrent as layers
 from jaxnorm.linen.module import BatchModule
 
@@ -29,8 +27,6 @@ class RecurrentBatchNorm(BatchModule, layers.RecurrentBatchNorm):
       Array([0., 1., 0.], dtype=float32)
     """
 
-    __call__ = nn.compact(layers.RecurrentBatchNorm.__call__)  # type: ignore[assignment]
-
 
 class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
     """Batch norm with separate statistics for each domain, chosen in the call.
@@ -57,5 +53,3 @@ class DomainBatchNorm(BatchModule, layers.DomainBatchNorm):
       >>> updates["batch_stats"]["mean"][:, 0]
       Array([0., 1.], dtype=float32)
     """
-
-    __call__ = nn.compact(layers.DomainBatchNorm.__call__)  # type: ignore[assignment]

@@ -1,7 +1,5 @@
 """Response norms, and activations that replace norms, as Flax Linen modules."""
 
-from flax import linen as nn
-
 from jaxnorm._layers import pointwise, response
 from jaxnorm.linen.module import SampleModule
 
@@ -81,8 +79,6 @@ class DynamicTanh(SampleModule, pointwise.DynamicTanh):
              [-0.762,  1.   ]], dtype=float32)
     """
 
-    __call__ = nn.compact(pointwise.DynamicTanh.__call__)  # type: ignore[assignment]
-
 
 class DynamicErf(SampleModule, pointwise.DynamicErf):
     """Dynamic erf (Derf), which replaces layer norm without using statistics.
@@ -99,5 +95,3 @@ class DynamicErf(SampleModule, pointwise.DynamicErf):
       Array([[ 0. ,  0.8],
              [-0.8,  1. ]], dtype=float32)
     """
-
-    __call__ = nn.compact(pointwise.DynamicErf.__call__)  # type: ignore[assignment]

@@ -1,7 +1,5 @@
 """Per-example norms as Flax Linen modules."""
 
-from flax import linen as nn
-
 from jaxnorm._layers import group, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.linen.module import SampleModule
@@ -72,8 +70,6 @@ class GatedRMSNorm(SampleModule, rms.GatedRMSNorm):
       Array([[ 0.  , -1.41,  0.  ,  1.41]], dtype=float32)
     """
 
-    __call__ = nn.compact(rms.GatedRMSNorm.__call__)  # type: ignore[assignment]
-
 
 class SeedNorm(SampleModule, rms.SeedNorm):
     """Self-rescaled dynamic normalization (SeeDNorm), whose scale depends on the input.
@@ -128,8 +124,6 @@ class CausalGroupNorm(SampleModule, group.CausalGroupNorm):
       Array([[[2., 0.]]], dtype=float32)
     """
 
-    __call__ = nn.compact(group.CausalGroupNorm.__call__)  # type: ignore[assignment]
-
 
 class InstanceNorm(SampleModule, layers.InstanceNorm):
     """Instance normalization, over space for each feature of each example.
@@ -166,8 +160,6 @@ class ReversibleInstanceNorm(SampleModule, layers.ReversibleInstanceNorm):
              [20., 20., 20.]], dtype=float32)
     """
 
-    __call__ = nn.compact(layers.ReversibleInstanceNorm.__call__)  # type: ignore[assignment]
-
 
 class UnitNorm(SampleModule, rms.UnitNorm):
     """Divides vectors by their length.
@@ -181,5 +173,3 @@ class UnitNorm(SampleModule, rms.UnitNorm):
       Array([[0.6, 0.8],
              [0. , 0. ]], dtype=float32)
     """
-
-    __call__ = nn.compact(rms.UnitNorm.__call__)  # type: ignore[assignment]

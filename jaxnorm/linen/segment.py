@@ -1,7 +1,5 @@
 """Per-segment norms as Flax Linen modules."""
 
-from flax import linen as nn
-
 from jaxnorm._layers import segment as layers
 from jaxnorm.linen.module import SampleModule
 
@@ -24,8 +22,6 @@ class GraphNorm(SampleModule, layers.GraphNorm):
       Array([-1.,  1., -1.,  1.], dtype=float32)
     """
 
-    __call__ = nn.compact(layers.GraphNorm.__call__)  # type: ignore[assignment]
-
 
 class SegmentLayerNorm(SampleModule, layers.SegmentLayerNorm):
     """Layer normalization over the positions and features of each segment.
@@ -42,8 +38,6 @@ class SegmentLayerNorm(SampleModule, layers.SegmentLayerNorm):
       Array([-1.,  1., -1.,  1.], dtype=float32)
     """
 
-    __call__ = nn.compact(layers.SegmentLayerNorm.__call__)  # type: ignore[assignment]
-
 
 class SegmentRMSNorm(SampleModule, layers.SegmentRMSNorm):
     """Root mean square normalization of each segment.
@@ -59,5 +53,3 @@ class SegmentRMSNorm(SampleModule, layers.SegmentRMSNorm):
       >>> norm.apply(variables, x, ids, 2).round(3).ravel()
       Array([ 1.,  1.,  1., -1.], dtype=float32)
     """
-
-    __call__ = nn.compact(layers.SegmentRMSNorm.__call__)  # type: ignore[assignment]

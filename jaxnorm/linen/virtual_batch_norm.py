@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from flax import linen as nn
 from jax import Array
 
 import jaxnorm
@@ -43,8 +42,6 @@ class VirtualBatchNorm(Module, layers.VirtualBatchNorm):
       >>> jax.jit(norm.apply)({"params": params, **reference}, x)[:, 0].round(2)
       Array([0.  , 1.73], dtype=float32)
     """
-
-    __call__ = nn.compact(layers.VirtualBatchNorm.__call__)
 
     def _normalize(self, x: Any, mask: Array | None) -> Array:
         """Normalizes x; if `reference` is mutable, x becomes the reference batch."""

@@ -2,6 +2,7 @@
 
 from jaxnorm._layers import batch as layers
 from jaxnorm.nnx.batch_module import BatchModule
+from jaxnorm.nnx.variables import Parameter, Statistic, created
 
 __all__ = [
     "AdaptiveBatchNorm",
@@ -86,6 +87,8 @@ class BatchRenorm(BatchModule, layers.BatchRenorm):
       (Array([1.], dtype=float32), Array(1., dtype=float32))
     """
 
+    std: Statistic = created()
+
 
 class MeanOnlyBatchNorm(BatchModule, layers.MeanOnlyBatchNorm):
     """Subtracts the mean of the batch; the companion of `WeightNorm`.
@@ -118,6 +121,8 @@ class EvoNormB0(BatchModule, layers.EvoNormB0):
       Array([1.], dtype=float32)
     """
 
+    v: Parameter = created()
+
 
 class RunningNorm(BatchModule, layers.RunningNorm):
     """Normalizes by the moments of all inputs so far, such as observations.
@@ -135,3 +140,5 @@ class RunningNorm(BatchModule, layers.RunningNorm):
       >>> y.ravel(), norm.mean[...]
       (Array([-1.,  1.], dtype=float32), Array([2.], dtype=float32))
     """
+
+    mean_rest: Statistic = created()

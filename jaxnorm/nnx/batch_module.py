@@ -10,7 +10,7 @@ from jax import numpy as jnp
 import jaxnorm
 from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm.nnx.module import Module
-from jaxnorm.nnx.variables import read
+from jaxnorm.nnx.variables import Statistic, created, read
 
 if TYPE_CHECKING:  # as in module.py
     from jaxnorm._layers.batch_layer import BatchLayer as _BatchLayer
@@ -45,6 +45,9 @@ class BatchModule(Module, _BatchLayer):
     use_running_average: bool | None = False
     collect_moments: bool = False
     frozen_statistics: bool = dataclasses.field(default=False, init=False)
+    mean: Statistic = created()
+    var: Statistic = created()
+    count: Statistic = created()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from jaxnorm._layers import hybrid as layers
 from jaxnorm.nnx.batch_module import BatchModule
+from jaxnorm.nnx.variables import Parameter, created
 
 __all__ = ["BatchInstanceNorm", "InstanceBatchNorm", "SwitchableNorm"]
 
@@ -21,6 +22,8 @@ class BatchInstanceNorm(BatchModule, layers.BatchInstanceNorm):
       >>> norm.gate[...], norm.mean[...]
       (Array([1.], dtype=float32), Array([1.], dtype=float32))
     """
+
+    gate: Parameter = created()
 
 
 class InstanceBatchNorm(BatchModule, layers.InstanceBatchNorm):
@@ -53,3 +56,6 @@ class SwitchableNorm(BatchModule, layers.SwitchableNorm):
       >>> norm.mean_logits[...], norm.mean[...]
       (Array([1., 1., 1.], dtype=float32), Array([1.], dtype=float32))
     """
+
+    mean_logits: Parameter = created()
+    var_logits: Parameter = created()

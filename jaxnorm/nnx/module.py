@@ -14,8 +14,10 @@ from jaxnorm._layers.constructor import with_parameters
 from jaxnorm._layers.documentation import document_fields
 from jaxnorm._layers.fields import Arrays
 from jaxnorm.nnx.variables import (
+    Parameter,
     PromoteDtype,
     as_static,
+    created,
     keep_dtypes,
     read,
     show_signature,
@@ -26,13 +28,19 @@ if TYPE_CHECKING:
     from jaxnorm._layers.fields import Layer as _Layer
     from jaxnorm._layers.sample import SampleLayer as _SampleLayer
 else:
-    _Layer = _SampleLayer = object
+    _SampleLayer = object
+
+    class _Layer:
+        """Stands where type checkers see the description, before `nnx.Module`."""
+
 
 Metadata = Mapping[str, Any]
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
-class Described(nnx.Module, _Layer):
+@dataclass_transform(
+    kw_only_default=True, field_specifiers=(dataclasses.field, created)
+)
+class Described(_Layer, nnx.Module):
     """A module whose constructor takes the fields of a description by keyword."""
 
     _by_position: ClassVar[tuple[str, ...]] = ()
@@ -93,6 +101,8 @@ class Module(Described):
     bias_metadata: Metadata | None = None
     scale_metadata: Metadata | None = None
     rngs: nnx.Rngs
+    scale: Parameter = created()
+    bias: Parameter = created()
 
     _by_position: ClassVar[tuple[str, ...]] = ("num_features",)
 

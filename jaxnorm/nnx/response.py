@@ -2,6 +2,7 @@
 
 from jaxnorm._layers import pointwise, response
 from jaxnorm.nnx.module import SampleModule
+from jaxnorm.nnx.variables import Parameter, created
 
 __all__ = [
     "DynamicErf",
@@ -26,6 +27,9 @@ class FilterResponseNorm(SampleModule, response.FilterResponseNorm):
       Array([[[1.],
               [0.]]], dtype=float32)
     """
+
+    threshold: Parameter = created()
+    learned_epsilon: Parameter = created()
 
 
 class GlobalResponseNorm(SampleModule, response.GlobalResponseNorm):
@@ -58,6 +62,8 @@ class EvoNormS0(SampleModule, response.EvoNormS0):
       Array([[ 0.7,  2.9, -0.3, -0.1]], dtype=float32)
     """
 
+    v: Parameter = created()
+
 
 class DynamicTanh(SampleModule, pointwise.DynamicTanh):
     """Dynamic tanh, which replaces layer norm without using statistics.
@@ -73,6 +79,8 @@ class DynamicTanh(SampleModule, pointwise.DynamicTanh):
              [-0.762,  1.   ]], dtype=float32)
     """
 
+    alpha: Parameter = created()
+
 
 class DynamicErf(SampleModule, pointwise.DynamicErf):
     """Dynamic erf (Derf), which replaces layer norm without using statistics.
@@ -87,3 +95,6 @@ class DynamicErf(SampleModule, pointwise.DynamicErf):
       Array([[ 0. ,  0.8],
              [-0.8,  1. ]], dtype=float32)
     """
+
+    alpha: Parameter = created()
+    shift: Parameter = created()

@@ -10,6 +10,7 @@ from jaxnorm._core.arguments.axes import Axes
 from jaxnorm._layers import group, rms
 from jaxnorm._layers import sample as layers
 from jaxnorm.nnx.module import Described, SampleModule
+from jaxnorm.nnx.variables import Parameter, created
 from jaxnorm.sample.group_norm import group_length
 
 __all__ = [
@@ -114,6 +115,9 @@ class SeedNorm(SampleModule, rms.SeedNorm):
       Array([[ 2. ,  2. ],
              [ 0.4, -1.2]], dtype=float32)
     """
+
+    alpha: Parameter = created()
+    beta: Parameter = created()
 
 
 class GroupNorm(SampleModule, group.GroupNorm):

@@ -2,6 +2,7 @@
 
 from jaxnorm._layers import segment as layers
 from jaxnorm.nnx.module import SampleModule
+from jaxnorm.nnx.variables import Parameter, created
 
 __all__ = ["GraphNorm", "SegmentLayerNorm", "SegmentRMSNorm"]
 
@@ -20,6 +21,8 @@ class GraphNorm(SampleModule, layers.GraphNorm):
       >>> norm(x, jnp.array([0, 0, 1, 1]), 2).round(3).ravel()
       Array([-1.,  1., -1.,  1.], dtype=float32)
     """
+
+    mean_scale: Parameter = created()
 
 
 class SegmentLayerNorm(SampleModule, layers.SegmentLayerNorm):

@@ -1,8 +1,9 @@
 """Helpers of all modules: reading variables, dtypes, attributes and signatures."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from flax import nnx
 from jax import Array
@@ -11,6 +12,15 @@ from jax.typing import DTypeLike
 
 _T = TypeVar("_T")
 PromoteDtype = Callable[..., tuple[Any, ...]]
+
+# An attribute may be None, which most code that reads it does not expect.
+Parameter = nnx.Param[Array] | Any
+Statistic = nnx.BatchStat[Array] | Any
+
+
+def created(*, init: Literal[False] = False) -> Any:
+    """Declares an attribute that the constructor creates and does not take."""
+    return dataclasses.field(init=init)
 
 
 def check_model(model: object, of_linen: str) -> None:

@@ -1,6 +1,7 @@
 """What holds for every module of `jaxnorm.equinox`: it is the Linen module, there."""
 
 import copy
+import inspect
 import pickle
 
 import equinox as eqx
@@ -37,6 +38,12 @@ ABSENT = {
 
 def test_the_family_is_complete():
     assert set(NAMES) | ABSENT == set(TABLE)
+
+
+@every_module
+def test_type_checkers_see_the_inherited_constructor(name):
+    source = inspect.getsource(getattr(jaxnorm.equinox, name))
+    assert "init=False" in source.partition("\n")[0]
 
 
 def build(name, **options):

@@ -16,7 +16,7 @@ AnyPath = tuple[str | int, ...]
 
 
 def variables_from_nnx(
-    state: Mapping[Any, Any], paths: Mapping[AnyPath, AnyPath] | None = None
+    state: Mapping[Any, Any], paths: Mapping[Any, AnyPath] | None = None
 ) -> Variables:
     """Returns the state of an NNX model as a Linen variables tree.
 
@@ -70,7 +70,7 @@ def variables_from_nnx(
 
 
 def variables_to_nnx(
-    variables: Mapping[str, Any], paths: Mapping[AnyPath, AnyPath] | None = None
+    variables: Mapping[str, Any], paths: Mapping[Any, AnyPath] | None = None
 ) -> dict[Any, Any]:
     """Returns a Linen variables tree as the state of an NNX model.
 
