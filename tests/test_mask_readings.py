@@ -39,7 +39,12 @@ def test_an_ambiguous_mask_warns_and_takes_the_last_axes(shape, mask, taken, oth
     with pytest.warns(UserWarning) as warned:
         count = read(given)
     (said,) = (str(warning.message) for warning in warned)
-    for part in (str(shape), str(mask), f"{taken} if that", f"{other} if the first"):
+    for part in (
+        str(shape),
+        str(mask),
+        f"{taken} for the last",
+        f"{other} for the first",
+    ):
         assert part in said
     written = read(eval(taken, {"mask": given}))
     np.testing.assert_array_equal(count, written)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxnorm._core.arguments.axes import split_axes
 from jaxnorm._core.arguments.validation import check_flags, check_unbiased
 from jaxnorm._core.arrays.dtypes import accumulation_dtype, check_inexact, output_dtype
-from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.known import MaybeKnown
 from jaxnorm._core.arrays.safe_math import inverse_std
 from jaxnorm._core.batch_options import DEFAULTS, BatchOptions, check_options
 from jaxnorm._core.call import Call
@@ -128,7 +128,7 @@ class BatchCall(Call):
         *,
         shift: Array | None = None,
         epsilon: float | None = None,
-        nonempty: Known | None = None,
+        nonempty: MaybeKnown | None = None,
     ) -> Array:
         """Normalizes x with given statistics, differentiated by JAX itself.
 
@@ -160,7 +160,7 @@ class BatchCall(Call):
         state: _Running,
         moments: Moments,
         *,
-        weight: Known | None = None,
+        weight: MaybeKnown | None = None,
         updates: Array | None = None,
     ) -> _Running:
         """Moves running statistics towards the moments of the batch.

@@ -97,6 +97,7 @@ def align(
 def _expand(
     value: ArrayLike, x: Array, feature_axes: tuple[int, ...], name: str
 ) -> Array:
+    """Returns a per-feature `value` with the rank of x, or raises a ValueError."""
     value, shape = jnp.asarray(value), x.shape
     feature_shape = sizes(shape, feature_axes)
     if value.shape == feature_shape:
@@ -171,9 +172,9 @@ def _warn_if_ambiguous(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
     trailing = ", ".join(["None"] * others)
     warn_caller(
         f"mask of shape {mask} fits the first axes of the input's shape {shape} as "
-        "well as the last ones. It is taken for the last, as NumPy broadcasts: write "
-        f"mask[{trailing}] if that is meant, and mask[{_index_of_leading(others)}] if "
-        "the first are."
+        "well as the last ones. It is applied to the last axes, as NumPy broadcasts. "
+        f"Write mask[{trailing}] for the last axes, or "
+        f"mask[{_index_of_leading(others)}] for the first axes."
     )
 
 

@@ -7,7 +7,7 @@ since under `jax.jit` every operation of `jax.numpy` returns a traced array.
 import numpy as np
 from jax import Array
 
-Known = Array | np.ndarray
+MaybeKnown = Array | np.ndarray
 """An array; one of NumPy if it is known while tracing."""
 
 

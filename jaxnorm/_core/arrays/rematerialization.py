@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxnorm._core.arrays.known import Known, is_known
+from jaxnorm._core.arrays.known import MaybeKnown, is_known
 
 _Tree = TypeVar("_Tree")
 
@@ -47,7 +47,7 @@ def tag_for_remat(values: _Tree, name: str = MOMENTS_NAME) -> _Tree:
     return jax.tree.map(functools.partial(_tag, name=name), values)
 
 
-def _tag(value: Known, name: str) -> Known:
+def _tag(value: MaybeKnown, name: str) -> MaybeKnown:
     """Tags one array; see `tag_for_remat`."""
     if is_known(value):
         return value

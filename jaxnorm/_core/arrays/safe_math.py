@@ -6,12 +6,12 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm._core.arrays.dtypes import real_dtype
-from jaxnorm._core.arrays.known import Known, is_known
+from jaxnorm._core.arrays.known import MaybeKnown, is_known
 from jaxnorm._core.arrays.sharding import where
 
 
 def inverse_std(
-    var: Array, epsilon: float, dtype: DTypeLike, nonempty: Known | None
+    var: Array, epsilon: float, dtype: DTypeLike, nonempty: MaybeKnown | None
 ) -> Array:
     """Returns 1 / sqrt(var + epsilon) in a dtype; 0 where `nonempty` is False.
 
@@ -50,7 +50,7 @@ def real_inner_product(a: Array, b: Array) -> Array:
     return a.real * b.real + a.imag * b.imag if jnp.iscomplexobj(a) else a * b
 
 
-def safe_count(count: Known) -> Known:
+def safe_count(count: MaybeKnown) -> MaybeKnown:
     """Returns `count` with 1 in place of 0, as a divisor of sums that are 0 there."""
     if is_known(count):
         return np.maximum(count, 1)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxnorm._core.arrays.dtypes import as_array
-from jaxnorm._core.arrays.known import Known, is_known
+from jaxnorm._core.arrays.known import MaybeKnown, is_known
 
 Names = str | tuple[str, ...] | None
 
@@ -70,7 +70,7 @@ def shard_as(value: Array, smaller: Array) -> Array:
     return _reshard(smaller, value, names)
 
 
-def where(condition: Known | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
+def where(condition: MaybeKnown | np.bool, a: ArrayLike, b: ArrayLike) -> Array:
     """Returns `jnp.where(condition, a, b)`, whatever the shardings of its operands.
 
     Where shardings are part of types, arithmetic infers the sharding of its result, but

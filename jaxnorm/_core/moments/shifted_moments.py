@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jax import Array, lax
 from jax import numpy as jnp
 
-from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.known import MaybeKnown
 from jaxnorm._core.arrays.safe_math import (
     nan_if_overflowed,
     real_inner_product,
@@ -27,7 +27,7 @@ class ShiftedMoments(NamedTuple):
       var: Biased variance, clamped to at least its rounding noise.
     """
 
-    count: Known  # type: ignore[assignment]  # hides tuple.count
+    count: MaybeKnown  # type: ignore[assignment]  # hides tuple.count
     shift: Array
     delta: Array
     var: Array
@@ -53,7 +53,7 @@ class ShiftedMoments(NamedTuple):
 
 
 def moments_from_sums(
-    shift: Array, count: Known, total: Array, total_square: Array
+    shift: Array, count: MaybeKnown, total: Array, total_square: Array
 ) -> ShiftedMoments:
     """Returns moments, given the sums of `x - shift` and of its squares."""
     count_or_1 = safe_count(count)
@@ -65,7 +65,7 @@ def moments_from_sums(
     return ShiftedMoments(count, shift, delta, var)
 
 
-def mean_as_shift(count: Known, total: Array, shift: Array) -> Array:
+def mean_as_shift(count: MaybeKnown, total: Array, shift: Array) -> Array:
     """Returns the mean, rounded as a shift; `shift` where no element is valid."""
     mean = total / safe_count(count).astype(total.dtype)
     return where(count > 0, round_last_bit(mean), shift)

@@ -13,7 +13,7 @@ from jaxnorm._core.arguments.axes import sizes
 from jaxnorm._core.arguments.validation import check_flags
 from jaxnorm._core.arguments.warning import warn_caller
 from jaxnorm._core.arrays.dtypes import accumulation_dtype, real_dtype
-from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.known import MaybeKnown
 from jaxnorm._core.arrays.sharding import (
     axis_names,
     gather,
@@ -183,7 +183,7 @@ class Reduction:
             raise ValueError(f"{message}, or pass allow_single_value=True.")
         warn_caller(f"{message}.")
 
-    def unmasked_count(self, x: Array) -> Known:
+    def unmasked_count(self, x: Array) -> MaybeKnown:
         """Returns the count where there is no mask; the rank of x, 1 along each axis.
 
         It is known while tracing, unless a size is symbolic.
@@ -194,7 +194,7 @@ class Reduction:
             return np.full(one, size, dtype)
         return jnp.full(one, size, dtype)
 
-    def count(self, x: Array, mask: Array | None) -> Known:
+    def count(self, x: Array, mask: Array | None) -> MaybeKnown:
         """Returns the number of elements behind each statistic, or their weight."""
         if mask is None:
             return self.unmasked_count(x)

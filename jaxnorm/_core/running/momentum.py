@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxnorm._core.arguments.validation import check_scalar
 from jaxnorm._core.arrays.dtypes import promote
-from jaxnorm._core.arrays.known import Known
+from jaxnorm._core.arrays.known import MaybeKnown
 
 Schedule = Callable[[Array], Array | float]
 """Momentum as a function of the number of updates so far (a float32 scalar)."""
@@ -83,7 +83,7 @@ def evaluate_schedule(schedule: Schedule, count: Array, name: str) -> Array | fl
     return value
 
 
-def check_momentum(momentum: ArrayLike) -> Known:
+def check_momentum(momentum: ArrayLike) -> MaybeKnown:
     """Returns `momentum`, the weight of the old value, as a scalar array.
 
     Raises:
@@ -103,13 +103,13 @@ def check_momentum(momentum: ArrayLike) -> Known:
             "1 - momentum."
         )
     dtype = promote(jnp.float32, jax.dtypes.canonicalize_dtype(value.dtype))
-    known: Known = value.astype(dtype)
+    known: MaybeKnown = value.astype(dtype)
     return known
 
 
 def resolve_momentum(
     momentum: ArrayLike | Schedule, running: Mapping[str, Array]
-) -> Known:
+) -> MaybeKnown:
     """Returns momentum as an array; a schedule is evaluated for the next update.
 
     Args:

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from jaxnorm._core.arrays.dtypes import accumulation_dtype, promote, real_dtype
-from jaxnorm._core.arrays.known import Known, is_known
+from jaxnorm._core.arrays.known import MaybeKnown, is_known
 from jaxnorm._core.arrays.sharding import shard_as, where
 from jaxnorm._core.moments.moments import Moments
 
@@ -26,7 +26,7 @@ def update_running(
     running: Mapping[str, Array],
     moments: Moments,
     *,
-    weight: Known,
+    weight: MaybeKnown,
     unbiased: bool = False,
     epsilon: float = 0.0,
     skip_nonfinite: bool = False,
@@ -67,7 +67,9 @@ def update_running(
     return new
 
 
-def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -> Array:
+def average(
+    old: Array, new: Array, *, weight: MaybeKnown, nonempty: Array | None
+) -> Array:
     """Returns `weight * old + (1 - weight) * new`, in the dtype of `old`.
 
     A complex `new` makes the result complex. No gradient flows into it.
@@ -85,7 +87,9 @@ def average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) ->
     return compute(old, new, weight=weight, nonempty=nonempty)
 
 
-def _average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -> Array:
+def _average(
+    old: Array, new: Array, *, weight: MaybeKnown, nonempty: Array | None
+) -> Array:
     """Implements `average`, which compiles it unless it is traced."""
     old, new = lax.stop_gradient((old, new))
     # The state keeps its sharding, and so its type, in a scan.
@@ -106,7 +110,7 @@ def _average(old: Array, new: Array, *, weight: Known, nonempty: Array | None) -
     return jnp.asarray(mixed, result)
 
 
-def unbiased_factor(count: Known) -> Known:
+def unbiased_factor(count: MaybeKnown) -> MaybeKnown:
     """Returns count / (count - 1), which makes a variance unbiased; 1 if count <= 1."""
     if is_known(count):
         return np.where(count > 1, count / np.maximum(count - 1, 1), 1)
