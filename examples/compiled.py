@@ -44,7 +44,7 @@ from benchmark import DTYPES, Row, show
 from command_line import Parser, sizes
 from compilers.measure import CompilationError, measure
 from compilers.programs import LIBRARIES, PROGRAMS, compared
-from compilers.steps import ShapeError, Step, make_step
+from compilers.steps import BlockError, ShapeError, Step, make_step
 from compilers.targets import TARGETS, TargetError, compile_only_devices
 
 STEPS = ["forward", "training"]
@@ -80,17 +80,20 @@ class Case:
     dtype: str
     shape: tuple[int, ...]
     policy: tuple[str, ...]  # libraries whose networks use jaxnorm.checkpoint_policy
+    blocks: bool = False  # whether these networks rematerialize each block as well
 
     def steps(self) -> dict[str, Step]:
         """Returns the step of each library, or of our normalizer and its parent.
 
         Raises:
           ShapeError: the program does not accept an input of this shape.
+          BlockError: its blocks cannot be rematerialized.
         """
         return {
             label: make_step(
                 *(program, self.step, library, self.dtype, self.shape),
                 policy=label in self.policy,
+                blocks=label in self.policy and self.blocks,
             )
             for label, (program, library) in compared(self.program).items()
         }
@@ -198,6 +201,11 @@ def make_parser() -> Parser:
         help="library that uses jaxnorm.checkpoint_policy; default: none",
     )
     parser.add_argument(
+        "--blocks",
+        action="store_true",
+        help="with --policy, rematerialize each block of a network as well",
+    )
+    parser.add_argument(
         "--devices",
         action="append",
         type=int,
@@ -225,7 +233,7 @@ def main() -> None:
             for number in sorted({1, *(flags.devices or DEVICES)})
         }
         cases = [
-            Case(program, step, dtype, shape, tuple(flags.policy or ()))
+            Case(program, step, dtype, shape, tuple(flags.policy or ()), flags.blocks)
             for program in flags.program or DEFAULT
             for shape in flags.shape or PROGRAMS[program].shapes
             for dtype in flags.dtype or DTYPES
@@ -238,7 +246,7 @@ def main() -> None:
         with open(flags.json or os.devnull, "w") as output:
             memory = TARGETS[flags.target].memory
             show(title, rows(steps, devices, memory, output))
-    except (TargetError, ShapeError, CompilationError, OSError) as error:
+    except (TargetError, ShapeError, BlockError, CompilationError, OSError) as error:
         parser.error(str(error))
     print(LEGEND)
 

@@ -22,6 +22,10 @@ class ShapeError(Exception):
     """A program does not accept an input of the given shape."""
 
 
+class BlockError(Exception):
+    """A program has no blocks that can be rematerialized."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """A compilable function and its abstract arguments.
@@ -44,6 +48,7 @@ def make_step(
     dtype: str,
     shape: tuple[int, ...],
     policy: bool = False,
+    blocks: bool = False,
 ) -> Step:
     """Returns a step of a program.
 
@@ -54,12 +59,18 @@ def make_step(
       dtype: dtype of activations and computation; parameters are float32.
       shape: shape of the input.
       policy: whether to rematerialize under `jaxnorm.checkpoint_policy`.
+      blocks: whether to rematerialize each block as well, under the same policy.
 
     Raises:
       ShapeError: the program does not accept an input of this shape.
+      BlockError: its blocks cannot be rematerialized.
     """
     program = PROGRAMS[name]
     network = program.build(library, jnp.dtype(dtype))
+    if blocks:
+        if not hasattr(network, "block_policy"):
+            raise BlockError(f"{name} has no blocks that can be rematerialized")
+        network = network.clone(block_policy=jaxnorm.checkpoint_policy)
     x = jax.ShapeDtypeStruct(shape, dtype)
     inputs = x, *program.inputs(x)
     apply = functools.partial(_apply, network)

@@ -1,6 +1,7 @@
 """ResNet-50."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,13 @@ class ResNet50(nn.Module):
     Attributes:
       norm: returns a new normalizer.
       num_classes: number of classes.
+      block_policy: policy under which `nn.remat` rematerializes each block; None: no
+        block is.
     """
 
     norm: Callable[[], nn.Module]
     num_classes: int = 1000
+    block_policy: Callable[..., Any] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,9 +61,12 @@ class ResNet50(nn.Module):
         x = nn.Conv(64, (7, 7), 2, padding=3, use_bias=False, dtype=x.dtype)(x)
         x = nn.relu(self.norm()(x))
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        for stage, blocks in enumerate((3, 4, 6, 3)):
-            for block in range(blocks):
-                strides = 2 if stage > 0 and block == 0 else 1
-                x = Bottleneck(64 * 2**stage, strides, self.norm)(x)
+        block = Bottleneck
+        if self.block_policy is not None:
+            block = nn.remat(Bottleneck, policy=self.block_policy)
+        for stage, number in enumerate((3, 4, 6, 3)):
+            for index in range(number):
+                strides = 2 if stage > 0 and index == 0 else 1
+                x = block(64 * 2**stage, strides, self.norm)(x)
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=x.dtype)(x)

@@ -64,6 +64,25 @@ def test_whose_network_is_under_the_policy(policy):
     assert under == set(policy)
 
 
+def test_whose_blocks_are_rematerialized():
+    case = compiled.Case(
+        *("resnet50", "training", "float32", (2, 32, 32, 3)), ("jaxnorm",), blocks=True
+    )
+    rematerialized = {
+        library: "CheckpointBottleneck_15" in step.variables["params"]
+        for library, step in case.steps().items()
+    }
+    assert rematerialized == {"jaxnorm": True, "flax.linen": False}
+
+
+def test_a_network_without_blocks():
+    case = compiled.Case(
+        *("chain", "training", "float32", (2, 4, 4, 8)), ("jaxnorm",), blocks=True
+    )
+    with pytest.raises(steps.BlockError, match="chain has no blocks that can be remat"):
+        case.steps()
+
+
 PARENTS = {
     name: program.parent
     for name, program in programs.PROGRAMS.items()
