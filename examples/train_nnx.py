@@ -103,6 +103,10 @@ def main(argv=None):
     if min(args.epochs, args.batch_size) < 1:
         parser.error("--epochs and --batch-size must be at least 1")
     workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_nnx_"))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--workdir={workdir} must be a directory: {error.strerror}")
     print("checkpoints:", workdir)
 
     (images, labels), (test_images, test_labels) = load_data()

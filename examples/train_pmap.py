@@ -126,6 +126,10 @@ def main(argv=None):
         parser.error("--epochs and --batch-size must be at least 1")
     batch_size = -(-args.batch_size // DEVICES) * DEVICES
     workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_pmap_"))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--workdir={workdir} must be a directory: {error.strerror}")
     print(f"{DEVICES} devices; checkpoints: {workdir}")
 
     train, test = load_data()

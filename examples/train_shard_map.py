@@ -122,6 +122,10 @@ def main(argv=None):
         parser.error("--epochs and --batch-size must be at least 1")
     batch_size = -(-args.batch_size // MESH.size) * MESH.size
     workdir = args.workdir or Path(tempfile.mkdtemp(prefix="train_shard_map_"))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--workdir={workdir} must be a directory: {error.strerror}")
     print(f"{MESH.size} devices; checkpoints: {workdir}")
 
     train, test = load_data()

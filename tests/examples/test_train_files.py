@@ -107,6 +107,20 @@ def test_a_checkpoint_of_other_widths_is_refused(file, tmp_path):
 
 
 @each_file
+def test_a_workdir_that_is_a_file_is_refused(file, monkeypatch, capsys, tmp_path):
+    """Before the data are loaded."""
+    (tmp_path / "file").touch()
+    module = importlib.import_module(file.stem)
+    monkeypatch.setattr(module, "load_data", None)
+    for wrong in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(SystemExit) as exit:
+            module.main([f"--workdir={wrong}"])
+        assert exit.value.code == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert f"error: --workdir={wrong} must be a directory" in line
+
+
+@each_file
 def test_arrays_of_another_shape_are_refused(file, monkeypatch, capsys, tmp_path):
     module = importlib.import_module(file.stem)
     images, labels = np.zeros((4, 9, 7)), np.zeros(4, int)
