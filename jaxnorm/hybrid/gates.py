@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, TypeVar
 import jax
 from jax import numpy as jnp
 
+from jaxnorm._core.arrays.boxes import is_box
+
 if TYPE_CHECKING:
     import optax
 
@@ -16,7 +18,7 @@ def project_gates(params: _Tree) -> _Tree:
 
     Args:
       params: Parameters in any structure; a gate is an array under the key or attribute
-        "gate".
+        "gate", with or without a box of Flax.
 
     Reference:
       Nam and Kim, 2018, Batch-Instance Normalization, equation 4
@@ -28,12 +30,12 @@ def project_gates(params: _Tree) -> _Tree:
       {'gate': Array([0. , 0.5, 1. ], dtype=float32)}
     """
 
-    def project(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
+    def project(path: tuple[object, ...], leaf: _Tree) -> _Tree:
         if not path or jax.tree_util.keystr(path[-1:], simple=True) != "gate":
             return leaf
-        return jnp.clip(leaf, 0, 1)
+        return jax.tree.map(lambda gate: jnp.clip(gate, 0, 1), leaf)
 
-    return jax.tree_util.tree_map_with_path(project, params)
+    return jax.tree_util.tree_map_with_path(project, params, is_leaf=is_box)
 
 
 def gate_projection() -> "optax.GradientTransformation":

@@ -5,12 +5,13 @@ tuple of numbers is an array. A box, in which Flax puts an array with metadata, 
 leaf.
 """
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from jaxnorm._core.arrays.boxes import has_attribute, is_box
 
 Key = Any  # a string, or an integer as the index of a list
 Path = tuple[Key, ...]
@@ -89,8 +90,8 @@ def is_train_state(value: object) -> bool:
     """
     if isinstance(value, Mapping):
         return False
-    return _has(value, "params") and (
-        _has(value, "opt_state") or _has(value, "batch_stats")
+    return has_attribute(value, "params") and (
+        has_attribute(value, "opt_state") or has_attribute(value, "batch_stats")
     )
 
 
@@ -162,16 +163,6 @@ def insert(tree: dict[Any, Any], path: Path, leaf: Any) -> None:
     node[path[-1]] = leaf
 
 
-def is_box(node: object) -> bool:
-    """Returns whether a node is a box of Flax: metadata or a variable with a `value`.
-
-    `value` alone is not enough, because a module may also have a child of that name,
-    such as the value projection of an attention layer.
-    """
-    # Not with hasattr, because NNX warns when `value` is read.
-    return _has(node, "value") and (_has(node, "unbox") or _has(node, "get_metadata"))
-
-
 def unboxed(leaf: Any) -> Any:
     """Returns the array in a box of a partitioned parameter; other leaves unchanged.
 
@@ -183,11 +174,6 @@ def unboxed(leaf: Any) -> Any:
 def boxed_like(old: Any, new: Any) -> Any:
     """Returns the new leaf in the box of the old leaf, or unboxed if there is none."""
     return old.replace_boxed(unboxed(new)) if hasattr(old, "replace_boxed") else new
-
-
-def _has(node: object, name: str) -> bool:
-    """Returns whether a node has an attribute, without evaluating properties."""
-    return inspect.getattr_static(node, name, node) is not node
 
 
 def _key(entry: object) -> Key:

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jaxtyping import PyTree
 
 from jaxnorm._core.arguments.axes import Axes
+from jaxnorm._core.arrays.boxes import is_box
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
 from jaxnorm._core.running.stats import BatchStats
 from jaxnorm.tools._apply import check_apply
@@ -16,7 +17,6 @@ from jaxnorm.tools._trees import (
     Key,
     Node,
     Path,
-    is_box,
     leaves,
     nested,
     nodes,

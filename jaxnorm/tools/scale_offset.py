@@ -10,8 +10,9 @@ from jaxtyping import PyTree
 
 from jaxnorm._core.arguments.validation import check_finite
 from jaxnorm._core.arguments.warning import warn_caller
+from jaxnorm._core.arrays.boxes import is_box
 from jaxnorm._core.arrays.dtypes import accumulation_dtype
-from jaxnorm.tools._trees import Path, as_paths, is_box, keys, leaves
+from jaxnorm.tools._trees import Path, as_paths, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
 _NEAR = 0.25  # largest distance from the center of a cluster

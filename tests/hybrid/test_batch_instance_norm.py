@@ -1,11 +1,14 @@
 """Batch-instance norm: its two ends, and what keeps the gate between them."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import oracles
 import pytest
+from flax import linen as nn
+from flax import nnx
 from support.drawing import draw, draw_stats, place
 from support.jitted import jitted
 
@@ -68,6 +71,20 @@ def test_project_gates():
         "gates": params["gates"],
     }
     chex.assert_trees_all_equal(jaxnorm.project_gates(params), expected)
+
+
+@pytest.mark.parametrize(
+    "box", [lambda gate: nn.Partitioned(gate, ("model",)), nnx.Param]
+)
+def test_gates_in_boxes_are_projected(box):
+    params = {"norm": {"gate": box(jnp.array([0.5, 0.5])), "scale": box(jnp.ones(2))}}
+    moves = jax.tree.map(lambda leaf: 4 * jnp.array([-1.0, 1.0]), params)
+    optimizer = jaxnorm.gate_projection()
+    updates, _ = optimizer.update(moves, optimizer.init(params), params)
+    moved = jax.tree.map(jnp.add, params, updates)
+    gate, scale = jax.tree.leaves(moved)
+    np.testing.assert_array_equal(gate, [0, 1])
+    np.testing.assert_array_equal(scale, [-3, 5])
 
 
 def test_gate_projection_keeps_gates_in_their_interval(rng):

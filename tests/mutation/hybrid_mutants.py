@@ -61,8 +61,8 @@ MUTANTS = {
     "hybrid/gates.py": [
         (
             "gates not clipped at 1",
-            "return jnp.clip(leaf, 0, 1)",
-            "return jnp.maximum(leaf, 0)",
+            "jnp.clip(gate, 0, 1)",
+            "jnp.maximum(gate, 0)",
             f"{BATCH_INSTANCE}::test_project_gates",
         ),
     ],
