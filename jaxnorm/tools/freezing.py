@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import jax
 from jaxtyping import PyTree
 
-from jaxnorm.tools._trees import Path, is_box, keys, leaves
+from jaxnorm._core.arrays.boxes import is_box
+from jaxnorm.tools._trees import Path, keys, leaves
 from jaxnorm.tools.normalization_mask import normalization_mask
 
 if TYPE_CHECKING:
     import optax
 
 _FIX = (
-    'Pass {"params": ..., "batch_stats": ...}, or an NNX model itself, because batch '
-    "norms are recognized by their statistics."
+    'Pass {"params": ..., "batch_stats": ...}, or an NNX or Equinox model itself, '
+    "because batch norms are recognized by their statistics."
 )
 
 
@@ -55,8 +56,9 @@ def freeze_parameters(
     Args:
       optimizer: Any optax optimizer.
       variables: Variables of a Linen model, {"params": ..., "batch_stats": ...}; or an
-        NNX module, its state or the pure dict of its state. Batch norms are recognized
-        by their statistics, and found in the trained parameters by their paths.
+        NNX module, its state or the pure dict of its state; or an Equinox model. Batch
+        norms are recognized by their statistics, and found in the trained parameters by
+        their paths.
       norms: Paths of other nodes to freeze, as for `normalization_mask`.
       only_with_statistics: Whether to freeze only batch normalizers, which have running
         statistics, or all normalizers.

@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 import jax
 from jaxtyping import PyTree
 
+from jaxnorm._core.arrays.boxes import has_attribute, is_box
 from jaxnorm._layers.names import parameter_names
 from jaxnorm.tools._trees import (
     Path,
     as_paths,
-    is_box,
     is_train_state,
     keys,
     leaves,
@@ -39,8 +39,9 @@ def normalization_mask(
     A normalizer is recognized by its structure, whatever the class of the module:
 
     * a node with running statistics (mean, var or std at the same path in another
-      collection, or in the same node), whose parameters all have names that normalizers
-      use: scale, bias, gate, mean_scale, mean_logits, var_logits, threshold,
+      collection, or in the same node; or a module of `jaxnorm.equinox` that keeps them
+      in an `equinox.nn.State`), whose parameters all have names that normalizers use:
+      scale, bias, gate, mean_scale, mean_logits, var_logits, threshold,
       learned_epsilon, alpha, beta, shift, v;
     * a node without running statistics, whose parameters all have such names, at least
       one of them other than bias, alpha, beta, shift and v;
@@ -48,8 +49,9 @@ def normalization_mask(
 
     So the bias of a dense layer, next to a kernel, is not marked. A normalizer without
     statistics and without a distinctive name cannot be recognized: list a layer norm
-    that has only a bias, or a class of your own, in `norms`. Any other layer whose only
-    parameter is called scale is mistaken for a normalizer.
+    that has only a bias, or a class of your own, in `norms`; also the norms of
+    `equinox.nn`, whose scale is called weight, as in its other layers. Any other layer
+    whose only parameter is called scale is mistaken for a normalizer.
 
     Args:
       variables: Variables of a Linen model, {"params": ..., "batch_stats": ...}, or
@@ -57,7 +59,8 @@ def normalization_mask(
         of an NNX model, as a pure dict or `nnx.state(model, nnx.Param)`. To get the
         structure that `nnx.Optimizer` works on, with the statistics, pass
         {"params": nnx.state(model, nnx.Param),
-        "batch_stats": nnx.state(model, nnx.BatchStat)}.
+        "batch_stats": nnx.state(model, nnx.BatchStat)}. Or an Equinox model, which may
+        be filtered: `eqx.filter(model, eqx.is_inexact_array)`.
       norms: Paths of nodes to mark as normalizers, whatever the names of their
         parameters; without the collection: ("block", "LayerNorm_0").
       only_with_statistics: Whether to mark only normalizers with running statistics,
@@ -111,11 +114,13 @@ def normalization_mask(
             "variables must have parameters, got only statistics. Pass "
             '{"params": ..., "batch_stats": ...}.'
         )
+    measured |= _nodes_of_equinox(params)
     if only_with_statistics and not measured and not named:
         raise ValueError(
             "variables must have batch norms for only_with_statistics=True, got none "
             'with running statistics. Pass {"params": ..., "batch_stats": ...}, or '
-            "an NNX model itself. Or list the paths of the batch norms in norms."
+            "an NNX or Equinox model itself. Or list the paths of the batch norms in "
+            "norms."
         )
     for path in named:
         if not any(node[: len(path)] == path for node in found):
@@ -139,3 +144,21 @@ def normalization_mask(
     return jax.tree_util.tree_map_with_path(
         lambda path, _: is_normalization(keys(path)), params, is_leaf=is_box
     )
+
+
+def _nodes_of_equinox(params: PyTree) -> set[Path]:
+    """Returns the nodes with the parameters of Equinox modules with running statistics.
+
+    Such a module has the index of its statistics in an `equinox.nn.State`, under the
+    name stats, and its parameters in a dict.
+    """
+
+    def is_module(node: object) -> bool:
+        return has_attribute(node, "params") and has_attribute(
+            getattr(node, "stats", None), "marker"
+        )
+
+    flat, _ = jax.tree_util.tree_flatten_with_path(
+        params, is_leaf=lambda node: is_box(node) or is_module(node)
+    )
+    return {(*keys(path), "params") for path, node in flat if is_module(node)}
