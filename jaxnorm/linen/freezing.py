@@ -7,6 +7,7 @@ import jax
 from flax import linen as nn
 
 from jaxnorm.linen.module import statistics_are_frozen
+from jaxnorm.linen.replacing import is_replaced
 from jaxnorm.tools._apply import check_apply
 from jaxnorm.tools.freezing import freeze_parameters
 
@@ -34,7 +35,8 @@ def frozen_statistics(apply: Callable[_P, _R]) -> Callable[_P, _R]:
 
     Raises:
       TypeError: If `apply` is not a function, or is compiled. The returned function
-        raises it for a `flax.linen.BatchNorm`, which cannot be frozen in this way.
+        raises it for a `flax.linen.BatchNorm`, which cannot be frozen in this way;
+        replace it first: `replaced(model.apply, replacements)`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxnorm.linen
@@ -108,7 +110,7 @@ def _refuse_others(
     context: "InterceptorContext",
 ) -> Any:
     """Intercepts a method of a module; raises TypeError for a Flax batch norm."""
-    if isinstance(context.module, nn.BatchNorm):
+    if isinstance(context.module, nn.BatchNorm) and not is_replaced(context.module):
         raise TypeError(
             "frozen_statistics needs batch norms of jaxnorm.linen, got one of "
             f"flax.linen, {context.module.name}. Use jaxnorm.linen.BatchNorm, which "

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -146,10 +147,20 @@ def _intercept(
     check_replacements(replacements, nn.Module)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(_Interceptor(replacements, found)):
-            return function(*args, **kwargs)
+        interceptor = _Interceptor(replacements, found)
+        token = _active.set((*_active.get(), interceptor))
+        try:
+            with nn.intercept_methods(interceptor):
+                return function(*args, **kwargs)
+        finally:
+            _active.reset(token)
 
     return call
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Returns whether a call of a module calls its replacement instead."""
+    return any(interceptor.replaces(module) for interceptor in _active.get())
 
 
 class _Interceptor:
@@ -169,18 +180,18 @@ class _Interceptor:
         context: "InterceptorContext",
     ) -> Any:
         old = context.module
-        if context.method_name != "__call__" or self._is_ours(old):
+        if context.method_name != "__call__" or not self.replaces(old):
             return call(*args, **kwargs)
-        for cls, make in self._replacements.items():
-            if isinstance(old, cls):
-                new = self._replacement(old, make)
-                bound = inspect.signature(call).bind(*args, **kwargs)
-                return self._run(new, old, bound.arguments)
-        return call(*args, **kwargs)
+        makers = self._replacements.items()
+        make = next(make for cls, make in makers if isinstance(old, cls))
+        new = self._replacement(old, make)
+        bound = inspect.signature(call).bind(*args, **kwargs)
+        return self._run(new, old, bound.arguments)
 
-    def _is_ours(self, module: nn.Module) -> bool:
-        """Returns whether a module is a replacement."""
-        return any(module is new for _, new in self._made.values())
+    def replaces(self, module: nn.Module) -> bool:
+        """Returns whether a module has a replacement, and is not one itself."""
+        is_ours = any(module is new for _, new in self._made.values())
+        return isinstance(module, tuple(self._replacements)) and not is_ours
 
     def _replacement(
         self, old: nn.Module, make: Callable[[Any], nn.Module]
@@ -211,6 +222,9 @@ class _Interceptor:
                 "passes the right ones to super().__call__."
             ) from None
         return new(x, **given)
+
+
+_active: ContextVar[tuple[_Interceptor, ...]] = ContextVar("active", default=())
 
 
 def _check_kept(variables: Mapping[str, Any], old: Any, new: Any) -> None:

@@ -229,3 +229,32 @@ def test_other_classes_are_not_passed_over(x):
     variables = jax.jit(model.init)(jax.random.key(0), x)
     with pytest.raises(TypeError, match=r"got one of flax\.linen, layers_0"):
         jaxnorm.linen.frozen_statistics(model.apply)(variables, x)
+
+
+def of_flax(norm):
+    return nn.BatchNorm(use_running_average=norm.use_running_average)
+
+
+def ours(norm):
+    return jaxnorm.linen.BatchNorm(use_running_average=norm.use_running_average)
+
+
+def test_a_batch_norm_of_flax_that_is_replaced(x):
+    """It is frozen, whatever is wrapped first; one that replaces ours is refused."""
+    model, replacements = nn.BatchNorm(use_running_average=False), {nn.BatchNorm: ours}
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    freeze, replaced = jaxnorm.linen.frozen_statistics, jaxnorm.linen.replaced
+    expected = nn.BatchNorm(use_running_average=True).apply(variables, x)
+    for apply in (
+        freeze(replaced(model.apply, replacements)),
+        replaced(freeze(model.apply), replacements),
+    ):
+        y, updates = apply(variables, x, mutable=["batch_stats"])
+        np.testing.assert_allclose(y, expected, atol=1e-6)
+        for name, value in variables["batch_stats"].items():
+            np.testing.assert_array_equal(updates["batch_stats"][name], value)
+
+    model = jaxnorm.linen.BatchNorm(use_running_average=False)
+    back = replaced(model.apply, {jaxnorm.linen.BatchNorm: of_flax})
+    with refused("jaxnorm.linen", "flax.linen"):
+        freeze(back)(variables, x, mutable=["batch_stats"])
