@@ -71,7 +71,9 @@ def init_running_moments(
       (Array([0.], dtype=float32), Array([1.], dtype=float32))
     """
     mean, var = init_batch_stats(feature_shape, dtype)
-    return RunningMoments(mean, mean, var, mean, mean, mean)
+    # Arrays of their own, so that the state can be donated.
+    count, *rests = (jnp.zeros_like(mean) for _ in range(4))
+    return RunningMoments(count, mean, var, *rests)
 
 
 def check_running_moments(
