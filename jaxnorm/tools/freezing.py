@@ -54,7 +54,8 @@ def freeze_parameters(
     `jaxnorm.linen.freeze_batch_norms`.
 
     Args:
-      optimizer: Any optax optimizer.
+      optimizer: Any optax optimizer whose update needs no other trees or functions of
+        the parameters. (`optax.lbfgs` does; with linesearch=None it does not.)
       variables: Variables of a Linen model, {"params": ..., "batch_stats": ...}; or an
         NNX module, its state or the pure dict of its state; or an Equinox model. Batch
         norms are recognized by their statistics, and found in the trained parameters by
