@@ -77,7 +77,8 @@ def set_batch_stats(model: nnx.Module, batch_stats: Mapping[str, Any]) -> None:
 
     Args:
       model: The model.
-      batch_stats: Statistics of all layers: a pure dict, as `jaxnorm.tools` returns it.
+      batch_stats: Statistics of all layers: a pure dict, as `jaxnorm.tools` returns it,
+        or a state.
 
     Raises:
       TypeError: If `batch_stats` is not a dict, or `model` is not an NNX module.

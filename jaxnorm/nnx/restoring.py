@@ -18,7 +18,7 @@ def restore_pure_dict(model: nnx.Module, pure_dict: Mapping[Any, Any]) -> None:
 
     Args:
       model: The model. Variables that the dict lacks do not change.
-      pure_dict: A saved `nnx.to_pure_dict(nnx.state(model))`.
+      pure_dict: A saved `nnx.to_pure_dict(nnx.state(model))`, or the state itself.
 
     Raises:
       TypeError: If `pure_dict` is not a dict, or `model` is not an NNX module.
@@ -64,6 +64,8 @@ def set_values(
     paths = {tuple(map(str, path)): path for path in variables}
     for given in walk(pure_dict):
         value = node_at(pure_dict, given[:-1])[given[-1]]
+        if isinstance(value, nnx.Variable):  # of an nnx.State
+            value = value.get_value()
         path = paths.get(tuple(map(str, given)))
         if path is None:
             raise ValueError(

@@ -203,3 +203,13 @@ def test_a_bias_that_was_0_is_left_alone():
         return both - wrapped(x)
 
     np.testing.assert_allclose(run(jnp.ones((4, 5))), 1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("restore", [restore_pure_dict, set_batch_stats])
+def test_a_state_in_place_of_a_pure_dict(restore, x):
+    """Its values are written, not its variables."""
+    source, target = (nnx.BatchNorm(x.shape[-1], rngs=nnx.Rngs(0)) for _ in range(2))
+    source(x)
+    restore(target, nnx.state(source, nnx.BatchStat))
+    assert isinstance(target.mean.get_value(), jax.Array)
+    np.testing.assert_array_equal(target.mean[...], source.mean[...])
