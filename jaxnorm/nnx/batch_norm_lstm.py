@@ -200,7 +200,8 @@ class BatchNormLSTMCell(nnx.RNNCellBase):
         """
         batch = input_shape[:-1]
         shape = (*batch, self.hidden_features)
-        c = h = jnp.zeros(shape, self.param_dtype)
+        # Two arrays, so that the carry can be donated.
+        c, h = (jnp.zeros(shape, self.param_dtype) for _ in range(2))
         if carry_init is not None:
             if rngs is None:
                 raise ValueError(

@@ -92,3 +92,10 @@ def test_a_carry_of_random_numbers(rng):
     assert len(np.unique([carry.c, carry.h])) == 2 * carry.c.size
     with pytest.raises(ValueError, match="rngs must be given"):
         cell.initialize_carry((2, 4), carry_init=normal)
+
+
+def test_the_first_carry_can_be_donated():
+    """No array is in two places, which JAX refuses to donate."""
+    carry = build(name).cell.initialize_carry((2, 4))
+    advance = jax.jit(lambda carry: jax.tree.map(jnp.negative, carry), donate_argnums=0)
+    jax.block_until_ready(advance(carry))
