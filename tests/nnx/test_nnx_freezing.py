@@ -90,7 +90,7 @@ def test_freezing_another_type_is_an_error():
         with refused("model", "nnx.Module", "jaxnorm.linen"):
             jaxnorm.nnx.freeze_batch_norms(model, optax.sgd(0.1))
     of_parameters = nnx.state(Model(nnx.Rngs(0)), nnx.Param)
-    with refused("variables", "an NNX model itself"):
+    with refused("variables", "an NNX or Equinox model itself"):
         jaxnorm.tools.freeze_parameters(optax.sgd(0.1), of_parameters)
     with refused("optimizer", "dict"):
         jaxnorm.nnx.freeze_batch_norms(Model(nnx.Rngs(0)), {})
