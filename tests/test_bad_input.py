@@ -476,5 +476,5 @@ def test_an_axis_that_nothing_binds(wrapped):
         lambda x: jaxnorm.ghost_batch_norm(x, stats, virtual_batch_size=2, **train)[0],
         lambda x: jaxnorm.batch_norm(x, stats, axis_index_groups=[[0]], **train)[0],
     ):
-        with pytest.raises(NameError, match=r"shard_map.* got 'data'. .*leave it out"):
+        with pytest.raises(NameError, match=r"shard_map.* got 'data'. .*omit it"):
             wrapped(function)(ones((1, 4, 5)))
