@@ -1,6 +1,7 @@
-"""The derivative rule in the form that GPUs are given where rows are narrow."""
+"""Derivative rules in the forms that GPUs are given."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,25 @@ from support.drawing import draw
 
 import jaxnorm
 from jaxnorm._core import fusion
+
+GATED = importlib.import_module("jaxnorm.sample.gated_rms_norm")
+SEED = importlib.import_module("jaxnorm.sample.seed_norm")
+X = 4, 3, 6
+FORMS = {
+    # The norm, the shapes of its other arguments, and the forms for GPUs.
+    "narrow": (jaxnorm.layer_norm, [6, 6], ["two_products"]),
+    "scaled by element": (jaxnorm.rms_norm, [X], ["two_products"]),
+    "gated": (jaxnorm.gated_rms_norm, [X, 6], ["two_products"]),
+    "gated in groups": (
+        functools.partial(jaxnorm.gated_rms_norm, num_groups=2),
+        *([X, 6], ["two_products"]),
+    ),
+    "seed": (jaxnorm.seed_norm, [6, 6, 6], ["apart", "by_product"]),
+    "heads": (
+        functools.partial(jaxnorm.seed_norm, num_heads=2),
+        *([6, 6, 6], ["apart", "by_product"]),
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -41,14 +61,16 @@ def test_which_rows_have_two_products(features, dtype, narrow, monkeypatch):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_two_products_change_no_derivative(masked, rng, monkeypatch):
+@pytest.mark.parametrize("case", FORMS)
+def test_forms_for_gpus_change_no_derivative(case, masked, rng, monkeypatch):
     """Neither the first nor the second, in any argument."""
-    x, dy = draw(rng, (4, 3, 6), loc=3), draw(rng, (4, 3, 6))
-    arguments = x, draw(rng, 6), draw(rng, 6)
-    tangents = draw(rng, x.shape), draw(rng, 6), draw(rng, 6)
+    norm, shapes, expected_forms = FORMS[case]
+    x, dy = draw(rng, X, loc=3), draw(rng, X)
+    arguments = x, *(draw(rng, shape) for shape in shapes)
+    tangents = tuple(draw(rng, argument.shape) for argument in arguments)
     mask = jax.device_put(np.arange(72).reshape(x.shape) % 4 != 0) if masked else None
 
-    norm = functools.partial(jaxnorm.layer_norm, mask=mask)
+    norm = functools.partial(norm, mask=mask)
 
     def derivatives():
         def pull(*arguments):
@@ -57,17 +79,18 @@ def test_two_products_change_no_derivative(masked, rng, monkeypatch):
 
         return jax.jit(lambda: jax.jvp(pull, arguments, tangents))()
 
-    expected, forms = derivatives(), []
+    expected, forms = derivatives(), set()
 
     def for_gpus(*of, gpu, default):
         del default
-        forms.append(gpu.__name__)
+        forms.add(gpu.__name__)
         return gpu(*of)
 
-    monkeypatch.setattr(fusion, "by_platform", for_gpus)
+    for module in fusion, GATED, SEED:
+        monkeypatch.setattr(module, "by_platform", for_gpus)
     jax.clear_caches()  # the rule is traced once for all of the same shapes
     actual = derivatives()
     jax.clear_caches()
-    assert "two_products" in forms
+    assert forms.issuperset(expected_forms)
     for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
