@@ -13,6 +13,7 @@ import jaxnorm
 from jaxnorm._core import fusion
 
 GATED = importlib.import_module("jaxnorm.sample.gated_rms_norm")
+SEGMENTS = importlib.import_module("jaxnorm._core.moments.segments")
 SEED = importlib.import_module("jaxnorm.sample.seed_norm")
 X = 4, 3, 6
 FORMS = {
@@ -28,6 +29,14 @@ FORMS = {
     "heads": (
         functools.partial(jaxnorm.seed_norm, num_heads=2),
         *([6, 6, 6], ["apart", "by_product"]),
+    ),
+    "graph": (
+        functools.partial(
+            jaxnorm.graph_norm,
+            segment_ids=np.arange(12).reshape(4, 3) % 2,
+            num_segments=2,
+        ),
+        *([6, 6, 6], ["stacked"]),
     ),
 }
 
@@ -86,7 +95,7 @@ def test_forms_for_gpus_change_no_derivative(case, masked, rng, monkeypatch):
         forms.add(gpu.__name__)
         return gpu(*of)
 
-    for module in fusion, GATED, SEED:
+    for module in fusion, GATED, SEED, SEGMENTS:
         monkeypatch.setattr(module, "by_platform", for_gpus)
     jax.clear_caches()  # the rule is traced once for all of the same shapes
     actual = derivatives()

@@ -71,7 +71,7 @@ def batch_norm_by_index(
     others = _others(call)
     mean, var = (jnp.expand_dims(leaf, others) for leaf in (stats.mean, stats.var))
     if call.use_running_average:
-        mean, var = (spec.broadcast_back(ids, table, call.x) for table in (mean, var))
+        mean, var = spec.broadcast_back(ids, call.x, mean, var)
         return call.normalize(mean, var), stats
     stats = call.average_replicas(stats)
     mean, var = (jnp.expand_dims(leaf, others) for leaf in (stats.mean, stats.var))

@@ -8,6 +8,7 @@ segment, and its own sums cross devices once.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 from jax import Array, lax
@@ -15,6 +16,7 @@ from jax import numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnorm._core.arrays.dtypes import accumulation_dtype, real_dtype
+from jaxnorm._core.arrays.platforms import by_platform
 from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS, tag_for_remat
 from jaxnorm._core.arrays.safe_math import (
     inverse_std,
@@ -60,9 +62,16 @@ class SegmentNormSpec:
     center: bool = True
     use_fast_variance: bool = False
 
-    def sum(self, ids: Array, value: Array) -> Array:
-        """Sums a value within segments and over reduced axes, on this device alone."""
-        value = self.reduction.local_sum(value)
+    def sums(self, ids: Array, *values: Array) -> tuple[Array, ...]:
+        """Sums values within segments and over reduced axes, on this device alone."""
+        values = tuple(map(self.reduction.local_sum, values))
+        return self._of_several(functools.partial(self._sum, ids), values)
+
+    def broadcast_back(self, ids: Array, x: Array, *values: Array) -> tuple[Array, ...]:
+        """Returns the values of each position's segment; 0 outside of all segments."""
+        return self._of_several(functools.partial(self._broadcast_back, ids, x), values)
+
+    def _sum(self, ids: Array, value: Array) -> Array:
         parts, part = self._partial_sum_slots(ids)
         shape = (parts, self.number, *value.shape[self.leading :])
         names, sharding = axis_names(value), None
@@ -72,8 +81,7 @@ class SegmentNormSpec:
         sums = zeros.at[part, ids].add(value, mode="drop", out_sharding=sharding)
         return jnp.expand_dims(jnp.sum(sums, 0), tuple(range(1, self.leading)))
 
-    def broadcast_back(self, ids: Array, value: Array, x: Array) -> Array:
-        """Returns the value of each position's segment; 0 outside of all segments."""
+    def _broadcast_back(self, ids: Array, x: Array, value: Array) -> Array:
         value = jnp.squeeze(value, tuple(range(1, self.leading)))
         parts, part = self._partial_sum_slots(ids)
         names, sharding = axis_names(x), None
@@ -84,6 +92,29 @@ class SegmentNormSpec:
         return copies.at[part, ids].get(
             mode="fill", fill_value=0, out_sharding=sharding
         )
+
+    def _of_several(
+        self, function: Callable[[Array], Array], values: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        """Returns `function` of each value; on GPUs, of all stacked along a last axis.
+
+        Each scatter of XLA for GPUs is a kernel that reads x, and so is the transpose
+        of each gather. XLA for TPUs and CPUs would write the stacked values to memory.
+        """
+
+        def of_each(*values: Array) -> tuple[Array, ...]:
+            return tuple(map(function, values))
+
+        def stacked(*values: Array) -> tuple[Array, ...]:
+            results = function(jnp.stack(values, -1))
+            return tuple(results[..., i] for i in range(len(values)))
+
+        alike = len({(value.shape, value.dtype) for value in values}) == 1
+        features = any(size != 1 for size in values[0].shape[self.leading :])
+        explicit = axis_names(values[0]) is not None
+        if len(values) == 1 or not alike or not features or explicit:
+            return of_each(*values)
+        return by_platform(*values, gpu=stacked, default=of_each)
 
     def _partial_sum_slots(self, ids: Array) -> tuple[int, Array]:
         """Returns the number of partial sums of a segment, and that of each position.
@@ -151,8 +182,11 @@ def normalize_segments(
     offset, rstd = pcast_stacked((offset, rstd), like=x)
     scale, bias = pcast_stacked((scale, bias), like=x)
     if spec.center:
-        deviation = zero_masked(valid, deviation - spec.broadcast_back(ids, offset, x))
-    slope = spec.broadcast_back(ids, rstd, x).astype(dtype) * scale.astype(dtype)
+        offset, rstd = spec.broadcast_back(ids, x, offset, rstd)
+        deviation = zero_masked(valid, deviation - offset)
+    else:
+        (rstd,) = spec.broadcast_back(ids, x, rstd)
+    slope = rstd.astype(dtype) * scale.astype(dtype)
     y = deviation.astype(dtype) * slope + bias.astype(dtype)
     return y.astype(spec.dtype), moments
 
@@ -166,10 +200,10 @@ def _compute_moments(
     mean of a part of a segment would not do: the part may be one outlier.
     """
     x = x.astype(accumulation_dtype(x.dtype))
-    share, sums = spec.reduction.mapped_axes.sum, functools.partial(spec.sum, ids)
+    share, sums = spec.reduction.mapped_axes.sum, functools.partial(spec.sums, ids)
     count = _local_count(spec, x, ids, mask)
     if not spec.center:
-        square = sums(apply_weights(mask, real_inner_product(x, x)))
+        (square,) = sums(apply_weights(mask, real_inner_product(x, x)))
         count, power = tag_for_remat(share((count, square)))
         zero = jnp.zeros_like(power, x.dtype)
         return x, ShiftedMoments(count, zero, zero, power / safe_count(count))
@@ -177,13 +211,13 @@ def _compute_moments(
     if running_mean is not None:
         shift = lax.stop_gradient(safe_shift(running_mean.astype(x.dtype)))
     if not spec.use_fast_variance:
-        total = sums(apply_weights(mask, lax.stop_gradient(x)))
+        (total,) = sums(apply_weights(mask, lax.stop_gradient(x)))
         nonempty, total = tag_for_remat(share((count, total)))
         shift = mean_as_shift(nonempty, total, shift)
-    deviation = x - spec.broadcast_back(ids, shift, x)
+    deviation = x - spec.broadcast_back(ids, x, shift)[0]
     counted = zero_masked(mask, deviation)
     square = real_inner_product(counted, counted)
-    sums_about = sums(apply_weights(mask, counted)), sums(apply_weights(mask, square))
+    sums_about = sums(apply_weights(mask, counted), apply_weights(mask, square))
     return deviation, moments_from_sums(
         shift, *tag_for_remat(share((count, *sums_about)))
     )
@@ -195,7 +229,7 @@ def _local_count(spec: SegmentNormSpec, x: Array, ids: Array, mask: Array) -> Ar
     # Integers, since adding ones in float32 stops at 2**24.
     weights = lax.stop_gradient(zero_masked(mask, mask))
     exact = mask.dtype == jnp.bool_
-    count = spec.sum(ids, weights.astype(jnp.int32 if exact else dtype))
+    (count,) = spec.sums(ids, weights.astype(jnp.int32 if exact else dtype))
     return count.astype(dtype) * jnp.asarray(
         spec.reduction.elements_per_mask_entry(mask, x), dtype
     )
