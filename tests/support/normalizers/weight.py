@@ -5,6 +5,7 @@ Their modules, which wrap a layer, are in family_modules.py.
 
 import jaxnorm
 from support.normalizers.entry import SCALE, Drawn, Entry, of_example
+from support.normalizers.sample import of_single_values
 
 
 def spectral_norm(w, params, state, mask, **options):
@@ -15,7 +16,10 @@ def spectral_norm(w, params, state, mask, **options):
 TABLE = {
     "weight_norm": of_example(jaxnorm.weight_norm, params={"g": SCALE}, masked=False),
     "standardize_weight": of_example(
-        jaxnorm.standardize_weight, params={"gain": SCALE}, masked=False
+        jaxnorm.standardize_weight,
+        params={"gain": SCALE},
+        masked=False,
+        drawn=Drawn(function=of_single_values(jaxnorm.standardize_weight)),
     ),
     "spectral_norm": Entry(
         spectral_norm,
