@@ -251,7 +251,9 @@ def _check_kept(variables: Mapping[str, Any], old: Any, new: Any) -> None:
 def _keep(old: Any, new: Any) -> Any:
     """Returns the new variables, with old values where path and shape agree."""
     if not isinstance(new, Mapping):
-        same = jax.tree.map(jnp.shape, old) == jax.tree.map(jnp.shape, new)
+        # Partitioning metadata, which only one of them may have, is no difference.
+        given, needed = jax.tree.map(jnp.shape, nn.meta.unbox([old, new]))
+        same = given == needed
         return old if same else new
     if not isinstance(old, Mapping):
         return dict(new)

@@ -233,3 +233,30 @@ def test_a_model_of_nnx(x):
         linen.replaced(nn.Dense(3), {})
     with refused("Linear", "jaxnorm.nnx.replace_norms"):
         linen.replace_norms(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {}, {}, x)
+
+
+@pytest.mark.parametrize("boxed_model", [True, False])
+@pytest.mark.parametrize("boxed_replacement", [True, False])
+@pytest.mark.parametrize("boxed_variables", [True, False])
+def test_learned_values_are_kept_with_and_without_partitioning(
+    boxed_model, boxed_replacement, boxed_variables
+):
+    partitioned = nn.with_partitioning(nn.initializers.ones, ("features",))
+    inits = {True: partitioned, False: nn.initializers.ones}
+    model = nn.Sequential([nn.LayerNorm(scale_init=inits[boxed_model])])
+    x = jnp.arange(12.0).reshape(3, 4)
+    variables = jax.tree.map(lambda v: v + 1.5, model.init(jax.random.key(0), x))
+    if not boxed_variables:
+        variables = nn.meta.unbox(variables)
+    apply, kept = linen.replace_norms(
+        model,
+        {
+            nn.LayerNorm: lambda norm: linen.LayerNorm(
+                scale_init=inits[boxed_replacement]
+            )
+        },
+        variables,
+        x,
+    )
+    assert jax.tree.structure(kept) == jax.tree.structure(variables)
+    np.testing.assert_allclose(apply(kept, x), model.apply(variables, x), rtol=1e-5)
