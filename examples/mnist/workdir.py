@@ -12,6 +12,9 @@ from checkpoint import write_atomically
 from settings import ConfigError
 
 DESCRIPTION = "run.json"
+# What a run writes into its working directory.
+FOLDERS = ("checkpoints", "damaged", "variables")
+FILES = (DESCRIPTION, "metrics.jsonl", "curves.png")
 # Options that may differ in a continued run: its length, what it keeps, where it runs.
 MAY_DIFFER = (
     "num_epochs",
@@ -39,7 +42,8 @@ def claim(
 
     Raises:
       ConfigError: the directory cannot be created or written to, another process uses
-        it, or it holds other files, or a run of another model or configuration.
+        it, or it holds other files, something else by the name of one of its files, or
+        a run of another model or configuration.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir={workdir} is not a directory")
@@ -57,6 +61,7 @@ def claim(
             f"--workdir={workdir} cannot be created or written to: {error.strerror}; "
             "name another directory"
         ) from None
+    _check_contents(workdir)
     path = workdir / DESCRIPTION
     description = _describe(config, state)
     if not path.exists():
@@ -66,14 +71,48 @@ def claim(
                 "describes them; name another directory"
             )
     else:
-        differences = _differences(json.loads(path.read_text()), description)
+        differences = _differences(_read(path, workdir), description)
         if differences:
             raise ConfigError(
                 f"--workdir={workdir} holds another run: {'; '.join(differences)}; "
                 "name another directory, or use the configuration of that run"
             )
-    write_atomically(path, json.dumps(description, indent=2))
+    try:
+        write_atomically(path, json.dumps(description, indent=2))
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} cannot be written to: {error}; name another directory"
+        ) from None
     return lock
+
+
+def _check_contents(workdir: Path) -> None:
+    """Checks that nothing else has the name of a folder or a file of a run."""
+    for names, kind, fits in (
+        (FOLDERS, "directory", Path.is_dir),
+        (FILES, "file", Path.is_file),
+    ):
+        for name in names:
+            path = workdir / name
+            if (path.exists() or path.is_symlink()) and not fits(path):
+                raise ConfigError(
+                    f"--workdir={workdir} holds a {name} that is not a {kind}; remove "
+                    "it, or name another directory"
+                )
+
+
+def _read(path: Path, workdir: Path) -> dict[str, Any]:
+    """Returns the description of the run that the directory holds."""
+    try:
+        before = json.loads(path.read_bytes())
+        if all(isinstance(before[part], dict) for part in ("config", "state")):
+            return before
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(
+        f"--workdir={workdir} holds a {path.name} that does not describe a run; name "
+        "another directory"
+    )
 
 
 def _describe(config: ml_collections.ConfigDict, state: Any) -> dict[str, Any]:

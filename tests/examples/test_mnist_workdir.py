@@ -81,3 +81,38 @@ def test_one_that_cannot_be_made(tmp_path, get_config):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"below cannot be created.*name another"):
         claim(tmp_path / "file" / "below", get_config())
+
+
+@pytest.mark.parametrize("name", workdir.FOLDERS)
+def test_a_file_by_the_name_of_a_folder(tmp_path, get_config, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds a {name} that is not a directory"):
+        claim(tmp_path, get_config())
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", workdir.FILES)
+def test_a_folder_by_the_name_of_a_file(tmp_path, get_config, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"holds a {name} that is not a file"):
+        claim(tmp_path, get_config())
+
+
+def test_a_link_to_nothing(tmp_path, get_config):
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "missing")
+    with pytest.raises(ConfigError, match="checkpoints that is not a directory"):
+        claim(tmp_path, get_config())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "state": 2}'])
+def test_a_description_of_something_else(tmp_path, get_config, text):
+    (tmp_path / workdir.DESCRIPTION).write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.json that does not describe a run"):
+        claim(tmp_path, get_config())
+    assert (tmp_path / workdir.DESCRIPTION).read_text() == text
+
+
+def test_a_description_that_cannot_be_written(tmp_path, get_config):
+    (tmp_path / f"{workdir.DESCRIPTION}.part").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written to: .*name another"):
+        claim(tmp_path, get_config())
