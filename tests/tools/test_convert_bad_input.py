@@ -118,6 +118,34 @@ def test_layers_with_weight_norm_have_two_paths(pair):
             convert({}, {"fc": pair})
 
 
+def test_a_checkpoint_in_place_of_its_weights():
+    checkpoint = {"model": {"fc.weight_g": np.ones(2)}, "epoch": 3}
+    for layers in (None, {"fc": (("WeightNorm_0",), ("Dense_0",))}):
+        with refused("state_dict must hold arrays", "dicts at ['model']"):
+            tools.weights_from_torch(checkpoint, layers)
+
+
+class Elsewhere:
+    """A tensor that is not on the CPU, as PyTorch has it."""
+
+    def detach(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy.")
+
+    def __dlpack__(self, **options):
+        raise BufferError("not for this device")
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+def test_a_tensor_on_another_device():
+    with refused("bn1.running_mean must be", "on the CPU", "tensor.cpu()"):
+        tools.norms_from_torch(layer(running_mean=Elsewhere()))
+
+
 class Network:
     """A model of another framework in place of its arrays."""
 

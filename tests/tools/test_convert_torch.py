@@ -17,6 +17,7 @@ from support.beside_torch import (
     same_statistics,
     torch,
 )
+from support.refusals import refused
 
 import jaxnorm.linen
 from jaxnorm import tools
@@ -156,6 +157,45 @@ def test_dtypes(dtype, rng):
     assert torch.equal(other.running_var, model.running_var)
 
 
+VIEWS = {
+    "strided": lambda x: x[::2],
+    "of a column": lambda x: x.reshape(3, 2)[:, 1],
+    "reversed": lambda x: x.flip(0),
+    "expanded": lambda x: x[:1].expand(3),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_of_other_tensors(name, dtype, rng):
+    values = torch.from_numpy(rng.normal(1, 0.3, 6)).to(getattr(torch, dtype))
+    view = VIEWS[name](values)
+    found = tools.norms_from_torch({"norm.weight": view}, {"norm": ("norm",)})
+    scale = found["params"]["norm"]["scale"]
+    assert scale.dtype == jnp.dtype(dtype)
+    np.testing.assert_array_equal(scale.astype(float), view.double())
+
+
+def test_a_conjugate_is_computed(rng):
+    values = torch.from_numpy(rng.normal(1, 0.3, 3) + 1j)
+    found = tools.norms_from_torch({"norm.weight": values.conj()}, {"norm": ("norm",)})
+    np.testing.assert_array_equal(
+        found["params"]["norm"]["scale"], values.numpy().conj()
+    )
+
+
+UNREADABLE = {
+    "meta": lambda: torch.ones(3, device="meta"),
+    "sparse": lambda: torch.ones(3).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_tensors_without_plain_values(kind):
+    with refused("norm.weight must be a dense tensor on the CPU"):
+        tools.norms_from_torch({"norm.weight": UNREADABLE[kind]()}, {"norm": ("norm",)})
+
+
 def test_training_on_there_changes_nothing_here(rng):
     model = randomize(torch.nn.BatchNorm1d(5), rng)
     found = tools.norms_from_torch(model.state_dict())
@@ -243,6 +283,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_layers_with_normalized_weights(kind, rng):
     wrap, ours = WEIGHTS[kind]
+    torch.manual_seed(0)  # for some weights 50 iterations do not suffice
     theirs = torch.nn.Sequential(wrap(torch.nn.Conv2d(3, 4, (3, 2))))
     x, x_torch = batch(rng, (2, 5, 5, 3))
     theirs(x_torch)  # moves the singular vectors, in training

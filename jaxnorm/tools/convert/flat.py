@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnorm.tools._trees import Path, is_node
+from jaxnorm.tools._trees import Path
 from jaxnorm.tools.convert.layers import (
     Layer,
     as_array,
+    check_flat,
     check_mapping,
     check_paths,
     split,
@@ -53,12 +54,7 @@ class FlatNames:
         if layers is None:
             found = [layer for layer, node in nodes.items() if self.mean in node]
             layers = split(found, self.separator)
-        inner = [name for name, value in arrays.items() if is_node(value)]
-        if inner and not any(layer in nodes for layer in layers):
-            raise ValueError(
-                f"{self.argument} must hold arrays by their names, got dicts at "
-                f"{inner}. Pass one of these dicts: [{inner[0]!r}]."
-            )
+        check_flat(arrays, layers, self.argument, self.separator)
         paths = check_paths(layers, self.mean)
         return {layer: self._layer(layer, nodes) for layer in paths}, paths
 

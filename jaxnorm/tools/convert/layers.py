@@ -7,7 +7,7 @@ import numpy as np
 from jax import dlpack
 from jax import numpy as jnp
 
-from jaxnorm.tools._trees import Path, unboxed
+from jaxnorm.tools._trees import Path, is_node, unboxed
 
 Layer = dict[str, np.ndarray]
 """The arrays of one normalizer: any of scale, bias, mean, var, std and count."""
@@ -38,24 +38,44 @@ def as_array(value: object, name: str) -> np.ndarray:
     are removed, and PyTorch parameters are detached from their graph.
 
     Raises:
-      TypeError: If the value is not numeric.
+      TypeError: If the value is not numeric, or is a tensor without plain values that
+        the CPU can read.
     """
     value = unboxed(value)
-    if hasattr(value, "detach"):  # NumPy does not accept tensors that require gradients
-        value = value.detach()
-    try:
-        array = np.array(np.asarray(value))
-    except TypeError:
-        if not hasattr(value, "__dlpack__"):
-            raise
-        # PyTorch does not convert bfloat16 to NumPy.
-        array = np.array(dlpack.from_dlpack(value))
+    array = _from_tensor(value, name) if hasattr(value, "detach") else _copy(value)
     if not jnp.issubdtype(array.dtype, jnp.number):
         raise TypeError(
             f"{name} must be a numeric array, got {array.dtype}. Pass the array of a "
             "checkpoint."
         )
     return array
+
+
+def _from_tensor(tensor: Any, name: str) -> np.ndarray:
+    """Copies a PyTorch tensor to NumPy."""
+    tensor = tensor.detach()  # NumPy does not accept tensors that require gradients
+    if hasattr(tensor, "resolve_conj"):  # nor a conjugate that is not computed yet
+        tensor = tensor.resolve_conj()
+    try:
+        return _copy(tensor)
+    except Exception as error:
+        raise TypeError(
+            f"{name} must be a dense tensor on the CPU, got one that cannot be read: "
+            f"{error}. Load the checkpoint with torch.load(..., map_location='cpu'), "
+            "or pass tensor.cpu(), tensor.to_dense() or tensor.dequantize()."
+        ) from error
+
+
+def _copy(value: Any) -> np.ndarray:
+    """Copies an array to NumPy."""
+    try:
+        return np.array(np.asarray(value))
+    except TypeError:
+        if not hasattr(value, "__dlpack__"):
+            raise
+        # PyTorch does not convert bfloat16 to NumPy, and JAX does not read any strides.
+        value = value.contiguous() if hasattr(value, "contiguous") else value
+        return np.array(dlpack.from_dlpack(value))
 
 
 def check_mapping(value: object, name: str, fix: str) -> None:
@@ -67,6 +87,32 @@ def check_mapping(value: object, name: str, fix: str) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(
             f"{name} must be a dict of arrays, got {type(value).__name__}. Pass {fix}."
+        )
+
+
+def check_flat(
+    arrays: Mapping[str, object], layers: Iterable[str], name: str, separator: str
+) -> None:
+    """Checks that a checkpoint is not a dict of dicts, in which there is no layer.
+
+    Args:
+      arrays: The checkpoint.
+      layers: The names of the layers in it.
+      name: The name of the argument, for the error message.
+      separator: The separator between the parts of a key.
+
+    Raises:
+      ValueError: If it holds dicts, and no array of any of the layers.
+    """
+    inner = [key for key, value in arrays.items() if is_node(value)]
+    if inner and not any(
+        key.startswith(f"{layer}{separator}") or not layer
+        for key in arrays
+        for layer in layers
+    ):
+        raise ValueError(
+            f"{name} must hold arrays by their names, got dicts at {inner}. Pass one "
+            f"of these dicts: [{inner[0]!r}]."
         )
 
 

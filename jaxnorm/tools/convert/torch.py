@@ -81,7 +81,8 @@ def norms_from_torch(
         an offset; see `check_scales`.
 
     Raises:
-      TypeError: If a path is not a tuple of strings, or an array is not floating.
+      TypeError: If a path is not a tuple of strings, an array is not floating, or a
+        tensor is not a dense one on the CPU.
       ValueError: If no layer is found, or `elements` has wrong names or numbers; if a
         listed layer is missing, has an array of another name, has arrays of different
         shapes, or lacks the mean, the variance or a requested count.

@@ -11,6 +11,7 @@ from jaxnorm.tools.convert.layers import (
     LINEN,
     Variables,
     as_array,
+    check_flat,
     check_layers,
     check_mapping,
 )
@@ -50,7 +51,9 @@ def weights_from_torch(
     `torch.nn.utils.parametrizations.weight_norm` or `spectral_norm`, or the older
     functions in `torch.nn.utils`. The result is for `WeightNorm` and `SpectralNorm`,
     with kernels (..., in, out); PyTorch's `dim=None` needs `feature_axes=None`. The
-    right singular vector is used to compute `sigma`, and then dropped.
+    right singular vector is used to compute `sigma`, and then dropped. `SpectralNorm`
+    iterates in each call, also in inference; PyTorch does only in training. So both
+    have the same output once the power iteration has converged.
 
     Args:
       state_dict: The `state_dict` of a whole model or of one layer: tensors on the CPU,
@@ -64,7 +67,8 @@ def weights_from_torch(
       Nested dicts of NumPy arrays: `{"params": ..., "batch_stats": ...}`.
 
     Raises:
-      TypeError: If an array is not numeric, or a layer does not have two paths.
+      TypeError: If an array is not numeric, a tensor is not a dense one on the CPU, or
+        a layer does not have two paths.
       ValueError: If no layer is found, a listed layer has neither weight nor spectral
         norm, or its weight norm is along another axis than the outputs.
 
@@ -89,6 +93,7 @@ def weights_from_torch(
         names = dict.fromkeys(match["name"] or "" for match in matches if match)
         layers = {name: _default_paths(name) for name in names}
     _check_pairs(layers)
+    check_flat(state_dict, layers, "state_dict", ".")
     if not layers:
         raise ValueError(
             "There must be a layer with weight or spectral norm, found none. Take the "
