@@ -125,6 +125,14 @@ def test_a_checkpoint_in_place_of_its_weights():
             tools.weights_from_torch(checkpoint, layers)
 
 
+def test_keras_calls_the_scale_of_rms_norms_scale():
+    found = tools.norms_from_keras({"rms/scale": np.ones(3)}, {"rms": ("RMSNorm_0",)})
+    assert found["params"].keys() == {"RMSNorm_0"}
+    arrays = {"rms/scale": np.ones(3), "rms/gamma": np.ones(3)}
+    with refused("one array of each kind", "'rms' has ['scale', 'gamma']"):
+        tools.norms_from_keras(arrays, {"rms": ("RMSNorm_0",)})
+
+
 class Elsewhere:
     """A tensor that is not on the CPU, as PyTorch has it."""
 

@@ -143,3 +143,22 @@ def test_batch_renormalization(rng):
     assert back.keys() == arrays.keys()
     for variable in theirs.variables:
         close(back[variable.path], variable)
+
+
+def test_rms_normalization(rng):
+    theirs = keras.Sequential(
+        [keras.Input((5, 6)), keras.layers.RMSNormalization(name="rms")], name="net"
+    )
+    scale = rng.uniform(0.5, 2, 6).astype(np.float32)
+    theirs.variables[0].assign(scale)
+    arrays = arrays_of(theirs)
+    (path,) = arrays
+    name = path.rpartition("/")[0]
+    found = tools.norms_from_keras(arrays, {name: ("rms",)})
+    np.testing.assert_array_equal(found["params"]["rms"]["scale"], scale)
+    x = place(rng.normal(size=(3, 5, 6)).astype(np.float32))
+    ours = jaxnorm.linen.RMSNorm(epsilon=1e-6)
+    y = ours.apply({"params": found["params"]["rms"]}, x)
+    np.testing.assert_allclose(y, theirs(np.asarray(x)), rtol=1e-5, atol=1e-6)
+    back = tools.norms_to_keras(found, {name: ("rms",)})
+    np.testing.assert_array_equal(back[f"{name}/gamma"], scale)

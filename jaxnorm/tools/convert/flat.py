@@ -25,7 +25,8 @@ class FlatNames:
       framework: Name of the framework.
       separator: Separator between the parts of a key.
       mean: Name of the running mean, which identifies batch norms.
-      ours: A dict from the framework's name of each array to ours.
+      ours: A dict from the framework's name of each array to ours. The last of several
+        names for the same array is the one that is written.
       argument: Name of the argument with which the user passes the arrays.
       source: Code that gets the arrays from a model, for error messages.
     """
@@ -95,6 +96,11 @@ class FlatNames:
                 f"{list(self.ours)}, but {name!r} has {unknown}. It seems to be "
                 "another layer. If it was found by its "
                 f"{self.mean}, list the layers to convert in `layers`."
+            )
+        if len({self.ours[leaf] for leaf in nodes[name]}) < len(nodes[name]):
+            raise ValueError(
+                f"A normalizer of {self.framework} must have one array of each kind, "
+                f"but {name!r} has {list(nodes[name])}. It seems to be another layer."
             )
         return {
             self.ours[leaf]: as_array(value, self._join(name, leaf))

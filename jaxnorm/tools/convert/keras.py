@@ -20,6 +20,7 @@ NAMES = FlatNames(
     separator="/",
     mean="moving_mean",
     ours={
+        "scale": "scale",  # of RMSNormalization; the name below is written
         "gamma": "scale",
         "beta": "bias",
         "moving_mean": "mean",
@@ -43,10 +44,10 @@ def norms_from_keras(
 ) -> Variables:
     """Returns the normalizers of a Keras model as a Linen variables tree.
 
-    `gamma`, `beta`, `moving_mean` and `moving_variance` become scale, bias, mean and
-    var: copies of the same dtype, bit for bit. The momentum of Keras is the same as
-    ours, the weight of the old statistics. The default epsilon of Keras is 1e-3, ours
-    is 1e-5.
+    `gamma` (in `RMSNormalization` it is `scale`), `beta`, `moving_mean` and
+    `moving_variance` become scale, bias, mean and var: copies of the same dtype, bit
+    for bit. The momentum of Keras is the same as ours, the weight of the old
+    statistics. The default epsilon of Keras is 1e-3, ours is 1e-5.
 
     A layer with `renorm=True` becomes a batch renormalization layer. Its mean and std
     are `moving_mean` and `moving_stddev`, which Keras uses in inference;
@@ -125,8 +126,9 @@ def norms_to_keras(
     """Returns the normalizers of a Linen variables tree by Keras's paths.
 
     This is the inverse of `norms_from_keras`; assign the arrays with `variable.assign`.
-    A count is dropped, because Keras does not store it. Layers with a std get both
-    pairs of statistics.
+    A scale is always named `gamma`; rename that of an `RMSNormalization` to `scale`. A
+    count is dropped, because Keras does not store it. Layers with a std get both pairs
+    of statistics.
 
     Args:
       variables: The collections params and batch_stats, of one layer or of a whole
