@@ -1,5 +1,6 @@
 """What the tests know of a normalizer, said once for all of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -81,3 +82,8 @@ def of_example(function, *, params=AFFINE, beside=None, masked=True, **fields):
         return function(x, **params, **beside(x), **(fixed | options)), state
 
     return Entry(call, params, beside=beside, masked=masked, **fields)
+
+
+def of_single_values(norm):
+    """Some of the drawn inputs have one value for each mean."""
+    return functools.partial(norm, allow_single_value=True)

@@ -3,7 +3,14 @@
 import oracles
 
 import jaxnorm
-from support.normalizers.entry import AFFINE, Drawn, Layer, Param, of_example
+from support.normalizers.entry import (
+    AFFINE,
+    Drawn,
+    Layer,
+    Param,
+    of_example,
+    of_single_values,
+)
 
 
 def along_features(norm):
@@ -56,7 +63,10 @@ TABLE = {
         options={"num_groups": 2},
         takes_complex=False,
         powers={"v": -1},
-        drawn=Drawn("one", ("num_groups", "space and features")),
+        drawn=Drawn(
+            *("one", ("num_groups", "space and features")),
+            function=of_single_values(jaxnorm.evo_norm_s0),
+        ),
         layers={"EvoNormS0": Layer()},
     ),
 }

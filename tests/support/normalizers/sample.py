@@ -1,6 +1,5 @@
 """Normalizers with the moments of each example."""
 
-import functools
 import math
 
 import jax
@@ -17,6 +16,7 @@ from support.normalizers.entry import (
     Layer,
     Param,
     of_example,
+    of_single_values,
 )
 
 
@@ -29,11 +29,6 @@ def gate_of(x):
 
 
 # What random calls are drawn of.
-
-
-def of_single_values(norm):
-    """Some of the drawn inputs have one value for each mean."""
-    return functools.partial(norm, allow_single_value=True)
 
 
 def gated(norm):

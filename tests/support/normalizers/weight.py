@@ -4,8 +4,7 @@ Their modules, which wrap a layer, are in family_modules.py.
 """
 
 import jaxnorm
-from support.normalizers.entry import SCALE, Drawn, Entry, of_example
-from support.normalizers.sample import of_single_values
+from support.normalizers.entry import SCALE, Drawn, Entry, of_example, of_single_values
 
 
 def spectral_norm(w, params, state, mask, **options):
