@@ -353,6 +353,16 @@ def test_what_is_inserted_has_a_place(layer):
         tools.insert_variables(model, {"params": {"conv": np.zeros(3)}})
 
 
+def test_parameters_without_statistics_are_warned_of(layer):
+    model = variables_of(layer()) | {"cache": {"n": np.array(1)}}
+    new = {"params": variables_of(layer())["params"]}
+    with pytest.warns(UserWarning, match=r"\[\('bn',\)\] get new parameters") as warned:
+        inserted = tools.insert_variables(model, new)
+    assert warned[0].filename == __file__
+    same_bits(inserted, model | new)
+    tools.insert_variables({"params": model["params"]}, new)  # a layer without any
+
+
 def test_the_same_tree_from_each_framework(layer):
     drawn = layer()
     trees = [READ[name](MAKE[name](drawn)) for name in MAKE]

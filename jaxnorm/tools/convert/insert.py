@@ -1,10 +1,11 @@
 """Insertion of converted layers into the variables of a model, with checks."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxnorm._core.arguments.warning import warn_caller
 from jaxnorm.tools._trees import (
     boxed_like,
     children,
@@ -30,6 +31,9 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
     Returns:
       Nested dicts. The new leaves keep their dtypes. If an old leaf is in the box of a
       partitioned parameter, so is the new one.
+
+    Warns:
+      UserWarning: If layers get new parameters, but keep their running statistics.
 
     Raises:
       TypeError: If one of the arguments is not a dict, but for instance a model.
@@ -59,8 +63,26 @@ def insert_variables(variables: Mapping[str, Any], new: Mapping[str, Any]) -> Va
             raise ValueError(
                 f"{path} must have the shape {wanted}, got {found}.{order}"
             )
+    _warn_of_missing_statistics(leaves, set(walk(new)))
     inserted: Variables = _insert(variables, new)
     return inserted
+
+
+def _warn_of_missing_statistics(
+    leaves: Iterable[tuple[Any, ...]], new: Collection[tuple[Any, ...]]
+) -> None:
+    """Warns of layers with new parameters, but old running statistics."""
+    measured = {path[1:-1] for path in leaves if path[0] == "batch_stats"}
+    given = {path[1:-1] for path in new if path[0] == "batch_stats"}
+    learned = dict.fromkeys(path[1:-1] for path in new if path[0] == "params")
+    missing = [layer for layer in learned if layer in measured - given]
+    if missing:
+        warn_caller(
+            f"{missing[:8]}{' ...' * (len(missing) > 8)} get new parameters, but keep "
+            "their batch_stats, because new holds none for them. Does the checkpoint "
+            "hold the running statistics? In PyTorch, net.state_dict() does, and "
+            "net.named_parameters() does not."
+        )
 
 
 def _explain_missing(path: tuple[Any, ...], leaves: list[tuple[Any, ...]]) -> str:
