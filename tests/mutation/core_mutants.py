@@ -203,7 +203,7 @@ MUTANTS = {
         (
             "a part of x under the name of the whole",
             "return reduction.local_mean(x[part].astype(dtype))",
-            "return reduction.local_mean(x.astype(dtype)[head] / 2)",
+            "return reduction.local_mean(x.astype(dtype)[part] / 2)",
             f"{APPROXIMATE}::test_a_part_of_x_is_as_good_as_the_whole",
         ),
         (
