@@ -27,14 +27,6 @@ def has_narrow_rows(
     return along_row and x.dtype == dtype and has_rows(x, reduction, NARROW)
 
 
-def is_scaled_by_element(x: Array, scale: Array) -> bool:
-    """Returns whether the scale has the shape of x, as a gate or a predicted scale has.
-
-    Not for a single row, which `jax.vmap` may repeat with the same scale.
-    """
-    return scale.shape == x.shape and x.ndim > 1
-
-
 def apart_from_forward_pass(
     x: Array, moments: ShiftedMoments, narrow: bool
 ) -> tuple[Array, ShiftedMoments]:
@@ -60,7 +52,7 @@ def apart_from_forward_pass(
 def times_slope_of_rows(
     centered: Array, rstd: Array, k: Array, tscale: Array, cov: Array
 ) -> Array:
-    """Returns `centered * rstd * (tscale - k * cov)`, where sums share no product.
+    """Returns `centered * rstd * (tscale - k * cov)`, for narrow rows.
 
     Its transpose multiplies by the cotangent, and sums the product over each row for
     cov, and over all rows for tscale. On GPUs each sum is a kernel and has a product of

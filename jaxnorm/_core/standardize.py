@@ -33,7 +33,6 @@ from jaxnorm._core.fusion import (
     apart_from_forward_pass,
     between_reductions,
     has_narrow_rows,
-    is_scaled_by_element,
     times_slope_of_rows,
 )
 from jaxnorm._core.moments.shifted_moments import ShiftedMoments, rounding_noise
@@ -118,13 +117,10 @@ def _standardize(
     mask: Array | None,
 ) -> Array:
     dtype = accumulation_dtype(spec.dtype, x.dtype)
-    scale, rstd = scale.astype(dtype), rstd_of(spec, moments, mask, dtype)
+    scale, rstd = scale.astype(dtype), _rstd(spec, moments, mask, dtype)
     centered = _center(spec, x, moments, mask, dtype)
     if spec.round_before_scale:
         scaled = round_to(centered * rstd, x.dtype) * scale
-    elif is_scaled_by_element(x, scale):
-        # XLA for GPUs would read x twice if rstd were multiplied by another array.
-        scaled = (centered * rstd) * scale
     else:
         scaled = centered * (scale * rstd)
     return (scaled + bias.astype(dtype)).astype(spec.dtype)
@@ -161,7 +157,7 @@ def _tangent(
     if not (spec.debugged or spec.rematerialized):
         x, moments = apart_from_forward_pass(x, moments, narrow)
     tx, tscale, tbias = (tangent.astype(dtype) for tangent in tangents)
-    rstd = rstd_of(spec, moments, mask, dtype)
+    rstd = _rstd(spec, moments, mask, dtype)
     k = scale.astype(dtype) * rstd
     centered = _center(spec, x, moments, mask, dtype)
 
@@ -174,7 +170,7 @@ def _tangent(
     )
     # The backward pass sums centered * dy and multiplies the sums by rstd; xhat * dy
     # would be written to memory on GPUs before it is summed.
-    if narrow or is_scaled_by_element(x, scale):
+    if narrow:
         tscale, cov, offset, tbias = pcast_stacked((tscale, cov, offset, tbias), like=x)
         product = times_slope_of_rows(centered, rstd, k, tscale, cov)
     else:
@@ -238,30 +234,12 @@ def _center(
     return zero_masked(valid, (x - shift) - delta)
 
 
-def rstd_and_change(
-    spec: Standardization,
-    x: Array,
-    tx: Array,
-    moments: ShiftedMoments,
-    mask: Array | None,
-) -> tuple[Array, Array]:
-    """Returns rstd and its relative change, linear in tx, for moments of x about 0.
-
-    The change is by the moments, whose own tangents are not needed. Masked elements of
-    x and tx that are not finite are 0.
-    """
-    rstd = rstd_of(spec, moments, mask, x.dtype)
-    _, cov = _moment_tangents(spec, moments, mask, x, tx)
-    return rstd, -rstd * (rstd * spec.reduction.broadcast_back(cov))
-
-
-def rstd_of(
+def _rstd(
     spec: Standardization,
     moments: ShiftedMoments,
     mask: Array | None,
     dtype: DTypeLike,
 ) -> Array:
-    """Returns 1 / sqrt(var + epsilon), which broadcasts against x; 0 if empty."""
     if not spec.rescale:
         return jnp.ones((1,) * moments.var.ndim, dtype)
     nonempty = None if mask is None else moments.count > 0

@@ -29,7 +29,6 @@ from jaxnorm._core.reductions.reduction import Blocks, Reduction
 from jaxnorm._core.running.running_moments import (
     RunningMoments,
     check_running_moments,
-    init_running_moments,
 )
 from jaxnorm.sample.group_norm import group_axes, group_length
 from jaxnorm.sample.prefixes import Prefixes, normalize_by_prefixes
@@ -146,8 +145,9 @@ def causal_group_norm(
     spec = Prefixes(time, reduction, check_epsilon(epsilon), result)
     dropped = tuple(sorted((*space, time)))
     if moments is None:
-        one = (1,) * x.ndim
-        start = init_running_moments(one, real_dtype(accumulation_dtype(x.dtype)))
+        # One array of zeros, not those of `init_running_moments`: it is saved.
+        zero = jnp.zeros((1,) * x.ndim, real_dtype(accumulation_dtype(x.dtype)))
+        start = RunningMoments(zero, zero, jnp.ones_like(zero), zero, zero, zero)
     else:
         shape = list(x.shape)
         shape[feature] //= size

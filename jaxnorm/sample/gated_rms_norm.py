@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
@@ -20,26 +20,18 @@ from jaxnorm._core.arrays.dtypes import (
     output_dtype,
     real_dtype,
 )
-from jaxnorm._core.arrays.platforms import by_platform
 from jaxnorm._core.arrays.rematerialization import KEEP_MOMENTS
 from jaxnorm._core.arrays.sharding import shard_as
 from jaxnorm._core.call import Call
 from jaxnorm._core.moments.compute_moments import compute_mean_square
-from jaxnorm._core.moments.shifted_moments import ShiftedMoments
-from jaxnorm._core.reductions.collectives import Groups, pcast_stacked
+from jaxnorm._core.reductions.collectives import Groups
 from jaxnorm._core.reductions.masking import (
     valid_or_finite,
     zero_masked,
     zero_masked_nonfinite,
 )
 from jaxnorm._core.reductions.reduction import Blocks, Reduction
-from jaxnorm._core.reductions.rows import along_last_axis
-from jaxnorm._core.standardize import (
-    Standardization,
-    rstd_and_change,
-    rstd_of,
-    standardize,
-)
+from jaxnorm._core.standardize import Standardization, standardize
 from jaxnorm.sample.group_norm import group_axes, group_length
 
 Activation = Literal["silu", "sigmoid"]
@@ -180,81 +172,11 @@ def _normalize(
     valid = valid_or_finite(mask, gate)
     gate = zero_masked(valid, gate).astype(real_dtype(wide))
     factor = zero_masked(valid, activate(gate)).astype(wide)
-    if along_last_axis(x, spec.reduction) and not gate_first:
-        # Cast once, so that cotangents are added before they are rounded.
-        narrow, x = x.dtype, x.astype(wide)
-        moments = compute_mean_square(x, spec.reduction, mask=mask)
-        arrays = x, moments, scale.astype(wide), factor, mask
-        return _scale_and_gate(spec, narrow, *arrays).astype(spec.dtype)
     if gate_first:
         x = zero_masked_nonfinite(mask, x, x).astype(wide) * factor
     moments = compute_mean_square(x, spec.reduction, mask=mask)
     bias = jnp.zeros((1,) * x.ndim, wide)
     unrounded = dataclasses.replace(spec, dtype=wide, rematerialized=gate_first)
     y = standardize(unrounded, x, moments, scale, bias, mask)
+    # With the factor as part of the scale, XLA for GPUs would read x twice.
     return (y if gate_first else y * factor).astype(spec.dtype)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _scale_and_gate(
-    spec: Standardization,
-    narrow: DTypeLike,
-    x: Array,
-    moments: ShiftedMoments,
-    scale: Array,
-    factor: Array,
-    mask: Array | None,
-) -> Array:
-    """Returns `x * rstd * scale * factor`, in this order, so that GPUs read x once.
-
-    Args:
-      spec: Static arguments of the norm.
-      narrow: The dtype of x before it was cast to float32 or wider.
-      x: Input.
-      moments: Moments of x about 0.
-      scale: Factor that has size 1 on shared axes.
-      factor: Factor of the shape of x.
-      mask: Aligned mask or weights, or None.
-    """
-    rstd = rstd_of(spec, moments, mask, x.dtype)
-    return zero_masked_nonfinite(mask, x, x) * rstd * scale * factor
-
-
-@_scale_and_gate.defjvp
-def _scale_and_gate_jvp(
-    spec: Standardization,
-    narrow: DTypeLike,
-    primals: tuple[Any, ...],
-    tangents: tuple[Any, ...],
-) -> tuple[Array, Array]:
-    """Returns the result and its tangent.
-
-    The gradients of x, rstd and scale all need the product of the cotangent and the
-    factor. XLA for GPUs would write it to memory, if it were not the factor times
-    something else in the sum for rstd, which is a kernel of its own. XLA for TPUs would
-    compute the gradient of the factor in that kernel too, which takes longer if x is of
-    a narrow dtype and not behind a barrier there.
-    """
-    x, moments, scale, factor, mask = primals
-    tx, _, tscale, tfactor, _ = tangents
-    tx, finite = (zero_masked_nonfinite(mask, x, value) for value in (tx, x))
-    rstd, change = rstd_and_change(spec, finite, tx, moments, mask)
-
-    def one_product(tx: Array, change: Array, tscale: Array, tfactor: Array) -> Array:
-        again = finite
-        if x.dtype != narrow:
-            again = lax.optimization_barrier(x.astype(narrow)).astype(x.dtype)
-            again = zero_masked_nonfinite(mask, again, again)
-        scaled = tx * (rstd * scale) + again * (rstd * (scale * change + tscale))
-        return scaled * factor + (finite * (rstd * scale)) * tfactor
-
-    def two_products(tx: Array, change: Array, tscale: Array, tfactor: Array) -> Array:
-        of_rstd = (finite * scale * factor) * (rstd * change)
-        of_scales = (finite * rstd) * (tscale * factor + scale * tfactor)
-        return tx * (rstd * scale * factor) + of_rstd + of_scales
-
-    change, tscale = pcast_stacked((change, tscale), like=x)
-    tangent = by_platform(
-        *(tx, change, tscale, tfactor), gpu=two_products, default=one_product
-    )
-    return _scale_and_gate(spec, narrow, *primals), tangent

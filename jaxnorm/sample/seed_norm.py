@@ -1,11 +1,10 @@
 """Self-rescaled dynamic normalization (SeeDNorm): RMS norm with a scale set by x."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Inexact, Shaped
@@ -19,15 +18,12 @@ from jaxnorm._core.arrays.dtypes import (
     check_real,
     output_dtype,
 )
-from jaxnorm._core.arrays.platforms import by_platform
 from jaxnorm._core.arrays.rematerialization import tag_for_remat
 from jaxnorm._core.call import Call
-from jaxnorm._core.moments.shifted_moments import ShiftedMoments
-from jaxnorm._core.reductions.collectives import Groups, MappedAxes, pcast_stacked
-from jaxnorm._core.reductions.masking import zero_masked, zero_masked_nonfinite
+from jaxnorm._core.reductions.collectives import Groups, MappedAxes
+from jaxnorm._core.reductions.masking import zero_masked
 from jaxnorm._core.reductions.reduction import Blocks, Reduction
-from jaxnorm._core.reductions.rows import along_last_axis
-from jaxnorm._core.standardize import Standardization, rstd_and_change, rstd_of
+from jaxnorm._core.standardize import Standardization
 from jaxnorm.sample.group_norm import check_divisor, group_axes
 
 
@@ -133,121 +129,20 @@ def seed_norm(
     call = Call.parse(x, scale, None, mask, features, spec, scale_offset)
     check_real("the scale is a tanh of it", x=x, scale=call.scale)
     # Otherwise the scale, a float32 array of the size of x, would be kept too.
-    return call.rematerialize(functools.partial(_normalize, head, x.dtype, alpha, beta))
+    return call.rematerialize(functools.partial(_normalize, head, alpha, beta))
 
 
-def _normalize(
-    head: Reduction, narrow: DTypeLike, alpha: Array, beta: Array, call: Call
-) -> Array:
+def _normalize(head: Reduction, alpha: Array, beta: Array, call: Call) -> Array:
     result = call.spec.dtype
     wide = accumulation_dtype(result, call.x.dtype)
     # In the dtype of x, not of y: if only y is wider, the elements of x are not.
-    beta = beta.astype(call.x.dtype)
-    total = tag_for_remat(_projection(head, narrow, call.x, beta, call.mask))
-    gate = jnp.tanh(head.broadcast_back(total)).astype(wide)
-    scale, alpha = call.scale.astype(wide), alpha.astype(wide)
-    arrays = call.x.astype(wide), call.own_moments(), scale, alpha, gate, call.mask
-    return _normalize_and_scale(call.spec, *arrays).astype(result)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalize_and_scale(
-    spec: Standardization,
-    x: Array,
-    moments: ShiftedMoments,
-    scale: Array,
-    alpha: Array,
-    gate: Array,
-    mask: Array | None,
-) -> Array:
-    """Returns `x * rstd * (scale + alpha * gate)`, in this order, as GPUs need it.
-
-    If rstd were multiplied by another array, XLA for GPUs would read x twice.
-    """
-    rstd = rstd_of(spec, moments, mask, x.dtype)
-    return zero_masked_nonfinite(mask, x, x) * rstd * (scale + alpha * gate)
-
-
-@_normalize_and_scale.defjvp
-def _normalize_and_scale_jvp(
-    spec: Standardization, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[Array, Array]:
-    """Returns the result and its tangent.
-
-    On GPUs, each sum of the backward pass has a product of its own, because the second
-    kernel would read a shared product from memory. Both sums over features are those of
-    products of x, dy and parameters alone, so that one kernel computes them.
-    """
-    x, moments, scale, alpha, gate, mask = primals
-    tx, _, *others, _ = tangents
-    tx, x = (zero_masked_nonfinite(mask, x, value) for value in (tx, x))
-    rstd, change = rstd_and_change(spec, x, tx, moments, mask)
-    whole = scale + alpha * gate
-
-    def at_once(
-        tx: Array, change: Array, tscale: Array, talpha: Array, tgate: Array
-    ) -> Array:
-        twhole = tscale + talpha * gate + alpha * tgate
-        return tx * (rstd * whole) + (x * rstd) * (whole * change + twhole)
-
-    def by_product(
-        tx: Array, change: Array, tscale: Array, talpha: Array, tgate: Array
-    ) -> Array:
-        return (
-            tx * (rstd * whole)
-            + (x * scale) * (rstd * change)
-            + (x * alpha) * (rstd * (gate * change + tgate))
-            + (x * rstd) * tscale
-            + (x * (rstd * gate)) * talpha
-        )
-
-    small = pcast_stacked((change, *others), like=x)
-    for_gpus = by_product if along_last_axis(x, spec.reduction) else at_once
-    tangent = by_platform(tx, *small, gpu=for_gpus, default=at_once)
-    return _normalize_and_scale(spec, *primals), tangent
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _projection(
-    head: Reduction, narrow: DTypeLike, x: Array, beta: Array, mask: Array | None
-) -> Array:
-    """Returns the sum of `beta * x` over each head.
-
-    Args:
-      head: What to sum over.
-      narrow: The dtype of x before it was cast to float32 or wider.
-      x: Input.
-      beta: Factor; has the rank of x.
-      mask: Which elements to sum, or their weights, of which only 0 matters; or None.
-    """
-    return head.sums(zero_masked(mask, x) * beta)[0]
-
-
-@_projection.defjvp
-def _projection_jvp(
-    head: Reduction,
-    narrow: DTypeLike,
-    primals: tuple[Any, ...],
-    tangents: tuple[Any, ...],
-) -> tuple[Array, Array]:
-    """Returns the sum and its tangent.
-
-    A kernel of XLA for GPUs has room for two sums over examples. The kernel that gives
-    the gradient of x should also give those of scale and alpha, for which it has read
-    dy. So barriers keep the gradient of beta from it, which needs x alone.
-    """
-    x, beta, mask = primals
-
-    def at_once(tx: Array, tbeta: Array) -> Array:
-        products = zero_masked(mask, tx) * beta + zero_masked(mask, x) * tbeta
-        return head.local_sum(products)
-
-    def apart(tx: Array, tbeta: Array) -> Array:
-        again = lax.optimization_barrier(x.astype(narrow)).astype(x.dtype)
-        of_x = head.local_sum(zero_masked(mask, tx) * beta)
-        of_beta = head.local_sum(zero_masked(mask, again) * tbeta)
-        return of_x + lax.optimization_barrier(of_beta)
-
-    for_gpus = apart if along_last_axis(x, head) else at_once
-    local = by_platform(*tangents[:2], gpu=for_gpus, default=at_once)
-    return _projection(head, narrow, *primals), head.all_reduce([local])[0]
+    products = zero_masked(call.mask, call.x) * beta.astype(call.x.dtype)
+    gate = jnp.tanh(head.broadcast_back(*tag_for_remat(head.sums(products))))
+    scale = call.scale.astype(wide) + alpha.astype(wide) * gate.astype(wide)
+    unscaled = dataclasses.replace(
+        call,
+        scale=jnp.ones((1,) * call.x.ndim, wide),
+        spec=dataclasses.replace(call.spec, dtype=wide),
+    )
+    # Scaling inside `standardize` would make XLA for GPUs read x twice.
+    return (unscaled.standardize(call.own_moments()) * scale).astype(result)

@@ -72,9 +72,9 @@ PARENTS = {
         "graph": (2.84, 2.799, 2.96, 3.212),
     },
     "h100": {
-        "gated": (1.5, 1.499, 1.5, 1.498),
+        "gated": (1.5, 1.748, 1.5, 1.498),
         "gated-first": (1.5, 1.624, 1.5, 1.622),
-        "seed": (1.0, 1.129, 1.0, 1.134),
+        "seed": (1.0, 1.379, 1.0, 1.258),
         "unit": (1.0, 0.998, 1.0, 0.997),
         "dynamic-tanh": (1.0, 0.877, 1.0, 0.879),
         "dynamic-erf": (1.0, 1.0, 1.0, 1.0),
@@ -160,6 +160,18 @@ def test_other_shapes_beside_flax(program, shape, tmp_path):
     options = "traffic", tmp_path / "lines", f"--shape={shape}"
     ratios = worst_ratios("h100", program, *options)
     assert {case: ratio for case, ratio in ratios.items() if ratio > 1.03} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.gpu_compiler
+@pytest.mark.parametrize(("options", "bar"), [([], 0.678), (["--blocks"], 0.65)])
+def test_memory_under_the_policy(options, bar, tmp_path):
+    """Of ResNet-50, over flax.linen's without a policy."""
+    pytest.importorskip("jax_cuda12_plugin")
+    options = "--policy=jaxnorm", "--step=training", "--dtype=bfloat16", *options
+    figure = "temporary", tmp_path / "lines"
+    (ratio,) = worst_ratios("h100", "resnet50", *figure, *options).values()
+    assert ratio <= bar
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.marked import marked
 
 import jaxnorm.equinox
 from jaxnorm.tools import freeze_parameters, normalization_mask
@@ -40,14 +41,6 @@ FORMS = {
     "its arrays": lambda model, state: eqx.filter(model, eqx.is_inexact_array),
     "collections": lambda model, state: {"params": model, "batch_stats": state},
 }
-
-
-def marked(mask):
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_flatten_with_path(mask)[0]
-        if leaf
-    }
 
 
 @pytest.fixture

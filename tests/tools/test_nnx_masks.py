@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from support.marked import marked
 from support.refusals import refused
 
 from jaxnorm.tools import freeze_parameters, normalization_mask
@@ -36,14 +37,6 @@ BATCH = {"bias_alone/bias", "layers/1/scale", "layers/1/bias"}
 EXAMPLE = {"norms/1/scale"} | {
     f"norms/{index}/{name}" for index in (0, 2, 3) for name in ("scale", "bias")
 }
-
-
-def marked(mask):
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_flatten_with_path(mask)[0]
-        if leaf
-    }
 
 
 @pytest.fixture

@@ -29,11 +29,3 @@ def has_rows(x: Array, reduction: Reduction, longest: int) -> bool:
         and isinstance(size, int)
         and size == x.shape[-1] <= longest
     )
-
-
-def along_last_axis(x: Array, reduction: Reduction) -> bool:
-    """Returns whether rows, or blocks of them, are reduced, perhaps with other axes."""
-    axes = reduction.axes
-    if reduction.blocks is not None:
-        axes = *axes, reduction.blocks.axis
-    return x.ndim - 1 in axes
